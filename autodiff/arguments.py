@@ -1,0 +1,71 @@
+"""Checks of arguments that many ops share. Every message names the function, what came and what fits."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+
+from .tensor import Tensor, TensorLike, float32, float64, tensor
+
+
+def as_tensor(x: TensorLike) -> Tensor:
+    """Return x as a tensor, copied unless it is one."""
+    return x if isinstance(x, Tensor) else tensor(x)
+
+
+def as_float(name: str, x: TensorLike) -> Tensor:
+    """Return x as a float tensor; integers and bools become float32 from Python, float64 from arrays."""
+    t = as_tensor(x)
+    if t.dtype.kind == "f":
+        return t
+    return t.astype(float64 if isinstance(x, Tensor | np.ndarray) else float32)
+
+
+def integer(name: str, argument: str, value: Any) -> int:
+    """Return a Python integer, or raise TypeError."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: {argument} is {value!r}, expected an int") from None
+
+
+def one_axis(name: str, axis: Any, ndim: int) -> int:
+    """Return an axis as 0..ndim-1, or raise ValueError."""
+    k = integer(name, "axis", axis)
+    if not -ndim <= k < ndim:
+        raise ValueError(f"{name}: axis is {k}, expected {-ndim} to {ndim - 1} for {ndim} axes")
+    return k % ndim
+
+
+def some_axes(name: str, axis: Any, ndim: int) -> tuple[int, ...]:
+    """Return axes in ascending order, all of them for None, or raise ValueError."""
+    if axis is None:
+        return tuple(range(ndim))
+    given = axis if isinstance(axis, tuple | list) else (axis,)
+    axes = sorted(one_axis(name, a, ndim) for a in given)
+    if len(set(axes)) < len(axes):
+        raise ValueError(f"{name}: axis is {axis}, expected each axis once")
+    return tuple(axes)
+
+
+def shape_of(name: str, shape: Any) -> tuple[int, ...]:
+    """Return a shape as a tuple of sizes, an int as one axis."""
+    if isinstance(shape, tuple | list):
+        sizes = tuple(integer(name, "shape", n) for n in shape)
+    else:
+        sizes = (integer(name, "shape", shape),)
+    if any(n < 0 for n in sizes):
+        raise ValueError(f"{name}: shape is {shape}, expected sizes of 0 or more")
+    return sizes
+
+
+def same_float_dtype(name: str, **operands: Tensor) -> None:
+    """Refuse operands that are not floats of one dtype."""
+    dtypes = {k: t.dtype for k, t in operands.items()}
+    if len(set(dtypes.values())) > 1 or any(d.kind != "f" for d in dtypes.values()):
+        given = ", ".join(f"{k} is {d.name}" for k, d in dtypes.items())
+        raise TypeError(
+            f"{name}: {given}; expected one float dtype, float32 or float64 (see astype)"
+        )

@@ -1,0 +1,285 @@
+"""Rows of the elementwise family: a formula, and VJP rules that are formulas too."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+
+from treepie.kernels.elementwise import elementwise as plan_elementwise
+from treepie.kernels.program import Launch, Operand, Spec
+from treepie.kernels.vector import Formula, Value, vector_type
+
+from . import tape
+from .table import Case, Meta, Op, P, Rule, public, register
+from .tensor import Tensor, TensorLike, bool_, float64, tensor
+
+_constants: dict[tuple[float, np.dtype], Tensor] = {}
+
+
+def constant(number: float | int | bool, dtype: np.dtype) -> Tensor:
+    """Return a number as a tensor of shape (), kept for the next time."""
+    found = _constants.get((number, dtype))
+    if found is not None and (number or not isinstance(number, float)):
+        return found
+    try:
+        with np.errstate(over="ignore"):
+            made = Tensor(np.array(number).astype(dtype))
+    except OverflowError:
+        raise ValueError(f"{number} does not fit {dtype.name}") from None
+    if len(_constants) < 4096 and not (number == 0 and math.copysign(1.0, number) < 0):
+        _constants[number, dtype] = made
+    return made
+
+
+def promoted(name: str, args: Sequence[TensorLike], accepts: str = "any") -> tuple[Tensor, ...]:
+    """Return operands as tensors of one dtype, promoted as NumPy does; Python numbers are weak.
+
+    accepts: "any", "number" (bools become int64), "float" (other dtypes become float64) or "bool".
+    """
+    first = args[0]
+    dtype: np.dtype | None = first.array.dtype if type(first) is Tensor else None
+    if dtype is not None and all(type(a) is Tensor and a.array.dtype is dtype for a in args):
+        made = list(args)
+    else:
+        made = [a if isinstance(a, Tensor | bool | int | float) else tensor(a) for a in args]
+        strong = [a.dtype for a in made if isinstance(a, Tensor)]
+        weak = [a for a in made if not isinstance(a, Tensor)]
+        if not strong:  # numbers alone: what `tensor` makes of them
+            made = [tensor(a) for a in weak]
+            strong, weak = [a.dtype for a in made], []
+        try:
+            dtype = np.result_type(*strong, *weak)
+        except (TypeError, OverflowError) as error:
+            raise TypeError(f"{name}: operands do not have a common dtype ({error})") from None
+    assert dtype is not None
+    if accepts == "float" and dtype.kind != "f":
+        dtype = float64
+    elif accepts == "number" and dtype.kind == "b":
+        dtype = np.dtype("int64")
+    elif accepts == "bool" and dtype.kind != "b":
+        raise TypeError(f"{name}: an operand has dtype {dtype.name}, expected bool")
+    return tuple(
+        constant(a, dtype)
+        if not isinstance(a, Tensor)
+        else a
+        if a.dtype == dtype
+        else _cast(a, dtype)
+        for a in made  # type: ignore[union-attr]
+    )
+
+
+def _cast(x: Tensor, dtype: np.dtype) -> Tensor:
+    from .ops import astype
+
+    return astype(x, dtype)
+
+
+def broadcast(name: str, specs: Sequence[Spec]) -> tuple[int, ...]:
+    """Return the shape that operands broadcast to, or raise ValueError naming them."""
+    first = specs[0].shape
+    if all(s.shape == first for s in specs):
+        return first
+    try:
+        return np.broadcast_shapes(*[s.shape for s in specs])
+    except ValueError:
+        shapes = " and ".join(str(s.shape) for s in specs)
+        raise ValueError(
+            f"{name}: operands have shapes {shapes}, expected shapes that broadcast: from the last "
+            "axis on, equal sizes or 1"
+        ) from None
+
+
+@dataclass(frozen=True, eq=False)
+class Elementwise(Op):
+    """A row whose result is a formula of its operands, element by element.
+
+    Its rules are written once, in operators and ops, and used twice: on tensors while an outer gradient
+    records them, else on formula values, so that all gradients of a call are one fused kernel.
+    """
+
+    formula: Formula = lambda x: x
+    flops: float = 1.0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the op; given formula values, continue the formula."""
+        if any(isinstance(a, Value) for a in args):
+            return self.formula(*args)
+        return self.apply(*self.bind(*args, **kwargs))
+
+    @cached_property
+    def _fused(self) -> dict[tuple[bool, ...], _Backward]:
+        return {}
+
+    def pull_back(
+        self, node: tape.Node, gradients: Sequence[Tensor | None], needs: Sequence[bool]
+    ) -> list[Tensor | None]:
+        """Return the gradients of the operands, each summed over the axes it was broadcast along."""
+        if self.vjp is None or tape.recording() or node.meta:
+            found = super().pull_back(node, gradients, needs)
+        else:
+            wanted = tuple(n and r is not None for n, r in zip(needs, self.vjp, strict=True))
+            if wanted not in self._fused:
+                self._fused[wanted] = _Backward(self, wanted)
+            (g,) = gradients
+            assert g is not None
+            found = self._fused[wanted](g, node)
+        return [
+            None if x is None else sum_to(x, t.shape)
+            for x, t in zip(found, node.inputs, strict=True)
+        ]
+
+
+def sum_to(g: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Sum a gradient over the axes along which an operand of `shape` was broadcast."""
+    if g.shape == shape:
+        return g
+    from .ops import reshape, sum as total
+
+    extra = g.ndim - len(shape)
+    axes = [k for k in range(g.ndim) if k < extra or (shape[k - extra] == 1 and g.shape[k] != 1)]
+    return reshape(total(g, tuple(axes)) if axes else g, shape)
+
+
+class _Backward:
+    """The rules of an elementwise op for some of its operands, as one formula of (g, result, operands)."""
+
+    def __init__(self, row: Elementwise, wanted: tuple[bool, ...]) -> None:
+        assert row.vjp is not None
+        self.wanted, count = wanted, len(wanted)
+        rules = [r for r, w in zip(row.vjp, wanted, strict=True) if w and r is not None]
+        # A rule that hands g on needs no kernel: run the rules once, on values of a function that
+        # is thrown away, to see which do.
+        scratch = ir.IRBuilder(
+            ir.Function(
+                ir.Module(), ir.FunctionType(ir.VoidType(), []), "probe"
+            ).append_basic_block()
+        )
+        g, y, *xs = [self._probe(scratch, row, k) for k in range(-2, count)]
+        self.passed = [rule(g, y, *xs) is g for rule in rules]
+        kernels = [r for r, p in zip(rules, self.passed, strict=True) if not p]
+        self.op: Op | None = None
+        if kernels:
+            code = "".join("1" if w else "0" for w in wanted)
+            formula = _formula_of(kernels)
+            self.op = replace(
+                row,
+                name=f"{row.name}_vjp{code}",
+                infer=lambda g, y, *xs: [Spec(g.shape, g.dtype)] * len(kernels),
+                plan=_planner(f"{row.name}_vjp{code}", formula, row.flops + 2),
+                formula=formula,
+                _plans={},
+            )
+
+    @staticmethod
+    def _probe(builder: ir.IRBuilder, row: Elementwise, argument: int) -> Value:
+        dtype = "bool" if argument in row.cases[0].integers else "float64"
+        return Value(builder, dtype, 2, ir.Constant(vector_type(dtype, 2), [1, 1]))
+
+    def __call__(self, g: Tensor, node: tape.Node) -> list[Tensor | None]:
+        made = iter(())
+        if self.op is not None:
+            made = iter(self.op.run((g, *node.results(), *node.inputs), {}))
+        passed = iter(self.passed)
+        return [(g if next(passed) else next(made)) if w else None for w in self.wanted]
+
+
+def _formula_of(rules: list[Rule]) -> Formula:
+    def formula(g: Value, y: Value, *xs: Value) -> tuple[Any, ...]:
+        return tuple(rule(g, y, *xs) for rule in rules)  # type: ignore[arg-type]
+
+    return formula
+
+
+def _planner(name: str, formula: Formula, flops: float) -> Callable[..., list[Launch]]:
+    def plan(
+        inputs: list[Operand], outputs: list[Operand], scratch: Any, **meta: Any
+    ) -> list[Launch]:
+        return [plan_elementwise(name, formula, inputs, outputs, flops)]
+
+    return plan
+
+
+def _cases(count: int, conditions: dict[int, int]) -> tuple[Case, ...]:
+    """Return operand shapes that broadcast in each way there is."""
+    if count == 1:
+        shapes: list[tuple[tuple[int, ...], ...]] = [((3, 5),), ((),), ((0, 4),), ((1,),), ((37,),)]
+    else:
+        rest = count - 2
+        shapes = [
+            ((3, 5),) * count,
+            ((3, 5), (5,)) + ((3, 1),) * rest,
+            ((3, 1), (1, 4)) + ((),) * rest,
+            ((), (2, 3)) + ((3,),) * rest,
+            ((0, 4), (4,)) + ((1, 1),) * rest,
+            ((1, 1), (1,)) + ((),) * rest,
+            ((2, 1, 3), (4, 1)) + ((3,),) * rest,
+        ]
+    return tuple(Case(s, integers=conditions) for s in shapes)
+
+
+def elementwise(
+    *,
+    oracle: Callable[..., Any],
+    vjp: Rule | tuple[Rule | None, ...] | None = None,
+    accepts: str = "any",
+    result: str = "same",
+    conditions: Sequence[int] = (),
+    flops: float = 1.0,
+    name: str | None = None,
+    **options: Any,
+) -> Callable[[Callable[P, Any]], Callable[P, Tensor]]:
+    """Make a row of the decorated formula, which gives a value from values.
+
+    accepts: see `promoted`.  result: "same" dtype as the operands, or "bool".
+    conditions: operands that are bools, whatever the others are.
+    flops: rough cost of an element in arithmetic operations.
+    """
+
+    def decorate(formula: Callable[P, Any]) -> Callable[P, Tensor]:
+        own = name or formula.__name__
+        count = len(inspect.signature(formula).parameters)
+        values = [k for k in range(count) if k not in conditions]
+
+        def bind(*args: Any) -> tuple[tuple[Tensor, ...], Meta]:
+            if len(args) != count:
+                raise TypeError(f"{own}: {len(args)} operands given, expected {count}")
+            if not conditions:
+                return promoted(own, args, accepts), {}
+            found = dict(
+                zip(values, promoted(own, [args[k] for k in values], accepts), strict=True)
+            )
+            for k in conditions:
+                found[k] = promoted(own, [args[k]], "bool")[0]
+            return tuple(found[k] for k in range(count)), {}
+
+        def infer(*specs: Spec) -> list[Spec]:
+            dtype = bool_ if result == "bool" else specs[values[0]].dtype
+            return [Spec(broadcast(own, specs), dtype)]
+
+        integers = dict.fromkeys(conditions, 2)
+        row = Elementwise(
+            own,
+            bind,
+            infer,
+            _planner(own, formula, flops),
+            (vjp,) if callable(vjp) else vjp,
+            oracle,
+            _cases(count, integers),
+            signature="(...)" + ",(...)" * (count - 1) + "->(...)",
+            wrong=Case(((2, 3),) * (count - 1) + ((4,),), integers=integers) if count > 1 else None,
+            large=Case(((1000, 1000),) * count, integers=integers),
+            doc=(formula.__doc__ or "").split("\n")[0],
+            formula=formula,
+            flops=flops,
+            **options,
+        )
+        return public(register(row), formula)
+
+    return decorate

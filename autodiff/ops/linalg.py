@@ -1,0 +1,163 @@
+"""Matrix multiplication."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from treepie.kernels import matmul as kernels
+from treepie.kernels.elementwise import fill
+from treepie.kernels.program import Launch, Operand, Spec
+
+from ..arguments import as_tensor, same_float_dtype
+from ..elementwise import sum_to
+from ..table import Case, Meta, Shape, op
+from ..tensor import Tensor, TensorLike
+from .shape import broadcast_to, reshape
+
+Bound = tuple[tuple[Tensor, ...], Meta]
+
+
+def _matrix(shape: Shape, transposed: bool) -> tuple[int, int]:
+    return (shape[-1], shape[-2]) if transposed else (shape[-2], shape[-1])
+
+
+def _infer(a: Spec, b: Spec, transpose_a: bool, transpose_b: bool) -> list[Spec]:
+    m, n = _matrix(a.shape, transpose_a)[0], _matrix(b.shape, transpose_b)[1]
+    batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    return [Spec((*batch, m, n), a.dtype)]
+
+
+def _plan(
+    inputs: list[Operand],
+    outputs: list[Operand],
+    scratch: Any,
+    transpose_a: bool,
+    transpose_b: bool,
+) -> list[Launch]:
+    (a, b), (out,) = inputs, outputs
+    m, k = _matrix(a.shape, transpose_a)
+    n = out.shape[-1]
+    if not k:
+        return [fill(out, 0)]
+    a, b = (
+        x.reshaped(-1 if not x.size else x.size // (k * y), *x.shape[-2:])
+        for x, y in ((a, m), (b, n))
+    )
+    if b.shape[0] == 1 and not transpose_a:
+        a, m = (
+            a.reshaped(1, a.shape[0] * m, k),
+            a.shape[0] * m,
+        )  # one tall matrix beats many small ones
+    c = out.reshaped(out.size // (m * n), m, n)
+    sizes = kernels.scratch(m, k, n, a.shape[0], b.shape[0], c.dtype.name)
+    packed = [scratch((size,), c.dtype).buffer for size in sizes]
+    return kernels.plan(a, b, c, transpose_a, transpose_b, (packed[0], packed[1]))
+
+
+def _flat(x: Tensor) -> Tensor:
+    return reshape(x, (-1, x.shape[-1])) if x.ndim > 2 else x
+
+
+def _vjp_a(
+    g: Tensor, y: Tensor, a: Tensor, b: Tensor, transpose_a: bool, transpose_b: bool
+) -> Tensor:
+    if transpose_a:
+        out = product(b, g, transpose_b, True)
+    else:
+        out = product(g, b, False, not transpose_b)
+    return sum_to(out, a.shape)
+
+
+def _vjp_b(
+    g: Tensor, y: Tensor, a: Tensor, b: Tensor, transpose_a: bool, transpose_b: bool
+) -> Tensor:
+    if b.ndim == 2 and not transpose_a:  # sum over the batch inside the product, not after it
+        a, g = _flat(a), _flat(g)
+    if transpose_b:
+        out = product(g, a, True, transpose_a)
+    else:
+        out = product(a, g, not transpose_a, False)
+    return sum_to(out, b.shape)
+
+
+def _oracle(a: Any, b: Any, transpose_a: bool = False, transpose_b: bool = False) -> Any:
+    left = np.swapaxes(a, -1, -2) if transpose_a else a
+    return np.matmul(left, np.swapaxes(b, -1, -2) if transpose_b else b)
+
+
+@op(
+    name="matmul",
+    signature="(...,m,k),(...,k,n)->(...,m,n)",
+    infer=_infer,
+    plan=_plan,
+    vjp=(_vjp_a, _vjp_b),
+    oracle=_oracle,
+    magnitude=lambda a, b, **meta: _oracle(np.abs(a), np.abs(b), **meta),
+    cases=[
+        Case(((3, 4), (4, 5))),
+        Case(((4, 3), (4, 5)), {"transpose_a": True}),
+        Case(((3, 4), (5, 4)), {"transpose_b": True}),
+        Case(((4, 3), (5, 4)), {"transpose_a": True, "transpose_b": True}),
+        Case(((2, 3, 4), (4, 5))),
+        Case(((2, 3, 4), (2, 4, 5))),
+        Case(((2, 1, 3, 4), (3, 4, 5))),
+        Case(((1, 1), (1, 1))),
+        Case(((0, 4), (4, 5))),
+        Case(((3, 0), (0, 5))),
+        Case(((33, 70), (70, 65))),
+        Case(((70, 33), (65, 70)), {"transpose_a": True, "transpose_b": True}),
+        Case(((13, 800), (800, 3))),
+    ],
+    wrong=Case(((3, 4), (5, 6))),
+    large=Case(((512, 512), (512, 512))),
+    ulp=16,
+)
+def product(
+    a: TensorLike, b: TensorLike, transpose_a: bool = False, transpose_b: bool = False
+) -> Bound:
+    """Matrix product of the last two axes, each operand transposed on request; leading axes broadcast."""
+    left, right = as_tensor(a), as_tensor(b)
+    same_float_dtype("matmul", a=left, b=right)
+    inner = "k" if left.ndim < 2 else str(_matrix(left.shape, transpose_a)[1])
+    if left.ndim < 2 or right.ndim < 2 or str(_matrix(right.shape, transpose_b)[0]) != inner:
+        expected = f"(..., n, {inner})" if transpose_b else f"(..., {inner}, n)"
+        raise ValueError(
+            f"matmul: a has shape {left.shape} and b {right.shape}, expected b of shape {expected}"
+        )
+    try:
+        batch = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+    except ValueError:
+        raise ValueError(
+            f"matmul: a has shape {left.shape} and b {right.shape}, expected leading axes that broadcast"
+        ) from None
+    operands = []
+    for t in (left, right):
+        count = int(np.prod(t.shape[:-2]))
+        whole = count == 1 or t.shape[:-2] == batch
+        operands.append(t if whole else broadcast_to(t, (*batch, *t.shape[-2:])))
+    meta = {"transpose_a": bool(transpose_a), "transpose_b": bool(transpose_b)}
+    return (operands[0], operands[1]), meta
+
+
+def matmul(a: TensorLike, b: TensorLike) -> Tensor:
+    """Return the matrix product a @ b, by NumPy's rules.
+
+    a: (..., m, k) or (k,).  b: (..., k, n) or (k,).  Leading axes broadcast. Both must have one float
+    dtype. Raises ValueError for sizes that do not fit, TypeError for other dtypes.
+    """
+    left, right = as_tensor(a), as_tensor(b)
+    if left.ndim == 0 or right.ndim == 0:
+        raise ValueError(
+            f"matmul: a has shape {left.shape} and b {right.shape}, expected at least one axis each"
+        )
+    row, column = left.ndim == 1, right.ndim == 1
+    out = product(
+        reshape(left, (1, -1)) if row else left, reshape(right, (-1, 1)) if column else right
+    )
+    if row and column:
+        return reshape(out, ())
+    if row:
+        return reshape(out, (*out.shape[:-2], out.shape[-1]))
+    return reshape(out, out.shape[:-1]) if column else out

@@ -1,0 +1,194 @@
+"""Rows that draw random numbers. A key is an int64 tensor of two words, each in [0, 2**32)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from treepie.kernels import random as kernels
+from treepie.kernels.elementwise import elementwise as plan_elementwise
+from treepie.kernels.program import Launch, Operand, Spec
+
+from ..table import Case, Meta, Shape, op
+from ..tensor import Tensor, int64
+
+Bound = tuple[tuple[Tensor, ...], Meta]
+
+
+def check_key(name: str, key: Any) -> Tensor:
+    """Return a key, or raise TypeError for what is not one."""
+    if not isinstance(key, Tensor) or key.dtype != int64 or key.shape != (2,):
+        given = f"{key.shape} {key.dtype.name} tensor" if isinstance(key, Tensor) else repr(key)
+        raise TypeError(
+            f"{name}: key is {given}, expected one from rng.key, rng.split or rng.fold_in"
+        )
+    return key
+
+
+def _words(key: Operand) -> list[Operand]:
+    one = Spec((), int64)
+    return [Operand(key.buffer, one, key.offset), Operand(key.buffer, one, key.offset + 8)]
+
+
+def _threefry(key: Any, x0: Any, x1: Any) -> tuple[Any, Any]:
+    """Compute Threefry-2x32-20 in NumPy: the oracle, straight from the paper's section 3.2 and table 2."""
+    k = [np.uint64(key[0]), np.uint64(key[1])]
+    k.append(k[0] ^ k[1] ^ np.uint64(0x1BD11BDA))
+    mask = np.uint64(0xFFFFFFFF)
+    x0, x1 = (np.asarray(x0, np.uint64) + k[0]) & mask, (np.asarray(x1, np.uint64) + k[1]) & mask
+    for r in range(20):
+        turn = np.uint64([13, 15, 26, 6, 17, 29, 16, 24][r % 8])
+        x0 = (x0 + x1) & mask
+        x1 = (((x1 << turn) | (x1 >> (np.uint64(32) - turn))) & mask) ^ x0
+        if r % 4 == 3:
+            s = r // 4 + 1
+            x0 = (x0 + k[s % 3]) & mask
+            x1 = (x1 + k[(s + 1) % 3] + np.uint64(s)) & mask
+    return x0, x1
+
+
+def _block(key: Any, size: int, stream: int) -> tuple[Any, Any]:
+    return _threefry(key, np.arange(size), np.full(size, stream % 2**32))
+
+
+def _bits_oracle(key: Any, shape: Shape, stream: int = kernels.BITS) -> Any:
+    w0, w1 = _block(key, int(np.prod(shape)), stream)
+    return (w0 | (w1 << np.uint64(32))).view(np.int64).reshape(shape)
+
+
+def _uniform_oracle(key: Any, shape: Shape, dtype: Any) -> Any:
+    if dtype == np.float32:
+        return (
+            (_block(key, int(np.prod(shape)), kernels.BITS)[0] >> np.uint64(8)) / 2.0**24
+        ).reshape(shape)
+    return (_bits_oracle(key, shape).view(np.uint64) >> np.uint64(11)) / 2.0**53
+
+
+def _normal_oracle(key: Any, shape: Shape, dtype: Any) -> Any:
+    if dtype == np.float32:
+        w0, w1 = _block(key, int(np.prod(shape)), kernels.BITS)
+        u, t = np.float32(w0 + np.uint64(1)) / 2.0**32, w1 / 2.0**32
+        return (np.sqrt(-2 * np.log(u)) * np.cos(2 * np.pi * t)).reshape(shape)
+    u = ((_bits_oracle(key, shape).view(np.uint64) >> np.uint64(11)) + 1.0) / 2.0**53
+    t = _bits_oracle(key, shape, kernels.SECOND).view(np.uint64) / 2.0**64
+    return np.sqrt(-2 * np.log(u)) * np.cos(2 * np.pi * t)
+
+
+def _planner(name: str, formulas: dict[str, Callable[..., Any]]) -> Callable[..., list[Launch]]:
+    def plan(
+        inputs: list[Operand], outputs: list[Operand], scratch: Any, **meta: Any
+    ) -> list[Launch]:
+        formula = formulas[outputs[0].dtype.name]
+        return [plan_elementwise(name, formula, _words(inputs[0]), outputs, 150)]
+
+    return plan
+
+
+_SHAPES = [(3, 5), (), (0, 2), (1000,)]
+_KEY = {0: 2**32}
+
+
+def _with_dtype(key: Tensor, shape: Shape, dtype: Any) -> Bound:
+    return (check_key("rng", key),), {"shape": shape, "dtype": np.dtype(dtype)}
+
+
+_DRAWN: dict[str, Any] = {
+    "signature": "(2)->(...)",
+    "infer": lambda key, shape, dtype: [Spec(shape, dtype)],
+    "nondifferentiable": True,
+    "cases": [
+        Case(((2,),), {"shape": s, "dtype": np.dtype(d)}, _KEY)
+        for s in _SHAPES
+        for d in ("float32", "float64")
+    ],
+    "wrong": Case(((3,),), {"shape": (3,), "dtype": np.dtype("float32")}, _KEY),
+    "large": Case(((2,),), {"shape": (1000, 1000), "dtype": np.dtype("float32")}, _KEY),
+    "dtypes": ("int64",),
+}
+
+
+@op(
+    signature="(2)->(...)",
+    infer=lambda key, shape: [Spec(shape, int64)],
+    plan=_planner("random_bits", {"int64": kernels.bits}),
+    nondifferentiable=True,
+    oracle=_bits_oracle,
+    cases=[Case(((2,),), {"shape": s}, _KEY) for s in _SHAPES],
+    wrong=Case(((3,),), {"shape": (3,)}, _KEY),
+    large=Case(((2,),), {"shape": (1000, 1000)}, _KEY),
+    dtypes=("int64",),
+)
+def random_bits(key: Tensor, shape: Shape) -> Bound:
+    """64 random bits for each element."""
+    return (check_key("rng", key),), {"shape": shape}
+
+
+@op(
+    plan=_planner("random_uniform", {"float32": kernels.uniform32, "float64": kernels.uniform64}),
+    oracle=_uniform_oracle,
+    ulp=0,
+    **_DRAWN,
+)
+def random_uniform(key: Tensor, shape: Shape, dtype: Any) -> Bound:
+    """Uniform numbers in [0, 1)."""
+    return _with_dtype(key, shape, dtype)
+
+
+@op(
+    plan=_planner("random_normal", {"float32": kernels.normal32, "float64": kernels.normal64}),
+    oracle=_normal_oracle,
+    ulp=16,
+    **_DRAWN,
+)
+def random_normal(key: Tensor, shape: Shape, dtype: Any) -> Bound:
+    """Numbers of the standard normal distribution."""
+    return _with_dtype(key, shape, dtype)
+
+
+def _split_oracle(key: Any, count: int) -> Any:
+    return np.stack(_block(key, count, kernels.SPLIT), -1).astype(np.int64)
+
+
+@op(
+    signature="(2)->(count,2)",
+    infer=lambda key, count: [Spec((count, 2), int64)],
+    plan=_planner("random_split", {"int64": kernels.split}),
+    nondifferentiable=True,
+    oracle=_split_oracle,
+    cases=[Case(((2,),), {"count": 7}, _KEY)],
+    wrong=Case(((3,),), {"count": 2}, _KEY),
+    large=Case(((2,),), {"count": 1000}, _KEY),
+    dtypes=("int64",),
+)
+def random_split(key: Tensor, count: int) -> Bound:
+    """Keys that share no draws with each other or with the one that they come from."""
+    return (check_key("rng.split", key),), {"count": count}
+
+
+def _plan_fold(inputs: list[Operand], outputs: list[Operand], scratch: Any) -> list[Launch]:
+    key, data = inputs
+    return [plan_elementwise("random_fold", kernels.fold_in, [*_words(key), data], outputs, 150)]
+
+
+def _fold_oracle(key: Any, data: Any) -> Any:
+    high = (int(data) >> 32) + kernels.FOLD
+    return np.array(_threefry(key, int(data) % 2**32, high % 2**32)).astype(np.int64)
+
+
+@op(
+    signature="(2),()->(2)",
+    infer=lambda key, data: [Spec((2,), int64)],
+    plan=_plan_fold,
+    nondifferentiable=True,
+    oracle=_fold_oracle,
+    cases=[Case(((2,), ()), {}, {0: 2**32, 1: 2**40})],
+    wrong=Case(((2,), (3,)), {}, {0: 2**32, 1: 10}),
+    dtypes=("int64",),
+)
+def random_fold(key: Tensor, data: Tensor) -> Bound:
+    """Key of a key and an integer."""
+    if data.shape != () or data.dtype != int64:
+        raise ValueError(f"rng.fold_in: data has shape {data.shape}, expected one integer")
+    return (check_key("rng.fold_in", key), data), {}

@@ -1,0 +1,233 @@
+"""Softmax, log-softmax, log-sum-exp and cross-entropy, stable for logits of any size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from treepie.kernels import softmax as kernels
+from treepie.kernels.program import Launch, Operand, Spec
+
+from ..arguments import as_float, as_tensor, one_axis, same_float_dtype
+from ..table import Case, Meta, op
+from ..tensor import Tensor, TensorLike
+from .arithmetic import exp, mul, sub
+from .indexing import one_hot
+from .reduction import sum
+from .shape import expand_dims, reshape, swapaxes
+
+Bound = tuple[tuple[Tensor, ...], Meta]
+_ROWS = [Case(((3, 5),)), Case(((2, 3, 4),)), Case(((7, 1),)), Case(((0, 3),)), Case(((4, 40),))]
+
+
+def _rows(x: Operand) -> Operand:
+    return x.reshaped(x.size // x.shape[-1], x.shape[-1])
+
+
+def _row_planner(kernel: Callable[..., Launch]) -> Callable[..., list[Launch]]:
+    def plan(inputs: list[Operand], outputs: list[Operand], scratch: Any) -> list[Launch]:
+        return [kernel(*(_rows(x) for x in inputs), _rows(outputs[0]))]
+
+    return plan
+
+
+def _bind_rows(name: str, *xs: TensorLike) -> Bound:
+    made = tuple(as_float(name, x) for x in xs)
+    same_float_dtype(name, **{f"operand {k}": t for k, t in enumerate(made)})
+    if any(t.shape != made[0].shape for t in made) or made[0].ndim == 0 or made[0].shape[-1] == 0:
+        shapes = " and ".join(str(t.shape) for t in made)
+        raise ValueError(
+            f"{name}: shape is {shapes}, expected (..., classes) with at least one class"
+        )
+    return made, {}
+
+
+def _softmax_oracle(x: Any) -> Any:
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def _dot(a: Any, b: Any) -> Tensor:
+    return sum(mul(a, b), -1, True)
+
+
+@op(
+    name="softmax_backward",
+    signature="(...,c),(...,c)->(...,c)",
+    infer=lambda g, y: [Spec(y.shape, y.dtype)],
+    plan=_row_planner(kernels.softmax_backward),
+    vjp=(
+        lambda h, out, g, y: softmax_backward(h, y),
+        lambda h, out, g, y: sub(mul(h, sub(g, _dot(g, y))), mul(g, _dot(h, y))),
+    ),
+    oracle=lambda g, y: y * (g - (g * y).sum(-1, keepdims=True)),
+    cases=[Case((c.shapes[0], c.shapes[0])) for c in _ROWS],
+    wrong=Case(((3, 5), (3, 4))),
+    large=Case(((1000, 1000), (1000, 1000))),
+    ulp=16,
+)
+def softmax_backward(g: TensorLike, y: TensorLike) -> Bound:
+    """Gradient of softmax over the last axis: y * (g - sum(g * y)), y its result."""
+    return _bind_rows("softmax_backward", g, y)
+
+
+@op(
+    name="softmax",
+    signature="(...,c)->(...,c)",
+    infer=lambda x: [Spec(x.shape, x.dtype)],
+    plan=_row_planner(kernels.softmax),
+    vjp=lambda g, y, x: softmax_backward(g, y),
+    oracle=_softmax_oracle,
+    cases=_ROWS,
+    wrong=Case(((3, 0),)),
+    large=Case(((1000, 1000),)),
+    domain=(-10.0, 10.0),
+    ulp=32,
+)
+def _softmax(x: TensorLike) -> Bound:
+    """Softmax over the last axis: exp(x) / sum(exp(x))."""
+    return _bind_rows("softmax", x)
+
+
+def softmax(x: TensorLike, axis: int = -1) -> Tensor:
+    """Return exp(x) / sum(exp(x)) over an axis."""
+    t = as_float("softmax", x)
+    k = one_axis("softmax", axis, t.ndim)
+    return _softmax(t) if k == t.ndim - 1 else swapaxes(_softmax(swapaxes(t, k, -1)), k, -1)
+
+
+@op(
+    name="logsumexp",
+    signature="(...,c)->(...)",
+    infer=lambda x: [Spec(x.shape[:-1], x.dtype)],
+    plan=lambda i, o, scratch: [kernels.logsumexp(_rows(i[0]), o[0].reshaped(o[0].size))],
+    vjp=lambda g, y, x: mul(expand_dims(g, -1), exp(sub(x, expand_dims(y, -1)))),
+    oracle=lambda x: np.log(np.exp(x - x.max(-1, keepdims=True)).sum(-1)) + x.max(-1),
+    cases=[Case(((3, 5),)), Case(((2, 3, 4),)), Case(((7, 1),)), Case(((4, 40),))],
+    wrong=Case(((3, 0),)),
+    large=Case(((1000, 1000),)),
+    domain=(-10.0, 10.0),
+)
+def _logsumexp(x: TensorLike) -> Bound:
+    """Logarithm of the sum of exp(x) over the last axis."""
+    return _bind_rows("logsumexp", x)
+
+
+def logsumexp(
+    x: TensorLike, axis: int | tuple[int, ...] | None = None, keepdims: bool = False
+) -> Tensor:
+    """Return log(sum(exp(x))) over axes, without overflow."""
+    from ..arguments import some_axes
+    from .shape import transpose
+
+    t = as_float("logsumexp", x)
+    axes = some_axes("logsumexp", axis, t.ndim)
+    kept = tuple(k for k in range(t.ndim) if k not in axes)
+    moved = t if axes == tuple(range(len(kept), t.ndim)) else transpose(t, kept + axes)
+    out = _logsumexp(reshape(moved, (*(t.shape[k] for k in kept), -1)))
+    return (
+        reshape(out, tuple(1 if k in axes else n for k, n in enumerate(t.shape)))
+        if keepdims
+        else out
+    )
+
+
+def log_softmax(x: TensorLike, axis: int = -1) -> Tensor:
+    """Return x - log(sum(exp(x))) over an axis."""
+    t = as_float("log_softmax", x)
+    return sub(t, logsumexp(t, one_axis("log_softmax", axis, t.ndim), True))
+
+
+def _check_labels(name: str, logits: Tensor, labels: Tensor) -> None:
+    if labels.dtype.kind != "i":
+        raise TypeError(f"{name}: labels have dtype {labels.dtype.name}, expected int32 or int64")
+    if logits.ndim == 0 or logits.shape[-1] == 0 or labels.shape != logits.shape[:-1]:
+        raise ValueError(
+            f"{name}: logits have shape {logits.shape} and labels {labels.shape}, expected logits "
+            "(..., classes) and labels (...)"
+        )
+
+
+def _label_error(*operands: Tensor) -> ValueError:
+    labels, classes = operands[-1].array, operands[-2].shape[-1]
+    wrong = labels[(labels < 0) | (labels >= classes)]
+    return ValueError(
+        f"cross_entropy: a label is {wrong.flat[0]}, expected 0 to {classes - 1} for {classes} classes"
+    )
+
+
+def _bind_labels(logits: TensorLike, labels: TensorLike) -> tuple[Tensor, Tensor]:
+    x, y = as_float("cross_entropy", logits), as_tensor(labels)
+    _check_labels("cross_entropy", x, y)
+    return x, y
+
+
+def _flat(x: Operand) -> Operand:
+    return x.reshaped(x.size)
+
+
+def _losses_oracle(x: Any, labels: Any) -> Any:
+    shifted = x - x.max(-1, keepdims=True)
+    chosen = np.take_along_axis(shifted, labels[..., None], -1)[..., 0]
+    return np.log(np.exp(shifted).sum(-1)) - chosen
+
+
+def _backward_oracle(g: Any, x: Any, labels: Any) -> Any:
+    return g[..., None] * (_softmax_oracle(x) - np.eye(x.shape[-1])[labels])
+
+
+_LABELLED = [
+    Case(((3, 5), (3,)), integers={1: 5}),
+    Case(((2, 3, 4), (2, 3)), integers={1: 4}),
+    Case(((7, 2), (7,)), integers={1: 2}),
+    Case(((6, 40), (6,)), integers={1: 40}),
+]
+
+
+@op(
+    signature="(...),(...,c),(...)->(...,c)",
+    infer=lambda g, x, labels: [Spec(x.shape, x.dtype)],
+    plan=lambda i, o, scratch: [
+        kernels.cross_entropy_backward(_flat(i[0]), _rows(i[1]), _flat(i[2]), _rows(o[0]))
+    ],
+    vjp=(
+        lambda h, out, g, x, labels: sum(
+            mul(h, sub(_softmax(x), one_hot(labels, x.shape[-1], x.dtype))), -1
+        ),
+        lambda h, out, g, x, labels: softmax_backward(mul(h, expand_dims(g, -1)), _softmax(x)),
+        None,
+    ),
+    oracle=_backward_oracle,
+    cases=[Case((c.shapes[1], *c.shapes), integers={2: c.integers[1]}) for c in _LABELLED],
+    failure=_label_error,
+    wrong=Case(((3,), (3, 5), (4,)), integers={2: 5}),
+    large=Case(((1000,), (1000, 1000), (1000,)), integers={2: 1000}),
+    domain=(-5.0, 5.0),
+    ulp=32,
+)
+def cross_entropy_backward(g: TensorLike, logits: TensorLike, labels: TensorLike) -> Bound:
+    """Gradient of cross_entropy_rows: g * (softmax(logits) - one_hot(labels))."""
+    x, y = _bind_labels(logits, labels)
+    upstream = as_float("cross_entropy", g)
+    same_float_dtype("cross_entropy", g=upstream, logits=x)
+    return (upstream, x, y), {}
+
+
+@op(
+    signature="(...,c),(...)->(...)",
+    infer=lambda x, labels: [Spec(labels.shape, x.dtype)],
+    plan=lambda i, o, scratch: [kernels.cross_entropy(_rows(i[0]), _flat(i[1]), _flat(o[0]))],
+    vjp=(lambda g, y, x, labels: cross_entropy_backward(g, x, labels), None),
+    oracle=_losses_oracle,
+    cases=[*_LABELLED, Case(((0, 3), (0,)), integers={1: 3})],
+    failure=_label_error,
+    wrong=Case(((3, 5), (4,)), integers={1: 5}),
+    large=Case(((1000, 1000), (1000,)), integers={1: 1000}),
+    domain=(-10.0, 10.0),
+    ulp=8,
+)
+def cross_entropy_rows(logits: TensorLike, labels: TensorLike) -> Bound:
+    """Loss of each row: -log softmax(logits)[label]. A label outside the classes is a ValueError."""
+    return _bind_labels(logits, labels), {}

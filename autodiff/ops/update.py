@@ -1,0 +1,161 @@
+"""Update rules of optimizers: rows that give the change of a parameter and the new moments, in one pass.
+
+Every rule is a formula of (parameter, gradient, moments..., hyperparameters...). Its row `<name>_step`
+gives (change, moments...), its row `<name>_update` (parameter + change, moments...). Hyperparameters
+arrive as one float array, so that a schedule changes no program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from treepie.kernels import vector
+from treepie.kernels.elementwise import elementwise as plan_elementwise
+from treepie.kernels.program import Launch, Operand, Spec
+
+from ..arguments import as_tensor
+from ..table import Case, Meta, Op, register
+from ..tensor import Tensor, TensorLike
+
+Bound = tuple[tuple[Tensor, ...], Meta]
+
+
+def _rule(
+    name: str, moments: int, hyper: int, formula: Callable[..., Any], oracle: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Register the rows of a rule; return a function (parameter, gradient, moments, hyper, apply)."""
+
+    def row(suffix: str, add: bool) -> Op:
+        own = f"{name}_{suffix}"
+
+        def made(p: Any, *rest: Any) -> Any:
+            change, *new = formula(p, *rest)
+            return (p + change if add else change, *new)
+
+        made.__code__ = made.__code__.replace(co_name=own)
+
+        def reference(p: Any, *rest: Any) -> Any:
+            change, *new = oracle(p, *rest[:-1], *rest[-1])
+            return (p + change if add else change, *new)
+
+        def bind(*given: TensorLike) -> Bound:
+            args = tuple(as_tensor(a) for a in given)
+            shapes, dtypes = {a.shape for a in args[:-1]}, {a.dtype for a in args}
+            if len(shapes) > 1 or len(dtypes) > 1 or args[-1].shape != (hyper,):
+                found = " and ".join(f"{a.shape} {a.dtype.name}" for a in args)
+                raise ValueError(
+                    f"{own}: operands are {found}, expected one shape and dtype, and ({hyper},)"
+                )
+            return args, {}
+
+        def plan(inputs: list[Operand], outputs: list[Operand], scratch: Any) -> list[Launch]:
+            item = inputs[-1].dtype.itemsize
+            one = Spec((), inputs[-1].dtype)
+            scalars = [Operand(inputs[-1].buffer, one, k * item) for k in range(hyper)]
+            return [plan_elementwise(own, made, [*inputs[:-1], *scalars], outputs, 10)]
+
+        shapes = [((3, 5),), ((),), ((0, 2),)]
+        cases = tuple(Case((*s * (2 + moments), (hyper,))) for s in shapes)
+        return register(
+            Op(
+                own,
+                bind,
+                lambda p, *rest: [Spec(p.shape, p.dtype)] * (1 + moments),
+                plan,
+                None,
+                reference,
+                cases,
+                signature="(...)"
+                + ",(...)" * (1 + moments)
+                + f",({hyper})->(...)"
+                + ",(...)" * moments,
+                nondifferentiable=True,
+                wrong=Case(((3, 5),) * (1 + moments) + ((3, 4), (hyper,))),
+                large=Case(((1000, 1000),) * (2 + moments) + ((hyper,),)),
+                domain=(0.05, 0.95),
+                ulp=16,
+                doc=f"{'New parameter' if add else 'Change'} and moments by {name}.",
+            )
+        )
+
+    step, update = row("step", add=False), row("update", add=True)
+
+    def call(
+        p: Tensor, g: Tensor, old: tuple[Tensor, ...], numbers: tuple[float, ...], apply: bool
+    ) -> tuple[Tensor, ...]:
+        scalars = Tensor(np.array(numbers, p.dtype))
+        out = (update if apply else step)(p, g, *old, scalars)
+        return out if isinstance(out, tuple) else (out,)
+
+    return call
+
+
+def _sgd(p: Any, g: Any, lr: Any) -> Any:
+    return (-lr * g,)
+
+
+def _momentum(p: Any, g: Any, v: Any, lr: Any, momentum: Any) -> Any:
+    v = momentum * v + g
+    return -lr * v, v
+
+
+def _nesterov(p: Any, g: Any, v: Any, lr: Any, momentum: Any) -> Any:
+    v = momentum * v + g
+    return -lr * (g + momentum * v), v
+
+
+def _adam_rule(sqrt: Callable[[Any], Any]) -> Callable[..., Any]:
+    def formula(
+        p: Any, g: Any, m: Any, v: Any,
+        lr: Any, b1: Any, rest1: Any, b2: Any, rest2: Any, unbias1: Any, unbias2: Any, eps: Any, decay: Any,
+    ) -> Any:  # fmt: skip
+        m = b1 * m + rest1 * g
+        v = b2 * v + rest2 * (g * g)
+        return -lr * ((m * unbias1) / (sqrt(v * unbias2) + eps) + decay * p), m, v
+
+    return formula
+
+
+def _rmsprop_rule(sqrt: Callable[[Any], Any]) -> Callable[..., Any]:
+    def formula(p: Any, g: Any, v: Any, lr: Any, decay: Any, rest: Any, eps: Any) -> Any:
+        v = decay * v + rest * (g * g)
+        return -lr * g / (sqrt(v) + eps), v
+
+    return formula
+
+
+def _rmsprop_momentum_rule(sqrt: Callable[[Any], Any]) -> Callable[..., Any]:
+    def formula(
+        p: Any, g: Any, v: Any, u: Any, lr: Any, decay: Any, rest: Any, eps: Any, momentum: Any
+    ) -> Any:
+        v = decay * v + rest * (g * g)
+        u = momentum * u + g / (sqrt(v) + eps)
+        return -lr * u, v, u
+
+    return formula
+
+
+def _adagrad_rule(sqrt: Callable[[Any], Any]) -> Callable[..., Any]:
+    def formula(p: Any, g: Any, s: Any, lr: Any, eps: Any) -> Any:
+        s = s + g * g
+        return -lr * g / (sqrt(s) + eps), s
+
+    return formula
+
+
+#: Each takes (parameter, gradient, moments, hyperparameters, apply) and returns (change or new
+#: parameter, moments...). Hyperparameters in the order of the formulas above; `rest1` is 1 - b1,
+#: `unbias1` is 1 / (1 - b1**t), computed in float64. Kingma & Ba 2015, Algorithm 1; decoupled weight
+#: decay: Loshchilov & Hutter 2019, Algorithm 2; Tieleman & Hinton 2012; Duchi et al. 2011.
+sgd = _rule("sgd", 0, 1, _sgd, _sgd)
+momentum = _rule("momentum", 1, 2, _momentum, _momentum)
+nesterov = _rule("nesterov", 1, 2, _nesterov, _nesterov)
+adam = _rule("adam", 2, 9, _adam_rule(vector.sqrt), _adam_rule(np.sqrt))
+rmsprop = _rule("rmsprop", 1, 4, _rmsprop_rule(vector.sqrt), _rmsprop_rule(np.sqrt))
+rmsprop_momentum = _rule(
+    "rmsprop_momentum", 2, 5, _rmsprop_momentum_rule(vector.sqrt), _rmsprop_momentum_rule(np.sqrt)
+)
+adagrad = _rule("adagrad", 1, 2, _adagrad_rule(vector.sqrt), _adagrad_rule(np.sqrt))

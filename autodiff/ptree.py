@@ -1,0 +1,160 @@
+"""Parameter trees: nested dicts, lists, tuples and registered dataclasses of tensors.
+
+A path names a leaf: "layers.0.weight". Dict keys are non-empty strings without `.`, `[` or `]`, and are
+visited in insertion order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import numpy as np
+
+from .tensor import Tensor
+
+Tree = Any
+T = TypeVar("T")
+
+_dataclasses: set[type] = set()
+
+
+def register_dataclass(cls: type[T]) -> type[T]:
+    """Make a dataclass a node of trees: its fields are the children. Usable as a decorator."""
+    if not dataclasses.is_dataclass(cls):
+        raise TypeError(f"ptree.register_dataclass: {cls.__name__} is not a dataclass")
+    _dataclasses.add(cls)
+    return cls
+
+
+def _children(tree: Tree, path: str) -> list[tuple[str, Tree]] | None:
+    """Return the named children of a node, None for a leaf."""
+    if isinstance(tree, dict):
+        for key in tree:
+            if not isinstance(key, str) or not key or any(c in key for c in ".[]"):
+                raise ValueError(
+                    f"ptree: a key at {path or 'the root'} is {key!r}, expected a non-empty string "
+                    "without '.', '[' or ']'"
+                )
+        return list(tree.items())
+    if isinstance(tree, list | tuple):
+        return [(str(k), child) for k, child in enumerate(tree)]
+    if type(tree) in _dataclasses:
+        return [(f.name, getattr(tree, f.name)) for f in dataclasses.fields(tree)]
+    return None
+
+
+def _rebuilt(tree: Tree, children: list[Tree]) -> Tree:
+    if isinstance(tree, dict):
+        return dict(zip(tree, children, strict=True))
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return type(tree)(*children)
+    if isinstance(tree, list | tuple):
+        return type(tree)(children)
+    names = [f.name for f in dataclasses.fields(tree)]
+    return type(tree)(**dict(zip(names, children, strict=True)))
+
+
+def _leaf(tree: Tree, path: str) -> Tree:
+    if not isinstance(tree, Tensor | np.ndarray | np.generic | float | int | bool):
+        raise TypeError(
+            f"ptree: the leaf at {path or 'the root'} is a {type(tree).__name__}, expected a tensor "
+            "(register dataclasses with ptree.register_dataclass)"
+        )
+    return tree
+
+
+def _walk(tree: Tree, path: str) -> Iterator[tuple[str, Tree]]:
+    children = _children(tree, path)
+    if children is None:
+        yield path, _leaf(tree, path)
+        return
+    for name, child in children:
+        yield from _walk(child, f"{path}.{name}" if path else name)
+
+
+def flatten_with_paths(tree: Tree) -> list[tuple[str, Tensor]]:
+    """Return the leaves with their paths.
+
+    >>> flatten_with_paths({"layers": [{"weight": 1.0}]})
+    [('layers.0.weight', 1.0)]
+    """
+    return list(_walk(tree, ""))
+
+
+def leaves(tree: Tree) -> list[Tensor]:
+    """Return the leaves in order."""
+    return [x for _, x in _walk(tree, "")]
+
+
+def flatten(tree: Tree) -> tuple[list[Tensor], Callable[[list[Any]], Tree]]:
+    """Return the leaves, and a function that builds the same tree around other leaves."""
+    found = leaves(tree)
+
+    def rebuild(values: list[Any]) -> Tree:
+        if len(values) != len(found):
+            raise ValueError(f"ptree.flatten: {len(values)} leaves given, expected {len(found)}")
+        remaining = iter(values)
+        return map(lambda _: next(remaining), tree)
+
+    return found, rebuild
+
+
+def map(fn: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
+    """Apply `fn` to the leaves of one tree, or to those of several with the same structure."""
+    return _map(fn, "", tree, others)
+
+
+def _map(fn: Callable[..., Any], path: str, tree: Tree, others: tuple[Tree, ...]) -> Tree:
+    children = _children(tree, path)
+    if children is None:
+        for other in others:
+            if _children(other, path) is not None:
+                raise ValueError(
+                    f"ptree.map: at {path or 'the root'} one tree has a leaf, another a node"
+                )
+        return fn(_leaf(tree, path), *(_leaf(o, path) for o in others))
+    rows = []
+    for other in others:
+        theirs = _children(other, path)
+        if (
+            theirs is None
+            or type(other) is not type(tree)
+            or {k for k, _ in theirs} != {k for k, _ in children}
+        ):
+            mine = f"{type(tree).__name__} of {[k for k, _ in children]}"
+            found = (
+                type(other).__name__
+                if theirs is None
+                else f"{type(other).__name__} of {[k for k, _ in theirs]}"
+            )
+            raise ValueError(
+                f"ptree.map: at {path or 'the root'} the trees differ: {mine}, and {found}"
+            )
+        rows.append(dict(theirs))
+    return _rebuilt(
+        tree,
+        [
+            _map(fn, f"{path}.{name}" if path else name, child, tuple(r[name] for r in rows))
+            for name, child in children
+        ],
+    )
+
+
+def fold(fn: Callable[[T, Tensor], T], init: T, tree: Tree) -> T:
+    """Combine the leaves in order: fn(fn(init, first), second) and so on."""
+    out = init
+    for x in leaves(tree):
+        out = fn(out, x)
+    return out
+
+
+def zeros_like(tree: Tree) -> Tree:
+    """Return a tree of zeros with the shapes and dtypes of another."""
+    return map(lambda x: Tensor(np.zeros(np.shape(x), np.asarray(x).dtype)), tree)
+
+
+def count_parameters(tree: Tree) -> int:
+    """Return how many numbers the leaves hold in all."""
+    return sum(int(np.size(x.array if isinstance(x, Tensor) else x)) for x in leaves(tree))

@@ -1,0 +1,236 @@
+"""The op table: one row per op, from which running, differentiating, testing and benchmarking all read.
+
+A row is a function under `@op(...)` or `@elementwise(...)`. Arrays are its positional arguments, and
+traced; everything else is keyword metadata. A VJP is a function per argument, written in ops, so that
+gradients nest; an op without one says `nondifferentiable=True`, and differentiating through it raises.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ParamSpec, cast
+
+import numpy as np
+
+from treepie.kernels import threads
+from treepie.kernels.native import compilations
+from treepie.kernels.program import Launch, Operand, Program, Spec
+
+from . import tape
+from .tensor import Tensor
+
+P = ParamSpec("P")
+Shape = tuple[int, ...]
+Meta = dict[str, Any]
+#: A VJP rule of one argument: (g, result, *arguments, **meta) -> its gradient, or None for zero.
+Rule = Callable[..., Tensor | None]
+
+#: The table: name -> row.
+OPS: dict[str, Op] = {}
+
+
+@dataclass(frozen=True)
+class Case:
+    """Operands for the tests and benchmarks of a row: shapes, metadata, and what is not a plain float.
+
+    integers: argument -> upper bound of its integers (from 0); arguments of a case are drawn from the
+    row's domain otherwise.
+    """
+
+    shapes: tuple[Shape, ...]
+    meta: Meta = field(default_factory=dict)
+    integers: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Op:
+    """A row of the table. Calling it runs the op; a tape that is recording remembers it.
+
+    bind: (arguments as users give them) -> tensors, metadata; raises for what can not be.
+    infer: (input specs, meta) -> output specs, the shape rule.
+    plan: (inputs, outputs, scratch, meta) -> kernel launches; `scratch(shape, dtype)` makes an operand.
+    view: (array, meta) -> the same memory under another shape, for ops that run no kernel.
+    vjp: a rule per argument; None for one that gets no gradient.
+    failure: (tensors, meta) -> the error to raise when a kernel reported one.
+    oracle: NumPy in float64, taking the arguments and metadata of `bind`.
+    variadic: any number of arguments; the one VJP rule is told which by the keyword `argument`.
+    domain: where the op is smooth; samples are drawn from it. A dict gives single arguments their own.
+    distinct: the elements of a sample keep a distance, since ties are kinks of the op.
+    ulp: bound on the result's error, in units in the last place of `magnitude`.
+    magnitude: (arguments, meta) -> the size of what the result is summed from, where terms can cancel;
+        by default the largest element of the result.
+    second_order: whether the gradient of the gradient is checked too.
+    wrong: a case whose shapes must be refused.  large: the benchmark's case.
+    """
+
+    name: str
+    bind: Callable[..., tuple[tuple[Tensor, ...], Meta]]
+    infer: Callable[..., Sequence[Spec]]
+    plan: Callable[..., list[Launch]] | None
+    vjp: tuple[Rule | None, ...] | None
+    oracle: Callable[..., Any]
+    cases: tuple[Case, ...]
+    signature: str = ""
+    view: Callable[..., Any] | None = None
+    nondifferentiable: bool = False
+    failure: Callable[..., Exception] | None = None
+    variadic: bool = False
+    domain: tuple[float, float] | dict[int, tuple[float, float]] = (-2.0, 2.0)
+    distinct: bool = False
+    ulp: float = 4.0
+    magnitude: Callable[..., Any] | None = None
+    wrong: Case | None = None
+    large: Case | None = None
+    dtypes: tuple[str, ...] = ("float32", "float64")
+    second_order: bool = True
+    doc: str = ""
+    _plans: dict[Any, _Plan] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """Return the name, as test reports show it."""
+        return self.name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the op on arguments as users give them."""
+        return self.apply(*self.bind(*args, **kwargs))
+
+    def apply(self, inputs: tuple[Tensor, ...], meta: Meta) -> Any:
+        """Run the op on tensors; a tuple comes back where it has several outputs."""
+        results = self.run(inputs, meta)
+        if tape.recording():
+            tape.record(self, inputs, meta, results)
+        return results[0] if len(results) == 1 else results
+
+    def run(self, inputs: tuple[Tensor, ...], meta: Meta) -> tuple[Tensor, ...]:
+        """Compute the outputs, without recording."""
+        if self.view is not None:
+            return (Tensor(self.view(inputs[0].array, **meta)),)
+        key = (*[(t.array.shape, t.array.dtype) for t in inputs], *meta.values())
+        plan = self._plans.get(key)
+        if plan is None:
+            with compilations.watch():
+                plan = self._plans[key] = self._planned(inputs, meta)
+        outputs = [np.empty(s.shape, s.dtype) for s in plan.outputs]
+        if plan.program is None:
+            return tuple(Tensor(a) for a in outputs)
+        scratch = [np.empty(n, np.uint8) for n in plan.scratch]
+        addresses = [t.address for t in inputs]
+        addresses += [address_of(a) for a in outputs]
+        addresses += [address_of(a) for a in scratch]
+        if plan.program.run(addresses) >= 0:
+            raise self.failure(*inputs, **meta) if self.failure else RuntimeError(f"{self} failed")
+        return tuple(Tensor(a) for a in outputs)
+
+    def _planned(self, inputs: tuple[Tensor, ...], meta: Meta) -> _Plan:
+        specs = [Spec(t.shape, t.dtype) for t in inputs]
+        made = tuple(self.infer(*specs, **meta))
+        sizes: list[int] = []
+
+        def scratch(shape: Shape, dtype: Any) -> Operand:
+            spec = Spec(shape, np.dtype(dtype))
+            sizes.append(spec.nbytes)
+            return Operand(len(specs) + len(made) + len(sizes) - 1, spec)
+
+        operands = [Operand(k, s) for k, s in enumerate((*specs, *made))]
+        assert self.plan is not None
+        launches = []
+        if any(s.size for s in made):
+            launches = self.plan(operands[: len(specs)], operands[len(specs) :], scratch, **meta)
+        program = Program(launches) if launches else None
+        return _Plan(made, tuple(sizes), program)
+
+    def pull_back(
+        self, node: tape.Node, gradients: Sequence[Tensor | None], needs: Sequence[bool]
+    ) -> list[Tensor | None]:
+        """Return the gradients of a recorded call's inputs, where needed, from those of its outputs."""
+        if self.vjp is None:
+            raise TypeError(f"{self.name} is not differentiable; use stop_gradient on its input")
+        single = len(node.outputs) == 1
+        g = gradients[0] if single else tuple(gradients)
+        ans = node.results()[0] if single else node.results()
+        rules: Sequence[Rule | None] = self.vjp
+        if self.variadic:
+            assert self.vjp[0] is not None
+            rules = [functools.partial(self.vjp[0], argument=k) for k in range(len(needs))]
+        return [
+            rule(g, ans, *node.inputs, **node.meta) if need and rule is not None else None
+            for rule, need in zip(rules, needs, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    outputs: tuple[Spec, ...]
+    scratch: tuple[int, ...]
+    program: Program | None
+
+
+def address_of(array: np.ndarray) -> int:
+    """Return the address of a writable array's first element."""
+    if array.size == 0:
+        return 0
+    return ctypes.addressof(
+        ctypes.c_char.from_buffer(array)
+    )  # a quarter of array.ctypes.data's time
+
+
+def _forget_plans() -> None:
+    for row in OPS.values():
+        row._plans.clear()
+
+
+threads.on_change(_forget_plans)
+
+
+def register(row: Op) -> Op:
+    """Add a row to the table."""
+    if row.name in OPS:
+        raise ValueError(f"op {row.name!r} is already in the table")
+    if (row.vjp is None) != row.nondifferentiable:
+        raise ValueError(f"op {row.name!r} needs a vjp, or nondifferentiable=True")
+    OPS[row.name] = row
+    return row
+
+
+def public(row: Op, function: Callable[P, Any]) -> Callable[P, Tensor]:
+    """Return a row as the function that users call, with the name and docstring of `function`."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        return cast(Tensor, row(*args, **kwargs))
+
+    call.op = row  # type: ignore[attr-defined]
+    return call
+
+
+def op(
+    *,
+    infer: Callable[..., Sequence[Spec]],
+    oracle: Callable[..., Any],
+    cases: Sequence[Case],
+    plan: Callable[..., list[Launch]] | None = None,
+    vjp: Rule | tuple[Rule | None, ...] | None = None,
+    **options: Any,
+) -> Callable[[Callable[P, tuple[tuple[Tensor, ...], Meta]]], Callable[P, Tensor]]:
+    """Make a row of the decorated function, which is its `bind`; see `Op` for the arguments."""
+
+    def decorate(bind: Callable[P, tuple[tuple[Tensor, ...], Meta]]) -> Callable[P, Tensor]:
+        rules = (vjp,) if callable(vjp) else vjp
+        name = options.pop("name", None) or bind.__name__
+        row = Op(
+            name,
+            bind,
+            infer,
+            plan,
+            rules,
+            oracle,
+            tuple(cases),
+            doc=(bind.__doc__ or "").split("\n")[0],
+            **options,
+        )
+        return public(register(row), bind)
+
+    return decorate

@@ -1,0 +1,152 @@
+"""The tape: what is recorded while a gradient is being taken, and the walk back over it.
+
+Every gradient being taken is a trace with a number, later ones higher. A node belongs to the highest
+trace that it depends on, so the walk back of trace t visits nodes of t or higher, and a tensor left
+over from a finished gradient is a constant. Gradients nest because the walk back runs ops on tensors,
+which are recorded again while an outer trace is active.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .tensor import Tensor
+
+if TYPE_CHECKING:
+    from .table import Op
+
+
+class _State(threading.local):
+    def __init__(self) -> None:
+        self.active: list[int] = []
+
+
+_state = _State()
+_numbers = itertools.count(1)
+
+
+class Node:
+    """One recorded call of an op: its inputs, its metadata, the arrays it gave.
+
+    It holds arrays, not tensors, of its outputs: a tensor holds its node, and a cycle would keep a
+    step's memory until the garbage collector runs. A node without an op is a leaf: its one input is the
+    tensor outside, to which an outer gradient passes.
+    """
+
+    __slots__ = ("inputs", "meta", "number", "op", "outputs", "trace")
+
+    def __init__(
+        self,
+        op: Op | None,
+        inputs: tuple[Tensor, ...],
+        meta: dict[str, Any],
+        outputs: tuple[np.ndarray, ...],
+        trace: int,
+    ) -> None:
+        self.op, self.inputs, self.meta, self.outputs, self.trace = op, inputs, meta, outputs, trace
+        self.number = next(_numbers)
+
+    def results(self) -> tuple[Tensor, ...]:
+        """Return the outputs as tensors of this node."""
+        return tuple(Tensor(a, self, k) for k, a in enumerate(self.outputs))
+
+
+def recording() -> bool:
+    """Whether any gradient is being taken."""
+    return bool(_state.active)
+
+
+def record(
+    op: Op, inputs: tuple[Tensor, ...], meta: dict[str, Any], outputs: tuple[Tensor, ...]
+) -> None:
+    """Attach a node to the outputs of an op where an input depends on what is being differentiated."""
+    first = _state.active[0]
+    trace = max((t.node.trace for t in inputs if t.node is not None), default=0)
+    if trace < first:
+        return
+    node = Node(op, inputs, meta, tuple(o.array for o in outputs), trace)
+    for k, out in enumerate(outputs):
+        if out.dtype.kind == "f":  # integers and bools are constants
+            out.node, out.output = node, k
+
+
+@contextmanager
+def trace() -> Iterator[int]:
+    """Take a gradient: record ops on the leaves of the trace whose number this yields."""
+    number = next(_numbers)
+    _state.active.append(number)
+    try:
+        yield number
+    finally:
+        _state.active.remove(number)
+
+
+def leaf(x: Tensor, number: int) -> Tensor:
+    """Return x as an independent variable of a trace."""
+    return Tensor(x.array, Node(None, (x,), {}, (x.array,), number))
+
+
+def backward(
+    number: int, outputs: Sequence[Tensor], cotangents: Sequence[Tensor], leaves: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """Return the gradients of sum(outputs * cotangents) with respect to the leaves of a trace.
+
+    None stands for a leaf that the outputs do not depend on.
+    """
+    pending: dict[Node, list[Tensor | None]] = {}
+    for out, g in zip(outputs, cotangents, strict=True):
+        if out.node is not None and out.node.trace >= number:
+            _accumulate(pending, out, g)
+    results: dict[Node, Tensor | None] = {}
+    own = {leaf.node for leaf in leaves}
+    for node in _latest_first([o.node for o in outputs if o.node is not None], number):
+        gradients = pending.pop(node, None)
+        if gradients is None:
+            continue
+        if node in own:
+            results[node] = gradients[0]
+        elif node.op is None:
+            # An inner gradient's variable: the derivative passes to the tensor that it stands for.
+            if gradients[0] is not None:
+                _accumulate(pending, node.inputs[0], gradients[0], number)
+        else:
+            needs = tuple(_depends(t, number) for t in node.inputs)
+            found = node.op.pull_back(node, gradients, needs)
+            for t, g in zip(node.inputs, found, strict=True):
+                if g is not None:
+                    _accumulate(pending, t, g)
+    return [results.get(leaf.node) if leaf.node is not None else None for leaf in leaves]
+
+
+def _depends(t: Tensor, number: int) -> bool:
+    return t.node is not None and t.node.trace >= number
+
+
+def _accumulate(
+    pending: dict[Node, list[Tensor | None]], t: Tensor, g: Tensor, number: int = 0
+) -> None:
+    node = t.node
+    if node is None or node.trace < number:
+        return
+    held = pending.setdefault(node, [None] * len(node.outputs))
+    before = held[t.output]
+    held[t.output] = g if before is None else before + g
+
+
+def _latest_first(roots: list[Node], number: int) -> list[Node]:
+    """Return the nodes that the roots depend on, each before those it was computed from."""
+    seen: set[Node] = set()
+    stack = [r for r in roots if r.trace >= number]
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        stack += [t.node for t in node.inputs if t.node is not None and t.node.trace >= number]
+    return sorted(seen, key=lambda n: -n.number)

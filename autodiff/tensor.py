@@ -1,0 +1,336 @@
+"""The tensor: an immutable, C-contiguous CPU array, and the operators on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Union
+
+import numpy as np
+from numpy.typing import NDArray
+
+from treepie.kernels.config import DTYPES
+
+if TYPE_CHECKING:
+    from .tape import Node
+
+float32, float64, int32, int64, bool_ = DTYPES
+
+#: What a function takes for a tensor: a tensor, a NumPy array, a number, or nested lists of numbers.
+TensorLike = Union["Tensor", NDArray[Any], np.generic, float, int, bool, list[Any], tuple[Any, ...]]
+Index = Any  # int, slice, None, Ellipsis, integer tensor or array, or a tuple of these
+Axis = Union[int, tuple[int, ...], None]
+
+_BY_KIND = {"b": bool_, "i": int64, "u": int64, "f": float64}
+_EXACT = {np.dtype("int8"): int32, np.dtype("int16"): int32, np.dtype("uint8"): int32}
+_EXACT |= {np.dtype("uint16"): int32, np.dtype("float16"): float32}
+
+
+def check_dtype(function: str, dtype: Any) -> np.dtype:
+    """Return `dtype` as one that tensors have, or raise TypeError."""
+    try:
+        out = np.dtype(dtype)
+    except TypeError:
+        out = None
+    if out is None or out not in DTYPES:
+        names = ", ".join(d.name for d in DTYPES)
+        raise TypeError(f"{function}: dtype is {dtype!r}, expected one of {names}")
+    return out
+
+
+class Tensor:
+    """An immutable CPU array: `tp.tensor` makes one, every function of treepie takes and returns them.
+
+    It is C-contiguous, and its dtype is float32, float64, int32, int64 or bool. Operators broadcast
+    and promote as NumPy's do.
+    """
+
+    __slots__ = ("__weakref__", "_address", "array", "node", "output")
+    __array_priority__ = 1000  # so that NumPy's operators leave tensors to ours
+
+    def __init__(self, array: NDArray[Any], node: Node | None = None, output: int = 0) -> None:
+        """Wrap an array that nobody else will write to; `tensor` is the public way."""
+        self.array = array
+        self.node = node  # how it was computed, while a gradient is being taken
+        self.output = output  # which output of the node it is
+        self._address = 0
+
+    # ---- what it is
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of the axes."""
+        return self.array.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the elements."""
+        return self.array.dtype
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return self.array.ndim
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return self.array.size
+
+    @property
+    def address(self) -> int:
+        """Address of the first element."""
+        if not self._address:
+            self._address = self.array.__array_interface__["data"][0]
+        return self._address
+
+    def __len__(self) -> int:
+        """Return the size of the first axis."""
+        if not self.shape:
+            raise TypeError("len: a tensor of shape () has no length")
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        """Show the elements and the dtype."""
+        body = np.array2string(self.array, separator=", ", prefix="tensor(")
+        return f"tensor({body}, dtype={self.dtype.name})"
+
+    def __format__(self, spec: str) -> str:
+        """Format a single element as a number, others as `str` does."""
+        return format(self.item(), spec) if spec and self.size == 1 else format(str(self), spec)
+
+    # ---- what it holds
+    def numpy(self) -> NDArray[Any]:
+        """Return the elements as a read-only NumPy array, without a copy."""
+        view = self.array.view()
+        view.flags.writeable = False
+        return view
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """Convert for NumPy: read-only without a copy, unless a dtype or a copy is asked for."""
+        out = self.numpy() if dtype is None else self.numpy().astype(dtype, copy=False)
+        return out.copy() if copy else out
+
+    def item(self) -> float | int | bool:
+        """Return the one element as a Python number."""
+        if self.size != 1:
+            raise ValueError(
+                f"item: a tensor of shape {self.shape} has {self.size} elements, expected 1"
+            )
+        value: float | int | bool = self.array.item()
+        return value
+
+    def tolist(self) -> Any:
+        """Return the elements as nested lists of Python numbers."""
+        return self.array.tolist()
+
+    def __float__(self) -> float:
+        """Return the one element as a float."""
+        return float(self.item())
+
+    def __int__(self) -> int:
+        """Return the one element as an int."""
+        return int(self.item())
+
+    def __bool__(self) -> bool:
+        """Return the truth of the one element."""
+        return bool(self.item())
+
+    def __index__(self) -> int:
+        """Return the one element of an integer tensor as an int."""
+        if self.dtype.kind != "i":
+            raise TypeError(f"index: expected an integer tensor, got {self.dtype.name}")
+        return int(self.item())
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Iterate over the first axis."""
+        return (self[i] for i in range(len(self)))
+
+    # ---- operators
+    def __add__(self, other: TensorLike) -> Tensor:
+        """Return self + other."""
+        return ops.add(self, other)
+
+    def __radd__(self, other: TensorLike) -> Tensor:
+        """Return other + self."""
+        return ops.add(other, self)
+
+    def __sub__(self, other: TensorLike) -> Tensor:
+        """Return self - other."""
+        return ops.sub(self, other)
+
+    def __rsub__(self, other: TensorLike) -> Tensor:
+        """Return other - self."""
+        return ops.sub(other, self)
+
+    def __mul__(self, other: TensorLike) -> Tensor:
+        """Return self * other."""
+        return ops.mul(self, other)
+
+    def __rmul__(self, other: TensorLike) -> Tensor:
+        """Return other * self."""
+        return ops.mul(other, self)
+
+    def __truediv__(self, other: TensorLike) -> Tensor:
+        """Return self / other."""
+        return ops.div(self, other)
+
+    def __rtruediv__(self, other: TensorLike) -> Tensor:
+        """Return other / self."""
+        return ops.div(other, self)
+
+    def __pow__(self, other: TensorLike) -> Tensor:
+        """Return self ** other."""
+        return ops.pow(self, other)
+
+    def __rpow__(self, other: TensorLike) -> Tensor:
+        """Return other ** self."""
+        return ops.pow(other, self)
+
+    def __matmul__(self, other: TensorLike) -> Tensor:
+        """Return self @ other."""
+        return ops.matmul(self, other)
+
+    def __rmatmul__(self, other: TensorLike) -> Tensor:
+        """Return other @ self."""
+        return ops.matmul(other, self)
+
+    def __neg__(self) -> Tensor:
+        """Return -self."""
+        return ops.neg(self)
+
+    def __abs__(self) -> Tensor:
+        """Return the absolute values."""
+        return ops.abs(self)
+
+    def __invert__(self) -> Tensor:
+        """Return the logical not of bools."""
+        return ops.logical_not(self)
+
+    def __and__(self, other: TensorLike) -> Tensor:
+        """Return the logical and of bools."""
+        return ops.logical_and(self, other)
+
+    def __or__(self, other: TensorLike) -> Tensor:
+        """Return the logical or of bools."""
+        return ops.logical_or(self, other)
+
+    def __lt__(self, other: TensorLike) -> Tensor:
+        """Return self < other, element by element."""
+        return ops.less(self, other)
+
+    def __le__(self, other: TensorLike) -> Tensor:
+        """Return self <= other, element by element."""
+        return ops.less_equal(self, other)
+
+    def __gt__(self, other: TensorLike) -> Tensor:
+        """Return self > other, element by element."""
+        return ops.greater(self, other)
+
+    def __ge__(self, other: TensorLike) -> Tensor:
+        """Return self >= other, element by element."""
+        return ops.greater_equal(self, other)
+
+    def __eq__(self, other: object) -> Tensor:  # type: ignore[override]
+        """Return self == other, element by element."""
+        return ops.equal(self, other)  # type: ignore[arg-type]
+
+    def __ne__(self, other: object) -> Tensor:  # type: ignore[override]
+        """Return self != other, element by element."""
+        return ops.not_equal(self, other)  # type: ignore[arg-type]
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __getitem__(self, index: Index) -> Tensor:
+        """Select by integers, slices, None, an ellipsis, or an integer array on one axis."""
+        return ops.getitem(self, index)
+
+    # ---- methods that NumPy's arrays have too
+    @property
+    def T(self) -> Tensor:
+        """The tensor with its axes reversed."""
+        return ops.transpose(self)
+
+    def astype(self, dtype: Any) -> Tensor:
+        """Return the elements converted to another dtype."""
+        return ops.astype(self, dtype)
+
+    def reshape(self, *shape: Any) -> Tensor:
+        """Return the elements under another shape; one size may be -1."""
+        return ops.reshape(self, shape[0] if len(shape) == 1 else shape)
+
+    def transpose(self, *axes: Any) -> Tensor:
+        """Return the tensor with its axes permuted, by default reversed."""
+        return ops.transpose(self, (axes[0] if len(axes) == 1 else axes) or None)
+
+    def ravel(self) -> Tensor:
+        """Return the elements on one axis."""
+        return ops.reshape(self, (-1,))
+
+    def sum(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+        """Return the sum over axes."""
+        return ops.sum(self, axis, keepdims)
+
+    def mean(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+        """Return the mean over axes."""
+        return ops.mean(self, axis, keepdims)
+
+    def max(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+        """Return the largest over axes."""
+        return ops.max(self, axis, keepdims)
+
+    def min(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+        """Return the smallest over axes."""
+        return ops.min(self, axis, keepdims)
+
+    def argmax(self, axis: int | None = None, keepdims: bool = False) -> Tensor:
+        """Return the position of the largest."""
+        return ops.argmax(self, axis, keepdims)
+
+    def argmin(self, axis: int | None = None, keepdims: bool = False) -> Tensor:
+        """Return the position of the smallest."""
+        return ops.argmin(self, axis, keepdims)
+
+
+def tensor(data: TensorLike, dtype: Any = None) -> Tensor:
+    """Copy numbers, nested lists, a NumPy array or a tensor into a tensor.
+
+    Without `dtype`: Python floats give float32, ints int32 (int64 where they need it), bools bool;
+    arrays keep their dtype (float16 becomes float32, small integers int32).
+
+    >>> tensor([[0.0, 1.0], [2.0, 3.0]]).dtype.name
+    'float32'
+    """
+    want = None if dtype is None else check_dtype("tensor", dtype)
+    if isinstance(data, Tensor):
+        return ops.astype(data, want) if want is not None and want != data.dtype else data
+    native = isinstance(data, np.ndarray | np.generic) or hasattr(data, "__array__")
+    try:
+        array = np.array(data)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"tensor: data is not a rectangular array of numbers ({error})") from None
+    if array.dtype.kind not in _BY_KIND:
+        raise TypeError(f"tensor: data has dtype {array.dtype}, expected numbers or bools")
+    if want is None:
+        want = _default(array, native)
+    if array.dtype == want:
+        out = array
+    else:
+        # A float beyond float32's range becomes inf, as everywhere in the library.
+        with np.errstate(over="ignore", invalid="ignore"):
+            out = array.astype(want)
+    return Tensor(np.ascontiguousarray(out).reshape(array.shape))
+
+
+def _default(array: NDArray[Any], native: bool) -> np.dtype:
+    dtype = array.dtype.newbyteorder("=")
+    if native:
+        return dtype if dtype in DTYPES else _EXACT.get(dtype, _BY_KIND[dtype.kind])
+    if dtype.kind == "f":
+        return float32
+    if dtype.kind in "iu":
+        fits = array.size == 0 or (array.min() >= -(2**31) and array.max() < 2**31)
+        return int32 if fits else int64
+    return bool_
+
+
+# Last, because the ops need the class above.
+from . import ops  # noqa: E402

@@ -1,0 +1,180 @@
+"""Transformations of functions: value_and_grad, grad, vjp."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from treepie.kernels.native import compilations
+
+from . import ptree, tape
+from .arguments import as_tensor
+from .ptree import Tree
+from .tensor import Tensor, TensorLike
+
+
+def stop_gradient(x: TensorLike) -> Tensor:
+    """Return x as a constant: no gradient passes through."""
+    return Tensor(as_tensor(x).array)
+
+
+def _variables(
+    name: str, params: Tree, mixed: bool
+) -> tuple[list[Tensor], Callable[[list[Any]], Tree]]:
+    """Return the leaves as tensors, floats of one dtype, or raise TypeError naming the path."""
+    _, rebuild = ptree.flatten(params)
+    found: list[Tensor] = []
+    first = ""
+    for path, value in ptree.flatten_with_paths(params):
+        x = as_tensor(value)
+        where = f"the leaf {path!r}" if path else "the parameter"
+        if x.dtype.kind != "f":
+            raise TypeError(
+                f"{name}: {where} has dtype {x.dtype.name}, expected float32 or float64"
+            )
+        if not mixed and found and x.dtype != found[0].dtype:
+            raise TypeError(
+                f"{name}: {where} is {x.dtype.name} but {first!r} is {found[0].dtype.name}, expected one "
+                "float dtype (or mixed=True)"
+            )
+        first = first or path
+        found.append(x)
+    return found, rebuild
+
+
+def _scalar(name: str, loss: Any) -> Tensor:
+    if not isinstance(loss, Tensor):
+        raise TypeError(
+            f"{name}: the function returned a {type(loss).__name__}, expected a scalar tensor"
+        )
+    if loss.size != 1 or loss.ndim:
+        raise ValueError(
+            f"{name}: the function returned a tensor of shape {loss.shape}, expected a scalar of shape () "
+            "(take its mean or sum)"
+        )
+    if loss.dtype.kind != "f":
+        raise TypeError(
+            f"{name}: the function returned {loss.dtype.name}, expected float32 or float64"
+        )
+    return loss
+
+
+def _detached(tree: Tree) -> Tree:
+    """Return results without their history, unless an outer gradient needs it."""
+    if tape.recording():
+        return tree
+    return ptree.map(lambda x: Tensor(x.array) if isinstance(x, Tensor) else x, tree)
+
+
+def _differentiate(
+    name: str, f: Callable[..., Any], params: Tree, mixed: bool, has_aux: bool
+) -> tuple[Tensor, Tree, Any]:
+    found, rebuild = _variables(name, params, mixed)
+    with compilations.watch():
+        with tape.trace() as number:
+            variables = [tape.leaf(x, number) for x in found]
+            result = f(rebuild(list(variables)))
+            aux = None
+            if has_aux:
+                if not isinstance(result, tuple) or len(result) != 2:
+                    raise TypeError(
+                        f"{name}: the function returned {type(result).__name__}, expected (loss, aux)"
+                    )
+                result, aux = result
+            loss = _scalar(name, result)
+        one = Tensor(np.ones((), loss.dtype))
+        gradients = tape.backward(number, [loss], [one], variables)
+    grads = rebuild([_or_zeros(g, x) for g, x in zip(gradients, found, strict=True)])
+    return _detached(loss), grads, aux
+
+
+def _or_zeros(g: Tensor | None, x: Tensor) -> Tensor:
+    return Tensor(np.zeros(x.shape, x.dtype)) if g is None else g
+
+
+def value_and_grad(
+    f: Callable[[Tree], Tensor], mixed: bool = False
+) -> Callable[[Tree], tuple[Tensor, Tree]]:
+    """Return a function of params that gives f(params) and its gradient, a tree like params.
+
+    f: takes a tree of float tensors, returns a scalar float tensor. It may close over tensors, use
+        Python control flow, and take gradients itself.
+    mixed: allow float32 and float64 leaves in one tree.
+
+    >>> from treepie.autodiff.tensor import tensor
+    >>> value_and_grad(lambda p: (p["w"] * p["w"]).sum())({"w": tensor([3.0])})[1]
+    {'w': tensor([6.], dtype=float32)}
+    """
+
+    @functools.wraps(f)
+    def wrapped(params: Tree) -> tuple[Tensor, Tree]:
+        loss, grads, _ = _differentiate("value_and_grad", f, params, mixed, has_aux=False)
+        return loss, grads
+
+    return wrapped
+
+
+def value_and_grad_aux(
+    f: Callable[[Tree], tuple[Tensor, Any]], mixed: bool = False
+) -> Callable[[Tree], tuple[Tensor, Tree, Any]]:
+    """Return a function that gives (loss, gradient, aux) where f returns (loss, aux)."""
+
+    @functools.wraps(f)
+    def wrapped(params: Tree) -> tuple[Tensor, Tree, Any]:
+        loss, grads, aux = _differentiate("value_and_grad_aux", f, params, mixed, has_aux=True)
+        return loss, grads, _constants(aux)
+
+    return wrapped
+
+
+def _constants(aux: Any) -> Any:
+    """Drop the history of tensors in aux where it is a tree; other objects are left as they are."""
+    try:
+        ptree.leaves(aux)
+    except (TypeError, ValueError):
+        return aux
+    return _detached(aux)
+
+
+def grad(f: Callable[[Tree], Tensor], mixed: bool = False) -> Callable[[Tree], Tree]:
+    """Return a function that gives the gradient of f, a tree like its argument."""
+
+    @functools.wraps(f)
+    def wrapped(params: Tree) -> Tree:
+        return _differentiate("grad", f, params, mixed, has_aux=False)[1]
+
+    return wrapped
+
+
+def vjp(f: Callable[..., Tree], *primals: Tree) -> tuple[Tree, Callable[[Tree], tuple[Tree, ...]]]:
+    """Return f(*primals) and its pullback: cotangents of the result -> those of the primals.
+
+    The pullback takes a tree like the result and returns a tuple with a tree for each primal.
+    """
+    found, rebuild = _variables("vjp", list(primals), mixed=True)
+    with tape.trace() as number:
+        variables = [tape.leaf(x, number) for x in found]
+        result = f(*rebuild(list(variables)))
+    outputs = [as_tensor(x) for x in ptree.leaves(result)]
+
+    def pullback(cotangents: Tree) -> tuple[Tree, ...]:
+        given = _cotangents(result, outputs, cotangents)
+        gradients = tape.backward(number, outputs, given, variables)
+        return tuple(rebuild([_or_zeros(g, x) for g, x in zip(gradients, found, strict=True)]))
+
+    return _detached(result), pullback
+
+
+def _cotangents(result: Tree, outputs: Sequence[Tensor], cotangents: Tree) -> list[Tensor]:
+    checked: Sequence[Any] = ptree.leaves(ptree.map(lambda _, g: g, result, cotangents))
+    given = [as_tensor(g) for g in checked]
+    for out, g in zip(outputs, given, strict=True):
+        if g.shape != out.shape or g.dtype != out.dtype:
+            raise ValueError(
+                f"pullback: a cotangent has shape {g.shape} and dtype {g.dtype.name}, expected {out.shape} "
+                f"and {out.dtype.name}"
+            )
+    return given

@@ -1,0 +1,62 @@
+"""Every setting of the kernels: versions, the CPU, vector widths, block sizes, threads, the cost model.
+
+Nothing else in the library reads the environment, and no kernel chooses its own threshold.
+"""
+
+import functools
+import os
+
+import llvmlite.binding as llvm
+import numpy as np
+
+__version__ = "0.1.0"
+
+#: Folder of compiled kernels; unset means the user's cache folder (see `cache.py`).
+CACHE_DIR = os.environ.get("TREEPIE_CACHE_DIR")
+
+#: The dtypes a tensor can have.
+DTYPES = tuple(np.dtype(t) for t in ("float32", "float64", "int32", "int64", "bool"))
+
+#: Elements that one unit of an elementwise kernel covers: 64 kB of float32, so that the operands of
+#: a chain stay in the 1 MB second-level cache. Depends on nothing, so that results do not either.
+ELEMENTWISE_UNIT = 16384
+
+#: Elements that one partial sum covers. Partials are combined in index order, whatever the threads.
+REDUCE_UNIT = 4096
+
+#: A parallel region costs 5 to 8 us with the omp layer (48 us with workqueue), so a launch goes
+#: parallel when its estimated serial time is at least this many times that.
+PARALLEL_GAIN = 3.0
+PARALLEL_COST_NS = {"omp": 8e3, "tbb": 8e3, "workqueue": 48e3}
+
+#: Estimated cost of moving a byte, and of a floating-point operation, in one thread.
+BYTE_NS = 0.1
+FLOP_NS = 0.01
+
+
+@functools.cache
+def cpu() -> tuple[str, str]:
+    """Name and feature string of the CPU that kernels are compiled for.
+
+    `NUMBA_CPU_NAME` and `NUMBA_CPU_FEATURES` override the host, as they do for Numba itself.
+    """
+    name = os.environ.get("NUMBA_CPU_NAME")
+    features = os.environ.get("NUMBA_CPU_FEATURES")
+    if name is None:
+        return llvm.get_host_cpu_name(), features or llvm.get_host_cpu_features().flatten()
+    return name, features or ""
+
+
+@functools.cache
+def vector_bytes() -> int:
+    """Width of a vector register: 64 with AVX-512, 32 with AVX2, else 16."""
+    features = cpu()[1].split(",")
+    return 64 if "+avx512f" in features else 32 if "+avx2" in features else 16
+
+
+def affinity() -> int:
+    """Count the cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        return os.cpu_count() or 1

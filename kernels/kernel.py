@@ -1,0 +1,244 @@
+"""Kernels written in Numba: a serial function over units of work, and its C entry point.
+
+    @kernel
+    def scale(lo: int, hi: int, x: F1, factor: float, out: F1) -> None: ...
+
+does units lo..hi-1; `scale(units, work_ns, x, 2.0, out)`, on operands, plans a launch. Arrays are
+C-contiguous and of any dtype the caller passes; each combination of dtypes is compiled once, when a
+launch first needs it. Numba is imported only then: a process whose kernels are in the cache does not
+pay for it.
+"""
+
+import types as python_types
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+import numpy as np
+from llvmlite import ir
+from numpy.typing import NDArray
+
+from . import native
+from .program import HEADER, Argument, Launch, Operand, launch
+from .vector import Formula, Value
+
+Array = NDArray[Any]
+A1 = Annotated[Array, 1]  # an array of one dimension, of two, of three
+A2 = Annotated[Array, 2]
+A3 = Annotated[Array, 3]
+#: Integers of the argument block itself, as an array: a count, then that many words.
+Words = Annotated[Array, "words"]
+#: The error word of the launch, as an array of one: a kernel sets it to non-zero to report an error.
+Status = Annotated[Array, "status"]
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def device(function: _F) -> _F:
+    """Mark a function that kernels call; it is compiled into each of them."""
+    function.for_numba = lambda: _njit()(_resolved(function))  # type: ignore[attr-defined]
+    return function
+
+
+def scalar(formula: Formula) -> Callable[..., Any]:
+    """Make a formula callable from kernels, on numbers of one dtype.
+
+    It is branch-free code that LLVM vectorises in a kernel's loop, where `np.exp` would be a call
+    to libm for every element.
+    """
+
+    def stand_in(*arguments: Any) -> Any:
+        raise TypeError("a scalar formula runs only inside a kernel")
+
+    stand_in.for_numba = lambda: _scalar_intrinsic(formula)  # type: ignore[attr-defined]
+    return stand_in
+
+
+def _njit() -> Any:
+    from numba import njit
+
+    # Division by zero gives inf and nan, as in NumPy, instead of an exception no kernel can raise.
+    return njit(nogil=True, error_model="numpy")
+
+
+def _resolved(function: Any) -> Any:
+    """Copy a function, with the marked functions that it names replaced by what Numba understands."""
+
+    def swap(value: Any) -> Any:
+        return value.for_numba() if hasattr(value, "for_numba") else value
+
+    used = {n: swap(v) for n, v in function.__globals__.items() if n in function.__code__.co_names}
+    cells = tuple(python_types.CellType(swap(c.cell_contents)) for c in function.__closure__ or ())
+    return python_types.FunctionType(
+        function.__code__, {"__builtins__": __builtins__, **used}, function.__name__, None, cells
+    )
+
+
+class Kernel:
+    """A kernel and its compiled entry points, one for each combination of dtypes."""
+
+    def __init__(self, body: Callable[..., None], name: str | None = None) -> None:
+        self.body = body
+        self.name = name or body.__name__
+        hints = get_type_hints(body, include_extras=True)
+        parameters = body.__code__.co_varnames[2 : body.__code__.co_argcount]
+        self.kinds = [getattr(hints[p], "__metadata__", (hints[p],))[0] for p in parameters]
+
+    def __call__(
+        self, units: int, work_ns: float, *arguments: Argument | tuple[int, ...]
+    ) -> Launch:
+        """Plan a launch over operands and numbers; a tuple of integers goes to `Words`."""
+        words: list[Argument] = []
+        for argument in arguments:
+            if isinstance(argument, tuple):
+                words += [len(argument), *argument]
+            else:
+                words.append(argument)
+        dtypes = tuple(a.dtype for a in arguments if isinstance(a, Operand))
+        return launch(self.entry(dtypes), units, work_ns, words)
+
+    def entry(self, dtypes: tuple[np.dtype, ...]) -> int:
+        """Return the address of the entry point for arrays of these dtypes."""
+        symbol = "_".join([self.name, *(d.kind + str(d.itemsize) for d in dtypes)])
+        return native.load(symbol, lambda: self._build(symbol, dtypes))
+
+    def _build(self, symbol: str, dtypes: tuple[np.dtype, ...]) -> str:
+        """Compile with Numba, and return the LLVM IR of `void symbol(block, lo, hi)`."""
+        from numba import cfunc, from_dtype, types
+
+        remaining = iter(dtypes)
+        kinds = []
+        for kind in self.kinds:
+            if isinstance(kind, int):
+                kinds.append(types.Array(from_dtype(next(remaining)), kind, "C"))
+            elif isinstance(kind, str):
+                kinds.append(kind)
+            else:
+                kinds.append(types.float64 if kind is float else types.int64)
+        body, arguments = _njit()(_resolved(self.body)), _arguments_intrinsic(kinds)
+
+        def entry(block, lo, hi):  # type: ignore[no-untyped-def]
+            body(lo, hi, *arguments(block))
+
+        compiled = cfunc(types.void(*[types.int64] * 3))(entry)
+        return rename(compiled.inspect_llvm(), compiled.native_name, symbol)
+
+
+def kernel(body: Callable[..., None]) -> Kernel:
+    """Make a kernel of a function `(lo, hi, arrays and numbers...)`."""
+    return Kernel(body)
+
+
+def rename(text: str, old: str, new: str) -> str:
+    """Give a function of a module in LLVM IR another name."""
+    return text.replace(f'@"{old}"', f"@{new}").replace(f"@{old}(", f"@{new}(")
+
+
+def unpacked(builder: ir.IRBuilder, pack: ir.Value) -> list[ir.Value]:
+    """Return the values of an intrinsic's `*arguments`."""
+    count = len(pack.type.elements) if hasattr(pack.type, "elements") else pack.type.count
+    return [builder.extract_value(pack, i) for i in range(count)]
+
+
+def _scalar_intrinsic(formula: Formula) -> Any:
+    from numba import types
+    from numba.extending import intrinsic
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        dtype = str(signature.return_type)
+        raw = [args[0], *unpacked(builder, args[1])]
+        return formula(*(Value(builder, dtype, 1, a) for a in raw)).ir
+
+    @intrinsic  # type: ignore[misc]
+    def call(typingctx, x, *others):  # type: ignore[no-untyped-def]
+        return x(x, types.StarArgTuple.from_types([x] * len(others))), codegen
+
+    return call
+
+
+def _arguments_intrinsic(kinds: list[Any]) -> Any:
+    """Return an intrinsic that reads a kernel's arguments from its block, as a tuple."""
+    from numba import types
+    from numba.core import cgutils
+    from numba.extending import intrinsic
+    from numba.np.arrayobj import populate_array
+
+    i64 = ir.IntType(64)
+    integers = types.Array(types.int64, 1, "C")
+    results = types.Tuple([integers if isinstance(k, str) else k for k in kinds])
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        at = builder.add(args[0], ir.Constant(i64, 8 * HEADER))
+
+        def word() -> ir.Value:
+            nonlocal at
+            value = builder.load(builder.inttoptr(at, i64.as_pointer()))
+            at = builder.add(at, ir.Constant(i64, 8))
+            return value
+
+        def array(kind: Any, address: ir.Value, shape: list[ir.Value]) -> Any:
+            element = context.get_data_type(kind.dtype)
+            size = ir.Constant(i64, context.get_abi_sizeof(element))
+            strides = [size]
+            for n in reversed(shape[1:]):
+                strides.insert(0, builder.mul(strides[0], n))
+            made = context.make_array(kind)(context, builder)
+            populate_array(
+                made,
+                data=builder.inttoptr(address, element.as_pointer()),
+                shape=cgutils.pack_array(builder, shape),
+                strides=cgutils.pack_array(builder, strides),
+                itemsize=size,
+                meminfo=None,
+            )
+            return made._getvalue()
+
+        values = []
+        for kind in kinds:
+            if kind == "status":
+                values.append(array(integers, args[0], [ir.Constant(i64, 1)]))
+            elif kind == "words":
+                count = word()
+                values.append(array(integers, at, [count]))
+                at = builder.add(at, builder.mul(count, ir.Constant(i64, 8)))
+            elif isinstance(kind, types.Array):
+                address = word()
+                values.append(array(kind, address, [word() for _ in range(kind.ndim)]))
+            elif kind == types.float64:
+                values.append(builder.bitcast(word(), ir.DoubleType()))
+            else:
+                values.append(word())
+        return context.make_tuple(builder, results, values)
+
+    @intrinsic  # type: ignore[misc]
+    def arguments(typingctx, block):  # type: ignore[no-untyped-def]
+        return results(block), codegen
+
+    return arguments
+
+
+def call_address(function: int, *arguments: int) -> None:
+    """Call a C function `void(int64...)` by its address, from inside a kernel."""
+    raise TypeError("call_address runs only inside a kernel")
+
+
+def _call_address_intrinsic() -> Any:
+    from numba import types
+    from numba.extending import intrinsic
+
+    i64 = ir.IntType(64)
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        values = unpacked(builder, args[1])
+        function = ir.FunctionType(ir.VoidType(), [i64] * len(values)).as_pointer()
+        builder.call(builder.inttoptr(args[0], function), values)
+        return context.get_dummy_value()
+
+    @intrinsic  # type: ignore[misc]
+    def call(typingctx, function, *arguments):  # type: ignore[no-untyped-def]
+        wide = types.StarArgTuple.from_types([types.int64] * len(arguments))
+        return types.void(types.int64, wide), codegen
+
+    return call
+
+
+call_address.for_numba = _call_address_intrinsic  # type: ignore[attr-defined]

@@ -1,0 +1,89 @@
+"""Random numbers: Threefry-2x32 with 20 rounds, as formulas of (key, index of the element).
+
+Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3". Every element is a function of
+the key and its own index alone, so neither threads nor vector width nor the CPU can change a bit.
+
+Element i of an array draws from the block `threefry(key, counter)` whose 64-bit counter is
+`i + STREAM * 2**32`; a block is two words w0, w1 of 32 bits:
+
+    bits      w0 + 2**32 * w1                    counter stream BITS
+    uniform   float32: (w0 >> 8) / 2**24         float64: (bits >> 11) / 2**53
+    normal    sqrt(-2 log(u)) cos(2 pi t)        Box & Muller 1958
+              float32: u = (w0 + 1) / 2**32, rounded, and t = w1 / 2**32
+              float64: u = ((bits >> 11) + 1) / 2**53, and t = second / 2**64, where `second` are the
+              bits of the stream SECOND
+"""
+
+from .formulas import cos_turns, log
+from .vector import Value, select, sqrt
+
+#: The highest byte of the counter, so that draws, split keys and folded keys never share a block.
+BITS, SECOND, SPLIT, FOLD = 0, 0x40000000, -0x80000000, -0x40000000
+
+_ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
+_PARITY = 0x1BD11BDA
+
+
+def threefry(key0: Value, key1: Value, x0: Value, x1: Value) -> tuple[Value, Value]:
+    """Return the two words of a block: all arguments are int32 values, read as unsigned."""
+    keys = (key0, key1, key0 ^ key1 ^ _PARITY)
+    x0, x1 = x0 + keys[0], x1 + keys[1]
+    for round_ in range(20):
+        x0 = x0 + x1
+        x1 = x1.rotate_left(_ROTATIONS[round_ % 8]) ^ x0
+        if round_ % 4 == 3:
+            step = round_ // 4 + 1
+            x0 = x0 + keys[step % 3]
+            x1 = x1 + (keys[(step + 1) % 3] + step)
+    return x0, x1
+
+
+def _words(key0: Value, key1: Value, index: Value, stream: int) -> tuple[Value, Value]:
+    low, high = index.astype("int32"), (index >> 32).astype("int32")
+    return threefry(key0.astype("int32"), key1.astype("int32"), low, high + stream)
+
+
+def _joined(words: tuple[Value, Value]) -> Value:
+    low, high = (w.astype("int64") for w in words)
+    return (low & 0xFFFFFFFF) | (high << 32)
+
+
+def bits(key0: Value, key1: Value, index: Value) -> Value:
+    """Return 64 random bits for each element, as int64."""
+    return _joined(_words(key0, key1, index, BITS))
+
+
+def split(key0: Value, key1: Value, index: Value) -> Value:
+    """Return key words: elements 2 i and 2 i + 1 are the two words of key i."""
+    w0, w1 = _words(key0, key1, index >> 1, SPLIT)
+    return select((index & 1) == 0, w0.astype("int64"), w1.astype("int64")) & 0xFFFFFFFF
+
+
+def fold_in(key0: Value, key1: Value, data: Value, index: Value) -> Value:
+    """Return the two words of a key for (key, data): data is int64, repeated for both elements."""
+    w0, w1 = _words(key0, key1, data & 0x3FFFFFFFFFFFFFFF, FOLD)
+    return select(index == 0, w0.astype("int64"), w1.astype("int64")) & 0xFFFFFFFF
+
+
+def uniform32(key0: Value, key1: Value, index: Value) -> Value:
+    """Return float32 in [0, 1): multiples of 2**-24."""
+    w0, _ = _words(key0, key1, index, BITS)
+    return (w0 >> 8).astype("float32") * 2.0**-24
+
+
+def uniform64(key0: Value, key1: Value, index: Value) -> Value:
+    """Return float64 in [0, 1): multiples of 2**-53."""
+    return (bits(key0, key1, index) >> 11).astype("float64") * 2.0**-53
+
+
+def normal32(key0: Value, key1: Value, index: Value) -> Value:
+    """Return float32 of the standard normal distribution, at most 6.66 in size."""
+    w0, w1 = _words(key0, key1, index, BITS)
+    u = (w0.unsigned_to("float32") + 1.0) * 2.0**-32
+    return sqrt(log(u) * -2.0) * cos_turns(w1)
+
+
+def normal64(key0: Value, key1: Value, index: Value) -> Value:
+    """Return float64 of the standard normal distribution, at most 8.58 in size."""
+    u = ((bits(key0, key1, index) >> 11) + 1).astype("float64") * 2.0**-53
+    return sqrt(log(u) * -2.0) * cos_turns(_joined(_words(key0, key1, index, SECOND)))

@@ -1,0 +1,269 @@
+"""The laws that every row of the op table obeys. Adding a row adds its tests."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from treepie.autodiff import OPS, Tensor, check_grads, ptree, value_and_grad
+from treepie.autodiff.elementwise import Elementwise
+from treepie.autodiff.sample import operands, tensors
+from treepie.kernels import threads
+
+ROWS = list(OPS.values())
+DIFFERENTIABLE = [row for row in ROWS if row.vjp is not None and any(row.vjp)]
+CASES = [
+    pytest.param(row, case, np.dtype(d), id=f"{row}-{k}-{d}")
+    for row in ROWS
+    for k, case in enumerate(row.cases)
+    for d in row.dtypes
+]
+every_row = pytest.mark.parametrize("row", ROWS, ids=str)
+every_case = pytest.mark.parametrize(("row", "case", "dtype"), CASES)
+
+
+def outputs(result):
+    return result if isinstance(result, tuple) else (result,)
+
+
+def wide(arrays):
+    return [a.astype(np.float64) if a.dtype.kind == "f" else a for a in arrays]
+
+
+def assert_close(row, made, want, magnitude):
+    """Compare within `row.ulp` units in the last place of the magnitude."""
+    want = np.asarray(want)
+    assert made.shape == want.shape
+    if made.dtype.kind != "f" or row.ulp == 0:
+        np.testing.assert_array_equal(made, want.astype(made.dtype))
+        return
+    assert (np.isnan(made) == np.isnan(want)).all()
+    off = np.abs(made.astype(np.float64) - want)
+    assert (np.isnan(want) | (off <= row.ulp * np.finfo(made.dtype).eps * magnitude)).all()
+
+
+@every_case
+def test_equals_the_oracle_keeps_the_dtype_and_leaves_its_inputs(row, case, dtype):
+    arrays = operands(row, case, dtype)
+    before = [a.copy() for a in arrays]
+    given = tensors(arrays)
+    made = row(*given, **case.meta)
+    want = row.oracle(*wide(arrays), **case.meta)
+    inputs, meta = row.bind(*given, **case.meta)
+    if row.view is None:
+        specs = [_spec(t) for t in inputs]
+        inferred = list(row.infer(*specs, **meta))
+        assert [(o.shape, o.dtype) for o in outputs(made)] == [(s.shape, s.dtype) for s in inferred]
+    for out, expected in zip(outputs(made), outputs(want), strict=True):
+        if out.dtype.kind == "f" and "dtype" not in case.meta:
+            assert out.dtype == dtype
+        assert out.array.flags.c_contiguous
+        if row.magnitude is not None:
+            magnitude = row.magnitude(*wide(arrays), **case.meta)
+        else:
+            magnitude = np.abs(expected).max() if np.size(expected) else 0.0
+        assert_close(row, out.array, expected, magnitude)
+    for t, a, b in zip(given, arrays, before, strict=True):
+        np.testing.assert_array_equal(t.array, b)
+        np.testing.assert_array_equal(a, b)
+
+
+def _spec(t):
+    from treepie.kernels.program import Spec
+
+    return Spec(t.shape, t.dtype)
+
+
+@pytest.mark.parametrize("row", [r for r in ROWS if r.wrong is not None], ids=str)
+def test_a_wrong_shape_is_refused_by_name(row):
+    """The message names the op, what was given, and what was expected."""
+    arrays = operands(row, row.wrong, row.dtypes[0])
+    with pytest.raises((ValueError, TypeError)) as caught:
+        row(*tensors(arrays), **row.wrong.meta)
+    text = str(caught.value)
+    assert "expected" in text
+    name = row.name.split("_")[0]
+    assert name in text or ("random" in name and "rng" in text)
+    given = [str(a.shape) for a in arrays] + [str(v) for v in row.wrong.meta.values()]
+    assert any(g in text for g in given), text
+
+
+def check(row, case, seed=0, order=1):
+    arrays = operands(row, case, np.float64, seed)
+    check_grads(
+        lambda *xs: list(outputs(row(*xs, **case.meta))),
+        tuple(tensors(arrays)),
+        order=order,
+        reference=None
+        if order > 1
+        else lambda *xs: [
+            Tensor(np.asarray(y)) for y in outputs(row.oracle(*[x.array for x in xs], **case.meta))
+        ],
+        seed=seed,
+    )
+
+
+GRADIENTS = [
+    pytest.param(row, case, id=f"{row}-{k}")
+    for row in DIFFERENTIABLE
+    for k, case in enumerate(row.cases)
+]
+
+
+@pytest.mark.parametrize(("row", "case"), GRADIENTS)
+def test_the_vjp_is_the_adjoint_of_the_oracle(row, case):
+    check(row, case)
+
+
+@pytest.mark.parametrize("row", [r for r in DIFFERENTIABLE if r.second_order], ids=str)
+def test_the_gradient_has_the_right_gradient(row):
+    check(row, row.cases[0], order=2)
+
+
+@pytest.mark.parametrize("row", DIFFERENTIABLE, ids=str)
+def test_the_gradient_check_can_fail(row):
+    """A VJP that is wrong by a thousandth is caught, on the tape and fused."""
+
+    def scaled(rule):
+        def wrong(*args, **kwargs):
+            out = rule(*args, **kwargs)
+            return None if out is None else out * 1.001
+
+        return None if rule is None else wrong
+
+    wrong = replace(row, vjp=tuple(scaled(r) for r in row.vjp), _plans={})
+    caught = 0
+    for seed in range(3):
+        try:
+            check(wrong, wrong.cases[0], seed)
+        except AssertionError:
+            caught += 1
+    assert caught
+
+
+@pytest.mark.parametrize("row", DIFFERENTIABLE, ids=str)
+def test_gradients_have_the_shapes_and_dtypes_of_the_inputs(row):
+    case = row.cases[0]
+    given = tensors(operands(row, case, np.float32))
+    floats = [k for k, t in enumerate(given) if t.dtype.kind == "f"]
+
+    def loss(values):
+        full = list(given)
+        for k, v in zip(floats, values, strict=True):
+            full[k] = v
+        made = outputs(row(*full, **case.meta))
+        return sum(
+            ((y.astype("float32") * y.astype("float32")).sum() for y in made),
+            Tensor(np.zeros((), "f4")),
+        )
+
+    _, grads = value_and_grad(loss)([given[k] for k in floats])
+    for k, g in zip(floats, grads, strict=True):
+        assert g.shape == given[k].shape
+        assert g.dtype == given[k].dtype
+
+
+@pytest.mark.parametrize(
+    "row", [r for r in ROWS if r.nondifferentiable and "float32" in r.dtypes], ids=str
+)
+def test_a_nondifferentiable_op_raises_by_name_or_gives_a_constant(row):
+    """Differentiating through it raises; integer and bool results carry no gradient at all."""
+    case = row.cases[0]
+    given = tensors(operands(row, case, np.float32))
+
+    def loss(values):
+        made = outputs(row(*values, *given[len(values) :], **case.meta))[0]
+        return made.astype("float32").sum()
+
+    floats = [t for t in given if t.dtype.kind == "f"]
+    if outputs(row(*given, **case.meta))[0].dtype.kind == "f":
+        with pytest.raises(TypeError, match=f"{row} is not differentiable"):
+            value_and_grad(loss)(floats)
+    else:
+        _, grads = value_and_grad(loss)(floats)
+        assert all(not g.array.any() for g in ptree.leaves(grads))
+
+
+@pytest.mark.parametrize("row", [r for r in ROWS if r.large is not None], ids=str)
+def test_the_bits_are_the_same_at_any_number_of_threads(row, monkeypatch):
+    """With every launch forced into the parallel driver."""
+    monkeypatch.setattr("treepie.kernels.config.PARALLEL_GAIN", 0.0)
+    case = row.large
+    dtype = row.dtypes[0]
+    given = tensors(operands(row, case, dtype))
+    results = []
+    try:
+        for n in (1, 2, 3, 7):
+            threads.set_num_threads(n)
+            results.append([o.array.tobytes() for o in outputs(row(*given, **case.meta))])
+    finally:
+        threads.set_num_threads(threads.default_threads())
+    assert all(r == results[0] for r in results)
+
+
+@pytest.mark.parametrize("row", [r for r in ROWS if "float32" in r.dtypes], ids=str)
+def test_nan_propagates(row):
+    """A NaN in every float input gives NaN in every float output."""
+    case = row.cases[0]
+    arrays = [
+        np.full_like(a, np.nan) if a.dtype.kind == "f" else a
+        for a in operands(row, case, np.float32)
+    ]
+    for out in outputs(row(*tensors(arrays), **case.meta)):
+        if out.dtype.kind == "f" and row.name not in {"embed", "scatter_add"}:
+            assert np.isnan(out.array).all()
+
+
+@pytest.mark.parametrize("row", [r for r in ROWS if "float32" in r.dtypes], ids=str)
+def test_odd_layouts_give_what_contiguous_ones_do(row):
+    """Transposed, reversed, strided, read-only and byte-swapped arrays; float32."""
+    case = row.cases[0]
+    arrays = operands(row, case, np.float32)
+    want = [o.array for o in outputs(row(*tensors(arrays), **case.meta))]
+    for odd in (_fortran, _reversed, _strided, _read_only, _swapped):
+        made = row(*[odd(a) for a in arrays], **case.meta)
+        for out, expected in zip(outputs(made), want, strict=True):
+            np.testing.assert_array_equal(out.array, expected)
+
+
+def _fortran(a):
+    return np.asfortranarray(a)
+
+
+def _reversed(a):
+    return a[::-1].copy()[::-1] if a.ndim else a
+
+
+def _strided(a):
+    if not a.ndim:
+        return a
+    wide = np.zeros((*a.shape[:-1], 2 * a.shape[-1]), a.dtype)
+    wide[..., ::2] = a
+    return wide[..., ::2]
+
+
+def _read_only(a):
+    out = a.copy()
+    out.flags.writeable = False
+    return out
+
+
+def _swapped(a):
+    return a.astype(a.dtype.newbyteorder())
+
+
+@pytest.mark.parametrize(
+    "row", [r for r in DIFFERENTIABLE if isinstance(r, Elementwise) and len(r.vjp) == 2], ids=str
+)
+def test_a_repeated_operand_gets_both_gradients(row):
+    """d f(x, x) is the sum of both partial derivatives."""
+    lo, hi = row.domain if isinstance(row.domain, tuple) else row.domain[1]
+    x = np.random.default_rng(0).uniform(max(lo, 0.5), hi, 5)
+    if row.name in {"maximum", "minimum"}:
+        # Half to each at a tie, so f(x, x) = x has the derivative 1.
+        _, g = value_and_grad(lambda t: row(t, t).sum())(Tensor(x))
+        np.testing.assert_array_equal(g.array, 1.0)
+        return
+    check_grads(
+        lambda t: row(t, t), (Tensor(x),), reference=lambda t: Tensor(row.oracle(t.array, t.array))
+    )
