@@ -66,6 +66,4 @@ def same_float_dtype(name: str, **operands: Tensor) -> None:
     dtypes = {k: t.dtype for k, t in operands.items()}
     if len(set(dtypes.values())) > 1 or any(d.kind != "f" for d in dtypes.values()):
         given = ", ".join(f"{k} is {d.name}" for k, d in dtypes.items())
-        raise TypeError(
-            f"{name}: {given}; expected one float dtype, float32 or float64 (see astype)"
-        )
+        raise TypeError(f"{name}: {given}; expected one float dtype, float32 or float64 (see astype)")

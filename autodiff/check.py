@@ -74,16 +74,11 @@ def _check(
     result, pullback = vjp(of_floats(f), *at)
     weights = [rng.standard_normal(y.shape) for y in result]
     exact = 0.0
-    for gradient, v in zip(
-        pullback([Tensor(np.array(w)) for w in weights]), direction, strict=True
-    ):
+    for gradient, v in zip(pullback([Tensor(np.array(w)) for w in weights]), direction, strict=True):
         exact += float(np.sum(gradient.array * v))
 
     def moved(sign: float) -> float:
-        values = [
-            Tensor(np.asarray(x.array + sign * _EPS * v))
-            for x, v in zip(at, direction, strict=True)
-        ]
+        values = [Tensor(np.asarray(x.array + sign * _EPS * v)) for x, v in zip(at, direction, strict=True)]
         made = of_floats(reference)(*values)
         return sum(float(np.sum(w * y.array)) for w, y in zip(weights, made, strict=True))
 

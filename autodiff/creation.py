@@ -24,9 +24,7 @@ def ones(shape: int | Shape, dtype: Any = float32) -> Tensor:
 
 def full(shape: int | Shape, fill_value: float | int | bool, dtype: Any = None) -> Tensor:
     """Return a tensor of one number; without a dtype, the one that `tensor(fill_value)` has."""
-    value = (
-        tensor(fill_value) if dtype is None else constant(fill_value, check_dtype("full", dtype))
-    )
+    value = tensor(fill_value) if dtype is None else constant(fill_value, check_dtype("full", dtype))
     return Tensor(np.full(shape_of("full", shape), value.array))
 
 
@@ -56,11 +54,7 @@ def arange(start: float, stop: float | None = None, step: float = 1, dtype: Any 
     if step == 0:
         raise ValueError("arange: step is 0, expected another number")
     first, last = (0, start) if stop is None else (start, stop)
-    return (
-        tensor(np.arange(first, last, step).tolist(), dtype)
-        if first != last
-        else _empty(start, dtype)
-    )
+    return tensor(np.arange(first, last, step).tolist(), dtype) if first != last else _empty(start, dtype)
 
 
 def _empty(sample: float, dtype: Any) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -30,7 +30,7 @@ def constant(number: float | int | bool, dtype: np.dtype) -> Tensor:
         return found
     try:
         with np.errstate(over="ignore"):
-            made = Tensor(np.array(number).astype(dtype))
+            made = Tensor(np.array(number, dtype))
     except OverflowError:
         raise ValueError(f"{number} does not fit {dtype.name}") from None
     if len(_constants) < 4096 and not (number == 0 and math.copysign(1.0, number) < 0):
@@ -45,34 +45,28 @@ def promoted(name: str, args: Sequence[TensorLike], accepts: str = "any") -> tup
     """
     first = args[0]
     dtype: np.dtype | None = first.array.dtype if type(first) is Tensor else None
-    if dtype is not None and all(type(a) is Tensor and a.array.dtype is dtype for a in args):
-        made = list(args)
-    else:
+    made: Sequence[Any] = args
+    if dtype is None or not all(type(a) is Tensor and a.array.dtype is dtype for a in args):
         made = [a if isinstance(a, Tensor | bool | int | float) else tensor(a) for a in args]
-        strong = [a.dtype for a in made if isinstance(a, Tensor)]
-        weak = [a for a in made if not isinstance(a, Tensor)]
-        if not strong:  # numbers alone: what `tensor` makes of them
-            made = [tensor(a) for a in weak]
-            strong, weak = [a.dtype for a in made], []
+        if not any(isinstance(a, Tensor) for a in made):  # numbers alone: what `tensor` makes of them
+            made = [tensor(a) for a in made]
         try:
-            dtype = np.result_type(*strong, *weak)
+            dtype = np.result_type(*[a.dtype if isinstance(a, Tensor) else a for a in made])
         except (TypeError, OverflowError) as error:
             raise TypeError(f"{name}: operands do not have a common dtype ({error})") from None
-    assert dtype is not None
     if accepts == "float" and dtype.kind != "f":
         dtype = float64
     elif accepts == "number" and dtype.kind == "b":
         dtype = np.dtype("int64")
     elif accepts == "bool" and dtype.kind != "b":
         raise TypeError(f"{name}: an operand has dtype {dtype.name}, expected bool")
-    return tuple(
-        constant(a, dtype)
-        if not isinstance(a, Tensor)
-        else a
-        if a.dtype == dtype
-        else _cast(a, dtype)
-        for a in made  # type: ignore[union-attr]
-    )
+    return tuple(_as(a, dtype) for a in made)
+
+
+def _as(a: Any, dtype: np.dtype) -> Tensor:
+    if not isinstance(a, Tensor):
+        return constant(a, dtype)
+    return a if a.array.dtype == dtype else _cast(a, dtype)
 
 
 def _cast(x: Tensor, dtype: np.dtype) -> Tensor:
@@ -130,17 +124,15 @@ class Elementwise(Op):
             (g,) = gradients
             assert g is not None
             found = self._fused[wanted](g, node)
-        return [
-            None if x is None else sum_to(x, t.shape)
-            for x, t in zip(found, node.inputs, strict=True)
-        ]
+        return [None if x is None else sum_to(x, t.shape) for x, t in zip(found, node.inputs, strict=True)]
 
 
 def sum_to(g: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Sum a gradient over the axes along which an operand of `shape` was broadcast."""
     if g.shape == shape:
         return g
-    from .ops import reshape, sum as total
+    from .ops import reshape
+    from .ops import sum as total
 
     extra = g.ndim - len(shape)
     axes = [k for k in range(g.ndim) if k < extra or (shape[k - extra] == 1 and g.shape[k] != 1)]
@@ -157,12 +149,11 @@ class _Backward:
         # A rule that hands g on needs no kernel: run the rules once, on values of a function that
         # is thrown away, to see which do.
         scratch = ir.IRBuilder(
-            ir.Function(
-                ir.Module(), ir.FunctionType(ir.VoidType(), []), "probe"
-            ).append_basic_block()
+            ir.Function(ir.Module(), ir.FunctionType(ir.VoidType(), []), "probe").append_basic_block()
         )
         g, y, *xs = [self._probe(scratch, row, k) for k in range(-2, count)]
-        self.passed = [rule(g, y, *xs) is g for rule in rules]
+        passes: list[Any] = [rule(g, y, *xs) for rule in rules]
+        self.passed = [out is g for out in passes]
         kernels = [r for r, p in zip(rules, self.passed, strict=True) if not p]
         self.op: Op | None = None
         if kernels:
@@ -183,7 +174,7 @@ class _Backward:
         return Value(builder, dtype, 2, ir.Constant(vector_type(dtype, 2), [1, 1]))
 
     def __call__(self, g: Tensor, node: tape.Node) -> list[Tensor | None]:
-        made = iter(())
+        made: Iterator[Tensor] = iter(())
         if self.op is not None:
             made = iter(self.op.run((g, *node.results(), *node.inputs), {}))
         passed = iter(self.passed)
@@ -192,15 +183,13 @@ class _Backward:
 
 def _formula_of(rules: list[Rule]) -> Formula:
     def formula(g: Value, y: Value, *xs: Value) -> tuple[Any, ...]:
-        return tuple(rule(g, y, *xs) for rule in rules)  # type: ignore[arg-type]
+        return tuple(rule(g, y, *xs) for rule in rules)
 
     return formula
 
 
 def _planner(name: str, formula: Formula, flops: float) -> Callable[..., list[Launch]]:
-    def plan(
-        inputs: list[Operand], outputs: list[Operand], scratch: Any, **meta: Any
-    ) -> list[Launch]:
+    def plan(inputs: list[Operand], outputs: list[Operand], scratch: Any, **meta: Any) -> list[Launch]:
         return [plan_elementwise(name, formula, inputs, outputs, flops)]
 
     return plan
@@ -252,9 +241,7 @@ def elementwise(
                 raise TypeError(f"{own}: {len(args)} operands given, expected {count}")
             if not conditions:
                 return promoted(own, args, accepts), {}
-            found = dict(
-                zip(values, promoted(own, [args[k] for k in values], accepts), strict=True)
-            )
+            found = dict(zip(values, promoted(own, [args[k] for k in values], accepts), strict=True))
             for k in conditions:
                 found[k] = promoted(own, [args[k]], "bool")[0]
             return tuple(found[k] for k in range(count)), {}

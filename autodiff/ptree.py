@@ -111,9 +111,7 @@ def _map(fn: Callable[..., Any], path: str, tree: Tree, others: tuple[Tree, ...]
     if children is None:
         for other in others:
             if _children(other, path) is not None:
-                raise ValueError(
-                    f"ptree.map: at {path or 'the root'} one tree has a leaf, another a node"
-                )
+                raise ValueError(f"ptree.map: at {path or 'the root'} one tree has a leaf, another a node")
         return fn(_leaf(tree, path), *(_leaf(o, path) for o in others))
     rows = []
     for other in others:
@@ -129,9 +127,7 @@ def _map(fn: Callable[..., Any], path: str, tree: Tree, others: tuple[Tree, ...]
                 if theirs is None
                 else f"{type(other).__name__} of {[k for k, _ in theirs]}"
             )
-            raise ValueError(
-                f"ptree.map: at {path or 'the root'} the trees differ: {mine}, and {found}"
-            )
+            raise ValueError(f"ptree.map: at {path or 'the root'} the trees differ: {mine}, and {found}")
         rows.append(dict(theirs))
     return _rebuilt(
         tree,

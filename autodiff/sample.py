@@ -20,11 +20,9 @@ def operands(row: Op, case: Case, dtype: Any, seed: int = 0) -> list[Any]:
     for k, shape in enumerate(case.shapes):
         if k in case.integers:
             drawn = rng.integers(0, case.integers[k], shape)
-            out.append(
-                np.asarray(drawn, bool if case.integers[k] == 2 and _is_bool(row, k) else np.int64)
-            )
+            out.append(np.asarray(drawn, bool if case.integers[k] == 2 and _is_bool(row, k) else np.int64))
             continue
-        if dtype == bool:
+        if np.dtype(dtype).kind == "b":
             out.append(np.asarray(rng.random(shape) < 0.5))
             continue
         domain = row.domain.get(k, (-2.0, 2.0)) if isinstance(row.domain, dict) else row.domain

@@ -62,9 +62,7 @@ def recording() -> bool:
     return bool(_state.active)
 
 
-def record(
-    op: Op, inputs: tuple[Tensor, ...], meta: dict[str, Any], outputs: tuple[Tensor, ...]
-) -> None:
+def record(op: Op, inputs: tuple[Tensor, ...], meta: dict[str, Any], outputs: tuple[Tensor, ...]) -> None:
     """Attach a node to the outputs of an op where an input depends on what is being differentiated."""
     first = _state.active[0]
     trace = max((t.node.trace for t in inputs if t.node is not None), default=0)
@@ -118,9 +116,9 @@ def backward(
         else:
             needs = tuple(_depends(t, number) for t in node.inputs)
             found = node.op.pull_back(node, gradients, needs)
-            for t, g in zip(node.inputs, found, strict=True):
-                if g is not None:
-                    _accumulate(pending, t, g)
+            for t, gradient in zip(node.inputs, found, strict=True):
+                if gradient is not None:
+                    _accumulate(pending, t, gradient)
     return [results.get(leaf.node) if leaf.node is not None else None for leaf in leaves]
 
 
@@ -128,9 +126,7 @@ def _depends(t: Tensor, number: int) -> bool:
     return t.node is not None and t.node.trace >= number
 
 
-def _accumulate(
-    pending: dict[Node, list[Tensor | None]], t: Tensor, g: Tensor, number: int = 0
-) -> None:
+def _accumulate(pending: dict[Node, list[Tensor | None]], t: Tensor, g: Tensor, number: int = 0) -> None:
     node = t.node
     if node is None or node.trace < number:
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Union
 
@@ -18,7 +19,7 @@ float32, float64, int32, int64, bool_ = DTYPES
 #: What a function takes for a tensor: a tensor, a NumPy array, a number, or nested lists of numbers.
 TensorLike = Union["Tensor", NDArray[Any], np.generic, float, int, bool, list[Any], tuple[Any, ...]]
 Index = Any  # int, slice, None, Ellipsis, integer tensor or array, or a tuple of these
-Axis = Union[int, tuple[int, ...], None]
+Axis = int | tuple[int, ...] | None
 
 _BY_KIND = {"b": bool_, "i": int64, "u": int64, "f": float64}
 _EXACT = {np.dtype("int8"): int32, np.dtype("int16"): int32, np.dtype("uint8"): int32}
@@ -27,10 +28,9 @@ _EXACT |= {np.dtype("uint16"): int32, np.dtype("float16"): float32}
 
 def check_dtype(function: str, dtype: Any) -> np.dtype:
     """Return `dtype` as one that tensors have, or raise TypeError."""
-    try:
+    out: np.dtype | None = None
+    with contextlib.suppress(TypeError):
         out = np.dtype(dtype)
-    except TypeError:
-        out = None
     if out is None or out not in DTYPES:
         names = ", ".join(d.name for d in DTYPES)
         raise TypeError(f"{function}: dtype is {dtype!r}, expected one of {names}")
@@ -112,9 +112,7 @@ class Tensor:
     def item(self) -> float | int | bool:
         """Return the one element as a Python number."""
         if self.size != 1:
-            raise ValueError(
-                f"item: a tensor of shape {self.shape} has {self.size} elements, expected 1"
-            )
+            raise ValueError(f"item: a tensor of shape {self.shape} has {self.size} elements, expected 1")
         value: float | int | bool = self.array.item()
         return value
 
@@ -231,11 +229,11 @@ class Tensor:
 
     def __eq__(self, other: object) -> Tensor:  # type: ignore[override]
         """Return self == other, element by element."""
-        return ops.equal(self, other)  # type: ignore[arg-type]
+        return ops.equal(self, other)
 
     def __ne__(self, other: object) -> Tensor:  # type: ignore[override]
         """Return self != other, element by element."""
-        return ops.not_equal(self, other)  # type: ignore[arg-type]
+        return ops.not_equal(self, other)
 
     __hash__ = None  # type: ignore[assignment]
 

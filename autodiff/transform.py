@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from treepie.kernels.native import compilations
+from treepie.kernels.native import compilations as compilations  # the api layer uses it too
 
 from . import ptree, tape
 from .arguments import as_tensor
@@ -21,9 +21,7 @@ def stop_gradient(x: TensorLike) -> Tensor:
     return Tensor(as_tensor(x).array)
 
 
-def _variables(
-    name: str, params: Tree, mixed: bool
-) -> tuple[list[Tensor], Callable[[list[Any]], Tree]]:
+def _variables(name: str, params: Tree, mixed: bool) -> tuple[list[Tensor], Callable[[list[Any]], Tree]]:
     """Return the leaves as tensors, floats of one dtype, or raise TypeError naming the path."""
     _, rebuild = ptree.flatten(params)
     found: list[Tensor] = []
@@ -32,9 +30,7 @@ def _variables(
         x = as_tensor(value)
         where = f"the leaf {path!r}" if path else "the parameter"
         if x.dtype.kind != "f":
-            raise TypeError(
-                f"{name}: {where} has dtype {x.dtype.name}, expected float32 or float64"
-            )
+            raise TypeError(f"{name}: {where} has dtype {x.dtype.name}, expected float32 or float64")
         if not mixed and found and x.dtype != found[0].dtype:
             raise TypeError(
                 f"{name}: {where} is {x.dtype.name} but {first!r} is {found[0].dtype.name}, expected one "
@@ -47,18 +43,14 @@ def _variables(
 
 def _scalar(name: str, loss: Any) -> Tensor:
     if not isinstance(loss, Tensor):
-        raise TypeError(
-            f"{name}: the function returned a {type(loss).__name__}, expected a scalar tensor"
-        )
+        raise TypeError(f"{name}: the function returned a {type(loss).__name__}, expected a scalar tensor")
     if loss.size != 1 or loss.ndim:
         raise ValueError(
             f"{name}: the function returned a tensor of shape {loss.shape}, expected a scalar of shape () "
             "(take its mean or sum)"
         )
     if loss.dtype.kind != "f":
-        raise TypeError(
-            f"{name}: the function returned {loss.dtype.name}, expected float32 or float64"
-        )
+        raise TypeError(f"{name}: the function returned {loss.dtype.name}, expected float32 or float64")
     return loss
 
 
@@ -95,9 +87,7 @@ def _or_zeros(g: Tensor | None, x: Tensor) -> Tensor:
     return Tensor(np.zeros(x.shape, x.dtype)) if g is None else g
 
 
-def value_and_grad(
-    f: Callable[[Tree], Tensor], mixed: bool = False
-) -> Callable[[Tree], tuple[Tensor, Tree]]:
+def value_and_grad(f: Callable[[Tree], Tensor], mixed: bool = False) -> Callable[[Tree], tuple[Tensor, Tree]]:
     """Return a function of params that gives f(params) and its gradient, a tree like params.
 
     f: takes a tree of float tensors, returns a scalar float tensor. It may close over tensors, use

@@ -56,9 +56,7 @@ def copy(
 
     Neither view may have two indices for one element of the target.
     """
-    axes = [
-        (size, source_strides[k], target_strides[k]) for k, size in enumerate(sizes) if size != 1
-    ]
+    axes = [(size, source_strides[k], target_strides[k]) for k, size in enumerate(sizes) if size != 1]
     # The target's unit stride goes innermost, the source's next to it: either both run along lines,
     # or a transposition walks square tiles. The order of the others only has to be fixed.
     axes.sort(key=lambda a: -abs(a[2]))

@@ -85,12 +85,9 @@ def elementwise(
     plan = layout(shape, [i.shape for i in inputs])
     dtypes = [i.dtype.name for i in inputs]
     results = [o.dtype.name for o in outputs]
-    pattern = "".join("v" if m else "s" for m in plan.moves)
     entry = _entry(name, formula, tuple(dtypes), tuple(results), plan.moves)
     total = outputs[0].size
-    strides = [
-        s * i.dtype.itemsize for i, own in zip(inputs, plan.strides, strict=True) for s in own
-    ]
+    strides = [s * i.dtype.itemsize for i, own in zip(inputs, plan.strides, strict=True) for s in own]
     words = launch(
         entry,
         -(-total // config.ELEMENTWISE_UNIT),
@@ -152,65 +149,62 @@ def _cast_formula(dtype: str) -> Formula:
 
 
 def _build(
-    symbol: str, formula: Formula, dtypes: list[str], results: list[str], moves: Sequence[bool]
+    symbol: str,
+    formula: Formula,
+    dtypes: list[str],
+    results: list[str],
+    moves: Sequence[bool],
 ) -> str:
-    """Return the LLVM IR of a formula's loop."""
-    module = ir.Module(symbol)
-    kind = ir.FunctionType(ir.VoidType(), [I64] * 3)
-    loop = Loop(module, symbol, kind, [*dtypes, *results])
-    b, sizes = loop.builder, [bytes_of(d) for d in (*dtypes, *results)]
-    inputs, operands = len(dtypes), len(sizes)
-    names = formula.__code__.co_varnames[: formula.__code__.co_argcount]
-    total, columns, outer = (loop.word(w) for w in (_TOTAL, _COLUMNS, _OUTER))
-    bases = [loop.word(_ADDRESSES + k) for k in range(operands)]
-    unit = n64(config.ELEMENTWISE_UNIT)
-    first = b.mul(loop.function.args[1], unit)
-    end = b.mul(loop.function.args[2], unit)
-    last = b.select(b.icmp_signed("<", end, total), end, total)
+    """Return the LLVM IR of `void symbol(block, lo, hi)` for a formula."""
+    return _Writer(symbol, formula, dtypes, results, moves).write()
 
-    def offsets(row: ir.Value) -> list[ir.Value]:
-        """Return where each input starts in a row, in bytes: divide the row number by the outer sizes."""
-        dims = b.add(outer, n64(_ADDRESSES + operands - 1))
 
-        def step(done: ir.Value, rest: ir.Value, *totals: ir.Value) -> list[ir.Value]:
-            at = b.sub(dims, done)  # the last outer dimension first
-            size = loop.word(at)
-            position = b.urem(rest, size)
-            moved = []
-            for total in totals:
-                at = b.add(at, outer)
-                moved.append(b.add(total, b.mul(position, loop.word(at))))
-            return [b.udiv(rest, size), *moved]
+class _Writer:
+    """Writes the loop of one formula."""
 
-        return loop.loop(n64(0), outer, 1, step, [row, *[n64(0)] * inputs])[1:]
+    def __init__(
+        self, symbol: str, formula: Formula, dtypes: list[str], results: list[str], moves: Sequence[bool]
+    ) -> None:
+        self.module = ir.Module(symbol)
+        kind = ir.FunctionType(ir.VoidType(), [I64] * 3)
+        self.loop = loop = Loop(self.module, symbol, kind, [*dtypes, *results])
+        self.formula, self.moves = formula, moves
+        self.dtypes, self.results = dtypes, results
+        self.sizes = [bytes_of(d) for d in (*dtypes, *results)]
+        names = formula.__code__.co_varnames[: formula.__code__.co_argcount]
+        self.indexed = "index" in names
+        self.total, self.columns, self.outer = (loop.word(w) for w in (_TOTAL, _COLUMNS, _OUTER))
+        self.bases = [loop.word(_ADDRESSES + k) for k in range(len(self.sizes))]
 
-    def segment(position: ir.Value) -> ir.Value:
-        """Write the elements from `position` to the end of its row or of the work."""
-        row = b.udiv(position, columns)
-        column = b.sub(position, b.mul(row, columns))
-        left, todo = b.sub(columns, column), b.sub(last, position)
+    def write(self) -> str:
+        """Write the function: from the first unit's first element to the last one's last."""
+        b = self.loop.builder
+        unit = n64(config.ELEMENTWISE_UNIT)
+        first = b.mul(self.loop.function.args[1], unit)
+        end = b.mul(self.loop.function.args[2], unit)
+        last = b.select(b.icmp_signed("<", end, self.total), end, self.total)
+        self.loop.loop(first, last, None, lambda position: self.segment(position, last))
+        b.ret_void()
+        return str(self.module)
+
+    def segment(self, position: ir.Value, last: ir.Value) -> ir.Value:
+        """Write the elements from `position` to the end of its row or of the work; return that end."""
+        b, loop, inputs = self.loop.builder, self.loop, len(self.dtypes)
+        row = b.udiv(position, self.columns)
+        column = b.sub(position, b.mul(row, self.columns))
+        left, todo = b.sub(self.columns, column), b.sub(last, position)
         count = b.select(b.icmp_signed("<", left, todo), left, todo)
         starts = []
-        for k, offset in enumerate(offsets(row)):
-            start = b.add(bases[k], offset)
-            starts.append(b.add(start, b.mul(column, n64(sizes[k]))) if moves[k] else start)
-        for k in range(inputs, operands):
-            starts.append(b.add(bases[k], b.mul(position, n64(sizes[k]))))
-        fixed = {k: loop.load_one(dtypes[k], starts[k]) for k in range(inputs) if not moves[k]}
+        for k, offset in enumerate(self.offsets(row)):
+            start = b.add(self.bases[k], offset)
+            moved = b.add(start, b.mul(column, n64(self.sizes[k])))
+            starts.append(moved if self.moves[k] else start)
+        for k in range(inputs, len(self.sizes)):
+            starts.append(b.add(self.bases[k], b.mul(position, n64(self.sizes[k]))))
+        fixed = {k: loop.load_one(self.dtypes[k], starts[k]) for k in range(inputs) if not self.moves[k]}
 
         def step(i: ir.Value, mask: ir.Value | None = None) -> list[ir.Value]:
-            at = [b.add(s, b.mul(i, n64(z))) for s, z in zip(starts, sizes, strict=True)]
-            values = [
-                fixed[k] if k in fixed else loop.load(dtypes[k], at[k], mask) for k in range(inputs)
-            ]
-            if "index" in names:
-                flat = b.add(loop.splat(b.add(position, i)), loop.iota(I64))
-                values.append(Value(b, "int64", loop.lanes, flat))
-            made = formula(*values)
-            for k, value in enumerate(made if isinstance(made, tuple) else (made,)):
-                if value.dtype != results[k]:
-                    raise TypeError(f"{symbol}: the formula gives {value.dtype}, not {results[k]}")
-                loop.store(value, at[inputs + k], mask)
+            self.elements(b.add(position, i), i, starts, fixed, mask)
             return []
 
         whole = b.and_(count, n64(-loop.lanes))
@@ -219,6 +213,40 @@ def _build(
         loop.when(b.icmp_signed(">", rest, n64(0)), lambda: step(whole, loop.mask(rest)), [])
         return b.add(position, count)
 
-    loop.loop(first, last, None, segment)
-    b.ret_void()
-    return str(module)
+    def offsets(self, row: ir.Value) -> list[ir.Value]:
+        """Return where each input starts in a row, in bytes: divide the row number by the outer sizes."""
+        b, loop = self.loop.builder, self.loop
+        dims = b.add(self.outer, n64(_ADDRESSES + len(self.sizes) - 1))
+
+        def step(done: ir.Value, rest: ir.Value, *totals: ir.Value) -> list[ir.Value]:
+            at = b.sub(dims, done)  # the last outer dimension first
+            size = loop.word(at)
+            position = b.urem(rest, size)
+            moved = []
+            for total in totals:
+                at = b.add(at, self.outer)
+                moved.append(b.add(total, b.mul(position, loop.word(at))))
+            return [b.udiv(rest, size), *moved]
+
+        return loop.loop(n64(0), self.outer, 1, step, [row, *[n64(0)] * len(self.dtypes)])[1:]
+
+    def elements(
+        self,
+        position: ir.Value,
+        i: ir.Value,
+        starts: list[ir.Value],
+        fixed: dict[int, Value],
+        mask: ir.Value | None,
+    ) -> None:
+        """Write one vector: elements i, i + 1, ... of a segment, at `position` in the output."""
+        b, loop, inputs = self.loop.builder, self.loop, len(self.dtypes)
+        at = [b.add(s, b.mul(i, n64(z))) for s, z in zip(starts, self.sizes, strict=True)]
+        values = [fixed[k] if k in fixed else loop.load(self.dtypes[k], at[k], mask) for k in range(inputs)]
+        if self.indexed:
+            flat = b.add(loop.splat(position), loop.iota(I64))
+            values.append(Value(b, "int64", loop.lanes, flat))
+        made = self.formula(*values)
+        for k, value in enumerate(made if isinstance(made, tuple) else (made,)):
+            if value.dtype != self.results[k]:
+                raise TypeError(f"{self.module.name}: the formula gives {value.dtype}, not {self.results[k]}")
+            loop.store(value, at[inputs + k], mask)

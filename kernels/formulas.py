@@ -223,7 +223,7 @@ def _quadrant(x: Value) -> tuple[Value, Value]:
     shifted = fma(x, tables.TWO_OVER_PI, shifter)
     n = shifted - shifter
     r = x
-    for part in tables.HALF_PI[x.dtype]:
+    for part in tables.HALF_PI:
         r = fma(n, -part, r)
     far_n, far_r = _quadrant_far(x)
     near = fabs(x) < 2.0**45
@@ -249,7 +249,7 @@ def _quadrant_far(x: Value) -> tuple[Value, Value]:
         total, error = _two_sum(total, term - whole)
         low = low + error
     whole = rint(total)
-    r = (total - whole + low) * tables.HALF_PI[x.dtype][0]
+    r = (total - whole + low) * tables.HALF_PI[0]
     return (n + whole + FORMAT[x.dtype].shifter).as_int(), r
 
 
@@ -295,7 +295,7 @@ def _quadrant_single(x: Value) -> tuple[Value, Value]:
     shifter = FORMAT["float64"].shifter
     shifted = first + second + shifter
     r = fma(wide, pieces[2], (first - (shifted - shifter)) + second)
-    return shifted.as_int().astype("int32"), (r * tables.HALF_PI["float64"][0]).astype("float32")
+    return shifted.as_int().astype("int32"), (r * tables.HALF_PI[0]).astype("float32")
 
 
 def _sine(x: Value, quarters: int) -> Value:
@@ -350,18 +350,18 @@ def _log_double(x: Value) -> tuple[Value, Value]:
     sl = fma(-sh, m - (d - 1), fma(-sh, d, f)) * inverse
     zh = sh * sh
     zl = fma(sh, sh, -zh) + 2 * (sh * sl)
-    rest = zh * polynomial(zh, tables.ATANH["float64"])
-    wh = rest + tables.TWO_THIRDS["float64"][0]
-    wl = (tables.TWO_THIRDS["float64"][0] - wh) + rest + tables.TWO_THIRDS["float64"][1]
+    rest = zh * polynomial(zh, tables.ATANH)
+    wh = rest + tables.TWO_THIRDS[0]
+    wl = (tables.TWO_THIRDS[0] - wh) + rest + tables.TWO_THIRDS[1]
     vh = zh * wh
     vl = fma(zh, wh, -vh) + fma(zh, wl, zl * wh)
     gh = 2 + vh
     gl = (2 - gh) + vh + vl
     h = sh * gh
     low = fma(sh, gh, -h) + fma(sh, gl, sl * gh)
-    whole = e * tables.LN2_SHORT["float64"][0]
+    whole = e * tables.LN2_SHORT[0]
     total = whole + h
-    return total, ((whole - total) + h) + fma(e, tables.LN2_SHORT["float64"][1], low)
+    return total, ((whole - total) + h) + fma(e, tables.LN2_SHORT[1], low)
 
 
 def _power_magnitude(a: Value, y: Value) -> Value:
@@ -380,9 +380,9 @@ def _power_magnitude_single(a: Value, y: Value) -> Value:
     a, y = a.astype("float64"), y.astype("float64")
     field, m = _split(a)  # no float32 is subnormal here
     e = _whole(field) - (2.0**52 + 1023)
-    log_a = _log_sum(m - 1, e, tables.LOG1P_NARROW["float64"])
+    log_a = _log_sum(m - 1, e, tables.LOG1P_NARROW)
     log_a = select(a < INFINITY, select(a > 0, log_a, -INFINITY), a)
-    words, r = _reduce(_clamp(y * log_a, -200.0, 200.0), None, tables.EXPM1_NARROW["float64"])
+    words, r = _reduce(_clamp(y * log_a, -200.0, 200.0), None, tables.EXPM1_NARROW)
     scale = _power_of_two(words, "float64")
     return fma(scale, r, scale).astype("float32")
 

@@ -23,9 +23,7 @@ def _take(lo: int, hi: int, x: A3, indices: A1, out: A3, group: int, status: Sta
 
 
 @kernel
-def _scatter_add(
-    lo: int, hi: int, g: A3, indices: A1, out: A3, columns: int, status: Status
-) -> None:
+def _scatter_add(lo: int, hi: int, g: A3, indices: A1, out: A3, columns: int, status: Status) -> None:
     n, inner = out.shape[1], out.shape[2]
     blocks = (inner + columns - 1) // columns
     for unit in range(lo, hi):
@@ -53,9 +51,7 @@ def take(x: Operand, indices: Operand, out: Operand) -> Launch:
     outer, _, inner = x.shape
     group = max(1, config.ELEMENTWISE_UNIT // max(inner, 1))
     units = -(-outer * indices.size // group)
-    return _take(
-        units, 2 * out.spec.nbytes * config.BYTE_NS + 2.0 * indices.size, x, indices, out, group
-    )
+    return _take(units, 2 * out.spec.nbytes * config.BYTE_NS + 2.0 * indices.size, x, indices, out, group)
 
 
 def scatter_add(g: Operand, indices: Operand, out: Operand) -> Launch:
@@ -64,7 +60,7 @@ def scatter_add(g: Operand, indices: Operand, out: Operand) -> Launch:
     A unit owns some columns of `out` and passes over all indices: no two threads write one element,
     and each element is summed in the order of the indices.
     """
-    outer, n, inner = out.shape
+    outer, _, inner = out.shape
     columns = 64
     units = outer * -(-inner // columns)
     work = (g.spec.nbytes * 3 + out.spec.nbytes) * config.BYTE_NS + 2.0 * indices.size

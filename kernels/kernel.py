@@ -83,9 +83,7 @@ class Kernel:
         parameters = body.__code__.co_varnames[2 : body.__code__.co_argcount]
         self.kinds = [getattr(hints[p], "__metadata__", (hints[p],))[0] for p in parameters]
 
-    def __call__(
-        self, units: int, work_ns: float, *arguments: Argument | tuple[int, ...]
-    ) -> Launch:
+    def __call__(self, units: int, work_ns: float, *arguments: Argument | tuple[int, ...]) -> Launch:
         """Plan a launch over operands and numbers; a tuple of integers goes to `Words`."""
         words: list[Argument] = []
         for argument in arguments:
@@ -106,7 +104,7 @@ class Kernel:
         from numba import cfunc, from_dtype, types
 
         remaining = iter(dtypes)
-        kinds = []
+        kinds: list[Any] = []
         for kind in self.kinds:
             if isinstance(kind, int):
                 kinds.append(types.Array(from_dtype(next(remaining)), kind, "C"))
@@ -148,7 +146,7 @@ def _scalar_intrinsic(formula: Formula) -> Any:
         raw = [args[0], *unpacked(builder, args[1])]
         return formula(*(Value(builder, dtype, 1, a) for a in raw)).ir
 
-    @intrinsic  # type: ignore[misc]
+    @intrinsic
     def call(typingctx, x, *others):  # type: ignore[no-untyped-def]
         return x(x, types.StarArgTuple.from_types([x] * len(others))), codegen
 
@@ -209,7 +207,7 @@ def _arguments_intrinsic(kinds: list[Any]) -> Any:
                 values.append(word())
         return context.make_tuple(builder, results, values)
 
-    @intrinsic  # type: ignore[misc]
+    @intrinsic
     def arguments(typingctx, block):  # type: ignore[no-untyped-def]
         return results(block), codegen
 
@@ -233,7 +231,7 @@ def _call_address_intrinsic() -> Any:
         builder.call(builder.inttoptr(args[0], function), values)
         return context.get_dummy_value()
 
-    @intrinsic  # type: ignore[misc]
+    @intrinsic
     def call(typingctx, function, *arguments):  # type: ignore[no-untyped-def]
         wide = types.StarArgTuple.from_types([types.int64] * len(arguments))
         return types.void(types.int64, wide), codegen

@@ -25,9 +25,7 @@ def bytes_of(dtype: str) -> int:
 class Loop:
     """Writes one function that works on `lanes` elements at a time."""
 
-    def __init__(
-        self, module: ir.Module, name: str, kind: ir.FunctionType, dtypes: list[str]
-    ) -> None:
+    def __init__(self, module: ir.Module, name: str, kind: ir.FunctionType, dtypes: list[str]) -> None:
         self.module = module
         self.function = ir.Function(module, kind, name)
         self.function.attributes.add("nounwind")
@@ -57,9 +55,7 @@ class Loop:
         and the body returns the next i.
         """
         b, before, carried = self.builder, self.builder.block, carried or []
-        head, inside, after = (
-            self.function.append_basic_block(s) for s in ("head", "body", "after")
-        )
+        head, inside, after = (self.function.append_basic_block(s) for s in ("head", "body", "after"))
         b.branch(head)
         b.position_at_end(head)
         i = b.phi(I64)

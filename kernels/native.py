@@ -93,20 +93,14 @@ def _compile(name: str, ir: str, calls: frozenset[str]) -> bytes:
     module = llvm.parse_assembly(ir)
     module.verify()
     for symbol in (*module.functions, *module.global_variables):
-        if (
-            not symbol.is_declaration
-            and symbol.name != name
-            and symbol.linkage != llvm.Linkage.private
-        ):
+        if not symbol.is_declaration and symbol.name != name and symbol.linkage != llvm.Linkage.private:
             symbol.linkage = llvm.Linkage.internal  # so that what Numba leaves unused is dropped
     options = llvm.create_pipeline_tuning_options(speed_level=3)
     builder = llvm.create_pass_builder(machine, options)
     passes = builder.getModulePassManager()
     passes.add_strip_dead_prototype_pass()
     passes.run(module, builder)
-    called = {
-        f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")
-    }
+    called = {f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")}
     if unknown := called - _KNOWN - calls:
         # An exception, or an allocation: what a kernel may not do, and the linker would not find.
         raise RuntimeError(f"kernel {name} calls {sorted(unknown)}, which kernels may not")

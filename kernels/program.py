@@ -191,8 +191,7 @@ def _run_ir() -> str:
     base, count, driver = run.args
     start = run.append_basic_block("start")
     head, step, serial, parallel, after, ok, failed = (
-        run.append_basic_block(s)
-        for s in ("head", "step", "serial", "parallel", "after", "ok", "failed")
+        run.append_basic_block(s) for s in ("head", "step", "serial", "parallel", "after", "ok", "failed")
     )
     b = ir.IRBuilder(start)
     b.branch(head)

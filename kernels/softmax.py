@@ -50,9 +50,7 @@ def _logsumexp(lo: int, hi: int, x: A2, out: A1, group: int) -> None:
 
 
 @kernel
-def _cross_entropy(
-    lo: int, hi: int, logits: A2, labels: A1, losses: A1, group: int, status: Status
-) -> None:
+def _cross_entropy(lo: int, hi: int, logits: A2, labels: A1, losses: A1, group: int, status: Status) -> None:
     n, c = logits.shape
     for i in range(lo * group, min(hi * group, n)):
         label = labels[i]

@@ -15,9 +15,16 @@ from . import config, native
 
 #: What the driver calls: the threading layer.
 _LAYER = frozenset(
-    ("numba_parallel_for", "do_scheduling_unsigned", "do_scheduling_signed", "get_num_threads")
-    + ("get_parallel_chunksize", "set_parallel_chunksize", "get_sched_size")
-    + ("allocate_sched", "deallocate_sched", "numba_get_num_threads", "abort")
+    [
+        "numba_parallel_for",
+        "do_scheduling_unsigned",
+        "get_num_threads",
+        "get_parallel_chunksize",
+        "set_parallel_chunksize",
+        "get_sched_size",
+        "allocate_sched",
+        "deallocate_sched",
+    ]
 )
 
 #: What Numba's wrapper of a parallel region calls of the interpreter: to take the lock, let it go, and

@@ -85,9 +85,7 @@ class Value:
         suffix = kind if self.lanes == 1 else f"v{self.lanes}{kind}"
         kind_of = self.ir.type
         arguments = [self.ir, *(o.ir for o in others)]
-        function = declare(
-            self.builder.module, f"llvm.{name}.{suffix}", kind_of, [kind_of] * len(arguments)
-        )
+        function = declare(self.builder.module, f"llvm.{name}.{suffix}", kind_of, [kind_of] * len(arguments))
         return self.like(self.builder.call(function, arguments))
 
     # ---- arithmetic

@@ -104,9 +104,7 @@ def check(row, case, seed=0, order=1):
 
 
 GRADIENTS = [
-    pytest.param(row, case, id=f"{row}-{k}")
-    for row in DIFFERENTIABLE
-    for k, case in enumerate(row.cases)
+    pytest.param(row, case, id=f"{row}-{k}") for row in DIFFERENTIABLE for k, case in enumerate(row.cases)
 ]
 
 
@@ -163,9 +161,7 @@ def test_gradients_have_the_shapes_and_dtypes_of_the_inputs(row):
         assert g.dtype == given[k].dtype
 
 
-@pytest.mark.parametrize(
-    "row", [r for r in ROWS if r.nondifferentiable and "float32" in r.dtypes], ids=str
-)
+@pytest.mark.parametrize("row", [r for r in ROWS if r.nondifferentiable and "float32" in r.dtypes], ids=str)
 def test_a_nondifferentiable_op_raises_by_name_or_gives_a_constant(row):
     """Differentiating through it raises; integer and bool results carry no gradient at all."""
     case = row.cases[0]
@@ -205,10 +201,7 @@ def test_the_bits_are_the_same_at_any_number_of_threads(row, monkeypatch):
 def test_nan_propagates(row):
     """A NaN in every float input gives NaN in every float output."""
     case = row.cases[0]
-    arrays = [
-        np.full_like(a, np.nan) if a.dtype.kind == "f" else a
-        for a in operands(row, case, np.float32)
-    ]
+    arrays = [np.full_like(a, np.nan) if a.dtype.kind == "f" else a for a in operands(row, case, np.float32)]
     for out in outputs(row(*tensors(arrays), **case.meta)):
         if out.dtype.kind == "f" and row.name not in {"embed", "scatter_add"}:
             assert np.isnan(out.array).all()
@@ -264,6 +257,4 @@ def test_a_repeated_operand_gets_both_gradients(row):
         _, g = value_and_grad(lambda t: row(t, t).sum())(Tensor(x))
         np.testing.assert_array_equal(g.array, 1.0)
         return
-    check_grads(
-        lambda t: row(t, t), (Tensor(x),), reference=lambda t: Tensor(row.oracle(t.array, t.array))
-    )
+    check_grads(lambda t: row(t, t), (Tensor(x),), reference=lambda t: Tensor(row.oracle(t.array, t.array)))

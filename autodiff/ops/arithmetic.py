@@ -1,5 +1,6 @@
 """Arithmetic and elementary functions, element by element, with NumPy's broadcasting and promotion."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -15,17 +16,13 @@ def add(a: Any, b: Any) -> Any:
     return a + b
 
 
-@elementwise(
-    oracle=np.subtract, vjp=(lambda g, y, a, b: g, lambda g, y, a, b: -g), accepts="number"
-)
+@elementwise(oracle=np.subtract, vjp=(lambda g, y, a, b: g, lambda g, y, a, b: -g), accepts="number")
 def sub(a: Any, b: Any) -> Any:
     """Difference of two operands."""
     return a - b
 
 
-@elementwise(
-    oracle=np.multiply, vjp=(lambda g, y, a, b: g * b, lambda g, y, a, b: g * a), accepts="number"
-)
+@elementwise(oracle=np.multiply, vjp=(lambda g, y, a, b: g * b, lambda g, y, a, b: g * a), accepts="number")
 def mul(a: Any, b: Any) -> Any:
     """Product of two operands."""
     return a * b
@@ -143,9 +140,7 @@ def square(x: Any) -> Any:
     return x * x
 
 
-@elementwise(
-    oracle=np.sqrt, vjp=lambda g, y, x: g * 0.5 / y, accepts="float", domain=(0.1, 4.0), flops=5
-)
+@elementwise(oracle=np.sqrt, vjp=lambda g, y, x: g * 0.5 / y, accepts="float", domain=(0.1, 4.0), flops=5)
 def sqrt(x: Any) -> Any:
     """Square root; NaN below 0."""
     return vector.sqrt(x)
@@ -181,12 +176,22 @@ def log(x: Any) -> Any:
     return formulas.log(x)
 
 
-@elementwise(
-    oracle=np.log1p, vjp=lambda g, y, x: g / (x + 1), accepts="float", domain=(-0.8, 4.0), flops=25
-)
+@elementwise(oracle=np.log1p, vjp=lambda g, y, x: g / (x + 1), accepts="float", domain=(-0.8, 4.0), flops=25)
 def log1p(x: Any) -> Any:
     """Natural logarithm of 1 + x, exact near 0."""
     return formulas.log1p(x)
+
+
+@elementwise(oracle=np.sin, vjp=lambda g, y, x: g * cos(x), accepts="float", flops=60)
+def sin(x: Any) -> Any:
+    """Sine of radians, accurate for any finite x; NaN for an infinite one."""
+    return formulas.sin(x)
+
+
+@elementwise(oracle=np.cos, vjp=lambda g, y, x: -(g * sin(x)), accepts="float", flops=60)
+def cos(x: Any) -> Any:
+    """Cosine of radians, accurate for any finite x; NaN for an infinite one."""
+    return formulas.cos(x)
 
 
 @elementwise(oracle=np.tanh, vjp=lambda g, y, x: g * (1 - y * y), accepts="float", flops=30)
@@ -204,6 +209,45 @@ def tanh(x: Any) -> Any:
 def sigmoid(x: Any) -> Any:
     """Logistic function 1 / (1 + exp(-x))."""
     return formulas.sigmoid(x)
+
+
+_erf = np.frompyfunc(math.erf, 1, 1)
+
+
+@elementwise(
+    oracle=lambda x: np.asarray(_erf(x), np.float64),
+    vjp=lambda g, y, x: g * exp(-(x * x)) * (2 / math.sqrt(math.pi)),
+    accepts="float",
+    flops=40,
+)
+def erf(x: Any) -> Any:
+    """Error function."""
+    return formulas.erf(x)
+
+
+@elementwise(
+    oracle=lambda x: np.asarray(x * (1 + _erf(x / math.sqrt(2))) / 2, np.float64),
+    # Phi(x) + x phi(x), the normal distribution and its density.
+    vjp=lambda g, y, x: (
+        g * (erf(x * math.sqrt(0.5)) * 0.5 + 0.5 + x * exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi)))
+    ),
+    accepts="float",
+    flops=80,
+)
+def gelu(x: Any) -> Any:
+    """x Phi(x), Phi the normal distribution: the exact form of Hendrycks & Gimpel 2016."""
+    return formulas.gelu(x)
+
+
+@elementwise(
+    oracle=lambda x: x / (1 + np.exp(-x)),
+    vjp=lambda g, y, x: g * (sigmoid(x) + y * (1 - sigmoid(x))),
+    accepts="float",
+    flops=35,
+)
+def silu(x: Any) -> Any:
+    """x sigmoid(x)."""
+    return x * formulas.sigmoid(x)
 
 
 @elementwise(

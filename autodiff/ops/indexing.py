@@ -13,7 +13,7 @@ from ..arguments import as_tensor, integer, one_axis
 from ..table import Case, Meta, Shape, op
 from ..tensor import Index, Tensor, TensorLike, check_dtype, float32
 from .compare import equal
-from .shape import astype, expand_dims, reshape, strided_slice
+from .shape import astype, expand_dims, reshape, strided_slice, transpose
 
 Bound = tuple[tuple[Tensor, ...], Meta]
 
@@ -37,9 +37,7 @@ def _out_of_range(name: str, indices: Tensor, size: int) -> IndexError:
     return IndexError(f"{name}: an index is {wrong.flat[0]}, expected {-size} to {size - 1}")
 
 
-def _plan_take(
-    inputs: list[Operand], outputs: list[Operand], scratch: Any, axis: int
-) -> list[Launch]:
+def _plan_take(inputs: list[Operand], outputs: list[Operand], scratch: Any, axis: int) -> list[Launch]:
     (x, indices), (out,) = inputs, outputs
     outer, n, inner = _around(x.shape, axis)
     m = indices.size
@@ -145,7 +143,10 @@ def getitem(x: Tensor, index: Index) -> Tensor:
 
 
 def _selected(x: Tensor, parts: list[Any]) -> Tensor:
-    starts, steps, sizes, shape = [], [], [], []
+    starts: list[int] = []
+    steps: list[int] = []
+    sizes: list[int] = []
+    shape: list[int] = []
     gathered: tuple[int, Tensor] | None = None
     for part in parts:
         if part is None:
@@ -156,11 +157,9 @@ def _selected(x: Tensor, parts: list[Any]) -> Tensor:
             start, stop, step = part.indices(n)
             size = len(range(start, stop, step))
             shape.append(size)
-        elif isinstance(part, int | np.integer) and not isinstance(part, bool):
+        elif _is_integer(part):
             if not -n <= part < n:
-                raise IndexError(
-                    f"index: {part} is outside of axis {len(sizes)} of shape {x.shape}"
-                )
+                raise IndexError(f"index: {part} is outside of axis {len(sizes)} of shape {x.shape}")
             start, step, size = int(part) % n, 1, 1
         else:
             indices = _integers("index", part)
@@ -175,4 +174,24 @@ def _selected(x: Tensor, parts: list[Any]) -> Tensor:
     whole = tuple(sizes) == x.shape and all(s == 1 for s in steps)
     out = x if whole else strided_slice(x, tuple(starts), tuple(steps), tuple(sizes))
     out = reshape(out, tuple(shape))
-    return out if gathered is None else take(out, gathered[1], gathered[0])
+    if gathered is None:
+        return out
+    axis, indices = gathered
+    out = take(out, indices, axis)
+    return _first(out, axis, indices.ndim) if _apart(parts) else out
+
+
+def _is_integer(part: Any) -> bool:
+    return isinstance(part, int | np.integer) and not isinstance(part, bool)
+
+
+def _apart(parts: list[Any]) -> bool:
+    """Whether integers and arrays among the indices have a slice or None between them."""
+    where = [k for k, p in enumerate(parts) if not (p is None or isinstance(p, slice))]
+    return where[-1] - where[0] >= len(where)
+
+
+def _first(x: Tensor, axis: int, count: int) -> Tensor:
+    """Move the axes of an indexing array to the front: NumPy's rule where indices are apart."""
+    order = [*range(axis, axis + count), *range(axis), *range(axis + count, x.ndim)]
+    return transpose(x, order)

@@ -41,10 +41,7 @@ def _plan(
     n = out.shape[-1]
     if not k:
         return [fill(out, 0)]
-    a, b = (
-        x.reshaped(-1 if not x.size else x.size // (k * y), *x.shape[-2:])
-        for x, y in ((a, m), (b, n))
-    )
+    a, b = (x.reshaped(-1 if not x.size else x.size // (k * y), *x.shape[-2:]) for x, y in ((a, m), (b, n)))
     if b.shape[0] == 1 and not transpose_a:
         a, m = (
             a.reshaped(1, a.shape[0] * m, k),
@@ -60,25 +57,15 @@ def _flat(x: Tensor) -> Tensor:
     return reshape(x, (-1, x.shape[-1])) if x.ndim > 2 else x
 
 
-def _vjp_a(
-    g: Tensor, y: Tensor, a: Tensor, b: Tensor, transpose_a: bool, transpose_b: bool
-) -> Tensor:
-    if transpose_a:
-        out = product(b, g, transpose_b, True)
-    else:
-        out = product(g, b, False, not transpose_b)
+def _vjp_a(g: Tensor, y: Tensor, a: Tensor, b: Tensor, transpose_a: bool, transpose_b: bool) -> Tensor:
+    out = product(b, g, transpose_b, True) if transpose_a else product(g, b, False, not transpose_b)
     return sum_to(out, a.shape)
 
 
-def _vjp_b(
-    g: Tensor, y: Tensor, a: Tensor, b: Tensor, transpose_a: bool, transpose_b: bool
-) -> Tensor:
+def _vjp_b(g: Tensor, y: Tensor, a: Tensor, b: Tensor, transpose_a: bool, transpose_b: bool) -> Tensor:
     if b.ndim == 2 and not transpose_a:  # sum over the batch inside the product, not after it
         a, g = _flat(a), _flat(g)
-    if transpose_b:
-        out = product(g, a, True, transpose_a)
-    else:
-        out = product(a, g, not transpose_a, False)
+    out = product(g, a, True, transpose_a) if transpose_b else product(a, g, not transpose_a, False)
     return sum_to(out, b.shape)
 
 
@@ -114,9 +101,7 @@ def _oracle(a: Any, b: Any, transpose_a: bool = False, transpose_b: bool = False
     large=Case(((512, 512), (512, 512))),
     ulp=16,
 )
-def product(
-    a: TensorLike, b: TensorLike, transpose_a: bool = False, transpose_b: bool = False
-) -> Bound:
+def product(a: TensorLike, b: TensorLike, transpose_a: bool = False, transpose_b: bool = False) -> Bound:
     """Matrix product of the last two axes, each operand transposed on request; leading axes broadcast."""
     left, right = as_tensor(a), as_tensor(b)
     same_float_dtype("matmul", a=left, b=right)
@@ -153,9 +138,7 @@ def matmul(a: TensorLike, b: TensorLike) -> Tensor:
             f"matmul: a has shape {left.shape} and b {right.shape}, expected at least one axis each"
         )
     row, column = left.ndim == 1, right.ndim == 1
-    out = product(
-        reshape(left, (1, -1)) if row else left, reshape(right, (-1, 1)) if column else right
-    )
+    out = product(reshape(left, (1, -1)) if row else left, reshape(right, (-1, 1)) if column else right)
     if row and column:
         return reshape(out, ())
     if row:

@@ -21,9 +21,7 @@ def check_key(name: str, key: Any) -> Tensor:
     """Return a key, or raise TypeError for what is not one."""
     if not isinstance(key, Tensor) or key.dtype != int64 or key.shape != (2,):
         given = f"{key.shape} {key.dtype.name} tensor" if isinstance(key, Tensor) else repr(key)
-        raise TypeError(
-            f"{name}: key is {given}, expected one from rng.key, rng.split or rng.fold_in"
-        )
+        raise TypeError(f"{name}: key is {given}, expected one from rng.key, rng.split or rng.fold_in")
     return key
 
 
@@ -60,9 +58,7 @@ def _bits_oracle(key: Any, shape: Shape, stream: int = kernels.BITS) -> Any:
 
 def _uniform_oracle(key: Any, shape: Shape, dtype: Any) -> Any:
     if dtype == np.float32:
-        return (
-            (_block(key, int(np.prod(shape)), kernels.BITS)[0] >> np.uint64(8)) / 2.0**24
-        ).reshape(shape)
+        return ((_block(key, int(np.prod(shape)), kernels.BITS)[0] >> np.uint64(8)) / 2.0**24).reshape(shape)
     return (_bits_oracle(key, shape).view(np.uint64) >> np.uint64(11)) / 2.0**53
 
 
@@ -77,9 +73,7 @@ def _normal_oracle(key: Any, shape: Shape, dtype: Any) -> Any:
 
 
 def _planner(name: str, formulas: dict[str, Callable[..., Any]]) -> Callable[..., list[Launch]]:
-    def plan(
-        inputs: list[Operand], outputs: list[Operand], scratch: Any, **meta: Any
-    ) -> list[Launch]:
+    def plan(inputs: list[Operand], outputs: list[Operand], scratch: Any, **meta: Any) -> list[Launch]:
         formula = formulas[outputs[0].dtype.name]
         return [plan_elementwise(name, formula, _words(inputs[0]), outputs, 150)]
 

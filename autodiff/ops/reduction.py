@@ -49,9 +49,7 @@ def _seen(x: Operand, axis: tuple[int, ...], scratch: Any) -> tuple[Operand, lis
     sizes = x.shape
     first, last = (axis[0], axis[-1] + 1) if axis else (len(sizes), len(sizes))
     if not axis or axis == tuple(range(first, last)):
-        outer, n, inner = (
-            int(np.prod(s)) for s in (sizes[:first], sizes[first:last], sizes[last:])
-        )
+        outer, n, inner = (int(np.prod(s)) for s in (sizes[:first], sizes[first:last], sizes[last:]))
         return x.reshaped(outer, n, inner), []
     kept = tuple(k for k in range(len(sizes)) if k not in axis)
     order = kept + axis
@@ -62,9 +60,7 @@ def _seen(x: Operand, axis: tuple[int, ...], scratch: Any) -> tuple[Operand, lis
     return moved.reshaped(x.size // n if n else 0, n, 1), [launch]
 
 
-def _planner(
-    kernel: kernels.Reduction, empty: float, mean: bool = False
-) -> Callable[..., list[Launch]]:
+def _planner(kernel: kernels.Reduction, empty: float, mean: bool = False) -> Callable[..., list[Launch]]:
     def plan(
         inputs: list[Operand],
         outputs: list[Operand],
@@ -149,9 +145,7 @@ def _bind_extreme(name: str, x: TensorLike, axis: Axis, keepdims: bool) -> Bound
     bound = _bind(name, x, axis, keepdims)
     (t,), meta = bound
     if t.size == 0 and _count(t, meta["axis"]) == 0:
-        raise ValueError(
-            f"{name}: x has shape {t.shape}, expected at least one element over axis {axis}"
-        )
+        raise ValueError(f"{name}: x has shape {t.shape}, expected at least one element over axis {axis}")
     return bound
 
 

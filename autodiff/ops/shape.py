@@ -146,15 +146,11 @@ def broadcast_to(x: TensorLike, shape: Any) -> Bound:
     t, sizes = as_tensor(x), shape_of("broadcast_to", shape)
     extra = len(sizes) - t.ndim
     if extra < 0 or any(n not in (1, m) for n, m in zip(t.shape, sizes[extra:], strict=True)):
-        raise ValueError(
-            f"broadcast_to: x has shape {t.shape}, expected one that broadcasts to {sizes}"
-        )
+        raise ValueError(f"broadcast_to: x has shape {t.shape}, expected one that broadcasts to {sizes}")
     return (t,), {"shape": sizes}
 
 
-def _plan_cast(
-    inputs: list[Operand], outputs: list[Operand], scratch: Any, dtype: np.dtype
-) -> list[Launch]:
+def _plan_cast(inputs: list[Operand], outputs: list[Operand], scratch: Any, dtype: np.dtype) -> list[Launch]:
     return [cast(inputs[0], outputs[0])]
 
 
@@ -197,16 +193,14 @@ def _plan_slice(
 
 def _reference_slices(starts: Shape, steps: Shape, sizes: Shape) -> tuple[Any, ...]:
     return tuple(
-        start + step * np.arange(size)
-        for start, step, size in zip(starts, steps, sizes, strict=True)
+        start + step * np.arange(size) for start, step, size in zip(starts, steps, sizes, strict=True)
     )
 
 
 def _fits(name: str, shape: Shape, starts: Shape, steps: Shape, sizes: Shape) -> None:
     ends = [s + t * (n - 1) for s, t, n in zip(starts, steps, sizes, strict=True)]
     inside = all(
-        not n or (0 <= s < m and 0 <= e < m)
-        for s, e, n, m in zip(starts, ends, sizes, shape, strict=True)
+        not n or (0 <= s < m and 0 <= e < m) for s, e, n, m in zip(starts, ends, sizes, shape, strict=True)
     )
     if not inside:
         raise ValueError(
@@ -278,9 +272,7 @@ def embed(x: TensorLike, shape: Shape, starts: Shape, steps: Shape) -> Bound:
     return (t,), {"shape": tuple(shape), "starts": tuple(starts), "steps": tuple(steps)}
 
 
-def _plan_concatenate(
-    inputs: list[Operand], outputs: list[Operand], scratch: Any, axis: int
-) -> list[Launch]:
+def _plan_concatenate(inputs: list[Operand], outputs: list[Operand], scratch: Any, axis: int) -> list[Launch]:
     (out,) = outputs
     moves, first, launches = strides(out.shape), 0, []
     for x in inputs:

@@ -38,9 +38,7 @@ def _bind_rows(name: str, *xs: TensorLike) -> Bound:
     same_float_dtype(name, **{f"operand {k}": t for k, t in enumerate(made)})
     if any(t.shape != made[0].shape for t in made) or made[0].ndim == 0 or made[0].shape[-1] == 0:
         shapes = " and ".join(str(t.shape) for t in made)
-        raise ValueError(
-            f"{name}: shape is {shapes}, expected (..., classes) with at least one class"
-        )
+        raise ValueError(f"{name}: shape is {shapes}, expected (..., classes) with at least one class")
     return made, {}
 
 
@@ -115,9 +113,7 @@ def _logsumexp(x: TensorLike) -> Bound:
     return _bind_rows("logsumexp", x)
 
 
-def logsumexp(
-    x: TensorLike, axis: int | tuple[int, ...] | None = None, keepdims: bool = False
-) -> Tensor:
+def logsumexp(x: TensorLike, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:
     """Return log(sum(exp(x))) over axes, without overflow."""
     from ..arguments import some_axes
     from .shape import transpose
@@ -127,11 +123,7 @@ def logsumexp(
     kept = tuple(k for k in range(t.ndim) if k not in axes)
     moved = t if axes == tuple(range(len(kept), t.ndim)) else transpose(t, kept + axes)
     out = _logsumexp(reshape(moved, (*(t.shape[k] for k in kept), -1)))
-    return (
-        reshape(out, tuple(1 if k in axes else n for k, n in enumerate(t.shape)))
-        if keepdims
-        else out
-    )
+    return reshape(out, tuple(1 if k in axes else n for k, n in enumerate(t.shape))) if keepdims else out
 
 
 def log_softmax(x: TensorLike, axis: int = -1) -> Tensor:
@@ -154,7 +146,7 @@ def _label_error(*operands: Tensor) -> ValueError:
     labels, classes = operands[-1].array, operands[-2].shape[-1]
     wrong = labels[(labels < 0) | (labels >= classes)]
     return ValueError(
-        f"cross_entropy: a label is {wrong.flat[0]}, expected 0 to {classes - 1} for {classes} classes"
+        f"cross_entropy_sparse: a label is {wrong.flat[0]}, expected 0 to {classes - 1} for {classes} classes"
     )
 
 
@@ -193,9 +185,7 @@ _LABELLED = [
         kernels.cross_entropy_backward(_flat(i[0]), _rows(i[1]), _flat(i[2]), _rows(o[0]))
     ],
     vjp=(
-        lambda h, out, g, x, labels: sum(
-            mul(h, sub(_softmax(x), one_hot(labels, x.shape[-1], x.dtype))), -1
-        ),
+        lambda h, out, g, x, labels: sum(mul(h, sub(_softmax(x), one_hot(labels, x.shape[-1], x.dtype))), -1),
         lambda h, out, g, x, labels: softmax_backward(mul(h, expand_dims(g, -1)), _softmax(x)),
         None,
     ),

@@ -46,9 +46,7 @@ def _rule(
             shapes, dtypes = {a.shape for a in args[:-1]}, {a.dtype for a in args}
             if len(shapes) > 1 or len(dtypes) > 1 or args[-1].shape != (hyper,):
                 found = " and ".join(f"{a.shape} {a.dtype.name}" for a in args)
-                raise ValueError(
-                    f"{own}: operands are {found}, expected one shape and dtype, and ({hyper},)"
-                )
+                raise ValueError(f"{own}: operands are {found}, expected one shape and dtype, and ({hyper},)")
             return args, {}
 
         def plan(inputs: list[Operand], outputs: list[Operand], scratch: Any) -> list[Launch]:
@@ -68,10 +66,7 @@ def _rule(
                 None,
                 reference,
                 cases,
-                signature="(...)"
-                + ",(...)" * (1 + moments)
-                + f",({hyper})->(...)"
-                + ",(...)" * moments,
+                signature="(...)" + ",(...)" * (1 + moments) + f",({hyper})->(...)" + ",(...)" * moments,
                 nondifferentiable=True,
                 wrong=Case(((3, 5),) * (1 + moments) + ((3, 4), (hyper,))),
                 large=Case(((1000, 1000),) * (2 + moments) + ((hyper,),)),

@@ -1,0 +1,44 @@
+"""Handwritten digits with a multilayer perceptron: `python -m treepie.examples.digits`."""
+
+import sys
+import time
+
+import treepie as tp
+
+
+def main() -> None:
+    """Train on 1437 images, score 360 others; exit with 1 below 96 % of them right."""
+    (x_train, y_train), (x_test, y_test) = tp.datasets.digits()
+    model = tp.layer.sequential(
+        [tp.layer.linear(64, 128), tp.layer.relu(), tp.layer.dropout(0.2), tp.layer.linear(128, 10)]
+    )
+    print(tp.layer.summary(model, input_shape=(1, 64)))
+
+    trainer = tp.Trainer(model, tp.optim.adam(2e-3))
+    st = trainer.init(rngs=tp.rng.key(0))
+    train = tp.Data.prepare((x_train, y_train), batch_size=32, shuffle=tp.rng.key(1))
+    times: list[float] = []
+    st = trainer.fit(
+        st,
+        train,
+        rngs=tp.rng.key(2),
+        loss=tp.loss.cross_entropy_sparse,
+        epochs=30,
+        report=lambda step, loss, st: times.append(time.perf_counter()),
+    )
+
+    test = tp.Data.prepare((x_test, y_test), batch_size=120)
+    metrics = {"accuracy": tp.metric.Accuracy(), "confusion": tp.metric.ConfusionMatrix()}
+    scores = trainer.evaluate(st, test, metrics)
+
+    print("\ntrue \\ predicted  " + "".join(f"{k:5d}" for k in range(10)))
+    for k, row in enumerate(scores["confusion"].tolist()):
+        print(f"{k:16d}  " + "".join(f"{n or '.':>5}" for n in row))
+    seconds = times[-1] - times[0]  # the first step compiles, where the cache is empty
+    print(f"\ntest accuracy {scores['accuracy']:.1%}, {st.step} steps in {seconds:.1f} s")
+    if scores["accuracy"] < 0.96:
+        sys.exit("the digits were not learned")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Schedules of the learning rate: functions from a 1-based step to a float."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+Schedule = Callable[[int], float]
+
+
+def _steps(function: str, argument: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"schedule.{function}: {argument} is {value}, expected at least 1")
+
+
+def constant(value: float) -> Schedule:
+    """Return the schedule of one value."""
+    return lambda step: value
+
+
+def cosine_decay(init_value: float, decay_steps: int, alpha: float = 0.0) -> Schedule:
+    """Return half a cosine from init_value at step 0 to alpha * init_value at decay_steps.
+
+    Loshchilov & Hutter 2017, without restarts.
+    """
+    _steps("cosine_decay", "decay_steps", decay_steps)
+
+    def schedule(step: int) -> float:
+        if step >= decay_steps:
+            return alpha * init_value
+        cosine = 0.5 * (1.0 + math.cos(math.pi * step / decay_steps))
+        return init_value * ((1.0 - alpha) * cosine + alpha)
+
+    return schedule
+
+
+def warmup_linear(init_value: float, peak_value: float, warmup_steps: int) -> Schedule:
+    """Return a line from init_value at step 0 to peak_value at warmup_steps, then constant."""
+    _steps("warmup_linear", "warmup_steps", warmup_steps)
+
+    def schedule(step: int) -> float:
+        if step >= warmup_steps:
+            return peak_value
+        return init_value + (peak_value - init_value) * (step / warmup_steps)
+
+    return schedule
+
+
+def warmup_cosine(init_value: float, peak_value: float, warmup_steps: int) -> Schedule:
+    """Return half a cosine from init_value at 0 to peak_value at warmup_steps, then constant."""
+    _steps("warmup_cosine", "warmup_steps", warmup_steps)
+
+    def schedule(step: int) -> float:
+        if step >= warmup_steps:
+            return peak_value
+        rise = 0.5 * (1.0 - math.cos(math.pi * step / warmup_steps))
+        return init_value + (peak_value - init_value) * rise
+
+    return schedule
+
+
+def exponential_decay(init_value: float, decay_rate: float, decay_steps: int) -> Schedule:
+    """Return init_value * decay_rate**(step / decay_steps)."""
+    _steps("exponential_decay", "decay_steps", decay_steps)
+    if not decay_rate > 0:
+        raise ValueError(
+            f"schedule.exponential_decay: decay_rate is {decay_rate}, expected a positive number"
+        )
+    return lambda step: init_value * decay_rate ** (step / decay_steps)
+
+
+def join(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> Schedule:
+    """Return schedules one after another; each counts its steps from the boundary where it begins.
+
+    boundaries: ascending steps, one less than there are schedules: schedule k + 1 runs from
+    boundaries[k] on, which is its step 0.
+    """
+    parts, ends = list(schedules), list(boundaries)
+    if not parts or len(ends) != len(parts) - 1:
+        raise ValueError(
+            f"schedule.join: {len(parts)} schedules and {len(ends)} boundaries given, expected one "
+            "schedule more than boundaries"
+        )
+    if any(b <= a for a, b in itertools.pairwise(ends)):
+        raise ValueError(f"schedule.join: boundaries are {ends}, expected ascending steps")
+
+    def schedule(step: int) -> float:
+        k = sum(step >= end for end in ends)
+        return parts[k](step - ends[k - 1] if k else step)
+
+    return schedule

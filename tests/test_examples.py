@@ -1,0 +1,71 @@
+"""The examples run as users run them, and start no other process."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import treepie as tp
+
+# Any of these in the process that trains would mean that something is built or looked up outside.
+GUARD = """
+import runpy, sys
+STARTS = {"os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.system"}
+def guard(event, args):
+    if event in STARTS or event.startswith("subprocess."):
+        print("started a process:", event, args, file=sys.stderr, flush=True)
+        import os
+        os._exit(3)
+sys.addaudithook(guard)
+runpy.run_module("treepie.examples." + sys.argv[1], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    ("example", "expected"), [("xor", "a xor b  predicted"), ("digits", "test accuracy 9")]
+)
+def test_example(example, expected):
+    # PATH is left alone: pytest itself may need it, and a compiler found there must not be used.
+    environment = {**os.environ, "CC": "/bin/false", "CXX": "/bin/false"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", GUARD, example],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert expected in done.stdout
+
+
+def test_import_is_light():
+    code = (
+        "import sys, treepie as tp; "
+        "assert not {'numba', 'tqdm', 'torch', 'scipy'} & set(sys.modules); "
+        "from treepie.autodiff.transform import compilations; assert compilations.count == 0"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)
+
+
+def test_show_config(capsys):
+    tp.show_config()
+    shown = capsys.readouterr().out
+    for name in ("treepie", "numba", "CPU", "vector width", "threads", "kernel cache"):
+        assert name in shown
+    assert tp.__version__ in shown
+
+
+def test_digits():
+    (x_train, y_train), (x_test, y_test) = tp.datasets.digits()
+    assert (x_train.shape, x_test.shape) == ((1437, 64), (360, 64))
+    assert (x_train.dtype, y_train.dtype) == (tp.float32, tp.int32)
+    assert (x_train.numpy().min(), x_train.numpy().max()) == (0, 1)
+    assert np.bincount(np.concatenate([y_train, y_test])).tolist() == [
+        *(178, 182, 177, 183, 181, 182, 181, 179, 174, 180)
+    ]
+    sklearn = pytest.importorskip("sklearn.datasets")
+    images, labels = sklearn.load_digits(return_X_y=True)
+    np.testing.assert_array_equal(x_test, images[::5].astype(np.float32) / 16)
+    np.testing.assert_array_equal(y_test, labels[::5])

@@ -1,0 +1,108 @@
+"""Random numbers: the published vectors, the documented bits, keys, and distributions."""
+
+import numpy as np
+import pytest
+
+import treepie as tp
+from treepie.autodiff.ops.random import _threefry
+from treepie.kernels.elementwise import elementwise
+from treepie.kernels.program import Operand, Program, Spec
+from treepie.kernels.random import threefry
+
+# Random123 1.14, tests/kat_vectors, lines "threefry2x32 20": counter, key, result.
+VECTORS = [
+    ("00000000 00000000", "00000000 00000000", "6b200159 99ba4efe"),
+    ("ffffffff ffffffff", "ffffffff ffffffff", "1cb996fc bb002be7"),
+    ("243f6a88 85a308d3", "13198a2e 03707344", "c4923a9c 483df7a0"),
+]
+
+
+def words(text):
+    return [int(w, 16) for w in text.split()]
+
+
+@pytest.mark.parametrize(("counter", "key", "want"), VECTORS)
+def test_published_vectors(counter, key, want):
+    """Random123's known answers, from the kernel's formula and from the oracle."""
+    assert [int(w) for w in _threefry(words(key), *words(counter))] == words(want)
+    arrays = [np.array(w, np.uint32).view(np.int32) for w in (*words(key), *words(counter))]
+    outs = [np.empty((), np.int32) for _ in range(2)]
+    spec = Spec((), np.dtype("int32"))
+    operands = [Operand(k, spec) for k in range(6)]
+    program = Program([elementwise("threefry_block", threefry, operands[:4], operands[4:])])
+    assert program.run([a.ctypes.data for a in (*arrays, *outs)]) == -1
+    assert [int(o.view(np.uint32)) for o in outs] == words(want)
+
+
+def test_uniform_and_normal_are_made_of_the_documented_bits():
+    key = tp.rng.fold_in(tp.rng.key(7), 3)
+    w0, w1 = _threefry(key.numpy(), np.arange(1000), np.zeros(1000, np.int64))
+    u = tp.rng.uniform(key, (1000,))
+    np.testing.assert_array_equal(u.numpy(), ((w0 >> np.uint64(8)) / 2**24).astype("f4"))
+    n = tp.rng.normal(key, (1000,)).numpy()
+    want = np.sqrt(-2 * np.log(np.float32(w0 + np.uint64(1)) / 2.0**32)) * np.cos(2 * np.pi * (w1 / 2.0**32))
+    np.testing.assert_allclose(n, want, atol=1e-6)
+
+
+def test_an_element_depends_on_its_key_and_index_alone():
+    key = tp.rng.key(1)
+    many = tp.rng.normal(key, (70000,)).numpy()
+    np.testing.assert_array_equal(tp.rng.normal(key, (7, 10)).numpy().ravel(), many[:70])
+
+
+def test_keys_split_and_fold_without_sharing_draws():
+    key = tp.rng.key(0)
+    keys = [key, *tp.rng.split(key, 3), tp.rng.fold_in(key, 0), tp.rng.fold_in(key, 1)]
+    draws = np.stack([tp.rng.uniform(k, (500,), dtype=tp.float64).numpy() for k in keys])
+    assert len(np.unique(draws)) == draws.size
+    assert np.abs(np.corrcoef(draws) - np.eye(len(keys))).max() < 0.2
+    first, second = tp.rng.split(key)
+    np.testing.assert_array_equal(first.numpy(), keys[1].numpy())
+    np.testing.assert_array_equal(second.numpy(), keys[2].numpy())
+    assert tp.rng.key(-1).tolist() == [2**32 - 1, 2**32 - 1]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_moments(dtype):
+    """Means and variances of 10^6 draws lie within 5 standard errors."""
+    n = 10**6
+    u = tp.rng.uniform(tp.rng.key(2), (n,), -1.0, 3.0, dtype=dtype).numpy().astype("f8")
+    assert u.min() >= -1
+    assert u.max() <= 3
+    assert abs(u.mean() - 1) < 5 * np.sqrt(16 / 12 / n)
+    assert abs(u.var() - 16 / 12) < 5 * np.sqrt(16**2 / 180 / n)
+    z = tp.rng.normal(tp.rng.key(3), (n,), dtype=dtype).numpy().astype("f8")
+    assert abs(z.mean()) < 5 / np.sqrt(n)
+    assert abs(z.var() - 1) < 5 * np.sqrt(2 / n)
+    assert abs((z**4).mean() - 3) < 5 * np.sqrt(96 / n)
+    assert abs((np.abs(z) > 3).mean() - 0.0026998) < 5 * np.sqrt(0.0027 / n)
+
+
+def test_bernoulli_and_permutation():
+    hits = tp.rng.bernoulli(tp.rng.key(4), 0.3, (100_000,))
+    assert hits.dtype == tp.bool_
+    assert abs(hits.numpy().mean() - 0.3) < 5 * np.sqrt(0.21 / 1e5)
+    order = tp.rng.permutation(tp.rng.key(5), 1000).numpy()
+    np.testing.assert_array_equal(np.sort(order), np.arange(1000))
+    assert (order != np.arange(1000)).sum() > 900
+    assert tp.rng.permutation(tp.rng.key(5), 0).shape == (0,)
+
+
+ERRORS = [
+    (lambda: tp.rng.uniform(0, (3,)), TypeError, "rng: key is 0, expected one from rng.key"),
+    (lambda: tp.rng.key(2**64), ValueError, "expected an integer of 64 bits"),
+    (lambda: tp.rng.key(0.5), TypeError, "rng.key: seed is 0.5, expected an int"),
+    (lambda: tp.rng.split(tp.rng.key(0), 0), ValueError, "rng.split: n is 0, expected at least 1"),
+    (lambda: tp.rng.fold_in(tp.rng.key(0), -1), ValueError, "rng.fold_in: data is -1, expected"),
+    (lambda: tp.rng.normal(tp.rng.key(0), (3,), dtype="int32"), TypeError, "expected float32 or"),
+    (lambda: tp.rng.normal(tp.rng.key(0), (-3,)), ValueError, "rng.normal: shape is"),
+    (lambda: tp.rng.uniform(tp.rng.key(0), (3,), 2, 1), ValueError, "expected low < high"),
+    (lambda: tp.rng.bernoulli(tp.rng.key(0), 1.5), ValueError, "rng.bernoulli: p is 1.5, expected"),
+    (lambda: tp.rng.permutation(tp.rng.key(0), -1), ValueError, "rng.permutation: n is -1"),
+]
+
+
+@pytest.mark.parametrize(("call", "kind", "text"), ERRORS)
+def test_errors(call, kind, text):
+    with pytest.raises(kind, match=text):
+        call()

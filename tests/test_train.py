@@ -1,0 +1,180 @@
+"""Training: steps against a hand-written one, loops, early ends, prediction, evaluation."""
+
+import numpy as np
+import pytest
+
+import treepie as tp
+from treepie import Data
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(12, 3))
+Y = X @ [[1.0], [-2.0], [0.5]] + 0.1
+KEY = tp.rng.key(5)
+
+
+def trainer(optimizer=None, model=None):
+    return tp.Trainer(model or tp.layer.linear(3, 1), optimizer or tp.optim.sgd(0.1))
+
+
+def batches(size=4):
+    return Data.prepare((X, Y), batch_size=size)
+
+
+def weights(st):
+    return np.concatenate([np.ravel(p) for p in tp.ptree.leaves(st.vars.params)])
+
+
+def test_fit_takes_the_steps_that_numpy_takes():
+    t = trainer()
+    st = first = t.init(rngs=KEY, dtype=tp.float64)
+    w, b = (np.array(st.vars.params[k]) for k in ("weight", "bias"))
+    reports = []
+    st = t.fit(st, batches(), loss=tp.loss.mse, epochs=2, report=lambda *r: reports.append(r))
+    losses = []
+    for k in [0, 4, 8] * 2:
+        x, y = X[k : k + 4], Y[k : k + 4]
+        error = x @ w + b - y
+        losses.append((error**2).mean())
+        w, b = w - 0.1 * 2 * x.T @ error / 4, b - 0.1 * 2 * error.mean(0)
+    np.testing.assert_allclose(st.vars.params["weight"], w, rtol=1e-12)
+    np.testing.assert_allclose(st.vars.params["bias"], b, rtol=1e-12)
+    assert [(r[0], type(r[1]), r[2].step) for r in reports] == [(k, float, k) for k in range(1, 7)]
+    np.testing.assert_allclose([r[1] for r in reports], losses, rtol=1e-12)
+    assert (st.step, st.opt_state.count, first.step) == (6, 6, 0)
+    np.testing.assert_array_equal(weights(first), weights(t.init(rngs=KEY, dtype=tp.float64)))
+
+
+def test_loss_functions_in_the_data_and_single_steps_do_the_same():
+    t = trainer(tp.optim.adam(0.01))
+    st = t.init(KEY)
+    a = t.fit(st, batches(), loss=tp.loss.mse)
+    b = t.fit(st, batches().map(lambda x, y: (x, lambda out: tp.loss.mse(out, y))))
+    c = st
+    for x, y in batches():
+        loss, c = t.step(c, x, loss=lambda out, y=y: tp.loss.mse(out, y))
+    assert loss.shape == ()
+    np.testing.assert_array_equal(weights(a), weights(b))
+    np.testing.assert_array_equal(weights(a), weights(c))
+
+
+def test_a_fit_in_two_parts_is_one_fit():
+    model = tp.layer.sequential([tp.layer.linear(3, 8), tp.layer.dropout(0.5), tp.layer.linear(8, 1)])
+    t = trainer(tp.optim.adam(0.01), model)
+    start = t.init(KEY)
+    whole = t.fit(start, batches(), rngs=KEY, loss=tp.loss.mse)
+    data = batches()
+    part = t.fit(start, data.take(2), rngs=KEY, loss=tp.loss.mse)
+    rest = iter(data)
+    next(rest), next(rest)
+    part = t.fit(part, data, rngs=KEY, loss=tp.loss.mse)
+    np.testing.assert_array_equal(weights(whole), weights(part))
+    assert (weights(whole) != weights(t.fit(start, batches(), tp.rng.key(6), tp.loss.mse))).any()
+
+
+def test_clip_norm_bounds_the_step():
+    t = trainer(tp.optim.sgd(1.0))
+    st = t.init(KEY)
+    after = t.fit(st, batches(12), loss=tp.loss.mse, clip_norm=0.01)
+    np.testing.assert_allclose(np.linalg.norm(weights(after) - weights(st)), 0.01, rtol=1e-3)
+
+
+def test_early_stop_and_ctrl_c():
+    t = trainer()
+
+    def ending(error):
+        def report(step, loss, st):
+            if step == 2:
+                raise error
+
+        return report
+
+    assert t.fit(t.init(KEY), batches(), loss=tp.loss.mse, report=ending(tp.EarlyStop)).step == 2
+    with pytest.raises(KeyboardInterrupt) as caught:
+        t.fit(t.init(KEY), batches(), loss=tp.loss.mse, report=ending(KeyboardInterrupt))
+    assert caught.value.state.step == 2
+
+
+def test_progress_is_a_bar_on_stderr_where_wanted(capsys):
+    t = trainer()
+    st = t.fit(t.init(KEY), batches(), loss=tp.loss.mse, epochs=2, progress=True)
+    shown = capsys.readouterr()
+    assert "6/6" in shown.err
+    assert "loss " in shown.err
+    t.fit(st, batches(), loss=tp.loss.mse)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_make_state_and_predict():
+    t = trainer(tp.optim.adam(0.1), tp.layer.sequential([tp.layer.linear(3, 1), tp.layer.dropout(0.5)]))
+    st = t.fit(t.init(KEY), batches(), rngs=KEY, loss=tp.loss.mse)
+    fresh = t.make_state(st.vars)
+    assert (fresh.step, fresh.opt_state.count, fresh.vars) == (0, 0, st.vars)
+    whole = t.predict(st, X)
+    w, b = (st.vars.params[0][k].numpy() for k in ("weight", "bias"))
+    np.testing.assert_allclose(whole, X @ w + b, rtol=1e-5)
+    parts = t.predict(st, X, batch_size=5)
+    assert parts.shape == whole.shape
+    np.testing.assert_allclose(parts, whole, rtol=1e-6)
+
+
+def test_predict_cuts_the_context_along_with_the_input():
+    def apply(params, state, x, *, dtype, training, rngs, ctx):
+        return {"y": x * ctx.get("row") + ctx.get("all")}, state
+
+    model = tp.layer.Layer(lambda rngs, dtype: tp.layer.Vars({}, {}, dtype), apply)
+    t = trainer(model=model)
+    ctx = tp.Context().set("row", np.arange(5.0, dtype=np.float32)).set("all", np.float32(1))
+    out = t.predict(t.init(KEY), np.ones(5, np.float32), ctx=ctx, batch_size=2)
+    assert out["y"].tolist() == [1, 2, 3, 4, 5]
+
+
+def test_evaluate_scores_the_whole_data_set():
+    t = trainer()
+    st = t.init(KEY, tp.float64)
+    metrics = {"mse": tp.metric.MSE(), "loss": tp.metric.Mean(tp.loss.mse)}
+    scores = t.evaluate(st, batches(5), metrics)
+    want = np.mean((t.predict(st, X).numpy() - Y) ** 2)
+    np.testing.assert_allclose([scores["mse"], scores["loss"]], want, rtol=1e-12)
+    assert t.evaluate(st, batches(5), metrics) == scores
+
+
+def exhausted():
+    data = batches()
+    data.to_list()
+    return data
+
+
+st = trainer().init(KEY)
+ERRORS = [
+    (lambda t: t.fit(st, exhausted(), loss=tp.loss.mse), ValueError, "Trainer.fit: data is exhausted"),
+    (lambda t: t.fit(st, Data.repeat(0, 1)), ValueError, "Trainer.fit: data is empty"),
+    (lambda t: t.fit(st, [(X, Y)]), TypeError, "Trainer.fit: data is a list, expected a tp.Data"),
+    (lambda t: t.fit(st, batches(), epochs=0), ValueError, "Trainer.fit: epochs is 0, expected at"),
+    (lambda t: t.fit(st, batches()), TypeError, r"element of data is \(input, Tensor\), expected"),
+    (lambda t: t.fit(st, Data.repeat(1, X)), TypeError, "element of data is a ndarray, expected a tup"),
+    (
+        lambda t: t.fit(st, Data.repeat(1, (X, lambda out: out)), loss=tp.loss.mse),
+        TypeError,
+        "holds a function and loss is given, expected one of the two",
+    ),
+    (
+        lambda t: t.fit(st, Data.repeat(1, (X, lambda out: out))),
+        ValueError,
+        r"value_and_grad_aux: the function returned a tensor of shape \(12, 1\), expected a scalar",
+    ),
+    (
+        lambda t: t.fit(st, batches(), loss=tp.loss.mse, clip_norm=-1.0),
+        ValueError,
+        "clip_by_global_norm: max_norm is -1.0, expected a positive number",
+    ),
+    (lambda t: t.predict(st, X, batch_size=0), ValueError, "Trainer.predict: batch_size is 0 and x has"),
+    (lambda t: t.evaluate(st, exhausted(), {}), ValueError, "Trainer.evaluate: data is exhausted"),
+    (lambda t: tp.Trainer(t, t.optimizer), TypeError, "Trainer: model is a Trainer, expected a Layer"),
+    (lambda t: tp.Trainer(t.model, 0.1), TypeError, "Trainer: optimizer is a float, expected one of"),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "match"), ERRORS)
+def test_errors(call, error, match):
+    with pytest.raises(error, match=match):
+        call(trainer())
