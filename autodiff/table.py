@@ -11,7 +11,7 @@ import ctypes
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ParamSpec, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from . import tape
 from .tensor import Tensor
 
 P = ParamSpec("P")
+R = TypeVar("R")
 Shape = tuple[int, ...]
 Meta = dict[str, Any]
 #: A VJP rule of one argument: (g, result, *arguments, **meta) -> its gradient, or None for zero.
@@ -88,6 +89,11 @@ class Op:
     second_order: bool = True
     doc: str = ""
     _plans: dict[Any, _Plan] = field(default_factory=dict)
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether a gradient passes to any argument."""
+        return self.vjp is not None and any(self.vjp)
 
     def __str__(self) -> str:
         """Return the name, as test reports show it."""
@@ -161,6 +167,23 @@ class Op:
         ]
 
 
+@dataclass(frozen=True, eq=False)
+class Composite(Op):
+    """A row that runs no kernel of its own: `bind` is the whole function, made of other ops.
+
+    Its gradient comes from theirs. It is in the table for its laws, its benchmark and its documentation.
+    """
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether a gradient passes to any argument."""
+        return not self.nondifferentiable
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function."""
+        return self.bind(*args, **kwargs)
+
+
 @dataclass(frozen=True)
 class _Plan:
     outputs: tuple[Spec, ...]
@@ -188,7 +211,7 @@ def register(row: Op) -> Op:
     """Add a row to the table."""
     if row.name in OPS:
         raise ValueError(f"op {row.name!r} is already in the table")
-    if (row.vjp is None) != row.nondifferentiable:
+    if not isinstance(row, Composite) and (row.vjp is None) != row.nondifferentiable:
         raise ValueError(f"op {row.name!r} needs a vjp, or nondifferentiable=True")
     OPS[row.name] = row
     return row
@@ -233,3 +256,30 @@ def op(
         return public(register(row), bind)
 
     return decorate
+
+
+def composite(
+    *, oracle: Callable[..., Any], cases: Sequence[Case], **options: Any
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Make a row of a function that is written in other ops; see `Op` for the options."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        row = Composite(
+            function.__name__,
+            function,
+            _no_rule,
+            None,
+            None,
+            oracle,
+            tuple(cases),
+            doc=(function.__doc__ or "").split("\n")[0],
+            **options,
+        )
+        function.op = register(row)  # type: ignore[attr-defined]
+        return function
+
+    return decorate
+
+
+def _no_rule(*specs: Spec, **meta: Any) -> Sequence[Spec]:
+    raise TypeError("a composite has the shape rules of the ops that it is made of")

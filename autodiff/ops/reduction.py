@@ -13,7 +13,7 @@ from treepie.kernels.elementwise import fill
 from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_tensor, one_axis, some_axes
-from ..table import Case, Meta, Shape, op
+from ..table import Case, Meta, Shape, composite, op
 from ..tensor import Axis, Tensor, TensorLike, float64, int64
 from .arithmetic import div, square, sub, where
 from .compare import equal
@@ -240,6 +240,9 @@ def argmin(x: TensorLike, axis: int | None = None, keepdims: bool = False) -> Bo
     return _bind_position("argmin", x, axis, keepdims)
 
 
+@composite(oracle=np.var, cases=_AXES, wrong=_WRONG, large=_LARGE, ulp=16)
 def var(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Return the mean squared distance from the mean, over axes (two passes, no cancellation)."""
-    return mean(square(sub(x, mean(x, axis, True))), axis, keepdims)
+    t = as_tensor(x)
+    axes = some_axes("var", axis, t.ndim)
+    return mean(square(sub(t, mean(t, axes, True))), axes, keepdims)
