@@ -266,7 +266,7 @@ def composite(
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         row = Composite(
             function.__name__,
-            function,
+            cast(Any, function),
             _no_rule,
             None,
             None,
