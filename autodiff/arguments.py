@@ -64,6 +64,7 @@ def shape_of(name: str, shape: Any) -> tuple[int, ...]:
 def same_float_dtype(name: str, **operands: Tensor) -> None:
     """Refuse operands that are not floats of one dtype."""
     dtypes = {k: t.dtype for k, t in operands.items()}
-    if len(set(dtypes.values())) > 1 or any(d.kind != "f" for d in dtypes.values()):
+    found = set(dtypes.values())
+    if len(found) > 1 or found.pop().kind != "f":
         given = ", ".join(f"{k} is {d.name}" for k, d in dtypes.items())
         raise TypeError(f"{name}: {given}; expected one float dtype, float32 or float64 (see astype)")

@@ -25,35 +25,35 @@ _constants: dict[tuple[float, np.dtype], Tensor] = {}
 
 def constant(number: float | int | bool, dtype: np.dtype) -> Tensor:
     """Return a number as a tensor of shape (), kept for the next time."""
+    negative_zero = not number and math.copysign(1.0, number) < 0  # equal to 0.0 as a key
     found = _constants.get((number, dtype))
-    if found is not None and (number or not isinstance(number, float)):
+    if found is not None and not negative_zero:
         return found
     try:
         with np.errstate(over="ignore"):
             made = Tensor(np.array(number, dtype))
     except OverflowError:
         raise ValueError(f"{number} does not fit {dtype.name}") from None
-    if len(_constants) < 4096 and not (number == 0 and math.copysign(1.0, number) < 0):
+    if len(_constants) < 4096 and not negative_zero:
         _constants[number, dtype] = made
     return made
 
 
-def promoted(name: str, args: Sequence[TensorLike], accepts: str = "any") -> tuple[Tensor, ...]:
+def promoted(name: str, args: tuple[TensorLike, ...], accepts: str = "any") -> tuple[Tensor, ...]:
     """Return operands as tensors of one dtype, promoted as NumPy does; Python numbers are weak.
 
     accepts: "any", "number" (bools become int64), "float" (other dtypes become float64) or "bool".
     """
-    first = args[0]
-    dtype: np.dtype | None = first.array.dtype if type(first) is Tensor else None
-    made: Sequence[Any] = args
-    if dtype is None or not all(type(a) is Tensor and a.array.dtype is dtype for a in args):
-        made = [a if isinstance(a, Tensor | bool | int | float) else tensor(a) for a in args]
-        if not any(isinstance(a, Tensor) for a in made):  # numbers alone: what `tensor` makes of them
-            made = [tensor(a) for a in made]
-        try:
-            dtype = np.result_type(*[a.dtype if isinstance(a, Tensor) else a for a in made])
-        except (TypeError, OverflowError) as error:
-            raise TypeError(f"{name}: operands do not have a common dtype ({error})") from None
+    dtype = _common_dtype(args)
+    if dtype is not None and accepts != "bool" and (accepts == "any" or dtype.kind == "f"):
+        return tuple(a if type(a) is Tensor else constant(a, dtype) for a in args)  # type: ignore[arg-type]
+    made: list[Any] = [a if isinstance(a, Tensor | bool | int | float) else tensor(a) for a in args]
+    if not any(isinstance(a, Tensor) for a in made):  # numbers alone: what `tensor` makes of them
+        made = [tensor(a) for a in made]
+    try:
+        dtype = np.result_type(*[a.dtype if isinstance(a, Tensor) else a for a in made])
+    except (TypeError, OverflowError) as error:
+        raise TypeError(f"{name}: operands do not have a common dtype ({error})") from None
     if accepts == "float" and dtype.kind != "f":
         dtype = float64
     elif accepts == "number" and dtype.kind == "b":
@@ -61,6 +61,22 @@ def promoted(name: str, args: Sequence[TensorLike], accepts: str = "any") -> tup
     elif accepts == "bool" and dtype.kind != "b":
         raise TypeError(f"{name}: an operand has dtype {dtype.name}, expected bool")
     return tuple(_as(a, dtype) for a in made)
+
+
+def _common_dtype(args: Sequence[TensorLike]) -> np.dtype | None:
+    """Return the dtype of tensors of one dtype and numbers that take it, else None: the usual case."""
+    dtype, number = None, None
+    for a in args:
+        if type(a) is Tensor:
+            if dtype is None:
+                dtype = a.array.dtype
+            elif a.array.dtype is not dtype:
+                return None
+        elif type(a) is float or type(a) is int:
+            number = a
+        else:
+            return None
+    return dtype if number is None or (dtype is not None and dtype.kind == "f") else None
 
 
 def _as(a: Any, dtype: np.dtype) -> Tensor:
@@ -103,8 +119,9 @@ class Elementwise(Op):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the op; given formula values, continue the formula."""
-        if any(isinstance(a, Value) for a in args):
-            return self.formula(*args)
+        for a in args:
+            if type(a) is Value:
+                return self.formula(*args)
         return self.apply(*self.bind(*args, **kwargs))
 
     @cached_property
@@ -241,9 +258,9 @@ def elementwise(
                 raise TypeError(f"{own}: {len(args)} operands given, expected {count}")
             if not conditions:
                 return promoted(own, args, accepts), {}
-            found = dict(zip(values, promoted(own, [args[k] for k in values], accepts), strict=True))
+            found = dict(zip(values, promoted(own, tuple(args[k] for k in values), accepts), strict=True))
             for k in conditions:
-                found[k] = promoted(own, [args[k]], "bool")[0]
+                found[k] = promoted(own, (args[k],), "bool")[0]
             return tuple(found[k] for k in range(count)), {}
 
         def infer(*specs: Spec) -> list[Spec]:

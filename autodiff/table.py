@@ -114,21 +114,25 @@ class Op:
         """Compute the outputs, without recording."""
         if self.view is not None:
             return (Tensor(self.view(inputs[0].array, **meta)),)
-        key = (*[(t.array.shape, t.array.dtype) for t in inputs], *meta.values())
-        plan = self._plans.get(key)
+        key: list[Any] = [*meta.values()]
+        for t in inputs:
+            key += t.array.shape, t.array.dtype
+        plan = self._plans.get(tuple(key))
         if plan is None:
             with compilations.watch():
-                plan = self._plans[key] = self._planned(inputs, meta)
-        outputs = [np.empty(s.shape, s.dtype) for s in plan.outputs]
-        if plan.program is None:
-            return tuple(Tensor(a) for a in outputs)
-        scratch = [np.empty(n, np.uint8) for n in plan.scratch]
-        addresses = [t.address for t in inputs]
-        addresses += [address_of(a) for a in outputs]
-        addresses += [address_of(a) for a in scratch]
-        if plan.program.run(addresses) >= 0:
-            raise self.failure(*inputs, **meta) if self.failure else RuntimeError(f"{self} failed")
-        return tuple(Tensor(a) for a in outputs)
+                plan = self._plans[tuple(key)] = self._planned(inputs, meta)
+        outputs = [Tensor(np.empty(shape, dtype)) for shape, dtype in plan.outputs]
+        if plan.program is not None:
+            scratch = [np.empty(n, np.uint8) for n in plan.scratch]
+            addresses = [t.address for t in inputs]
+            for out in outputs:
+                out._address = address_of(out.array)
+                addresses.append(out._address)
+            addresses += [address_of(a) for a in scratch]
+            if plan.program.run(addresses) >= 0:
+                failed = self.failure
+                raise failed(*inputs, **meta) if failed else RuntimeError(f"{self} failed")
+        return tuple(outputs)
 
     def _planned(self, inputs: tuple[Tensor, ...], meta: Meta) -> _Plan:
         specs = [Spec(t.shape, t.dtype) for t in inputs]
@@ -146,7 +150,7 @@ class Op:
         if any(s.size for s in made):
             launches = self.plan(operands[: len(specs)], operands[len(specs) :], scratch, **meta)
         program = Program(launches) if launches else None
-        return _Plan(made, tuple(sizes), program)
+        return _Plan(tuple((s.shape, s.dtype) for s in made), tuple(sizes), program)
 
     def pull_back(
         self, node: tape.Node, gradients: Sequence[Tensor | None], needs: Sequence[bool]
@@ -186,7 +190,7 @@ class Composite(Op):
 
 @dataclass(frozen=True)
 class _Plan:
-    outputs: tuple[Spec, ...]
+    outputs: tuple[tuple[Shape, np.dtype], ...]
     scratch: tuple[int, ...]
     program: Program | None
 
@@ -220,9 +224,11 @@ def register(row: Op) -> Op:
 def public(row: Op, function: Callable[P, Any]) -> Callable[P, Tensor]:
     """Return a row as the function that users call, with the name and docstring of `function`."""
 
+    run: Callable[..., Any] = row.__call__
+
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-        return cast(Tensor, row(*args, **kwargs))
+        return run(*args, **kwargs)  # type: ignore[no-any-return]
 
     call.op = row  # type: ignore[attr-defined]
     return call

@@ -105,12 +105,15 @@ def product(a: TensorLike, b: TensorLike, transpose_a: bool = False, transpose_b
     """Matrix product of the last two axes, each operand transposed on request; leading axes broadcast."""
     left, right = as_tensor(a), as_tensor(b)
     same_float_dtype("matmul", a=left, b=right)
-    inner = "k" if left.ndim < 2 else str(_matrix(left.shape, transpose_a)[1])
-    if left.ndim < 2 or right.ndim < 2 or str(_matrix(right.shape, transpose_b)[0]) != inner:
+    inner = "k" if left.ndim < 2 else _matrix(left.shape, transpose_a)[1]
+    if left.ndim < 2 or right.ndim < 2 or _matrix(right.shape, transpose_b)[0] != inner:
         expected = f"(..., n, {inner})" if transpose_b else f"(..., {inner}, n)"
         raise ValueError(
             f"matmul: a has shape {left.shape} and b {right.shape}, expected b of shape {expected}"
         )
+    meta = {"transpose_a": bool(transpose_a), "transpose_b": bool(transpose_b)}
+    if left.ndim == right.ndim == 2:
+        return (left, right), meta
     try:
         batch = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
     except ValueError:
@@ -122,7 +125,6 @@ def product(a: TensorLike, b: TensorLike, transpose_a: bool = False, transpose_b
         count = int(np.prod(t.shape[:-2]))
         whole = count == 1 or t.shape[:-2] == batch
         operands.append(t if whole else broadcast_to(t, (*batch, *t.shape[-2:])))
-    meta = {"transpose_a": bool(transpose_a), "transpose_b": bool(transpose_b)}
     return (operands[0], operands[1]), meta
 
 
@@ -138,9 +140,9 @@ def matmul(a: TensorLike, b: TensorLike) -> Tensor:
             f"matmul: a has shape {left.shape} and b {right.shape}, expected at least one axis each"
         )
     row, column = left.ndim == 1, right.ndim == 1
+    if not row and not column:
+        return product(left, right)
     out = product(reshape(left, (1, -1)) if row else left, reshape(right, (-1, 1)) if column else right)
     if row and column:
         return reshape(out, ())
-    if row:
-        return reshape(out, (*out.shape[:-2], out.shape[-1]))
-    return reshape(out, out.shape[:-1]) if column else out
+    return reshape(out, (*out.shape[:-2], out.shape[-1]) if row else out.shape[:-1])

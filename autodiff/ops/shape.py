@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,10 +24,10 @@ def _resolved(x: Tensor, shape: Any) -> Shape:
     given = shape if isinstance(shape, tuple | list) else (shape,)
     sizes = [integer("reshape", "shape", n) for n in given]
     if sizes.count(-1) == 1:
-        known = int(np.prod([n for n in sizes if n != -1]))
+        known = -math.prod(sizes)
         if known and x.size % known == 0:
             sizes[sizes.index(-1)] = x.size // known
-    if any(n < 0 for n in sizes) or int(np.prod(sizes)) != x.size:
+    if (sizes and min(sizes) < 0) or math.prod(sizes) != x.size:
         raise ValueError(
             f"reshape: shape is {tuple(given)}, expected sizes for the {x.size} elements of {x.shape}"
         )
@@ -313,7 +314,7 @@ def _concatenate_vjp(g: Tensor, y: Tensor, *xs: Tensor, axis: int, argument: int
 )
 def _concatenate(*xs: TensorLike, axis: int) -> Bound:
     """Join tensors along an axis."""
-    made = promoted("concatenate", xs)
+    made = promoted("concatenate", tuple(xs))
     k = one_axis("concatenate", axis, made[0].ndim)
     for i, t in enumerate(made):
         same = t.ndim == made[0].ndim and all(
