@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from treepie.autodiff import Tensor, float32, full, ops, rng
+from treepie.autodiff import Tensor, float32, full, rng
 from treepie.autodiff import ones as _ones
 from treepie.autodiff import zeros as _zeros
 
@@ -59,20 +59,6 @@ def _positive(function: str, argument: str, value: float) -> None:
         raise ValueError(f"{function}: {argument} is {value}, expected a positive number")
 
 
-def _truncated_normal(key: Tensor, shape: Shape, dtype: Any) -> Tensor:
-    """Return numbers of the standard normal distribution within [-2, 2].
-
-    Each is the first of its draws that falls inside; 4.6 % of the draws do not.
-    """
-    x, draw = rng.normal(key, shape, dtype), 0
-    while True:
-        outside = abs(x) > 2.0
-        if not outside.numpy().any():
-            return x
-        draw += 1
-        x = ops.where(outside, rng.normal(rng.fold_in(key, draw), shape, dtype), x)
-
-
 # Standard deviation of the standard normal distribution within [-2, 2].
 _TRUNCATED_STDDEV = 0.87962566103423978
 
@@ -119,7 +105,7 @@ def variance_scaling(
             return rng.uniform(key, shape, -limit, limit, dtype)
         if distribution == "normal":
             return rng.normal(key, shape, dtype) * stddev
-        return _truncated_normal(key, shape, dtype) * (stddev / _TRUNCATED_STDDEV)
+        return rng.truncated_normal(key, shape, dtype=dtype) * (stddev / _TRUNCATED_STDDEV)
 
     return initializer
 

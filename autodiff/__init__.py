@@ -9,6 +9,7 @@ from .tensor import Tensor, bool_, float32, float64, int32, int64, tensor  # iso
 from . import ops, ptree, rng
 from .check import check_grads
 from .creation import arange, eye, full, full_like, linspace, ones, ones_like, zeros, zeros_like
+from .custom import checkpoint_activations, custom_vjp
 from .table import OPS
 from .transform import grad, stop_gradient, value_and_grad, value_and_grad_aux, vjp
 
@@ -18,6 +19,8 @@ __all__ = [
     "arange",
     "bool_",
     "check_grads",
+    "checkpoint_activations",
+    "custom_vjp",
     "eye",
     "float32",
     "float64",

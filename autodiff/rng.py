@@ -6,23 +6,26 @@ is made from the key and its index. Never draw twice from one key: split it, or 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-from .arguments import as_float, integer, shape_of
-from .ops.arithmetic import add, mul, sub
+from .arguments import as_float, integer, one_axis, shape_of
+from .ops.arithmetic import add, log, mul, neg, sub
 from .ops.compare import less
 from .ops.random import (
     check_key,
     random_bits,
     random_fold,
+    random_integers,
     random_normal,
     random_split,
     random_uniform,
 )
+from .ops.reduction import argmax
 from .table import Shape
-from .tensor import Tensor, TensorLike, check_dtype, float32
+from .tensor import Tensor, TensorLike, check_dtype, float32, float64
 
 
 def key(seed: int) -> Tensor:
@@ -63,13 +66,15 @@ def uniform(
     high: TensorLike = 1.0,
     dtype: Any = float32,
 ) -> Tensor:
-    """Return numbers uniform in [low, high): low + (high - low) * u, u a multiple of 2**-24 (2**-53)."""
+    """Return numbers uniform in [low, high): low + (high - low) * u, where rounding can reach `high`.
+
+    u is a multiple of 2**-24 in float32, of 2**-53 in float64, below 1.
+    """
     u = random_uniform(key, shape_of("rng.uniform", shape), _float("rng.uniform", dtype))
     if isinstance(low, float | int) and isinstance(high, float | int):
         if not low < high:
             raise ValueError(f"rng.uniform: low is {low} and high {high}, expected low < high")
-        if (low, high) == (0, 1):
-            return u
+        return u if (low, high) == (0, 1) else add(mul(u, float(high - low)), float(low))
     return add(mul(u, sub(high, low)), low)
 
 
@@ -92,3 +97,62 @@ def permutation(key: Tensor, n: int) -> Tensor:
         raise ValueError(f"rng.permutation: n is {n}, expected 0 or more")
     check_key("rng.permutation", key)
     return Tensor(np.argsort(random_bits(key, (n,)).array, kind="stable"))
+
+
+def truncated_normal(
+    key: Tensor, shape: Shape = (), low: float = -2.0, high: float = 2.0, dtype: Any = float32
+) -> Tensor:
+    """Return numbers of the standard normal distribution within [low, high]; either may be infinite.
+
+    Each is the first of its own draws that is accepted: normal numbers, or, where fewer than a quarter
+    of them would be, uniform ones accepted by their density (Robert 1995).
+    """
+    if not low < high:
+        raise ValueError(f"rng.truncated_normal: low is {low} and high {high}, expected low < high")
+    sizes, kind = shape_of("rng.truncated_normal", shape), _float("rng.truncated_normal", dtype)
+    inside = (math.erf(high / math.sqrt(2)) - math.erf(low / math.sqrt(2))) / 2
+    nearest = min(max(low, 0.0), high)
+    # Beyond this the density is below 1e-16 of its largest.
+    reach = math.sqrt(nearest * nearest + 75.0)
+    out = np.empty(sizes, kind)
+    missing = np.ones(sizes, bool)
+    draw = 0
+    while missing.any():
+        first, second = split(fold_in(key, draw))
+        if inside > 0.25:
+            x = normal(first, sizes, kind).array
+            accepted = (x >= low) & (x <= high)
+        else:
+            x = uniform(first, sizes, max(low, -reach), min(high, reach), kind).array
+            density = np.exp((nearest * nearest - x.astype(float64) ** 2) / 2)
+            accepted = uniform(second, sizes, dtype=float64).array < density
+            accepted &= (x >= low) & (x <= high)  # the bounds may have been rounded over
+        np.copyto(out, x, where=missing & accepted)
+        missing &= ~accepted
+        draw += 1
+    return Tensor(out)
+
+
+def randint(key: Tensor, shape: Shape, low: int, high: int) -> Tensor:
+    """Return integers in [low, high), equally likely: int32 where both bounds fit, else int64."""
+    first, last = integer("rng.randint", "low", low), integer("rng.randint", "high", high)
+    if not first < last or last - first > 2**32 or not -(2**63) <= first < last <= 2**63:
+        raise ValueError(
+            f"rng.randint: low is {low} and high {high}, expected low < high <= low + 2**32, of 64 bits"
+        )
+    bounds = Tensor(np.array([first, last - first], np.int64))
+    made = random_integers(key, bounds, shape_of("rng.randint", shape))
+    return made.astype("int32") if first >= -(2**31) and last <= 2**31 else made
+
+
+def categorical(key: Tensor, logits: TensorLike, axis: int = -1) -> Tensor:
+    """Return, for each row of logits along an axis, an index drawn with probability softmax(logits).
+
+    The largest of logits + Gumbel noise (Gumbel 1954), -log(-log(u)) of u half a step inside (0, 1).
+    """
+    x = as_float("rng.categorical", logits)
+    k = one_axis("rng.categorical", axis, x.ndim)
+    u = uniform(key, x.shape, dtype=x.dtype)
+    step = 2.0**-25 if x.dtype == float32 else 2.0**-54
+    noise = neg(log(neg(log(add(u, step)))))
+    return argmax(add(x, noise), k)

@@ -12,19 +12,26 @@ import itertools
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from .tensor import Tensor
 
-if TYPE_CHECKING:
-    from .table import Op
+
+class Rule(Protocol):
+    """What a node needs of its op: gradients of its inputs from those of its outputs."""
+
+    def pull_back(
+        self, node: Node, gradients: Sequence[Tensor | None], needs: Sequence[bool]
+    ) -> list[Tensor | None]:
+        """Return the gradients of a node's inputs, where needed."""
 
 
 class _State(threading.local):
     def __init__(self) -> None:
         self.active: list[int] = []
+        self.captures: list[_Capture] = []
 
 
 _state = _State()
@@ -43,7 +50,7 @@ class Node:
 
     def __init__(
         self,
-        op: Op | None,
+        op: Rule | None,
         inputs: tuple[Tensor, ...],
         meta: dict[str, Any],
         outputs: tuple[np.ndarray, ...],
@@ -62,9 +69,11 @@ def recording() -> bool:
     return bool(_state.active)
 
 
-def record(op: Op, inputs: tuple[Tensor, ...], meta: dict[str, Any], outputs: tuple[Tensor, ...]) -> None:
+def record(op: Rule, inputs: tuple[Tensor, ...], meta: dict[str, Any], outputs: tuple[Tensor, ...]) -> None:
     """Attach a node to the outputs of an op where an input depends on what is being differentiated."""
     first = _state.active[0]
+    for capture in _state.captures:
+        capture.note(inputs, first)
     trace = max((t.node.trace for t in inputs if t.node is not None), default=0)
     if trace < first:
         return
@@ -85,6 +94,42 @@ def trace() -> Iterator[int]:
         _state.active.remove(number)
 
 
+@contextmanager
+def resumed(number: int) -> Iterator[None]:
+    """Record ops for a trace again, while its gradients are being pulled back."""
+    _state.active.insert(0, number)
+    try:
+        yield
+    finally:
+        _state.active.remove(number)
+
+
+class _Capture:
+    """The recorded tensors from before that ops of a block of code used: what a closure brought in."""
+
+    def __init__(self) -> None:
+        self.before = next(_numbers)
+        self.found: list[Tensor] = []
+
+    def note(self, inputs: tuple[Tensor, ...], first: int) -> None:
+        for t in inputs:
+            if t.node is None or t.node.trace < first or t.node.number > self.before:
+                continue
+            if not any(t.node is f.node and t.output == f.output for f in self.found):
+                self.found.append(t)
+
+
+@contextmanager
+def capture() -> Iterator[list[Tensor]]:
+    """Collect the tensors from outside that ops in a block depend on, where a gradient needs them."""
+    seen = _Capture()
+    _state.captures.append(seen)
+    try:
+        yield seen.found
+    finally:
+        _state.captures.remove(seen)
+
+
 def leaf(x: Tensor, number: int) -> Tensor:
     """Return x as an independent variable of a trace."""
     return Tensor(x.array, Node(None, (x,), {}, (x.array,), number))
@@ -101,14 +146,14 @@ def backward(
     for out, g in zip(outputs, cotangents, strict=True):
         if out.node is not None and out.node.trace >= number:
             _accumulate(pending, out, g)
-    results: dict[Node, Tensor | None] = {}
-    own = {leaf.node for leaf in leaves}
-    for node in _latest_first([o.node for o in outputs if o.node is not None], number):
+    own = {leaf.node for leaf in leaves if leaf.node is not None}
+    results: dict[Node, list[Tensor | None]] = {}
+    for node in _latest_first([o.node for o in outputs if o.node is not None], number, own):
         gradients = pending.pop(node, None)
         if gradients is None:
             continue
         if node in own:
-            results[node] = gradients[0]
+            results[node] = gradients
         elif node.op is None:
             # An inner gradient's variable: the derivative passes to the tensor that it stands for.
             if gradients[0] is not None:
@@ -119,7 +164,7 @@ def backward(
             for t, gradient in zip(node.inputs, found, strict=True):
                 if gradient is not None:
                     _accumulate(pending, t, gradient)
-    return [results.get(leaf.node) if leaf.node is not None else None for leaf in leaves]
+    return [results[x.node][x.output] if x.node in results else None for x in leaves]
 
 
 def _depends(t: Tensor, number: int) -> bool:
@@ -135,8 +180,8 @@ def _accumulate(pending: dict[Node, list[Tensor | None]], t: Tensor, g: Tensor, 
     held[t.output] = g if before is None else before + g
 
 
-def _latest_first(roots: list[Node], number: int) -> list[Node]:
-    """Return the nodes that the roots depend on, each before those it was computed from."""
+def _latest_first(roots: list[Node], number: int, own: set[Node]) -> list[Node]:
+    """Return the nodes that the roots depend on, down to `own`, each before what it was computed from."""
     seen: set[Node] = set()
     stack = [r for r in roots if r.trace >= number]
     while stack:
@@ -144,5 +189,6 @@ def _latest_first(roots: list[Node], number: int) -> list[Node]:
         if node in seen:
             continue
         seen.add(node)
-        stack += [t.node for t in node.inputs if t.node is not None and t.node.trace >= number]
+        if node not in own:
+            stack += [t.node for t in node.inputs if t.node is not None and t.node.trace >= number]
     return sorted(seen, key=lambda n: -n.number)

@@ -109,6 +109,16 @@ class Tensor:
         out = self.numpy() if dtype is None else self.numpy().astype(dtype, copy=False)
         return out.copy() if copy else out
 
+    def __dlpack__(self, **options: Any) -> Any:
+        """Export the memory, without a copy: read-only for consumers that know of it."""
+        if options.get("max_version", (0, 0)) >= (1, 0):
+            return self.numpy().__dlpack__(**options)
+        return self.array.__dlpack__(**{k: v for k, v in options.items() if k == "stream"})
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """Return DLPack's name of the CPU."""
+        return self.array.__dlpack_device__()
+
     def item(self) -> float | int | bool:
         """Return the one element as a Python number."""
         if self.size != 1:

@@ -78,6 +78,13 @@ def test_moments(dtype):
     assert abs((np.abs(z) > 3).mean() - 0.0026998) < 5 * np.sqrt(0.0027 / n)
 
 
+def test_bounds_of_float64_are_not_rounded_to_float32():
+    u = tp.rng.uniform(tp.rng.key(1), (10**5,), 0.1, 0.3, dtype=tp.float64).numpy()
+    assert u.min() >= 0.1
+    assert abs(u.min() - 0.1) < 1e-4
+    assert u.max() < 0.3
+
+
 def test_bernoulli_and_permutation():
     hits = tp.rng.bernoulli(tp.rng.key(4), 0.3, (100_000,))
     assert hits.dtype == tp.bool_
@@ -88,7 +95,59 @@ def test_bernoulli_and_permutation():
     assert tp.rng.permutation(tp.rng.key(5), 0).shape == (0,)
 
 
+@pytest.mark.parametrize(
+    ("low", "high"), [(-2, 2), (-1, 3), (0.5, np.inf), (2, 2.5), (-np.inf, -3), (5, np.inf), (-0.1, 0.1)]
+)
+def test_truncated_normal(low, high):
+    """The mean and the median against the distribution's own (Johnson, Kotz & Balakrishnan 1994)."""
+    from mpmath import mp, npdf, quad
+
+    mp.dps = 20
+    n = 20_000
+    x = tp.rng.truncated_normal(tp.rng.key(6), (n,), low, high, dtype=tp.float64).numpy()
+    assert low <= x.min()
+    assert x.max() <= high
+    ends = [max(low, -40.0), min(high, 40.0)]
+    if ends[0] < 0 < ends[1]:
+        ends.insert(1, 0)
+    mass, mean, square = (float(quad(lambda t, k=k: t**k * npdf(t), ends)) for k in (0, 1, 2))
+    deviation = np.sqrt(square / mass - (mean / mass) ** 2)
+    assert abs(x.mean() - mean / mass) < 5 * deviation / np.sqrt(n)
+
+
+def test_randint():
+    x = tp.rng.randint(tp.rng.key(7), (60_000,), -2, 4)
+    assert x.dtype == tp.int32
+    counts = np.bincount(x.numpy() + 2, minlength=6)
+    assert counts.shape == (6,)
+    assert (abs(counts - 10_000) < 5 * np.sqrt(60_000 * 5 / 36)).all()
+    wide = tp.rng.randint(tp.rng.key(7), (1000,), 2**40, 2**40 + 2**32).numpy()
+    assert wide.dtype == np.int64
+    assert (wide >= 2**40).all()
+    assert (wide < 2**40 + 2**32).all()
+    assert abs(wide.mean() - 2**40 - 2**31) < 5 * 2**32 / np.sqrt(12_000)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_categorical(axis):
+    p = np.array([0.1, 0.2, 0.3, 0.4])
+    logits = np.broadcast_to(np.log(p), (50_000, 4)) + 3.0
+    drawn = tp.rng.categorical(tp.rng.key(8), logits if axis else logits.T, axis).numpy()
+    assert drawn.shape == (50_000,)
+    got = np.bincount(drawn, minlength=4) / 50_000
+    assert (abs(got - p) < 5 * np.sqrt(p * (1 - p) / 50_000)).all()
+    never = tp.rng.categorical(tp.rng.key(9), np.array([[0.0, -np.inf]] * 1000))
+    assert not never.numpy().any()
+
+
 ERRORS = [
+    (lambda: tp.rng.randint(tp.rng.key(0), (3,), 2, 2), ValueError, "rng.randint: low is 2 and high 2"),
+    (
+        lambda: tp.rng.truncated_normal(tp.rng.key(0), (3,), 2, 1),
+        ValueError,
+        "rng.truncated_normal: low is 2 and high 1, expected low < high",
+    ),
+    (lambda: tp.rng.categorical(tp.rng.key(0), [1.0], 1), ValueError, "rng.categorical: axis is 1"),
     (lambda: tp.rng.uniform(0, (3,)), TypeError, "rng: key is 0, expected one from rng.key"),
     (lambda: tp.rng.key(2**64), ValueError, "expected an integer of 64 bits"),
     (lambda: tp.rng.key(0.5), TypeError, "rng.key: seed is 0.5, expected an int"),

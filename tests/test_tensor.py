@@ -50,6 +50,16 @@ def test_it_is_a_copy_and_read_only():
     assert np.add(t.numpy(), 1).tolist() == [2.0, 2.0, 2.0]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64", "bool"])
+def test_dlpack_is_zero_copy(dtype):
+    t = tp.tensor(np.arange(6).reshape(2, 3), dtype=dtype)
+    out = np.from_dlpack(t)
+    np.testing.assert_array_equal(out, t.numpy())
+    assert out.dtype == dtype
+    assert out.__array_interface__["data"][0] == t.address
+    assert tp.tensor(out).dtype == dtype
+
+
 X = np.arange(60.0, dtype="f4").reshape(3, 4, 5)
 INDICES = [
     0,

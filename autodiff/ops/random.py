@@ -186,3 +186,34 @@ def random_fold(key: Tensor, data: Tensor) -> Bound:
     if data.shape != () or data.dtype != int64:
         raise ValueError(f"rng.fold_in: data has shape {data.shape}, expected one integer")
     return (check_key("rng.fold_in", key), data), {}
+
+
+def _plan_integers(inputs: list[Operand], outputs: list[Operand], scratch: Any, shape: Shape) -> list[Launch]:
+    key, bounds = inputs
+    return [
+        plan_elementwise("random_integers", kernels.integers, [*_words(key), *_words(bounds)], outputs, 150)
+    ]
+
+
+def _integers_oracle(key: Any, bounds: Any, shape: Shape) -> Any:
+    bits = _bits_oracle(key, shape).view(np.uint64)
+    made = [int(bounds[0]) + (int(b) * int(bounds[1]) >> 64) for b in bits.ravel()]
+    return np.array(made, np.int64).reshape(shape)
+
+
+@op(
+    signature="(2),(2)->(...)",
+    infer=lambda key, bounds, shape: [Spec(shape, int64)],
+    plan=_plan_integers,
+    nondifferentiable=True,
+    oracle=_integers_oracle,
+    cases=[Case(((2,), (2,)), {"shape": s}, {0: 2**32, 1: 2**32}) for s in _SHAPES],
+    wrong=Case(((3,), (2,)), {"shape": (3,)}, {0: 2**32, 1: 100}),
+    large=Case(((2,), (2,)), {"shape": (300, 300)}, {0: 2**32, 1: 2**32}),
+    dtypes=("int64",),
+)
+def random_integers(key: Tensor, bounds: Tensor, shape: Shape) -> Bound:
+    """Integers from bounds[0] on, bounds[1] of them, equally likely."""
+    if bounds.shape != (2,) or bounds.dtype != int64:
+        raise ValueError(f"rng.randint: bounds have shape {bounds.shape}, expected (low, count)")
+    return (check_key("rng.randint", key), bounds), {"shape": shape}

@@ -1,0 +1,156 @@
+"""Rules of a user's own, and recomputation in the backward pass."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from . import ptree, tape
+from .arguments import as_tensor
+from .ptree import Tree
+from .tensor import Tensor
+
+
+class custom_vjp:
+    """Give a function a gradient rule of its own, as `jax.custom_vjp` does.
+
+    `f.defvjp(forward, backward)`: forward takes what f takes and returns (result, residuals), backward
+    takes (residuals, cotangents of the result) and returns a tuple with a tree for each argument of f,
+    None where an argument has no gradient. Gradients nest if backward is written in ops.
+
+    >>> from treepie.autodiff.tensor import tensor
+    >>> from treepie.autodiff.transform import grad
+    >>> @custom_vjp
+    ... def clipped(x):
+    ...     return x * x
+    >>> clipped.defvjp(lambda x: (x * x, x), lambda x, g: (g * 0.5,))
+    >>> grad(clipped)(tensor(3.0))
+    tensor(0.5, dtype=float32)
+    """
+
+    def __init__(self, function: Callable[..., Tree]) -> None:
+        functools.update_wrapper(self, function)
+        self._function = function
+        self._forward: Callable[..., tuple[Tree, Any]] | None = None
+        self._backward: Callable[[Any, Tree], tuple[Tree, ...]] | None = None
+
+    def defvjp(
+        self,
+        forward: Callable[..., tuple[Tree, Any]],
+        backward: Callable[[Any, Tree], tuple[Tree, ...]],
+    ) -> None:
+        """Set the rule; see the class."""
+        self._forward, self._backward = forward, backward
+
+    def __call__(self, *args: Tree) -> Tree:
+        """Run the function; record its rule while a gradient is being taken."""
+        if not tape.recording():
+            return self._function(*args)
+        if self._forward is None or self._backward is None:
+            raise TypeError(f"custom_vjp: {self.__name__} has no rule, call its defvjp first")  # type: ignore[attr-defined]
+        made = self._forward(*args)
+        if not isinstance(made, tuple) or len(made) != 2:
+            raise TypeError(
+                f"custom_vjp: forward of {self.__name__} returned {type(made).__name__}, "
+                "expected (result, residuals)"
+            )
+        result, residuals = made
+        inputs = tuple(as_tensor(x) for x in ptree.leaves(list(args)))
+        rule = _Custom(self._backward, residuals, list(args), result)
+        return _recorded(rule, inputs, result)
+
+
+def _recorded(rule: tape.Rule, inputs: tuple[Tensor, ...], result: Tree) -> Tree:
+    """Return a result without the history of how it was computed, but with a rule."""
+    leaves, rebuild = ptree.flatten(result)
+    outputs = tuple(Tensor(as_tensor(x).array) for x in leaves)
+    tape.record(rule, inputs, {}, outputs)
+    return rebuild(list(outputs))
+
+
+def _filled(gradients: Sequence[Tensor | None], outputs: Sequence[np.ndarray]) -> list[Tensor]:
+    """Return the gradients of all outputs, zeros where there is none."""
+    return [Tensor(np.zeros_like(a)) if g is None else g for g, a in zip(gradients, outputs, strict=True)]
+
+
+class _Custom:
+    def __init__(
+        self, backward: Callable[[Any, Tree], tuple[Tree, ...]], residuals: Any, args: Tree, result: Tree
+    ) -> None:
+        self._backward, self._residuals, self._args = backward, residuals, args
+        self._structure = ptree.map(lambda x: 0.0, result)  # without the tensors: a cycle would hold them
+
+    def pull_back(
+        self, node: tape.Node, gradients: Sequence[Tensor | None], needs: Sequence[bool]
+    ) -> list[Tensor | None]:
+        """Return what the user's backward gives."""
+        given = iter(_filled(gradients, node.outputs))
+        cotangents = ptree.map(lambda _: next(given), self._structure)
+        made = self._backward(self._residuals, cotangents)
+        if not isinstance(made, tuple) or len(made) != len(self._args):
+            raise TypeError(
+                f"custom_vjp: backward returned {made!r}, expected a tuple of {len(self._args)} gradients"
+            )
+        found: list[Tensor | None] = []
+        for gradient, argument in zip(made, self._args, strict=True):
+            if gradient is None:
+                found += [None] * len(ptree.leaves(argument))
+            else:
+                found += ptree.leaves(ptree.map(_fitting, argument, gradient))
+        return found
+
+
+def _fitting(x: Any, g: Any) -> Tensor:
+    want, got = as_tensor(x), as_tensor(g)
+    if got.shape != want.shape or got.dtype != want.dtype:
+        raise ValueError(
+            f"custom_vjp: backward gave a gradient of shape {got.shape} and dtype {got.dtype.name}, expected "
+            f"{want.shape} and {want.dtype.name}"
+        )
+    return got
+
+
+def checkpoint_activations(f: Callable[..., Tree]) -> Callable[..., Tree]:
+    """Return f, recomputed in the backward pass instead of keeping what it computed.
+
+    Only arguments and results of f stay in memory (Chen et al. 2016). f must be a function of its
+    arguments and of what it closes over: random numbers come from keys.
+    """
+
+    @functools.wraps(f)
+    def wrapped(*args: Tree) -> Tree:
+        if not tape.recording():
+            return f(*args)
+        leaves, rebuild = ptree.flatten(list(args))
+        inputs = [as_tensor(x) for x in leaves]
+        with tape.capture() as captured:
+            result = f(*rebuild([Tensor(x.array) for x in inputs]))
+        rule = _Recomputed(f, rebuild, len(inputs))
+        return _recorded(rule, (*inputs, *captured), result)
+
+    return wrapped
+
+
+class _Recomputed:
+    def __init__(self, f: Callable[..., Tree], rebuild: Callable[[list[Any]], Tree], count: int) -> None:
+        self._f, self._rebuild, self._count = f, rebuild, count
+
+    def pull_back(
+        self, node: tape.Node, gradients: Sequence[Tensor | None], needs: Sequence[bool]
+    ) -> list[Tensor | None]:
+        """Run the function again, recorded, and walk back over it."""
+        number = min(t.node.trace for t, n in zip(node.inputs, needs, strict=True) if n and t.node)
+        floats = [t.dtype.kind == "f" for t in node.inputs[: self._count]]
+        with tape.resumed(number):
+            variables = [
+                tape.leaf(t, number) if is_float else t
+                for t, is_float in zip(node.inputs, floats, strict=False)
+            ]
+            result = self._f(*self._rebuild(list(variables)))
+        outputs = [as_tensor(x) for x in ptree.leaves(result)]
+        given = _filled(gradients, node.outputs)
+        targets = [*variables, *node.inputs[self._count :]]
+        return tape.backward(number, outputs, given, targets)
