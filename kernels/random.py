@@ -14,7 +14,8 @@ Element i of an array draws from the block `threefry(key, counter)` whose 64-bit
               bits of the stream SECOND
 """
 
-from .formulas import cos_turns, log
+from .formulas import log
+from .trigonometry import cos_turns
 from .vector import Value, select, sqrt
 
 #: The highest byte of the counter, so that draws, split keys and folded keys never share a block.

@@ -1,8 +1,12 @@
-"""Shared fixtures: a compiled function is a cost, so tests share one kernel cache with the user."""
+"""Shared options and fixtures."""
 
 import pytest
 
 from treepie.kernels import threads
+
+
+def pytest_addoption(parser):
+    parser.addoption("--fuzz", type=int, default=200, help="how many random programs the fuzzer runs")
 
 
 @pytest.fixture(autouse=True)

@@ -11,9 +11,15 @@ import pytest
 from llvmlite import ir
 from mpmath import mp, mpf
 
-from treepie.kernels import config, elementwise, formulas, native
+from treepie.kernels import config, elementwise, formulas, native, trigonometry
 from treepie.kernels.program import Operand, Program, Spec
 from treepie.kernels.vector import ELEMENT, Value
+
+
+def formula(name):
+    """Return a formula by its name."""
+    return getattr(formulas if hasattr(formulas, name) else trigonometry, name)
+
 
 INF, NAN = math.inf, math.nan
 
@@ -25,6 +31,7 @@ BARS = {
     "log1p": (1.5, 1.5),
     "tanh": (1.5, 1.5),
     "sigmoid": (2, 2),
+    "silu": (3, 3),
     "softplus": (2, 2),
     "erf": (3.5, 3),
     "gelu": (3.5, 3),
@@ -45,6 +52,7 @@ SINGLE_ORACLE = {
     "log1p": np.log1p,
     "tanh": np.tanh,
     "sigmoid": lambda x: 1 / (1 + np.exp(-np.maximum(x, -700))),
+    "silu": lambda x: np.maximum(x, -700) / (1 + np.exp(-np.maximum(x, -700))),
     "softplus": lambda x: np.maximum(x, 0) + np.log1p(np.exp(-abs(x))),
     "erf": np.vectorize(math.erf, otypes=[float]),
     "gelu": lambda x: np.maximum(x, -50) * erfc(-x / math.sqrt(2)) / 2,
@@ -58,6 +66,7 @@ DOUBLE_ORACLE = {
     "log1p": lambda x: mp.log1p(x) if x > -1 else NAN if x < -1 else -INF,
     "tanh": mp.tanh,
     "sigmoid": lambda x: 1 / (1 + mp.exp(-x)),
+    "silu": lambda x: x / (1 + mp.exp(-x)),
     "softplus": lambda x: max(x, 0) + mp.log1p(mp.exp(-abs(x))),
     "erf": mp.erf,
     "gelu": lambda x: x * mp.erfc(-x / mp.sqrt(2)) / 2,
@@ -71,7 +80,7 @@ def run(name, *inputs, dtype=None):
     inputs = [np.ascontiguousarray(x) for x in inputs]
     arrays = [*inputs, np.empty(inputs[0].shape, dtype or inputs[0].dtype)]
     operands = [Operand(k, Spec(a.shape, a.dtype)) for k, a in enumerate(arrays)]
-    launch = elementwise.elementwise(f"test_{name}", getattr(formulas, name), operands[:-1], operands[-1:])
+    launch = elementwise.elementwise(f"test_{name}", formula(name), operands[:-1], operands[-1:])
     assert Program([launch]).run([a.ctypes.data for a in arrays]) == -1
     return arrays[-1]
 
@@ -128,8 +137,8 @@ def limited(function, x):
     if name in ("sin", "cos"):
         return DOUBLE_ORACLE[name](x) if mpmath.isfinite(x) else NAN
     if name not in ("log", "log1p") and abs(x) > 2000:
-        if name in ("softplus", "gelu", "exp", "expm1") and x > 0:
-            return x if name in ("softplus", "gelu") else mpf(INF)
+        if name in ("softplus", "gelu", "silu", "exp", "expm1") and x > 0:
+            return mpf(INF) if name in ("exp", "expm1") else x
         x = mpmath.sign(x) * 2000
     return DOUBLE_ORACLE[name](x)
 
@@ -268,6 +277,7 @@ SPECIAL = {
     ],
     "tanh": [(0.0, 0.0), (-0.0, -0.0), (INF, 1.0), (-INF, -1.0), (NAN, NAN)],
     "sigmoid": [(-INF, 0.0), (INF, 1.0), (0.0, 0.5), (NAN, NAN)],
+    "silu": [(-INF, -0.0), (INF, INF), (0.0, 0.0), (-0.0, -0.0), (1e30, 1e30), (NAN, NAN)],
     "softplus": [(-INF, 0.0), (INF, INF), (1000.0, 1000.0), (NAN, NAN)],
     "erf": [(0.0, 0.0), (-0.0, -0.0), (INF, 1.0), (-INF, -1.0), (NAN, NAN)],
     "gelu": [(0.0, 0.0), (-0.0, -0.0), (INF, INF), (-INF, -0.0), (100.0, 100.0), (NAN, NAN)],
@@ -314,7 +324,7 @@ def _scalar_ir(symbol, name, inputs, result):
     function = ir.Function(module, ir.FunctionType(ELEMENT[result], kinds), symbol)
     builder = ir.IRBuilder(function.append_basic_block())
     values = [Value(builder, inputs, 1, a) for a in function.args]
-    builder.ret(getattr(formulas, name)(*values).ir)
+    builder.ret(formula(name)(*values).ir)
     return str(module)
 
 
@@ -335,7 +345,7 @@ def test_scalars_and_vectors_give_the_same_bits(name, dtype):
 def _assembly(name, inputs, result):
     """Return (names of declared functions, assembly) of a formula's loop, as `native` makes it."""
     count = 2 if name == "power" else 1
-    text = elementwise._build("loop", getattr(formulas, name), [inputs] * count, [result], [True] * count)
+    text = elementwise._build("loop", formula(name), [inputs] * count, [result], [True] * count)
     machine = native._engine()[1]
     module = llvm.parse_assembly(text)
     declared = [f.name for f in module.functions if f.is_declaration]

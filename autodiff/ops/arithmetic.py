@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from treepie.kernels import formulas, vector
+from treepie.kernels import formulas, trigonometry, vector
 
 from ..elementwise import elementwise
 
@@ -113,7 +113,7 @@ def abs(x: Any) -> Any:
 @elementwise(oracle=np.sign, vjp=(None,), accepts="number", ulp=0)
 def sign(x: Any) -> Any:
     """Sign: -1, 0 or 1, and NaN for NaN. Its derivative is 0."""
-    return vector.select(x > 0, 1, vector.select(x < 0, -1, x))
+    return vector.select(x > 0, 1, vector.select(x < 0, -1, vector.select(x == 0, 0, x)))
 
 
 @elementwise(oracle=np.floor, vjp=(None,), accepts="float", ulp=0)
@@ -185,13 +185,13 @@ def log1p(x: Any) -> Any:
 @elementwise(oracle=np.sin, vjp=lambda g, y, x: g * cos(x), accepts="float", flops=60)
 def sin(x: Any) -> Any:
     """Sine of radians, accurate for any finite x; NaN for an infinite one."""
-    return formulas.sin(x)
+    return trigonometry.sin(x)
 
 
 @elementwise(oracle=np.cos, vjp=lambda g, y, x: -(g * sin(x)), accepts="float", flops=60)
 def cos(x: Any) -> Any:
     """Cosine of radians, accurate for any finite x; NaN for an infinite one."""
-    return formulas.cos(x)
+    return trigonometry.cos(x)
 
 
 @elementwise(oracle=np.tanh, vjp=lambda g, y, x: g * (1 - y * y), accepts="float", flops=30)
@@ -212,6 +212,7 @@ def sigmoid(x: Any) -> Any:
 
 
 _erf = np.frompyfunc(math.erf, 1, 1)
+_erfc = np.frompyfunc(math.erfc, 1, 1)
 
 
 @elementwise(
@@ -226,7 +227,8 @@ def erf(x: Any) -> Any:
 
 
 @elementwise(
-    oracle=lambda x: np.asarray(x * (1 + _erf(x / math.sqrt(2))) / 2, np.float64),
+    # The limit at -inf, where x times 0 would be NaN.
+    oracle=lambda x: np.where(x == -np.inf, -0.0, x * np.asarray(_erfc(-x / math.sqrt(2)), np.float64) / 2),
     # Phi(x) + x phi(x), the normal distribution and its density.
     vjp=lambda g, y, x: (
         g * (erf(x * math.sqrt(0.5)) * 0.5 + 0.5 + x * exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi)))
@@ -235,19 +237,19 @@ def erf(x: Any) -> Any:
     flops=80,
 )
 def gelu(x: Any) -> Any:
-    """x Phi(x), Phi the normal distribution: the exact form of Hendrycks & Gimpel 2016."""
+    """x Phi(x), Phi the normal distribution (Hendrycks & Gimpel 2016, the exact form), 0 at -inf."""
     return formulas.gelu(x)
 
 
 @elementwise(
-    oracle=lambda x: x / (1 + np.exp(-x)),
+    oracle=lambda x: np.where(x == -np.inf, -0.0, x / (1 + np.exp(-x))),
     vjp=lambda g, y, x: g * (sigmoid(x) + y * (1 - sigmoid(x))),
     accepts="float",
     flops=35,
 )
 def silu(x: Any) -> Any:
-    """x sigmoid(x)."""
-    return x * formulas.sigmoid(x)
+    """x sigmoid(x), 0 at -inf."""
+    return formulas.silu(x)
 
 
 @elementwise(

@@ -1,0 +1,68 @@
+"""Special values through every elementwise op: zeros of both signs, subnormals, the largest, inf, NaN."""
+
+import numpy as np
+import pytest
+
+from treepie.autodiff import OPS, Tensor
+from treepie.autodiff.elementwise import Elementwise
+
+ROWS = [r for r in OPS.values() if isinstance(r, Elementwise) and "float32" in r.dtypes]
+VALUES = [
+    0.0,
+    1e-45,
+    1e-39,
+    1.2e-38,
+    1e-10,
+    0.5,
+    1.0,
+    1.5,
+    2.0,
+    3.0,
+    20.0,
+    87.5,
+    88.0,
+    88.8,
+    104.0,
+    1e10,
+    3e38,
+]
+SPECIAL = np.array([*VALUES, *(-v for v in VALUES), np.inf, -np.inf, np.nan])
+
+
+def operands(row, dtype):
+    """Return all combinations of the special values over a row's operands."""
+    count = len(row.cases[0].shapes)
+    grids = np.meshgrid(*[SPECIAL] * min(count, 2), indexing="ij")
+    arrays = [g.ravel().astype(dtype) for g in grids]
+    if count == 3:
+        arrays = (
+            [np.arange(arrays[0].size) % 3 == 0, *arrays]
+            if 0 in row.cases[0].integers
+            else [arrays[0], *arrays]
+        )
+    return arrays
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_special_values(row, dtype):
+    """Infinities and NaN where the oracle has them, and the rest within the row's bound."""
+    arrays = operands(row, dtype)
+    made = row(*[Tensor(a) for a in arrays]).array
+    with np.errstate(all="ignore"):
+        want = np.asarray(row.oracle(*[a.astype(np.float64) if a.dtype.kind == "f" else a for a in arrays]))
+        if made.dtype.kind == "b":
+            np.testing.assert_array_equal(made, want)
+            return
+        rounded = want.astype(dtype)
+    np.testing.assert_array_equal(np.isnan(made), np.isnan(rounded))
+    np.testing.assert_array_equal(np.isinf(made) & (made > 0), np.isinf(rounded) & (rounded > 0))
+    np.testing.assert_array_equal(np.isinf(made) & (made < 0), np.isinf(rounded) & (rounded < 0))
+    finite = np.isfinite(rounded)
+    off = np.abs(made[finite].astype(np.float64) - want[finite])
+    bound = max(row.ulp, 0.5) * np.spacing(np.abs(rounded[finite]))
+    if dtype == "float64":  # where the oracle is no more exact than we are; see test_formulas
+        bound = bound + 1e-12 * np.abs(want[finite])
+    assert (off <= bound).all()
+    zeros = finite & (rounded == 0) & (want == 0)
+    np.testing.assert_array_equal(np.signbit(made[zeros]), np.signbit(want[zeros]))
