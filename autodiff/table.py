@@ -29,6 +29,9 @@ Meta = dict[str, Any]
 #: A VJP rule of one argument: (g, result, *arguments, **meta) -> its gradient, or None for zero.
 Rule = Callable[..., Tensor | None]
 
+#: Plans that a row keeps: a few kB each, for data whose every batch has another shape.
+_MOST_PLANS = 1000
+
 #: The table: name -> row.
 OPS: dict[str, Op] = {}
 
@@ -119,6 +122,8 @@ class Op:
             key += t.array.shape, t.array.dtype
         plan = self._plans.get(tuple(key))
         if plan is None:
+            if len(self._plans) >= _MOST_PLANS:
+                self._plans.clear()
             with compilations.watch():
                 plan = self._plans[tuple(key)] = self._planned(inputs, meta)
         outputs = [Tensor(np.empty(shape, dtype)) for shape, dtype in plan.outputs]
