@@ -14,6 +14,7 @@ import numpy as np
 from .arguments import as_float, integer, one_axis, shape_of
 from .ops.arithmetic import add, log, mul, neg, sub
 from .ops.compare import less
+from .ops.extreme import argmax
 from .ops.random import (
     check_key,
     random_bits,
@@ -23,7 +24,6 @@ from .ops.random import (
     random_split,
     random_uniform,
 )
-from .ops.reduction import argmax
 from .table import Shape
 from .tensor import Tensor, TensorLike, check_dtype, float32, float64
 

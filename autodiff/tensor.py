@@ -248,8 +248,13 @@ class Tensor:
     __hash__ = None  # type: ignore[assignment]
 
     def __getitem__(self, index: Index) -> Tensor:
-        """Select by integers, slices, None, an ellipsis, or an integer array on one axis."""
+        """Select as NumPy does: by integers, slices, None, an ellipsis, integer arrays, bool masks."""
         return ops.getitem(self, index)
+
+    @property
+    def at(self) -> ops.At:
+        """New tensors from changes: `x.at[index].set(v)` and `x.at[index].add(v)`."""
+        return ops.At(self)
 
     # ---- methods that NumPy's arrays have too
     @property
@@ -280,6 +285,26 @@ class Tensor:
     def mean(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
         """Return the mean over axes."""
         return ops.mean(self, axis, keepdims)
+
+    def prod(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+        """Return the product over axes."""
+        return ops.prod(self, axis, keepdims)
+
+    def var(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+        """Return the variance over axes."""
+        return ops.var(self, axis, keepdims)
+
+    def std(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+        """Return the standard deviation over axes."""
+        return ops.std(self, axis, keepdims)
+
+    def all(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+        """Return whether all elements over axes are true."""
+        return ops.all(self, axis, keepdims)
+
+    def any(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+        """Return whether any element over axes is true."""
+        return ops.any(self, axis, keepdims)
 
     def max(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
         """Return the largest over axes."""

@@ -1,6 +1,7 @@
 """All ops: importing this package fills the table."""
 
 from . import random, update
+from .advanced import At, getitem
 from .arithmetic import (
     abs,
     add,
@@ -46,9 +47,10 @@ from .compare import (
     logical_or,
     not_equal,
 )
-from .indexing import getitem, one_hot, scatter_add, take
+from .extreme import all, any, argmax, argmin, max, min
+from .indexing import one_hot, scatter_add, take
 from .linalg import matmul, product
-from .reduction import argmax, argmin, max, mean, min, sum, var
+from .reduction import mean, norm, prod, std, sum, var
 from .shape import (
     astype,
     broadcast_to,
@@ -73,8 +75,11 @@ from .softmax import (
 )
 
 __all__ = [
+    "At",
     "abs",
     "add",
+    "all",
+    "any",
     "argmax",
     "argmin",
     "astype",
@@ -115,9 +120,11 @@ __all__ = [
     "minimum",
     "mul",
     "neg",
+    "norm",
     "not_equal",
     "one_hot",
     "pow",
+    "prod",
     "product",
     "random",
     "ravel",
@@ -137,6 +144,7 @@ __all__ = [
     "square",
     "squeeze",
     "stack",
+    "std",
     "strided_slice",
     "sub",
     "sum",

@@ -1,7 +1,8 @@
-"""Reductions over axes, with NumPy's rules for `axis` and `keepdims`."""
+"""Sums and products over axes, with NumPy's rules for `axis` and `keepdims`."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,16 +13,16 @@ from treepie.kernels.copy import copy, strides
 from treepie.kernels.elementwise import fill
 from treepie.kernels.program import Launch, Operand, Spec
 
-from ..arguments import as_tensor, one_axis, some_axes
+from ..arguments import as_tensor, some_axes
 from ..table import Case, Meta, Shape, composite, op
 from ..tensor import Axis, Tensor, TensorLike, float64, int64
-from .arithmetic import div, square, sub, where
+from .arithmetic import div, mul, square, sub, where
 from .compare import equal
-from .shape import broadcast_to, reshape
+from .shape import broadcast_to, concatenate, reshape, strided_slice, transpose
 
 Bound = tuple[tuple[Tensor, ...], Meta]
 
-_AXES = (
+AXES = (
     Case(((3, 5),)),
     Case(((3, 5),), {"axis": 0}),
     Case(((3, 5),), {"axis": -1, "keepdims": True}),
@@ -33,18 +34,19 @@ _AXES = (
     Case(((9000, 9),), {"axis": 0}),
     Case(((0, 3),), {"axis": 1}),
 )
-_EMPTY = Case(((0, 3),), {"axis": 0})
-_WRONG = Case(((2, 3),), {"axis": 2})
-_LARGE = Case(((1000, 1000),))
+EMPTY = Case(((0, 3),), {"axis": 0})
+WRONG = Case(((2, 3),), {"axis": 2})
+LARGE = Case(((1000, 1000),))
 
 
-def _reduced(shape: Shape, axis: tuple[int, ...], keepdims: bool) -> Shape:
+def reduced(shape: Shape, axis: tuple[int, ...], keepdims: bool) -> Shape:
+    """Return the shape that a reduction gives."""
     if keepdims:
         return tuple(1 if k in axis else n for k, n in enumerate(shape))
     return tuple(n for k, n in enumerate(shape) if k not in axis)
 
 
-def _seen(x: Operand, axis: tuple[int, ...], scratch: Any) -> tuple[Operand, list[Launch]]:
+def seen_as(x: Operand, axis: tuple[int, ...], scratch: Any) -> tuple[Operand, list[Launch]]:
     """Return x as (outer, n, inner), n over the reduced axes, transposed first where they are apart."""
     sizes = x.shape
     first, last = (axis[0], axis[-1] + 1) if axis else (len(sizes), len(sizes))
@@ -60,7 +62,9 @@ def _seen(x: Operand, axis: tuple[int, ...], scratch: Any) -> tuple[Operand, lis
     return moved.reshaped(x.size // n if n else 0, n, 1), [launch]
 
 
-def _planner(kernel: kernels.Reduction, empty: float, mean: bool = False) -> Callable[..., list[Launch]]:
+def planner(kernel: kernels.Reduction, empty: float) -> Callable[..., list[Launch]]:
+    """Make the plan of a row; `empty` is the result where nothing is reduced."""
+
     def plan(
         inputs: list[Operand],
         outputs: list[Operand],
@@ -71,178 +75,171 @@ def _planner(kernel: kernels.Reduction, empty: float, mean: bool = False) -> Cal
         (x,), (out,) = inputs, outputs
         if not x.size:
             return [fill(out, empty)]
-        seen, before = _seen(x, axis, scratch)
+        seen, before = seen_as(x, axis, scratch)
         partial = scratch((kernels.partials(seen.shape),), float64)
-        divisor = float(seen.shape[1]) if mean else 1.0
-        return [*before, *kernel.plan(seen, out, partial.buffer, divisor)]
+        return [*before, *kernel.plan(seen, out, partial.buffer, float(seen.shape[1]))]
 
     return plan
 
 
-def _spread(g: Tensor, x: Tensor, axis: tuple[int, ...]) -> Tensor:
+def spread(g: Tensor, x: Tensor, axis: tuple[int, ...]) -> Tensor:
     """Return what is one for each reduced group as one for each element."""
-    return broadcast_to(reshape(g, _reduced(x.shape, axis, True)), x.shape)
+    return broadcast_to(reshape(g, reduced(x.shape, axis, True)), x.shape)
 
 
-def _same(x: Spec, axis: tuple[int, ...], keepdims: bool) -> list[Spec]:
-    return [Spec(_reduced(x.shape, axis, keepdims), x.dtype)]
+def same_dtype(x: Spec, axis: tuple[int, ...], keepdims: bool) -> list[Spec]:
+    """Give the result the dtype of x."""
+    return [Spec(reduced(x.shape, axis, keepdims), x.dtype)]
 
 
-def _wide(x: Spec, axis: tuple[int, ...], keepdims: bool) -> list[Spec]:
+def wide_dtype(x: Spec, axis: tuple[int, ...], keepdims: bool) -> list[Spec]:
+    """Give the result the dtype of x, or int64 for integers and bools."""
     dtype = x.dtype if x.dtype.kind == "f" else int64
-    return [Spec(_reduced(x.shape, axis, keepdims), dtype)]
+    return [Spec(reduced(x.shape, axis, keepdims), dtype)]
 
 
-def _bind(name: str, x: TensorLike, axis: Axis, keepdims: bool) -> Bound:
+def bind_axes(name: str, x: TensorLike, axis: Axis, keepdims: bool) -> Bound:
+    """Return the argument and metadata of a reduction."""
     t = as_tensor(x)
     return (t,), {"axis": some_axes(name, axis, t.ndim), "keepdims": bool(keepdims)}
 
 
 @op(
     signature="(...)->(...)",
-    infer=_wide,
-    plan=_planner(kernels.total, 0),
-    vjp=lambda g, y, x, axis, keepdims: _spread(g, x, axis),
+    infer=wide_dtype,
+    plan=planner(kernels.total, 0),
+    vjp=lambda g, y, x, axis, keepdims: spread(g, x, axis),
     oracle=np.sum,
     magnitude=lambda x, **meta: np.sum(np.abs(x), **meta),
-    cases=[*_AXES, _EMPTY],
-    wrong=_WRONG,
-    large=_LARGE,
+    cases=[*AXES, EMPTY],
+    wrong=WRONG,
+    large=LARGE,
 )
 def sum(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Bound:
     """Sum over axes, in float64 inside; integers and bools give int64."""
-    return _bind("sum", x, axis, keepdims)
+    return bind_axes("sum", x, axis, keepdims)
 
 
-def _count(x: Tensor, axis: tuple[int, ...]) -> int:
+def count(x: Tensor, axis: tuple[int, ...]) -> int:
+    """Return how many elements are reduced to one."""
     return int(np.prod([x.shape[k] for k in axis]))
 
 
 @op(
     signature="(...)->(...)",
-    infer=_same,
-    plan=_planner(kernels.total, float("nan"), mean=True),
-    vjp=lambda g, y, x, axis, keepdims: _spread(div(g, float(_count(x, axis))), x, axis),
+    infer=same_dtype,
+    plan=planner(kernels.mean, float("nan")),
+    vjp=lambda g, y, x, axis, keepdims: spread(div(g, float(count(x, axis))), x, axis),
     oracle=np.mean,
     magnitude=lambda x, **meta: np.mean(np.abs(x), **meta),
-    cases=_AXES,
-    wrong=_WRONG,
-    large=_LARGE,
+    cases=AXES,
+    wrong=WRONG,
+    large=LARGE,
 )
 def mean(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Bound:
     """Mean over axes, in float64 inside; integers and bools give float64; of nothing, NaN."""
     t = as_tensor(x)
-    return _bind("mean", t if t.dtype.kind == "f" else t.astype(float64), axis, keepdims)
+    return bind_axes("mean", t if t.dtype.kind == "f" else t.astype(float64), axis, keepdims)
 
 
-def _extreme_vjp(g: Tensor, y: Tensor, x: Tensor, axis: tuple[int, ...], keepdims: bool) -> Tensor:
-    hit = equal(x, _spread(y, x, axis))
-    ties = sum(hit.astype(x.dtype), axis, keepdims)
-    return where(hit, _spread(div(g, ties), x, axis), 0.0)
+def _flat_groups(x: Tensor, axis: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...]]:
+    """Return x as (groups, elements reduced to one), and the order of axes that made it so."""
+    order = tuple(k for k in range(x.ndim) if k not in axis) + axis
+    n = count(x, axis)
+    return reshape(transpose(x, order), (x.size // n, n)), order
 
 
-def _bind_extreme(name: str, x: TensorLike, axis: Axis, keepdims: bool) -> Bound:
-    bound = _bind(name, x, axis, keepdims)
-    (t,), meta = bound
-    if t.size == 0 and _count(t, meta["axis"]) == 0:
-        raise ValueError(f"{name}: x has shape {t.shape}, expected at least one element over axis {axis}")
-    return bound
+def _half(x: Tensor, start: int, size: int) -> Tensor:
+    return strided_slice(x, (0, start), (1, 1), (x.shape[0], size))
 
 
-@op(
-    signature="(...)->(...)",
-    infer=_same,
-    plan=_planner(kernels.largest, 0),
-    vjp=_extreme_vjp,
-    oracle=np.max,
-    distinct=True,
-    cases=_AXES,
-    wrong=_EMPTY,
-    large=_LARGE,
-    ulp=0,
-)
-def max(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Bound:
-    """Largest over axes; NaN if any is. Elements that tie share the gradient equally."""
-    return _bind_extreme("max", x, axis, keepdims)
+def _prod_vjp(g: Tensor, y: Tensor, x: Tensor, axis: tuple[int, ...], keepdims: bool) -> Tensor:
+    """Return g times the product of all other elements, of which any may be zero.
+
+    Up a tree of products of halves, then down it, each half times the product of the other: 5 passes over
+    the elements in 2 log2(n) multiplications, and no division. It is written in ops, so it has gradients.
+    """
+    if not x.size:
+        return x
+    level, order = _flat_groups(x, axis)
+    halves = []
+    while level.shape[1] > 1:
+        n = level.shape[1]
+        left, right = _half(level, 0, n - n // 2), _half(level, n - n // 2, n // 2)
+        if n % 2:
+            ones = Tensor(np.ones((level.shape[0], 1), x.dtype))
+            right = concatenate([right, ones], 1)
+        halves.append((left, right, n))
+        level = mul(left, right)
+    down = reshape(g, (level.shape[0], 1))
+    for left, right, n in reversed(halves):
+        down = _half(concatenate([mul(down, right), mul(down, left)], 1), 0, n)
+    moved = reshape(down, tuple(x.shape[k] for k in order))
+    return transpose(moved, tuple(int(k) for k in np.argsort(order)))
 
 
-@op(
-    signature="(...)->(...)",
-    infer=_same,
-    plan=_planner(kernels.smallest, 0),
-    vjp=_extreme_vjp,
-    oracle=np.min,
-    distinct=True,
-    cases=_AXES,
-    wrong=_EMPTY,
-    large=_LARGE,
-    ulp=0,
-)
-def min(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Bound:
-    """Smallest over axes; NaN if any is. Elements that tie share the gradient equally."""
-    return _bind_extreme("min", x, axis, keepdims)
-
-
-def _arg_planner(maximal: bool) -> Callable[..., list[Launch]]:
-    def plan(
-        inputs: list[Operand],
-        outputs: list[Operand],
-        scratch: Any,
-        axis: tuple[int, ...],
-        keepdims: bool,
-    ) -> list[Launch]:
-        seen, before = _seen(inputs[0], axis, scratch)
-        return [*before, kernels.arg_reduce(maximal, seen, outputs[0])]
-
-    return plan
-
-
-def _positions(x: Spec, axis: tuple[int, ...], keepdims: bool) -> list[Spec]:
-    return [Spec(_reduced(x.shape, axis, keepdims), int64)]
-
-
-def _bind_position(name: str, x: TensorLike, axis: int | None, keepdims: bool) -> Bound:
-    if axis is not None:
-        axis = one_axis(name, axis, as_tensor(x).ndim)
-    return _bind_extreme(name, x, axis, keepdims)
-
-
-_ONE_AXIS = tuple(c for c in _AXES if not isinstance(c.meta.get("axis"), tuple))
+def _rounding_of_prod(x: Any, **meta: Any) -> Any:
+    """Of n factors in float64; in float32 one rounding at the end."""
+    return np.abs(np.prod(x, **meta)) * np.sqrt(x.size)
 
 
 @op(
     signature="(...)->(...)",
-    infer=_positions,
-    plan=_arg_planner(True),
-    nondifferentiable=True,
-    oracle=np.argmax,
-    cases=_ONE_AXIS,
-    wrong=_EMPTY,
-    large=_LARGE,
+    infer=wide_dtype,
+    plan=planner(kernels.product, 1),
+    vjp=_prod_vjp,
+    oracle=np.prod,
+    magnitude=_rounding_of_prod,
+    domain=(0.95, 1.05),
+    cases=[*AXES, EMPTY],
+    wrong=WRONG,
+    large=LARGE,
 )
-def argmax(x: TensorLike, axis: int | None = None, keepdims: bool = False) -> Bound:
-    """Position of the largest, int64: of the first NaN if there is one, of the first among equals."""
-    return _bind_position("argmax", x, axis, keepdims)
+def prod(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Bound:
+    """Product over axes, in float64 inside; integers and bools give int64; of nothing, 1."""
+    return bind_axes("prod", x, axis, keepdims)
+
+
+def _norm_vjp(g: Tensor, y: Tensor, x: Tensor, axis: tuple[int, ...], keepdims: bool) -> Tensor:
+    safe = where(equal(y, 0.0), 1.0, y)
+    # The quotient first: it is at most 1, where g / y can overflow.
+    return mul(spread(g, x, axis), div(x, spread(safe, x, axis)))
 
 
 @op(
     signature="(...)->(...)",
-    infer=_positions,
-    plan=_arg_planner(False),
-    nondifferentiable=True,
-    oracle=np.argmin,
-    cases=_ONE_AXIS,
-    wrong=_EMPTY,
-    large=_LARGE,
+    infer=same_dtype,
+    plan=planner(kernels.norm, 0),
+    vjp=_norm_vjp,
+    oracle=lambda x, axis=None, keepdims=False: np.sqrt(np.sum(x * x, axis, keepdims=keepdims)),
+    cases=[*AXES, EMPTY],
+    wrong=WRONG,
+    large=LARGE,
+    # Sums of 9000 float64 squares, ours and the oracle's, are off by about sqrt(9000) roundings.
+    ulp=32,
 )
-def argmin(x: TensorLike, axis: int | None = None, keepdims: bool = False) -> Bound:
-    """Position of the smallest, int64: of the first NaN if there is one, of the first among equals."""
-    return _bind_position("argmin", x, axis, keepdims)
+def norm(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Bound:
+    """Root of the sum of squares over axes (L2), in float64 inside; integers and bools give float64.
+
+    Of float32 no norm overflows that float32 can hold. The gradient is x / norm, and 0 where the norm is
+    0, of the subgradients there the shortest.
+    """
+    t = as_tensor(x)
+    return bind_axes("norm", t if t.dtype.kind == "f" else t.astype(float64), axis, keepdims)
 
 
-@composite(oracle=np.var, cases=_AXES, wrong=_WRONG, large=_LARGE, ulp=16)
+@composite(oracle=np.var, cases=AXES, wrong=WRONG, large=LARGE, ulp=16)
 def var(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Return the mean squared distance from the mean, over axes (two passes, no cancellation)."""
     t = as_tensor(x)
     axes = some_axes("var", axis, t.ndim)
     return mean(square(sub(t, mean(t, axes, True))), axes, keepdims)
+
+
+@composite(oracle=np.std, cases=AXES, wrong=WRONG, large=LARGE, ulp=32)
+def std(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Return the root of the variance, over axes; its gradient is 0 where all elements are equal."""
+    t = as_tensor(x)
+    axes = some_axes("std", axis, t.ndim)
+    # By the norm, which has a gradient at 0: a root of 0 would give NaN.
+    return div(norm(sub(t, mean(t, axes, True)), axes, keepdims), math.sqrt(count(t, axes)))

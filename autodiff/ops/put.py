@@ -1,0 +1,227 @@
+"""Writing into copies: at strided places, at indices of an axis; what x.at[index] is made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from treepie.kernels import put as kernels
+from treepie.kernels.copy import copy, strides
+from treepie.kernels.elementwise import cast
+from treepie.kernels.program import Launch, Operand, Spec
+
+from ..arguments import as_tensor, one_axis
+from ..table import Case, Meta, Shape, op
+from ..tensor import Tensor, TensorLike, int64
+from .arithmetic import where
+from .compare import equal
+from .indexing import take
+from .shape import astype, broadcast_to, reshape, strided_slice
+
+Bound = tuple[tuple[Tensor, ...], Meta]
+_ALL = ("float32", "float64", "int32", "int64", "bool")
+
+
+def _zeros_like(x: Tensor) -> Tensor:
+    return Tensor(np.zeros(x.shape, x.dtype))
+
+
+def _plan_assign(
+    inputs: list[Operand], outputs: list[Operand], scratch: Any, starts: Shape, steps: Shape
+) -> list[Launch]:
+    (x, v), (out,) = inputs, outputs
+    moves = strides(x.shape)
+    first = sum(s * m for s, m in zip(starts, moves, strict=True))
+    jumps = tuple(s * m for s, m in zip(steps, moves, strict=True))
+    whole = [cast(x, out)]
+    return [*whole, copy(v, out, v.shape, strides(v.shape), jumps, 0, first)] if v.size else whole
+
+
+def _assign_oracle(x: Any, v: Any, starts: Shape, steps: Shape) -> Any:
+    out = x.copy()
+    places = [s + t * np.arange(n) for s, t, n in zip(starts, steps, v.shape, strict=True)]
+    out[np.ix_(*places)] = v
+    return out
+
+
+@op(
+    signature="(...),(...)->(...)",
+    infer=lambda x, v, starts, steps: [Spec(x.shape, x.dtype)],
+    plan=_plan_assign,
+    vjp=(
+        lambda g, y, x, v, starts, steps: assign(g, _zeros_like(v), starts, steps),
+        lambda g, y, x, v, starts, steps: strided_slice(g, starts, steps, v.shape),
+    ),
+    oracle=_assign_oracle,
+    cases=[
+        Case(((5, 9), (3, 4)), {"starts": (1, 8), "steps": (1, -2)}),
+        Case(((4,), (0,)), {"starts": (0,), "steps": (1,)}),
+        Case(((1, 3), (1, 1)), {"starts": (0, 2), "steps": (1, 1)}),
+    ],
+    wrong=Case(((5, 4), (3, 4)), {"starts": (1, 1), "steps": (1, 1)}),
+    large=Case(((1000, 1000), (500, 900)), {"starts": (0, 50), "steps": (2, 1)}),
+    dtypes=_ALL,
+    ulp=0,
+)
+def assign(x: TensorLike, v: TensorLike, starts: Shape, steps: Shape) -> Bound:
+    """x, but for v at `start + step * k` of every axis; steps may be negative."""
+    t, u = as_tensor(x), as_tensor(v)
+    ends = [s + p * (n - 1) for s, p, n in zip(starts, steps, u.shape, strict=True)]
+    inside = all(0 <= s < n and 0 <= e < n for s, e, n in zip(starts, ends, t.shape, strict=True))
+    if t.dtype != u.dtype or (u.size and not inside):
+        raise ValueError(
+            f"assign: v has shape {u.shape} and dtype {u.dtype.name} with starts {starts} and steps {steps}, "
+            f"expected elements of x, of shape {t.shape} and dtype {t.dtype.name}"
+        )
+    return (t, u), {"starts": tuple(starts), "steps": tuple(steps)}
+
+
+def _bind_put(name: str, x: TensorLike, indices: TensorLike, v: TensorLike, axis: int) -> Bound:
+    t, i, u = as_tensor(x), as_tensor(indices), as_tensor(v)
+    k = one_axis(name, axis, t.ndim)
+    shape = t.shape[:k] + i.shape + t.shape[k + 1 :]
+    if i.dtype.kind != "i":
+        raise TypeError(f"{name}: indices have dtype {i.dtype.name}, expected int32 or int64")
+    if u.shape != shape or u.dtype != t.dtype:
+        raise ValueError(
+            f"{name}: v has shape {u.shape} and dtype {u.dtype.name}, expected {shape} and {t.dtype.name}, "
+            f"for x of shape {t.shape} and indices of shape {i.shape}"
+        )
+    return (t, i, u), {"axis": k}
+
+
+def _seen(inputs: list[Operand], out: Operand, axis: int) -> tuple[Operand, Operand, Operand, Operand]:
+    """Return x as (outer, n, inner), indices as (m,), v as (outer, m, inner), the result as x."""
+    x, i, v = inputs
+    outer, inner = (int(np.prod(s)) for s in (x.shape[:axis], x.shape[axis + 1 :]))
+    seen = (outer, x.shape[axis], inner)
+    return x.reshaped(*seen), i.reshaped(i.size), v.reshaped(outer, i.size, inner), out.reshaped(*seen)
+
+
+def _flat(x: Any, i: Any, v: Any, axis: int) -> tuple[Any, Any, Any]:
+    """Return arrays with the axis of the indices in front, for the oracles."""
+    k = axis % x.ndim
+    moved = v.reshape((*v.shape[:k], i.size, *v.shape[k + i.ndim :]))
+    return np.moveaxis(x.copy(), k, 0), i.ravel(), np.moveaxis(moved, k, 0)
+
+
+def _put_oracle(x: Any, i: Any, v: Any, axis: int) -> Any:
+    out, indices, values = _flat(x, i, v, axis)
+    for at, value in zip(indices, values, strict=True):
+        out[at] = value
+    return np.moveaxis(out, 0, axis)
+
+
+def _add_oracle(x: Any, i: Any, v: Any, axis: int) -> Any:
+    out, indices, values = _flat(x, i, v, axis)
+    np.add.at(out, indices, values)
+    return np.moveaxis(out, 0, axis)
+
+
+def _winners(h: Tensor, i: Tensor, axis: int, size: int) -> Tensor:
+    """Return h at the indices, but 0 for an index that a later one overwrites."""
+    order = Tensor(np.arange(i.size).reshape(i.shape))
+    last = put(Tensor(np.zeros(size, np.int64)), i, order, 0)
+    wins = equal(take(last, i, 0), order)
+    return where(reshape(wins, (*i.shape, *(1,) * (h.ndim - 1 - axis))), take(h, i, axis), 0.0)
+
+
+def _out_of_range(name: str, indices: Tensor, size: int) -> IndexError:
+    wrong = indices.array[(indices.array < -size) | (indices.array >= size)]
+    return IndexError(f"{name}: an index is {wrong.flat[0]}, expected {-size} to {size - 1}")
+
+
+_CASES = (
+    Case(((5, 3), (4,), (4, 3)), {"axis": 0}, {1: 5}),
+    Case(((2, 3, 3), (2, 2), (2, 2, 2, 3)), {"axis": 1}, {1: 3}),
+    Case(((2, 200), (3,), (3, 200)), {"axis": 0}, {1: 2}),
+    Case(((2, 1), (3,), (2, 3)), {"axis": -1}, {1: 1}),
+    Case(((3,), (), ()), {"axis": 0}, {1: 3}),
+    Case(((2, 3), (0,), (0, 3)), {"axis": 0}, {1: 2}),
+)
+_WRONG = Case(((5, 3), (4,), (5, 3)), {"axis": 0}, {1: 5})
+_LARGE = Case(((10000, 64), (20000,), (20000, 64)), {"axis": 0}, {1: 10000})
+
+
+@op(
+    signature="(...),(...),(...)->(...)",
+    infer=lambda x, i, v, axis: [Spec(x.shape, x.dtype)],
+    plan=lambda inputs, outputs, scratch, axis: kernels.put(*_seen(inputs, outputs[0], axis)),
+    vjp=(
+        lambda g, y, x, i, v, axis: put(g, i, _zeros_like(v), axis),
+        None,
+        lambda g, y, x, i, v, axis: _winners(g, i, axis, x.shape[axis]),
+    ),
+    oracle=_put_oracle,
+    cases=_CASES,
+    failure=lambda x, i, v, axis: _out_of_range("put", i, x.shape[axis]),
+    wrong=_WRONG,
+    large=_LARGE,
+    dtypes=_ALL,
+    ulp=0,
+)
+def put(x: TensorLike, indices: TensorLike, v: TensorLike, axis: int) -> Bound:
+    """x, but for slices v of an axis at integer indices; of equal indices, the last wins."""
+    return _bind_put("put", x, indices, v, axis)
+
+
+@op(
+    signature="(...),(...),(...)->(...)",
+    infer=lambda x, i, v, axis: [Spec(x.shape, x.dtype)],
+    plan=lambda inputs, outputs, scratch, axis: kernels.add_at(*_seen(inputs, outputs[0], axis)),
+    vjp=(lambda g, y, x, i, v, axis: g, None, lambda g, y, x, i, v, axis: take(g, i, axis)),
+    oracle=_add_oracle,
+    cases=_CASES,
+    failure=lambda x, i, v, axis: _out_of_range("add_at", i, x.shape[axis]),
+    wrong=_WRONG,
+    large=_LARGE,
+    dtypes=_ALL[:4],
+    magnitude=lambda x, i, v, axis: _add_oracle(np.abs(x), i, np.abs(v), axis),
+    ulp=8,
+)
+def add_at(x: TensorLike, indices: TensorLike, v: TensorLike, axis: int) -> Bound:
+    """x, with slices v of an axis added at integer indices, in their order."""
+    return _bind_put("add_at", x, indices, v, axis)
+
+
+def _index_failure(*indices: Tensor, shape: Shape) -> IndexError:
+    wrong = [
+        k
+        for k, (i, n) in enumerate(zip(indices, shape, strict=True))
+        if i.size and (i.array.min() < -n or i.array.max() >= n)
+    ]
+    k = wrong[0]
+    return _out_of_range(f"flat_index: axis {k} of shape {shape}", indices[k], shape[k])
+
+
+@op(
+    signature="(...),...->(...)",
+    variadic=True,
+    infer=lambda *indices, shape: [Spec(indices[0].shape, int64)],
+    plan=lambda inputs, outputs, scratch, shape: kernels.join(
+        [i.reshaped(i.size) for i in inputs], shape, outputs[0].reshaped(outputs[0].size)
+    ),
+    nondifferentiable=True,
+    oracle=lambda *indices, shape: np.ravel_multi_index(
+        [i % n for i, n in zip(np.broadcast_arrays(*indices), shape, strict=True)], shape
+    ),
+    cases=[
+        Case(((4,), (3, 1)), {"shape": (3, 5)}, {0: 3, 1: 5}),
+        Case(((), (), ()), {"shape": (3, 1, 2)}, {0: 3, 1: 1, 2: 2}),
+        Case(((0,), (1,)), {"shape": (3, 5)}, {0: 3, 1: 5}),
+    ],
+    failure=_index_failure,
+    wrong=Case(((4,), (3,)), {"shape": (3, 5)}, {0: 3, 1: 5}),
+    large=Case(((1000, 1000), (1000, 1000)), {"shape": (300, 500)}, {0: 300, 1: 500}),
+)
+def flat_index(*indices: TensorLike, shape: Shape) -> Bound:
+    """Index, in all elements of an array of `shape`, of those at integer indices on each axis."""
+    made = [astype(i, int64) for i in indices]
+    shapes = [i.shape for i in made]
+    try:
+        sizes = np.broadcast_shapes(*shapes)
+    except ValueError:
+        given = " and ".join(map(str, shapes))
+        raise ValueError(f"flat_index: indices have shapes {given}, expected shapes that broadcast") from None
+    return tuple(i if i.shape == sizes else broadcast_to(i, sizes) for i in made), {"shape": tuple(shape)}

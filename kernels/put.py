@@ -1,0 +1,93 @@
+"""Writing and adding rows at indices, and joining the indices of several axes into one."""
+
+import numpy as np
+
+from . import config
+from .elementwise import cast, fill
+from .kernel import A1, A3, Status, kernel
+from .program import Launch, Operand
+from .rows import row_map
+
+_copy = row_map("row_copy", lambda x: x)
+_add_to = row_map("row_add_to", lambda total, x: total + x)
+
+#: Columns that one unit owns. No two units write one element, and each is written in index order.
+_COLUMNS = 64
+
+
+@kernel
+def _put(lo: int, hi: int, indices: A1, v: A3, out: A3, columns: int, status: Status) -> None:
+    n, inner = out.shape[1], out.shape[2]
+    blocks = (inner + columns - 1) // columns
+    for unit in range(lo, hi):
+        o, first = unit // blocks, unit % blocks * columns
+        last = min(first + columns, inner)
+        for k in range(indices.size):
+            at = indices[k]
+            if at < 0:
+                at += n
+            if at < 0 or at >= n:
+                status[0] = 1
+                return
+            _copy(out[o, at, first:last], v[o, k, first:last])
+
+
+@kernel
+def _add_at(lo: int, hi: int, indices: A1, v: A3, out: A3, columns: int, status: Status) -> None:
+    n, inner = out.shape[1], out.shape[2]
+    blocks = (inner + columns - 1) // columns
+    for unit in range(lo, hi):
+        o, first = unit // blocks, unit % blocks * columns
+        last = min(first + columns, inner)
+        for k in range(indices.size):
+            at = indices[k]
+            if at < 0:
+                at += n
+            if at < 0 or at >= n:
+                status[0] = 1
+                return
+            row = out[o, at, first:last]
+            _add_to(row, row, v[o, k, first:last])
+
+
+@kernel
+def _join(lo: int, hi: int, indices: A1, out: A1, n: int, group: int, status: Status) -> None:
+    for k in range(lo * group, min(hi * group, out.size)):
+        at = indices[k]
+        if at < 0:
+            at += n
+        if at < 0 or at >= n:
+            status[0] = 1
+            return
+        out[k] = out[k] * n + at
+
+
+def _bits(x: Operand) -> Operand:
+    """Return an array as integers of its item size: one compiled kernel serves all dtypes of a size."""
+    return x.viewed(np.dtype({1: "bool", 4: "int32", 8: "int64"}[x.dtype.itemsize]))
+
+
+def _work(v: Operand, indices: Operand, out: Operand) -> tuple[int, float]:
+    outer, _, inner = out.shape
+    return outer * -(-inner // _COLUMNS), v.spec.nbytes * 3 * config.BYTE_NS + 2.0 * indices.size
+
+
+def put(x: Operand, indices: Operand, v: Operand, out: Operand) -> list[Launch]:
+    """Plan out = x (outer, n, inner), then out[:, indices] = v (outer, m, inner): the last wins."""
+    units, work = _work(v, indices, out)
+    return [cast(x, out), _put(units, work, indices, _bits(v), _bits(out), _COLUMNS)]
+
+
+def add_at(x: Operand, indices: Operand, v: Operand, out: Operand) -> list[Launch]:
+    """Plan out = x (outer, n, inner), then out[:, indices] += v (outer, m, inner), in index order."""
+    units, work = _work(v, indices, out)
+    return [cast(x, out), _add_at(units, work, indices, v, out, _COLUMNS)]
+
+
+def join(indices: list[Operand], sizes: tuple[int, ...], out: Operand) -> list[Launch]:
+    """Plan out (m,) = the index, in an array of `sizes`, of an element given by its index on each axis."""
+    group = config.ELEMENTWISE_UNIT
+    launches = [fill(out, 0)]
+    for index, n in zip(indices, sizes, strict=True):
+        launches.append(_join(-(-out.size // group), 3.0 * out.size, index, out, n, group))
+    return launches
