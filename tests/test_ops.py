@@ -24,7 +24,7 @@ every_case = pytest.mark.parametrize(("row", "case", "dtype"), CASES)
 
 
 def outputs(result):
-    return result if isinstance(result, tuple) else (result,)
+    return tuple(result) if isinstance(result, tuple | list) else (result,)
 
 
 def wide(arrays):
@@ -200,12 +200,15 @@ def test_the_bits_are_the_same_at_any_number_of_threads(row, monkeypatch):
 
 @pytest.mark.parametrize("row", [r for r in ROWS if "float32" in r.dtypes], ids=str)
 def test_nan_propagates(row):
-    """A NaN in every float input gives NaN in every float output."""
+    """NaN in every float operand gives NaN where the oracle has it, which is nearly everywhere."""
     case = row.cases[0]
     arrays = [np.full_like(a, np.nan) if a.dtype.kind == "f" else a for a in operands(row, case, np.float32)]
-    for out in outputs(row(*tensors(arrays), **case.meta)):
-        if out.dtype.kind == "f" and row.name not in {"embed", "scatter_add"}:
-            assert np.isnan(out.array).all()
+    made = outputs(row(*tensors(arrays), **case.meta))
+    with np.errstate(all="ignore"):
+        want = outputs(row.oracle(*wide(arrays), **case.meta))
+    for out, expected in zip(made, want, strict=True):
+        if out.dtype.kind == "f":
+            np.testing.assert_array_equal(np.isnan(out.array), np.isnan(expected))
 
 
 @pytest.mark.parametrize("row", [r for r in ROWS if "float32" in r.dtypes], ids=str)

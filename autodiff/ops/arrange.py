@@ -1,0 +1,244 @@
+"""Functions that rearrange elements, made of slices, permutations and joins."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..arguments import as_tensor, integer, one_axis, some_axes
+from ..elementwise import constant
+from ..table import Case, composite
+from ..tensor import Tensor, TensorLike
+from .arithmetic import where
+from .indexing import take
+from .shape import broadcast_to, concatenate, embed, expand_dims, reshape, strided_slice, transpose
+
+_ALL = ("float32", "float64", "int32", "int64", "bool")
+
+
+@composite(
+    oracle=np.moveaxis,
+    cases=[
+        Case(((2, 3, 4),), {"source": 0, "destination": -1}),
+        Case(((0, 3),), {"source": 1, "destination": 0}),
+    ],
+    wrong=Case(((2, 3),), {"source": 2, "destination": 0}),
+    dtypes=_ALL,
+    ulp=0,
+)
+def moveaxis(x: TensorLike, source: int | tuple[int, ...], destination: int | tuple[int, ...]) -> Tensor:
+    """Move axes to other positions; the others keep their order."""
+    t = as_tensor(x)
+    lists = [list(a) if isinstance(a, tuple | list) else [a] for a in (source, destination)]
+    origins, places = ([one_axis("moveaxis", k, t.ndim) for k in a] for a in lists)
+    if len(origins) != len(places) or len({*origins}) != len(origins) or len({*places}) != len(places):
+        raise ValueError(
+            f"moveaxis: source is {source} and destination {destination}, expected as many axes, each once"
+        )
+    order = [k for k in range(t.ndim) if k not in origins]
+    for place, origin in sorted(zip(places, origins, strict=True)):
+        order.insert(place, origin)
+    return transpose(t, order)
+
+
+@composite(
+    oracle=np.split,
+    cases=[
+        Case(((6, 2),), {"indices_or_sections": 3, "axis": 0}),
+        Case(((2, 7),), {"indices_or_sections": (2, 3), "axis": -1}),
+        Case(((4,),), {"indices_or_sections": (0, 4), "axis": 0}),
+    ],
+    wrong=Case(((5, 2),), {"indices_or_sections": 3, "axis": 0}),
+    dtypes=_ALL,
+    ulp=0,
+)
+def split(x: TensorLike, indices_or_sections: int | Sequence[int], axis: int = 0) -> list[Tensor]:
+    """Cut an axis into equal sections, or before each of some ascending indices."""
+    t = as_tensor(x)
+    k = one_axis("split", axis, t.ndim)
+    n = t.shape[k]
+    if isinstance(indices_or_sections, tuple | list):
+        cuts = [0, *(integer("split", "indices", i) for i in indices_or_sections), n]
+        if cuts != sorted(cuts):
+            raise ValueError(f"split: indices are {indices_or_sections}, expected ascending ones of 0 to {n}")
+    else:
+        sections = integer("split", "indices_or_sections", indices_or_sections)
+        if sections < 1 or n % sections:
+            raise ValueError(
+                f"split: indices_or_sections is {sections} for an axis of {n} of shape {t.shape}, "
+                "expected a divisor"
+            )
+        cuts = list(range(0, n + 1, n // sections)) if n else [0] * (sections + 1)
+    return [_piece(t, k, a, b) for a, b in itertools.pairwise(cuts)]
+
+
+def _piece(t: Tensor, axis: int, start: int, stop: int) -> Tensor:
+    starts, sizes = [0] * t.ndim, list(t.shape)
+    starts[axis], sizes[axis] = (start if stop > start else 0), stop - start
+    return strided_slice(t, tuple(starts), (1,) * t.ndim, tuple(sizes))
+
+
+@composite(
+    oracle=np.flip,
+    cases=[Case(((2, 3),)), Case(((2, 3),), {"axis": 1}), Case(((0, 3),), {"axis": (0, 1)})],
+    wrong=Case(((2, 3),), {"axis": 2}),
+    dtypes=_ALL,
+    ulp=0,
+)
+def flip(x: TensorLike, axis: int | tuple[int, ...] | None = None) -> Tensor:
+    """Reverse axes, all of them by default."""
+    t = as_tensor(x)
+    axes = some_axes("flip", axis, t.ndim)
+    if not t.size:
+        return t
+    steps = tuple(-1 if k in axes else 1 for k in range(t.ndim))
+    starts = tuple(n - 1 if k in axes else 0 for k, n in enumerate(t.shape))
+    return strided_slice(t, starts, steps, t.shape)
+
+
+@composite(
+    oracle=np.roll,
+    cases=[
+        Case(((2, 3),), {"shift": 2}),
+        Case(((2, 3),), {"shift": -1, "axis": 1}),
+        Case(((3, 4),), {"shift": (1, 6), "axis": (0, 1)}),
+        Case(((0, 3),), {"shift": 1, "axis": 0}),
+    ],
+    wrong=Case(((2, 3),), {"shift": 1, "axis": 2}),
+    dtypes=_ALL,
+    ulp=0,
+)
+def roll(x: TensorLike, shift: int | tuple[int, ...], axis: int | tuple[int, ...] | None = None) -> Tensor:
+    """Shift elements along axes, those that leave coming back in front; without an axis, flattened."""
+    t = as_tensor(x)
+    if axis is None:
+        return reshape(roll(reshape(t, (-1,)), shift, 0), t.shape)
+    axes = axis if isinstance(axis, tuple) else (axis,)
+    shifts = shift if isinstance(shift, tuple) else (shift,) * len(axes)
+    if len(shifts) != len(axes):
+        raise ValueError(f"roll: shift is {shift} and axis {axis}, expected as many of each")
+    for a, s in zip(axes, shifts, strict=True):
+        k, n = one_axis("roll", a, t.ndim), t.shape[one_axis("roll", a, t.ndim)]
+        cut = -integer("roll", "shift", s) % n if n else 0
+        if cut:
+            t = concatenate([_piece(t, k, cut, n), _piece(t, k, 0, cut)], k)
+    return t
+
+
+@composite(
+    oracle=np.tile,
+    cases=[Case(((2, 3),), {"reps": 2}), Case(((3,),), {"reps": (2, 2)}), Case(((1, 2),), {"reps": (0, 3)})],
+    wrong=Case(((2, 3),), {"reps": (-1, 2)}),
+    dtypes=_ALL,
+    ulp=0,
+)
+def tile(x: TensorLike, reps: int | tuple[int, ...]) -> Tensor:
+    """Repeat a whole tensor along its axes, and along new leading ones."""
+    t = as_tensor(x)
+    counts = tuple(reps) if isinstance(reps, tuple | list) else (reps,)
+    if any(integer("tile", "reps", r) < 0 for r in counts):
+        raise ValueError(f"tile: reps is {reps}, expected 0 or more for x of shape {t.shape}")
+    rank = max(t.ndim, len(counts))
+    counts = (1,) * (rank - len(counts)) + counts
+    sizes = (1,) * (rank - t.ndim) + t.shape
+    once = reshape(t, tuple(v for n in sizes for v in (1, n)))
+    wide = broadcast_to(once, tuple(v for r, n in zip(counts, sizes, strict=True) for v in (r, n)))
+    return reshape(wide, tuple(r * n for r, n in zip(counts, sizes, strict=True)))
+
+
+@composite(
+    oracle=np.repeat,
+    cases=[
+        Case(((2, 3),), {"repeats": 2}),
+        Case(((2, 3),), {"repeats": (1, 0, 2), "axis": 1}),
+        Case(((0, 3),), {"repeats": 2, "axis": 0}),
+    ],
+    wrong=Case(((2, 3),), {"repeats": (1, 2), "axis": 1}),
+    dtypes=_ALL,
+    ulp=0,
+)
+def repeat(x: TensorLike, repeats: int | Sequence[int], axis: int | None = None) -> Tensor:
+    """Repeat each element of an axis, or with a count for each; without an axis, flattened."""
+    t = as_tensor(x)
+    if axis is None:
+        t, axis = reshape(t, (-1,)), 0
+    k = one_axis("repeat", axis, t.ndim)
+    n = t.shape[k]
+    counts = list(repeats) if isinstance(repeats, tuple | list) else [repeats] * n
+    if len(counts) != n or any(integer("repeat", "repeats", r) < 0 for r in counts):
+        raise ValueError(
+            f"repeat: repeats is {repeats}, expected a count of 0 or more, or {n} of them for shape {t.shape}"
+        )
+    if not n:
+        return t
+    return take(t, np.repeat(np.arange(n), counts), k)
+
+
+@composite(
+    oracle=lambda x, pad_width, value=0.0: np.pad(x, pad_width, constant_values=value),
+    cases=[
+        Case(((2, 3),), {"pad_width": 1}),
+        Case(((2, 3),), {"pad_width": ((0, 2), (1, 0)), "value": 2.0}),
+        Case(((0, 3),), {"pad_width": (1, 2)}),
+    ],
+    wrong=Case(((2, 3),), {"pad_width": ((1, 2), (1, 2), (1, 2))}),
+    ulp=0,
+)
+def pad(x: TensorLike, pad_width: Any, value: float = 0.0) -> Tensor:
+    """Surround with a constant: n, (before, after) or a pair for each axis, as `numpy.pad` takes it."""
+    t = as_tensor(x)
+    try:
+        pairs = np.broadcast_to(np.asarray(pad_width, np.int64), (t.ndim, 2)).tolist()
+    except (TypeError, ValueError):
+        pairs = [[-1, -1]]
+    if any(w < 0 for pair in pairs for w in pair):
+        raise ValueError(
+            f"pad: pad_width is {pad_width}, expected n, (before, after), or a pair for each axis of "
+            f"shape {t.shape}, of 0 or more"
+        )
+    shape = tuple(n + a + b for n, (a, b) in zip(t.shape, pairs, strict=True))
+    starts = tuple(a for a, _ in pairs)
+    out = embed(t, shape, starts if t.size else (0,) * t.ndim, (1,) * t.ndim)
+    if value == 0:
+        return out
+    inside = np.zeros(shape, bool)
+    inside[tuple(slice(a, a + n) for n, (a, _) in zip(t.shape, pairs, strict=True))] = True
+    return where(inside, out, constant(value, t.dtype))
+
+
+def _triangle(name: str, x: TensorLike, k: int, lower: bool) -> Tensor:
+    t = as_tensor(x)
+    if t.ndim < 2:
+        raise ValueError(f"{name}: x has shape {t.shape}, expected at least two axes")
+    rows, columns = t.shape[-2:]
+    kept = np.tri(rows, columns, integer(name, "k", k) - (not lower), dtype=bool)
+    return where(kept if lower else ~kept, t, constant(0, t.dtype))
+
+
+_MATRICES = [Case(((3, 4),)), Case(((2, 3, 3),), {"k": 1}), Case(((4, 2),), {"k": -1}), Case(((0, 3),))]
+
+
+@composite(oracle=np.tril, cases=_MATRICES, wrong=Case(((3,),)), large=Case(((1000, 1000),)), ulp=0)
+def tril(x: TensorLike, k: int = 0) -> Tensor:
+    """Keep the lower triangle of matrices, up to the diagonal k; zeros above."""
+    return _triangle("tril", x, k, lower=True)
+
+
+@composite(oracle=np.triu, cases=_MATRICES, wrong=Case(((3,),)), large=Case(((1000, 1000),)), ulp=0)
+def triu(x: TensorLike, k: int = 0) -> Tensor:
+    """Keep the upper triangle of matrices, from the diagonal k on; zeros below."""
+    return _triangle("triu", x, k, lower=False)
+
+
+@composite(
+    oracle=np.outer,
+    cases=[Case(((3,), (4,))), Case(((2, 2), (3,))), Case(((0,), (3,)))],
+    dtypes=("float32", "float64", "int32", "int64"),
+    large=Case(((1000,), (1000,))),
+)
+def outer(a: TensorLike, b: TensorLike) -> Tensor:
+    """Products of all pairs of elements, (a.size, b.size); both are flattened."""
+    return expand_dims(reshape(a, (-1,)), 1) * reshape(b, (-1,))
