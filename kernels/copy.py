@@ -72,7 +72,7 @@ def copy(
     total = int(np.prod([a[0] for a in axes]))
     flat_source, flat_target = _bits(source), _bits(target)
     plan = tuple(v for column in zip(*axes, strict=True) for v in column)
-    work = total * 2 * target.dtype.itemsize * config.BYTE_NS
+    work = total * 8 * target.dtype.itemsize * config.BYTE_NS  # transpositions wait for lines
     units = units if total else 0
     return _copy(units, work, flat_source, flat_target, plan, (source_start, target_start))
 

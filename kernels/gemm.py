@@ -9,7 +9,7 @@ from llvmlite import ir
 
 from . import config, native
 from .loops import I64, Loop, bytes_of, n64
-from .vector import Value, fma
+from .vector import Value, fma, vector_type
 
 #: Rows of a register tile and vectors in its columns, by vector width in bytes: 24 of AVX-512's 32
 #: registers (14 rows made LLVM spill), 12 of AVX2's 16, 8 of the 16 of plain x86-64.
@@ -46,7 +46,7 @@ def _build(symbol: str, dtype: str, vectors: int) -> str:
     b, count, size = loop.builder, loop.lanes, bytes_of(dtype)
     k, a, panel_b, c, row_bytes, m, n, accumulate = loop.function.args
     high, wide = rows(), vectors * count
-    zero = ir.Constant(ir.VectorType(loop_element(dtype), count), None)
+    zero = ir.Constant(vector_type(dtype, count), None)
 
     def step(p: ir.Value, *accumulators: ir.Value) -> list[ir.Value]:
         at_b = b.add(panel_b, b.mul(p, n64(wide * size)))
@@ -83,8 +83,3 @@ def _build(symbol: str, dtype: str, vectors: int) -> str:
         loop.when(b.icmp_signed("<", n64(i), m), write, [])
     b.ret_void()
     return str(module)
-
-
-def loop_element(dtype: str) -> ir.Type:
-    """Return the LLVM type of an element."""
-    return ir.FloatType() if dtype == "float32" else ir.DoubleType()

@@ -10,7 +10,7 @@ SMALL = 10_000
 #: Depth of a block of the sum: a panel of B of 384 x 32 float32 is 48 kB, and stays in cache.
 _DEPTH = 384
 
-#: Rows and panels of B that one unit of work covers.
+#: Panels of B that one unit of work covers at most.
 _UNIT_PANELS = 4
 
 
@@ -136,7 +136,7 @@ def plan(
     packed_a = Operand(packed[0], Spec((size_a,), c.dtype))
     packed_b = Operand(packed[1], Spec((size_b,), c.dtype))
     panels_a, panels_b = -(-m // high), -(-n // wide)
-    moved = config.BYTE_NS * 3
+    moved = config.BYTE_NS * 10  # an element at a time
     per_m, per_n = _unit(panels_a, panels_b)
     units_n = -(-panels_b // per_n)
     units = batch * -(-panels_a // per_m) * units_n
@@ -150,5 +150,5 @@ def plan(
 
 
 def _unit(panels_a: int, panels_b: int) -> tuple[int, int]:
-    """Return how many panels of A and of B a unit of work covers: about 16 units, or squares of C."""
+    """Return how many panels of A and of B a unit of work covers: at least 4 by 2 units where C allows."""
     return max(1, min(8, panels_a // 4)), max(1, min(_UNIT_PANELS, panels_b // 2))

@@ -1,8 +1,9 @@
 """Values of a kernel under construction: LLVM vectors that behave like numbers.
 
-A formula is a Python function of such values: `lambda x: 1 / (1 + exp(-x))`. Written once, it becomes
-a loop over vectors (`elementwise.py`), a scalar function that Numba kernels call (`scalar.py`), or a
-link in a fused chain. No operation is reordered or contracted: what a formula says is what runs.
+A formula is a Python function of such values: `lambda x: 1 / (1 + exp(-x))`. Written once, it becomes a
+loop over vectors (`elementwise.py`), a function that Numba kernels call on numbers (`kernel.scalar`) or
+rows (`rows.py`), or a link in a fused chain. No operation is reordered or contracted: what a formula says
+is what runs.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from llvmlite import ir
 
 Number = Union["Value", float, int, bool]
 
-#: The kinds of element a value can have, by NumPy's names, and two that only formulas use.
+#: The kinds of element a value can have, by NumPy's names.
 ELEMENT: dict[str, ir.Type] = {
     "float32": ir.FloatType(),
     "float64": ir.DoubleType(),
