@@ -1,7 +1,7 @@
 """Time rows of the op table against their NumPy oracles: `python perf/ops.py [NAME ...] [--write]`.
 
-Each row runs its `large` case in float32, ours and NumPy's in turn, so that a slow moment of the machine
-hits both; the ratio is of the best times. NumPy runs the oracle as the row writes it, on float32.
+Each row runs its `large` case in float32, blocks of ours and NumPy's in turn, so that a slow moment of the
+machine hits both; the ratio is of the best times. NumPy runs the oracle as the row writes it, on float32.
 `--write` puts the table of all rows, with the largest error found, into `autodiff/OPS.md`.
 """
 
@@ -19,6 +19,7 @@ from treepie.autodiff.sample import operands, tensors
 from treepie.kernels import threads
 from treepie.kernels.native import compilations
 
+BLOCKS = 5
 PAGE = Path(__file__).parents[1] / "autodiff" / "OPS.md"
 
 
@@ -42,6 +43,15 @@ def timed(function, *args, **kwargs):
     return time.perf_counter() - start
 
 
+def block(function, count):
+    """Time some calls in a row, after the other library's threads have stopped spinning."""
+    time.sleep(0.1)
+    first = timed(function)  # wakes our own threads
+    if first > 0.2:  # an oracle in pure Python
+        return [first]
+    return [timed(function) for _ in range(count)]
+
+
 def measure(row, repeats):
     """Time a row's large case; NumPy's views, which copy nothing, are made to copy as ours do."""
     arrays = operands(row, row.large, row.dtypes[0])
@@ -57,11 +67,9 @@ def measure(row, repeats):
 
     ours, theirs = [], []
     with np.errstate(all="ignore"):
-        numpy()
-        for k in range(repeats):
-            ours.append(timed(row, *given, **row.large.meta))
-            if k < 3 or sum(theirs) < 2.0:  # oracles in pure Python take long
-                theirs.append(timed(numpy))
+        for _ in range(BLOCKS):
+            ours += block(lambda: row(*given, **row.large.meta), repeats // BLOCKS)
+            theirs += block(numpy, repeats // BLOCKS)
     return Timing(compiled, ours, theirs)
 
 
