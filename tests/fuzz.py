@@ -23,6 +23,14 @@ LOGIC = [OPS[n] for n in ("logical_and", "logical_or", "logical_not")]
 REDUCTIONS = [OPS[n] for n in ("sum", "mean", "max", "min", "var", "prod", "std", "norm") if n in OPS]
 ROWWISE = [OPS[n] for n in ("softmax", "logsumexp")]
 SCANS = [OPS[n] for n in ("cumsum", "sort") if n in OPS]
+#: How far operands are from where an op jumps: there, the last bit of tanh decides between 0 and 1.
+JUMPS = {
+    "floor": lambda x: x - np.round(x),
+    "ceil": lambda x: x - np.round(x),
+    "round": lambda x: x - np.floor(x) - 0.5,
+    "sign": lambda x: x,
+    **dict.fromkeys([r.name for r in COMPARISONS], lambda a, b: a - b),
+}
 LIMIT = 50.0  # values stay below this, so that no rounding error grows out of proportion
 
 
@@ -91,6 +99,8 @@ class Maker:
         """Add a step if its value is finite, bounded and small."""
         step = Step(row, args, meta)
         given = [self.values[a] if isinstance(a, int) else a for a in args]
+        if row.name in JUMPS and (np.abs(JUMPS[row.name](*given)) < 1e-6).any():
+            return
         with np.errstate(all="ignore"):
             value = np.asarray(row.oracle(*given, **meta))
         if value.size > 400 or value.ndim > 4:
@@ -231,8 +241,6 @@ def check_values(program):
     got = treepie_values(program, [Tensor(x.copy()) for x in program.leaves])
     for k, (w, g) in enumerate(zip(want, got, strict=True)):
         assert g.shape == w.shape, f"v{k} has shape {g.shape}, NumPy {w.shape}\n{program}"
-        if w.dtype.kind == "b":
-            continue  # rounding may turn a comparison of equals over
         assert np.allclose(g.array, w, rtol=1e-10, atol=1e-10 * LIMIT), f"v{k} differs\n{program}"
 
 
