@@ -212,6 +212,17 @@ def test_errors(call, kind, text):
         call()
 
 
+def test_clip():
+    x = np.array([-3.0, -1.0, 0.0, 2.0, np.nan], "f4")
+    np.testing.assert_array_equal(tp.clip(x, -1, 1).numpy(), np.clip(x, -1, 1))
+    np.testing.assert_array_equal(tp.clip(x, low=0.5).numpy(), np.clip(x, 0.5, None))
+    np.testing.assert_array_equal(tp.clip(x, high=0.5).numpy(), np.clip(x, None, 0.5))
+    assert tp.clip(tp.tensor([1, 5]), 2, 4).tolist() == [2, 4]
+    assert tp.grad(lambda t: tp.clip(t, -1, 1).sum())(tp.tensor(x[:4])).tolist() == [0, 1, 1, 0]
+    with pytest.raises(ValueError, match="clip: low and high are None"):
+        tp.clip(x)
+
+
 def test_creation():
     assert tp.zeros((2, 3)).tolist() == np.zeros((2, 3)).tolist()
     assert tp.ones(2).tolist() == [1.0, 1.0]

@@ -8,6 +8,7 @@ import numpy as np
 from treepie.kernels import formulas, trigonometry, vector
 
 from ..elementwise import elementwise
+from ..tensor import Tensor, TensorLike
 
 
 @elementwise(oracle=np.add, vjp=(lambda g, y, a, b: g, lambda g, y, a, b: g), accepts="number")
@@ -272,3 +273,31 @@ def softplus(x: Any) -> Any:
 def relu(x: Any) -> Any:
     """Larger of x and 0; NaN for NaN. Its derivative at 0 is 0."""
     return vector.maximum(x, 0)
+
+
+@elementwise(
+    name="clip",
+    oracle=np.clip,
+    vjp=(
+        lambda g, y, x, low, high: where((x >= low) & (x <= high), g, 0.0),
+        lambda g, y, x, low, high: where(x < low, g, 0.0),
+        lambda g, y, x, low, high: where(x > high, g, 0.0),
+    ),
+    domain={0: (-2.0, 2.0), 1: (-1.5, -0.5), 2: (0.5, 1.5)},
+    ulp=0,
+)
+def _clip(x: Any, low: Any, high: Any) -> Any:
+    """Elements within [low, high], others at the bound they are beyond; bounds pass the gradient to x."""
+    return vector.minimum(vector.maximum(x, low), high)
+
+
+def clip(x: TensorLike, low: TensorLike | None = None, high: TensorLike | None = None) -> Tensor:
+    """Limit elements to [low, high], tensors that broadcast or numbers, low <= high; None is no bound.
+
+    NaN stays. An element at a bound passes its gradient, one beyond gives it to the bound.
+    """
+    if low is None and high is None:
+        raise ValueError("clip: low and high are None, expected at least one bound")
+    if low is None:
+        return minimum(x, high)
+    return maximum(x, low) if high is None else _clip(x, low, high)
