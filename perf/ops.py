@@ -76,7 +76,7 @@ def measure(row, repeats):
 def error(row):
     """Return the largest error in float32 over a row's cases, in units in the last place.
 
-    Of the element itself for elementwise ops, of `magnitude` (see `Op`) for the others.
+    Of the element itself for elementwise ops without a `magnitude` (see `Op`), of that for the others.
     """
     worst = 0.0
     for case in (*row.cases, *([row.large] if isinstance(row, Elementwise) else [])):
@@ -89,7 +89,7 @@ def error(row):
             if out.dtype != np.float32 or not out.size:
                 continue
             exact = np.asarray(exact, np.float64)
-            if isinstance(row, Elementwise):
+            if isinstance(row, Elementwise) and row.magnitude is None:
                 unit = np.spacing(np.abs(exact).astype(np.float32)).astype(np.float64)
             elif row.magnitude is not None:
                 unit = np.finfo(np.float32).eps * row.magnitude(*wide, **case.meta)
