@@ -298,6 +298,10 @@ class Tensor:
         """Return the standard deviation over axes."""
         return ops.std(self, axis, keepdims)
 
+    def cumsum(self, axis: int | None = None) -> Tensor:
+        """Return running sums along an axis, by default of the flattened tensor."""
+        return ops.cumsum(self, axis)
+
     def all(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
         """Return whether all elements over axes are true."""
         return ops.all(self, axis, keepdims)

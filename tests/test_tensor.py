@@ -212,6 +212,15 @@ def test_errors(call, kind, text):
         call()
 
 
+@pytest.mark.parametrize("dtype", ["f4", "f8", "i4", "i8", "bool"])
+@pytest.mark.parametrize("axis", [None, 0, 1])
+def test_cumsum_of_every_dtype_is_numpys(dtype, axis):
+    a = (np.random.default_rng(0).standard_normal((30, 40)) * 3).astype(dtype)
+    made, want = tp.cumsum(a, axis), np.cumsum(a, axis)
+    assert made.dtype == want.dtype
+    np.testing.assert_allclose(made.numpy(), want, rtol=1e-5, atol=1e-4)
+
+
 def test_clip():
     x = np.array([-3.0, -1.0, 0.0, 2.0, np.nan], "f4")
     np.testing.assert_array_equal(tp.clip(x, -1, 1).numpy(), np.clip(x, -1, 1))

@@ -53,6 +53,7 @@ from .extreme import all, any, argmax, argmin, max, min
 from .indexing import one_hot, scatter_add, take
 from .linalg import matmul, product
 from .reduction import mean, norm, prod, std, sum, var
+from .scan import cumsum
 from .shape import (
     astype,
     broadcast_to,
@@ -92,6 +93,7 @@ __all__ = [
     "cos",
     "cross_entropy_backward",
     "cross_entropy_rows",
+    "cumsum",
     "div",
     "embed",
     "equal",
