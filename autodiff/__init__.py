@@ -4,10 +4,11 @@ Read in this order: `table.py` (what a row is), `elementwise.py` and `ops/` (the
 `tape.py`, `transform.py`.
 """
 
-from .tensor import Tensor, bool_, float32, float64, int32, int64, tensor  # isort: skip
+from .tensor import Tensor, bool_, float32, float64, int32, int64  # isort: skip
 
 from . import ops, ptree, rng
 from .check import check_grads
+from .convert import tensor
 from .creation import arange, eye, full, full_like, linspace, ones, ones_like, zeros, zeros_like
 from .custom import checkpoint_activations, custom_vjp
 from .table import OPS

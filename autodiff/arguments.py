@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .tensor import Tensor, TensorLike, float32, float64, tensor
+from .convert import tensor
+from .tensor import Tensor, TensorLike, float32, float64
 
 
 def as_tensor(x: TensorLike) -> Tensor:

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from .arguments import as_tensor, shape_of
+from .convert import tensor
 from .elementwise import constant
 from .table import Shape
-from .tensor import Tensor, TensorLike, check_dtype, float32, tensor
+from .tensor import Tensor, TensorLike, check_dtype, float32
 
 
 def zeros(shape: int | Shape, dtype: Any = float32) -> Tensor:

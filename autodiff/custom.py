@@ -21,7 +21,7 @@ class custom_vjp:
     takes (residuals, cotangents of the result) and returns a tuple with a tree for each argument of f,
     None where an argument has no gradient. Gradients nest if backward is written in ops.
 
-    >>> from treepie.autodiff.tensor import tensor
+    >>> from treepie.autodiff import tensor
     >>> from treepie.autodiff.transform import grad
     >>> @custom_vjp
     ... def clipped(x):

@@ -17,8 +17,9 @@ from treepie.kernels.program import Launch, Operand, Spec
 from treepie.kernels.vector import Formula, Value, vector_type
 
 from . import tape
+from .convert import tensor
 from .table import Case, Meta, Op, P, Rule, public, register
-from .tensor import Tensor, TensorLike, bool_, float64, tensor
+from .tensor import Tensor, TensorLike, bool_, float64
 
 _constants: dict[tuple[float, np.dtype], Tensor] = {}
 

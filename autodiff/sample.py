@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from .convert import tensor
 from .table import Case, Op
-from .tensor import Tensor, tensor
+from .tensor import Tensor
 
 
 def operands(row: Op, case: Case, dtype: Any, seed: int = 0) -> list[Any]:

@@ -276,7 +276,7 @@ def composite(
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         row = Composite(
-            function.__name__,
+            options.pop("name", function.__name__),
             cast(Any, function),
             _no_rule,
             None,

@@ -59,6 +59,11 @@ class Node:
         self.op, self.inputs, self.meta, self.outputs, self.trace = op, inputs, meta, outputs, trace
         self.number = next(_numbers)
 
+    @property
+    def active(self) -> bool:
+        """Whether the gradient that it was recorded for is being taken."""
+        return bool(_state.active) and self.trace >= _state.active[0]
+
     def results(self) -> tuple[Tensor, ...]:
         """Return the outputs as tensors of this node."""
         return tuple(Tensor(a, self, k) for k, a in enumerate(self.outputs))

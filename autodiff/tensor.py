@@ -21,10 +21,6 @@ TensorLike = Union["Tensor", NDArray[Any], np.generic, float, int, bool, list[An
 Index = Any  # int, slice, None, Ellipsis, integer tensor or array, or a tuple of these
 Axis = int | tuple[int, ...] | None
 
-_BY_KIND = {"b": bool_, "i": int64, "u": int64, "f": float64}
-_EXACT = {np.dtype("int8"): int32, np.dtype("int16"): int32, np.dtype("uint8"): int32}
-_EXACT |= {np.dtype("uint16"): int32, np.dtype("float16"): float32}
-
 
 def check_dtype(function: str, dtype: Any) -> np.dtype:
     """Return `dtype` as one that tensors have, or raise TypeError."""
@@ -105,15 +101,28 @@ class Tensor:
         return view
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        """Convert for NumPy: read-only without a copy, unless a dtype or a copy is asked for."""
+        """Convert for NumPy: read-only without a copy, unless a dtype or a copy is asked for.
+
+        Raises TypeError inside a gradient that depends on the tensor, where NumPy's functions would lose it.
+        """
+        self._check_constant()
         out = self.numpy() if dtype is None else self.numpy().astype(dtype, copy=False)
         return out.copy() if copy else out
 
     def __dlpack__(self, **options: Any) -> Any:
         """Export the memory, without a copy: read-only for consumers that know of it."""
+        self._check_constant()
         if options.get("max_version", (0, 0)) >= (1, 0):
             return self.numpy().__dlpack__(**options)
         return self.array.__dlpack__(**{k: v for k, v in options.items() if k == "stream"})
+
+    def _check_constant(self) -> None:
+        """Refuse to become another library's array where that would silently drop a gradient."""
+        if self.node is not None and self.node.active:
+            raise TypeError(
+                "tensor: a gradient is being taken that depends on it, and that another library's functions "
+                "would lose; use treepie's functions, or tp.stop_gradient(x) or x.numpy() for a constant"
+            )
 
     def __dlpack_device__(self) -> tuple[int, int]:
         """Return DLPack's name of the CPU."""
@@ -278,6 +287,42 @@ class Tensor:
         """Return the elements on one axis."""
         return ops.reshape(self, (-1,))
 
+    def flatten(self) -> Tensor:
+        """Return the elements on one axis."""
+        return ops.reshape(self, (-1,))
+
+    def squeeze(self, axis: Axis = None) -> Tensor:
+        """Return the tensor without axes of size 1."""
+        return ops.squeeze(self, axis)
+
+    def swapaxes(self, axis1: int, axis2: int) -> Tensor:
+        """Return the tensor with two axes exchanged."""
+        return ops.swapaxes(self, axis1, axis2)
+
+    def repeat(self, repeats: int | list[int], axis: int | None = None) -> Tensor:
+        """Return each element, or slice of an axis, several times over."""
+        return ops.repeat(self, repeats, axis)
+
+    def take(self, indices: TensorLike, axis: int | None = None) -> Tensor:
+        """Return elements, or slices of an axis, at integer indices."""
+        return ops.take(self, indices, axis)
+
+    def sort(self, axis: int | None = -1) -> Tensor:
+        """Return the elements sorted along an axis."""
+        return ops.sort(self, axis)
+
+    def argsort(self, axis: int | None = -1) -> Tensor:
+        """Return the places of the elements along an axis in ascending order."""
+        return ops.argsort(self, axis)
+
+    def clip(self, low: Any = None, high: Any = None) -> Tensor:
+        """Return the elements limited to a range."""
+        return ops.clip(self, low, high)
+
+    def round(self) -> Tensor:
+        """Return the nearest whole numbers, halves to the even one."""
+        return ops.round(self)
+
     def sum(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
         """Return the sum over axes."""
         return ops.sum(self, axis, keepdims)
@@ -325,48 +370,6 @@ class Tensor:
     def argmin(self, axis: int | None = None, keepdims: bool = False) -> Tensor:
         """Return the position of the smallest."""
         return ops.argmin(self, axis, keepdims)
-
-
-def tensor(data: TensorLike, dtype: Any = None) -> Tensor:
-    """Copy numbers, nested lists, a NumPy array or a tensor into a tensor.
-
-    Without `dtype`: Python floats give float32, ints int32 (int64 where they need it), bools bool;
-    arrays keep their dtype (float16 becomes float32, small integers int32).
-
-    >>> tensor([[0.0, 1.0], [2.0, 3.0]]).dtype.name
-    'float32'
-    """
-    want = None if dtype is None else check_dtype("tensor", dtype)
-    if isinstance(data, Tensor):
-        return ops.astype(data, want) if want is not None and want != data.dtype else data
-    native = isinstance(data, np.ndarray | np.generic) or hasattr(data, "__array__")
-    try:
-        array = np.array(data)
-    except (ValueError, TypeError) as error:
-        raise type(error)(f"tensor: data is not a rectangular array of numbers ({error})") from None
-    if array.dtype.kind not in _BY_KIND:
-        raise TypeError(f"tensor: data has dtype {array.dtype}, expected numbers or bools")
-    if want is None:
-        want = _default(array, native)
-    if array.dtype == want:
-        out = array
-    else:
-        # A float beyond float32's range becomes inf, as everywhere in the library.
-        with np.errstate(over="ignore", invalid="ignore"):
-            out = array.astype(want)
-    return Tensor(np.ascontiguousarray(out).reshape(array.shape))
-
-
-def _default(array: NDArray[Any], native: bool) -> np.dtype:
-    dtype = array.dtype.newbyteorder("=")
-    if native:
-        return dtype if dtype in DTYPES else _EXACT.get(dtype, _BY_KIND[dtype.kind])
-    if dtype.kind == "f":
-        return float32
-    if dtype.kind in "iu":
-        fits = array.size == 0 or (array.min() >= -(2**31) and array.max() < 2**31)
-        return int32 if fits else int64
-    return bool_
 
 
 # Last, because the ops need the class above.

@@ -94,7 +94,7 @@ def value_and_grad(f: Callable[[Tree], Tensor], mixed: bool = False) -> Callable
         Python control flow, and take gradients itself.
     mixed: allow float32 and float64 leaves in one tree.
 
-    >>> from treepie.autodiff.tensor import tensor
+    >>> from treepie.autodiff import tensor
     >>> value_and_grad(lambda p: (p["w"] * p["w"]).sum())({"w": tensor([3.0])})[1]
     {'w': tensor([6.], dtype=float32)}
     """

@@ -2,6 +2,7 @@
 
 from . import random, update
 from .advanced import At, getitem
+from .along import add_along_axis, gather, take_along_axis
 from .arithmetic import (
     abs,
     add,
@@ -49,6 +50,7 @@ from .compare import (
     logical_or,
     not_equal,
 )
+from .einsum import einsum
 from .extreme import all, any, argmax, argmin, max, min
 from .indexing import one_hot, scatter_add, take
 from .linalg import matmul, product
@@ -76,15 +78,18 @@ from .softmax import (
     softmax,
     softmax_backward,
 )
+from .sort import argsort, sort, top_k
 
 __all__ = [
     "At",
     "abs",
     "add",
+    "add_along_axis",
     "all",
     "any",
     "argmax",
     "argmin",
+    "argsort",
     "astype",
     "broadcast_to",
     "ceil",
@@ -95,6 +100,7 @@ __all__ = [
     "cross_entropy_rows",
     "cumsum",
     "div",
+    "einsum",
     "embed",
     "equal",
     "erf",
@@ -103,6 +109,7 @@ __all__ = [
     "expm1",
     "flip",
     "floor",
+    "gather",
     "gelu",
     "getitem",
     "greater",
@@ -151,6 +158,7 @@ __all__ = [
     "softmax",
     "softmax_backward",
     "softplus",
+    "sort",
     "split",
     "sqrt",
     "square",
@@ -162,8 +170,10 @@ __all__ = [
     "sum",
     "swapaxes",
     "take",
+    "take_along_axis",
     "tanh",
     "tile",
+    "top_k",
     "transpose",
     "tril",
     "triu",

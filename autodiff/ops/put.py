@@ -16,7 +16,7 @@ from ..table import Case, Meta, Shape, op
 from ..tensor import Tensor, TensorLike, int64
 from .arithmetic import where
 from .compare import equal
-from .indexing import take
+from .indexing import out_of_range, take
 from .shape import astype, broadcast_to, reshape, strided_slice
 
 Bound = tuple[tuple[Tensor, ...], Meta]
@@ -127,11 +127,6 @@ def _winners(h: Tensor, i: Tensor, axis: int, size: int) -> Tensor:
     return where(reshape(wins, (*i.shape, *(1,) * (h.ndim - 1 - axis))), take(h, i, axis), 0.0)
 
 
-def _out_of_range(name: str, indices: Tensor, size: int) -> IndexError:
-    wrong = indices.array[(indices.array < -size) | (indices.array >= size)]
-    return IndexError(f"{name}: an index is {wrong.flat[0]}, expected {-size} to {size - 1}")
-
-
 _CASES = (
     Case(((5, 3), (4,), (4, 3)), {"axis": 0}, {1: 5}),
     Case(((2, 3, 3), (2, 2), (2, 2, 2, 3)), {"axis": 1}, {1: 3}),
@@ -155,7 +150,7 @@ _LARGE = Case(((10000, 64), (20000,), (20000, 64)), {"axis": 0}, {1: 10000})
     ),
     oracle=_put_oracle,
     cases=_CASES,
-    failure=lambda x, i, v, axis: _out_of_range("put", i, x.shape[axis]),
+    failure=lambda x, i, v, axis: out_of_range("put", i, x.shape[axis]),
     wrong=_WRONG,
     large=_LARGE,
     dtypes=_ALL,
@@ -173,7 +168,7 @@ def put(x: TensorLike, indices: TensorLike, v: TensorLike, axis: int) -> Bound:
     vjp=(lambda g, y, x, i, v, axis: g, None, lambda g, y, x, i, v, axis: take(g, i, axis)),
     oracle=_add_oracle,
     cases=_CASES,
-    failure=lambda x, i, v, axis: _out_of_range("add_at", i, x.shape[axis]),
+    failure=lambda x, i, v, axis: out_of_range("add_at", i, x.shape[axis]),
     wrong=_WRONG,
     large=_LARGE,
     dtypes=_ALL[:4],
@@ -192,7 +187,7 @@ def _index_failure(*indices: Tensor, shape: Shape) -> IndexError:
         if i.size and (i.array.min() < -n or i.array.max() >= n)
     ]
     k = wrong[0]
-    return _out_of_range(f"flat_index: axis {k} of shape {shape}", indices[k], shape[k])
+    return out_of_range(f"flat_index: axis {k} of shape {shape}", indices[k], shape[k])
 
 
 @op(

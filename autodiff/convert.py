@@ -1,0 +1,69 @@
+"""Making tensors of what users give."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from treepie.kernels.config import DTYPES
+
+from .tensor import Tensor, TensorLike, bool_, check_dtype, float32, float64, int32, int64
+
+_BY_KIND = {"b": bool_, "i": int64, "u": int64, "f": float64}
+_EXACT = {np.dtype("int8"): int32, np.dtype("int16"): int32, np.dtype("uint8"): int32}
+_EXACT |= {np.dtype("uint16"): int32, np.dtype("float16"): float32}
+
+
+def tensor(data: TensorLike, dtype: Any = None) -> Tensor:
+    """Copy numbers, nested lists, a NumPy array or a tensor into a tensor.
+
+    Without `dtype`: Python floats give float32, ints int32 (int64 where they need it), bools bool;
+    arrays keep their dtype (float16 becomes float32, small integers int32).
+
+    >>> tensor([[0.0, 1.0], [2.0, 3.0]]).dtype.name
+    'float32'
+    """
+    from . import ops  # which are made of this function
+
+    want = None if dtype is None else check_dtype("tensor", dtype)
+    if isinstance(data, Tensor):
+        return ops.astype(data, want) if want is not None and want != data.dtype else data
+    if isinstance(data, list | tuple) and _holds_tensors(data):
+        # By an op, through which gradients pass.
+        return tensor(ops.stack([tensor(x) for x in data]), want)
+    native = isinstance(data, np.ndarray | np.generic) or hasattr(data, "__array__")
+    try:
+        array = np.array(data)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"tensor: data is not a rectangular array of numbers ({error})") from None
+    if array.dtype.kind not in _BY_KIND:
+        raise TypeError(f"tensor: data has dtype {array.dtype}, expected numbers or bools")
+    if want is None:
+        want = _default(array, native)
+    if array.dtype == want:
+        out = array
+    else:
+        # A float beyond float32's range becomes inf, as everywhere in the library.
+        with np.errstate(over="ignore", invalid="ignore"):
+            out = array.astype(want)
+    return Tensor(np.ascontiguousarray(out).reshape(array.shape))
+
+
+def _holds_tensors(data: Any) -> bool:
+    if isinstance(data, list | tuple):
+        return any(_holds_tensors(x) for x in data)
+    return isinstance(data, Tensor)
+
+
+def _default(array: NDArray[Any], native: bool) -> np.dtype:
+    dtype = array.dtype.newbyteorder("=")
+    if native:
+        return dtype if dtype in DTYPES else _EXACT.get(dtype, _BY_KIND[dtype.kind])
+    if dtype.kind == "f":
+        return float32
+    if dtype.kind in "iu":
+        fits = array.size == 0 or (array.min() >= -(2**31) and array.max() < 2**31)
+        return int32 if fits else int64
+    return bool_

@@ -1,0 +1,140 @@
+"""Sorting. All sorts are stable, and NaN is larger than any number, as in NumPy.
+
+Elements that are equal keep their order, ascending or descending, and each gets the gradient of the
+place where it went.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from treepie.kernels import sort as kernels
+from treepie.kernels.elementwise import cast
+from treepie.kernels.program import Launch, Operand, Spec
+
+from ..arguments import as_tensor, integer, one_axis
+from ..table import Case, Meta, composite, op
+from ..tensor import Tensor, TensorLike, int32, int64
+from .along import take_along_axis
+from .indexing import around
+from .shape import reshape, strided_slice
+
+Bound = tuple[tuple[Tensor, ...], Meta]
+_ALL = ("float32", "float64", "int32", "int64", "bool")
+
+
+def _plan(
+    inputs: list[Operand], outputs: list[Operand], scratch: Any, axis: int, descending: bool
+) -> list[Launch]:
+    (x,), (out,) = inputs, outputs
+    seen = around(x.shape, axis)
+    launches = []
+    if x.dtype.kind == "b":
+        wide = scratch(x.shape, int32)
+        launches.append(cast(x, wide))
+        x = wide
+    x = x.reshaped(*seen)
+    lines, sums = kernels.scratch(x)
+    keys, places, counts = (scratch(shape, int64) for shape in (lines, lines, sums))
+    return [*launches, kernels.argsort(x, out.reshaped(*seen), keys, places, counts, descending)]
+
+
+def _argsort_oracle(x: Any, axis: int, descending: bool = False) -> Any:
+    if not descending:
+        return np.argsort(x, axis, kind="stable")
+    # Stable and descending: the last of the reversed, ascending order, counted from the other end.
+    back = np.flip(np.argsort(np.flip(x, axis), axis, kind="stable"), axis)
+    return x.shape[axis] - 1 - back
+
+
+@op(
+    name="argsort",
+    signature="(...)->(...)",
+    infer=lambda x, axis, descending: [Spec(x.shape, int64)],
+    plan=_plan,
+    nondifferentiable=True,
+    oracle=_argsort_oracle,
+    cases=[
+        Case(((3, 5),), {"axis": 1}),
+        Case(((3, 5),), {"axis": 0, "descending": True}),
+        Case(((2, 40, 3),), {"axis": 1}),
+        Case(((2, 300),), {"axis": -1, "descending": True}),
+        Case(((0, 3),), {"axis": 0}),
+        Case(((1,),), {"axis": 0}),
+    ],
+    wrong=Case(((2, 3),), {"axis": 2}),
+    large=Case(((1000, 1000),), {"axis": 1}),
+    dtypes=_ALL,
+)
+def _argsort(x: TensorLike, axis: int, descending: bool = False) -> Bound:
+    """Places of the elements along an axis in ascending or descending order, int64; stable."""
+    t = as_tensor(x)
+    return (t,), {"axis": one_axis("argsort", axis, t.ndim), "descending": bool(descending)}
+
+
+def argsort(x: TensorLike, axis: int | None = -1, descending: bool = False) -> Tensor:
+    """Return the places of the elements along an axis in ascending order, int64.
+
+    Equal elements keep their order; NaN is the largest. axis None sorts the flattened tensor.
+    """
+    t = as_tensor(x)
+    return _argsort(reshape(t, (-1,)), 0, descending) if axis is None else _argsort(t, axis, descending)
+
+
+@composite(
+    oracle=lambda x, axis: np.sort(x, axis),
+    cases=[
+        Case(((3, 5),), {"axis": 1}),
+        Case(((2, 40, 3),), {"axis": -2}),
+        Case(((0, 3),), {"axis": 0}),
+    ],
+    wrong=Case(((2, 3),), {"axis": 2}),
+    large=Case(((1000, 1000),), {"axis": 1}),
+    dtypes=_ALL,
+    distinct=True,
+    ulp=0,
+)
+def sort(x: TensorLike, axis: int | None = -1, descending: bool = False) -> Tensor:
+    """Sort along an axis, ascending by default; NaN is the largest. axis None sorts the flattened tensor.
+
+    Of equal elements, each gets the gradient of the place where a stable sort puts it.
+    """
+    t = as_tensor(x)
+    if axis is None:
+        t, axis = reshape(t, (-1,)), 0
+    k = one_axis("sort", axis, t.ndim)
+    return take_along_axis(t, _argsort(t, k, descending), k)
+
+
+@composite(
+    oracle=lambda x, k, axis=-1: (
+        np.take(np.flip(np.sort(x, axis), axis), range(k), axis),
+        np.take(_argsort_oracle(x, axis, True), range(k), axis),
+    ),
+    cases=[
+        Case(((3, 5),), {"k": 2}),
+        Case(((4, 3),), {"k": 3, "axis": 0}),
+        Case(((40,),), {"k": 0}),
+        Case(((2, 100),), {"k": 7}),
+    ],
+    wrong=Case(((2, 3),), {"k": 4}),
+    large=Case(((1000, 1000),), {"k": 5}),
+    dtypes=_ALL,
+    distinct=True,
+    ulp=0,
+)
+def top_k(x: TensorLike, k: int, axis: int = -1) -> tuple[Tensor, Tensor]:
+    """Return the k largest elements along an axis, the largest first, and their places, int64.
+
+    Of equal elements the first come first, and get the gradient; NaN is the largest.
+    """
+    t, count = as_tensor(x), integer("top_k", "k", k)
+    at = one_axis("top_k", axis, t.ndim)
+    if not 0 <= count <= t.shape[at]:
+        raise ValueError(f"top_k: k is {k}, expected 0 to {t.shape[at]} for axis {at} of shape {t.shape}")
+    order = _argsort(t, at, True)
+    sizes = (*t.shape[:at], count, *t.shape[at + 1 :])
+    places = strided_slice(order, (0,) * t.ndim, (1,) * t.ndim, sizes)
+    return take_along_axis(t, places, at), places
