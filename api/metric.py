@@ -34,9 +34,10 @@ from .score import (
 
 # fmt: off
 __all__ = [
-    "F1", "MAE", "MSE", "Accuracy", "ConfusionMatrix", "Mean", "Metric", "Precision", "Recall", "Tracker",
-    "accuracy", "auc_roc", "binary_accuracy", "confusion_matrix", "eval", "eval_many", "f1", "mae", "mse",
-    "precision", "r2", "recall", "top_k_accuracy",
+    "AUC", "F1", "MAE", "MSE", "R2", "Accuracy", "BinaryAccuracy", "ConfusionMatrix", "Mean", "Metric",
+    "Precision", "Recall", "TopKAccuracy", "Tracker", "accuracy", "auc_roc", "binary_accuracy",
+    "confusion_matrix", "eval", "eval_many", "f1", "mae", "mse", "precision", "r2", "recall",
+    "top_k_accuracy",
 ]
 # fmt: on
 
@@ -60,6 +61,19 @@ class Metric(abc.ABC):
     def reset(self) -> None:
         """Forget all batches."""
 
+    @property
+    def _name(self) -> str:
+        return f"metric.{type(self).__name__}"
+
+    def _check_alike(self, other: Any, **settings: Any) -> None:
+        """Refuse to merge what another kind of metric, or one of other settings, has seen."""
+        if type(other) is not type(self):
+            raise TypeError(f"{self._name}: merged with a {type(other).__name__}, expected its own kind")
+        for name, mine in settings.items():
+            theirs = getattr(other, f"_{name}")
+            if theirs != mine:
+                raise ValueError(f"{self._name}: merged with one of {name} {theirs!r}, expected {mine!r}")
+
 
 class ConfusionMatrix(Metric):
     """Accumulates `confusion_matrix`."""
@@ -67,10 +81,6 @@ class ConfusionMatrix(Metric):
     def __init__(self) -> None:
         """Start without any batch."""
         self._counts: score.Array | None = None
-
-    @property
-    def _name(self) -> str:
-        return f"metric.{type(self).__name__}"
 
     def update(self, pred: TensorLike, target: TensorLike) -> None:
         """Take a batch; shapes as for `accuracy`."""
@@ -97,6 +107,7 @@ class ConfusionMatrix(Metric):
 
     def merge(self, other: ConfusionMatrix) -> None:
         """Take what another accumulator has seen."""
+        self._check_alike(other)
         if other._counts is not None:
             self._add(other._counts)
 
@@ -113,11 +124,16 @@ class Precision(ConfusionMatrix):
     def __init__(self, average: str = "macro") -> None:
         """Take how classes are averaged: "macro", "micro" or "weighted"."""
         super().__init__()
-        self._by = score.check_average(self._name, average)
+        self._average = score.check_average(self._name, average)
+
+    def merge(self, other: ConfusionMatrix) -> None:
+        """Take what another accumulator has seen."""
+        self._check_alike(other, average=self._average)
+        super().merge(other)
 
     def compute(self) -> float:
         """Return the score of all batches so far."""
-        return score.averaged(self._name, self._seen(), self._by, self._score)
+        return score.averaged(self._name, self._seen(), self._average, self._score)
 
 
 class Recall(Precision):
@@ -141,10 +157,11 @@ class _Sums(Metric):
 
     def compute(self) -> float:
         """Return the score of all batches so far."""
-        return score.share(f"metric.{type(self).__name__}", self._total, self._count)
+        return score.share(self._name, self._total, self._count)
 
     def merge(self, other: _Sums) -> None:
         """Take what another accumulator has seen."""
+        self._check_alike(other)
         self._total, self._count = self._total + other._total, self._count + other._count
 
     def reset(self) -> None:
@@ -162,6 +179,42 @@ class Accuracy(_Sums):
         """Take a batch; shapes as for `accuracy`."""
         predicted, true, _ = score.classes_of("metric.Accuracy", pred, target)
         self._add(predicted == true)
+
+
+class BinaryAccuracy(_Sums):
+    """Accumulates `binary_accuracy`."""
+
+    def __init__(self, threshold: float = 0.5) -> None:
+        """Take the threshold above which a prediction is 1."""
+        super().__init__()
+        self._threshold = threshold
+
+    def update(self, pred: TensorLike, target: TensorLike) -> None:
+        """Take a batch of one shape."""
+        self._add(score.binary_hits(self._name, pred, target, self._threshold))
+
+    def merge(self, other: _Sums) -> None:
+        """Take what another accumulator has seen."""
+        self._check_alike(other, threshold=self._threshold)
+        super().merge(other)
+
+
+class TopKAccuracy(_Sums):
+    """Accumulates `top_k_accuracy`."""
+
+    def __init__(self, k: int = 5) -> None:
+        """Take how many of the largest logits count."""
+        super().__init__()
+        self._k = k
+
+    def update(self, pred: TensorLike, target: TensorLike) -> None:
+        """Take a batch; shapes as for `top_k_accuracy`."""
+        self._add(score.top_k_hits(self._name, pred, target, self._k))
+
+    def merge(self, other: _Sums) -> None:
+        """Take what another accumulator has seen."""
+        self._check_alike(other, k=self._k)
+        super().merge(other)
 
 
 class MSE(_Sums):
@@ -195,6 +248,82 @@ class Mean(_Sums):
         size = len(as_tensor(target))
         self._total += float(self._fn(pred, target)) * size
         self._count += size
+
+
+class AUC(Metric):
+    """Accumulates `auc_roc`. It keeps every score, since no smaller summary gives the exact area."""
+
+    def __init__(self) -> None:
+        """Start without any batch."""
+        self._batches: list[tuple[score.Array, score.Array]] = []
+
+    def update(self, pred: TensorLike, target: TensorLike) -> None:
+        """Take a batch of scores and targets 0 or 1, (b,) or (b, 1)."""
+        self._batches.append(score.scores_of(self._name, pred, target))
+
+    def compute(self) -> float:
+        """Return the area of all batches so far."""
+        if not self._batches:
+            raise ValueError(f"{self._name}: no elements were given, expected at least one")
+        scores, targets = (np.concatenate(column) for column in zip(*self._batches, strict=True))
+        return score.area(self._name, scores, targets)
+
+    def merge(self, other: AUC) -> None:
+        """Take what another accumulator has seen."""
+        self._check_alike(other)
+        self._batches += other._batches
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self._batches = []
+
+
+class R2(Metric):
+    """Accumulates `r2`: squared errors, and the targets' mean and squared distance from it.
+
+    Batches are joined by the formula of Chan, Golub & LeVeque 1979, with means counted from the first
+    target, so that nothing cancels where targets are large and close together.
+    """
+
+    def __init__(self) -> None:
+        """Start without any batch."""
+        self.reset()
+
+    def update(self, pred: TensorLike, target: TensorLike) -> None:
+        """Take a batch of one shape."""
+        x, y = score.numbers_of(self._name, pred, target)
+        if y.size:
+            origin = float(y.flat[0])
+            away = y - origin
+            mean = float(away.mean())
+            spread, error = float(np.square(away - mean).sum()), float(np.square(x - y).sum())
+            self._join(y.size, origin, mean, spread, error)
+
+    def _join(self, count: int, origin: float, mean: float, spread: float, error: float) -> None:
+        if not self._count:
+            self._origin = origin
+        total, apart = self._count + count, (origin - self._origin) + (mean - self._mean)
+        self._spread += spread + apart * apart * (self._count * count / total)
+        self._mean += apart * (count / total)
+        self._count, self._error = total, self._error + error
+
+    def compute(self) -> float:
+        """Return the score of all batches so far."""
+        if self._count == 0:
+            raise ValueError(f"{self._name}: no elements were given, expected at least one")
+        if self._spread == 0:
+            raise ValueError(f"{self._name}: the targets have no variance, expected values that differ")
+        return 1.0 - self._error / self._spread
+
+    def merge(self, other: R2) -> None:
+        """Take what another accumulator has seen."""
+        self._check_alike(other)
+        if other._count:
+            self._join(other._count, other._origin, other._mean, other._spread, other._error)
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self._count, self._origin, self._mean, self._spread, self._error = 0, 0.0, 0.0, 0.0, 0.0
 
 
 # ---- over data

@@ -19,6 +19,7 @@ Array = NDArray[Any]
 def classes_of(function: str, logits: TensorLike, targets: TensorLike) -> tuple[Array, Array, int]:
     """Return predicted and true classes, flat, and how many classes there are."""
     x, y = as_tensor(logits).numpy(), as_tensor(targets).numpy()
+    _check_not_nan(function, x)
     if y.dtype.kind == "f" and not (np.isfinite(y).all() and (y == np.floor(y)).all()):
         raise ValueError(f"{function}: targets are not whole numbers, expected classes")
     if x.ndim == y.ndim + 1 and x.shape[:-1] == y.shape and x.shape[-1] > 1:
@@ -35,6 +36,12 @@ def classes_of(function: str, logits: TensorLike, targets: TensorLike) -> tuple[
         wrong = true[(true < 0) | (true >= classes)][0]
         raise ValueError(f"{function}: a target is {wrong}, expected 0 to {classes - 1}")
     return predicted.reshape(-1).astype(np.int64), true, classes
+
+
+def _check_not_nan(function: str, x: Array) -> None:
+    """Refuse NaN, which would count as a right or wrong prediction by chance."""
+    if x.dtype.kind == "f" and np.isnan(x).any():
+        raise ValueError(f"{function}: {np.isnan(x).sum()} of {x.size} predictions are NaN, expected numbers")
 
 
 def counts_of(function: str, logits: TensorLike, targets: TensorLike) -> Array:
@@ -63,8 +70,15 @@ def accuracy(logits: TensorLike, targets: TensorLike) -> float:
 
 def binary_accuracy(pred: TensorLike, targets: TensorLike, threshold: float = 0.5) -> float:
     """Return the share of predictions on the right side of a threshold. Both have one shape."""
-    x, y = numbers_of("metric.binary_accuracy", pred, targets)
-    return share("metric.binary_accuracy", ((x > threshold) == (y > 0.5)).sum(), x.size)
+    hits = binary_hits("metric.binary_accuracy", pred, targets, threshold)
+    return share("metric.binary_accuracy", hits.sum(), hits.size)
+
+
+def binary_hits(function: str, pred: TensorLike, targets: TensorLike, threshold: float) -> Array:
+    """Return which predictions are on the right side of a threshold."""
+    x, y = numbers_of(function, pred, targets)
+    _check_not_nan(function, x)
+    return np.asarray((x > threshold) == (y > 0.5))
 
 
 def confusion_matrix(logits: TensorLike, targets: TensorLike) -> Tensor:
@@ -80,14 +94,20 @@ def top_k_accuracy(logits: TensorLike, targets: TensorLike, k: int = 5) -> float
 
     logits: (..., c).  targets: (...), classes.
     """
-    _, true, classes = classes_of("metric.top_k_accuracy", logits, targets)
+    hits = top_k_hits("metric.top_k_accuracy", logits, targets, k)
+    return share("metric.top_k_accuracy", hits.sum(), hits.size)
+
+
+def top_k_hits(function: str, logits: TensorLike, targets: TensorLike, k: int) -> Array:
+    """Return which targets are among the k largest logits."""
+    _, true, classes = classes_of(function, logits, targets)
     if not 1 <= k <= classes:
-        raise ValueError(f"metric.top_k_accuracy: k is {k}, expected 1 to {classes}")
+        raise ValueError(f"{function}: k is {k}, expected 1 to {classes}")
     x = as_tensor(logits).numpy()
     if x.shape[-1] != classes:
-        raise ValueError(f"metric.top_k_accuracy: logits have shape {x.shape}, expected (..., c)")
+        raise ValueError(f"{function}: logits have shape {x.shape}, expected (..., c)")
     best = np.argsort(-x.reshape(-1, classes), axis=-1, kind="stable")[:, :k]
-    return share("metric.top_k_accuracy", (best == true[:, None]).sum(), true.size)
+    return np.asarray((best == true[:, None]).any(-1))
 
 
 def averaged(function: str, counts: Array, average: str, score: Callable[..., Array]) -> float:
@@ -159,13 +179,25 @@ def auc_roc(scores: TensorLike, targets: TensorLike) -> float:
 
     scores, targets: (b,) or (b, 1).  A tie counts half (Hanley & McNeil 1982).
     """
-    x, y = (np.ravel(t) for t in numbers_of("metric.auc_roc", scores, targets))
+    return area("metric.auc_roc", *scores_of("metric.auc_roc", scores, targets))
+
+
+def scores_of(function: str, scores: TensorLike, targets: TensorLike) -> tuple[Array, Array]:
+    """Return scores and targets 0 or 1, flat, in float64."""
+    flat = [t.reshape(-1) if t.shape == (t.size, 1) else t for t in (as_tensor(scores), as_tensor(targets))]
+    x, y = (np.ravel(t) for t in numbers_of(function, *flat))
+    _check_not_nan(function, x)
     if not np.isin(y, (0, 1)).all():
-        raise ValueError("metric.auc_roc: a target is neither 0 nor 1, expected one of them")
+        raise ValueError(f"{function}: a target is neither 0 nor 1, expected one of them")
+    return x, y
+
+
+def area(function: str, x: Array, y: Array) -> float:
+    """Return the area under the ROC curve, from ranks."""
     positive = y == 1
     if positive.all() or not positive.any():
         given = f"all {y[0]:.0f}" if y.size else "none"
-        raise ValueError(f"metric.auc_roc: targets are {given}, expected both 0 and 1")
+        raise ValueError(f"{function}: targets are {given}, expected both 0 and 1")
     _, place, count = np.unique(x, return_inverse=True, return_counts=True)
     below = (np.cumsum(count) - (count - 1) / 2)[place]  # rank from 1, the mean of the ranks of ties
     wins = below[positive].sum() - positive.sum() * (positive.sum() + 1) / 2

@@ -82,6 +82,21 @@ ACCUMULATORS = {
     "Recall": (lambda: metric.Recall("weighted"), weighted_recall, LOGITS, TARGETS),
     "F1": (lambda: metric.F1("macro"), metric.f1, LOGITS, TARGETS),
     "ConfusionMatrix": (metric.ConfusionMatrix, metric.confusion_matrix, LOGITS, TARGETS),
+    "BinaryAccuracy": (metric.BinaryAccuracy, metric.binary_accuracy, SCORES, BITS),
+    "BinaryAccuracy, 0.9": (
+        lambda: metric.BinaryAccuracy(0.9),
+        lambda x, y: metric.binary_accuracy(x, y, 0.9),
+        SCORES,
+        BITS,
+    ),
+    "TopKAccuracy": (
+        lambda: metric.TopKAccuracy(2),
+        lambda x, y: metric.top_k_accuracy(x, y, 2),
+        LOGITS,
+        TARGETS,
+    ),
+    "AUC": (metric.AUC, metric.auc_roc, np.round(SCORES, 1), BITS),
+    "R2": (metric.R2, metric.r2, SCORES + 1e6, SCORES**2 + 1e6),
     "MSE": (metric.MSE, metric.mse, SCORES, BITS),
     "MAE": (metric.MAE, metric.mae, SCORES, BITS),
     "Mean": (lambda: metric.Mean(metric.mse), metric.mse, SCORES, BITS),
@@ -103,6 +118,39 @@ def test_accumulators_score_the_whole_data_set(name):
         one.compute()
     one.update(x[:7], y[:7])
     np.testing.assert_allclose(one.compute(), whole(x[:7], y[:7]), rtol=1e-12)
+
+
+def test_r2_and_auc_in_batches_are_scikit_learns():
+    sklearn = pytest.importorskip("sklearn.metrics")
+    x, y = RNG.normal(size=(2, 1000)) * 1e-3 + 1e6
+    bits = (x > y).astype(int)
+    r2, auc = metric.R2(), metric.AUC()
+    for k in range(0, 1000, 33):
+        r2.update(x[k : k + 33], y[k : k + 33])
+        auc.update(x[k : k + 33, None], bits[k : k + 33])
+    assert r2.compute() == pytest.approx(sklearn.r2_score(y, x), rel=1e-9)
+    assert auc.compute() == pytest.approx(sklearn.roc_auc_score(bits, x), rel=1e-12)
+
+
+MERGES = [
+    (metric.MSE(), metric.MAE(), TypeError, "metric.MSE: merged with a MAE, expected its own kind"),
+    (
+        metric.F1(),
+        metric.F1("micro"),
+        ValueError,
+        "metric.F1: merged with one of average 'micro', expected 'm",
+    ),
+    (metric.TopKAccuracy(2), metric.TopKAccuracy(3), ValueError, "merged with one of k 3, expected 2"),
+    (metric.BinaryAccuracy(), metric.BinaryAccuracy(0.9), ValueError, "of threshold 0.9, expected 0.5"),
+    (metric.AUC(), metric.R2(), TypeError, "metric.AUC: merged with a R2"),
+    (metric.ConfusionMatrix(), metric.F1(), TypeError, "metric.ConfusionMatrix: merged with a F1"),
+]
+
+
+@pytest.mark.parametrize(("one", "other", "error", "match"), MERGES)
+def test_unlike_metrics_do_not_merge(one, other, error, match):
+    with pytest.raises(error, match=match):
+        one.merge(other)
 
 
 def test_eval():
@@ -130,7 +178,11 @@ def test_tracker():
     assert t.to_list() == []
 
 
+NAN = np.full((4, 3), np.nan)
 ERRORS = [
+    (lambda: metric.accuracy(NAN, [0] * 4), "metric.accuracy: 12 of 12 predictions are NaN, expected numb"),
+    (lambda: metric.TopKAccuracy(2).update(NAN, [0] * 4), "metric.TopKAccuracy: 12 of 12 predictions are"),
+    (lambda: metric.auc_roc(NAN[0], [0, 1, 0]), "metric.auc_roc: 3 of 3 predictions are NaN"),
     (
         lambda: metric.accuracy(np.zeros((4, 3)), np.zeros((4, 1))),
         r"metric.accuracy: logits have shape \(4, 3\) and targets \(4, 1\), expected \(b, c\) and",
@@ -140,6 +192,7 @@ ERRORS = [
     (lambda: metric.accuracy(np.zeros((0, 3)), np.zeros(0)), "metric.accuracy: no elements were giv"),
     (lambda: metric.accuracy([0.1], [0.5]), "metric.accuracy: targets are not whole numbers"),
     (lambda: metric.F1("mean"), "metric.F1: average is 'mean', expected 'macro', 'micro' or"),
+    (lambda: metric.R2().compute(), "metric.R2: no elements were given"),
     (lambda: metric.top_k_accuracy(np.zeros((1, 3)), [0], 4), "k is 4, expected 1 to 3"),
     (lambda: metric.mse([1.0], [[1.0]]), r"metric.mse: pred has shape \(1,\) and target \(1, 1\)"),
     (lambda: metric.r2([1.0, 2.0], [1.0, 1.0]), r"metric.r2: target has shape \(2,\) and no variance"),
