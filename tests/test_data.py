@@ -95,8 +95,9 @@ def test_prepare(tmp_path):
     assert batches[0][0].dtype == tp.float32
     assert len(Data.prepare((x, y), batch_size=3, drop_last=True)) == 2
     assert [b.tolist() for b in Data.prepare(y, 4)] == [[0, 1, 2, 3], [4, 5, 6]]
-    x[:] = -1  # a batch never shares memory with the user's array
-    assert batches[0][0].tolist() == [[0, 1], [2, 3], [4, 5]]
+    assert all(np.shares_memory(a.array, x) for a, _ in batches)  # views
+    wide = Data.prepare(y.astype(np.int16), 3).to_list()
+    assert [b.dtype for b in wide] == [tp.int32] * 3
 
     np.save(tmp_path / "y.npy", y)
     stored = np.load(tmp_path / "y.npy", mmap_mode="r")
@@ -107,6 +108,34 @@ def test_prepare(tmp_path):
         assert orders[e] == tp.rng.permutation(tp.rng.fold_in(KEY, e), 7).tolist()
         shuffled.reset()
     assert type(Data.prepare(stored, 3).to_list()[0].array) is np.ndarray
+
+
+@pytest.mark.parametrize("width", [1, 5000])  # gathered by NumPy, and by a kernel
+def test_shuffled_batches_are_gathered_and_never_change(width):
+    x = np.random.default_rng(0).random((50, width))
+    order = tp.rng.permutation(tp.rng.fold_in(KEY, 0), 50).numpy()
+    batches = Data.prepare((x, tp.tensor(x)), 20, shuffle=KEY).to_list()
+    for k, (a, b) in enumerate(batches):
+        np.testing.assert_array_equal(a, x[order[20 * k : 20 * k + 20]])
+        np.testing.assert_array_equal(a, b)
+        assert not np.shares_memory(a.array, x)
+
+
+def test_a_memory_mapped_array_larger_than_memory(tmp_path):
+    """256 GB of a sparse file, of which a batch reads 3 rows."""
+    try:
+        stored = np.memmap(tmp_path / "x", np.float32, "w+", shape=(2**20, 2**16))
+        stored[5, 7], stored[2**20 - 1, 0] = 3.0, 4.0
+    except OSError as error:
+        pytest.skip(f"no sparse files here: {error}")
+    stored = np.memmap(tmp_path / "x", np.float32, "r", shape=(2**20, 2**16))
+    first = next(iter(Data.prepare(stored, 3)))
+    last = next(iter(Data.prepare(stored[::-1], 3)))
+    assert (first.array[:, 7].tolist(), first.shape) == ([0.0] * 3, (3, 2**16))
+    assert last[0, 0].item() == 4.0
+    order = tp.rng.permutation(tp.rng.fold_in(KEY, 0), 2**20).numpy()
+    (batch,) = next(iter(Data.prepare((stored,), 3, shuffle=KEY)))
+    np.testing.assert_array_equal(batch, stored[order[:3]])
 
 
 def test_layouts_that_are_not_c_order():
@@ -120,6 +149,10 @@ def test_layouts_that_are_not_c_order():
 ERRORS = [
     (lambda: of(3).batch(0), ValueError, "Data.batch: batch_size is 0, expected at least 1"),
     (lambda: of(3).batch(1.5), TypeError, "Data.batch: batch_size is 1.5, expected an int"),
+    (lambda: Data.of_array(iter([1])), TypeError, "Data.of_array: array is a list_iterator, expected a list"),
+    (lambda: of(3).map(3), TypeError, "Data.map: given a int, expected a function"),
+    (lambda: Data.of_fn(3, None), TypeError, "Data.of_fn: given a NoneType, expected a function"),
+    (lambda: of(3).prefetch(0), ValueError, "Data.prefetch: n is 0, expected at least 1"),
     (lambda: of(-1), ValueError, "Data.of_fn: n is -1, expected at least 0"),
     (lambda: of(3).take(-1), ValueError, "Data.take: n is -1, expected at least 0"),
     (

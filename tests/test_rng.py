@@ -165,3 +165,10 @@ ERRORS = [
 def test_errors(call, kind, text):
     with pytest.raises(kind, match=text):
         call()
+
+
+def test_large_permutations_are_ordered_as_small_ones():
+    """Above 2**17 by the kernel, below by NumPy."""
+    n = 2**17 + 1
+    bits = tp.autodiff.ops.random.random_bits(tp.rng.key(1), (n,)).numpy()
+    np.testing.assert_array_equal(tp.rng.permutation(tp.rng.key(1), n), np.argsort(bits, kind="stable"))
