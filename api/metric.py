@@ -287,7 +287,7 @@ class R2(Metric):
 
     def __init__(self) -> None:
         """Start without any batch."""
-        self.reset()
+        self._count, self._origin, self._mean, self._spread, self._error = 0, 0.0, 0.0, 0.0, 0.0
 
     def update(self, pred: TensorLike, target: TensorLike) -> None:
         """Take a batch of one shape."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from treepie.autodiff import Tensor, ops, ptree, zeros
 from treepie.autodiff.arguments import as_tensor
 from treepie.autodiff.ops import update as rules
-from treepie.autodiff.tensor import float64
+from treepie.autodiff.tensor import TensorLike, float64
 
 from . import schedule
 from .schedule import Schedule
@@ -27,11 +30,80 @@ Mask = Callable[[Tree], Tree] | Tree | None
 
 
 @dataclass(frozen=True)
+class _Group:
+    """Leaves that a rule changes in one launch, side by side in a flat buffer."""
+
+    leaves: tuple[int, ...]
+    dtype: Any
+    decayed: bool
+
+    def flat(self, leaves: list[Tensor]) -> Tensor:
+        """Return the group's leaves as one tensor, without a copy where they lie side by side in memory."""
+        mine = [leaves[k] for k in self.leaves]
+        if len(mine) == 1:
+            return Tensor(mine[0].array.reshape(-1))
+        owner = mine[0].array.base
+        if isinstance(owner, np.ndarray) and owner.nbytes == sum(t.array.nbytes for t in mine):
+            at = owner.__array_interface__["data"][0]
+            for t in mine:
+                if t.array.base is not owner or t.address != at:
+                    break
+                at += t.array.nbytes
+            else:
+                return Tensor(owner.reshape(-1).view(self.dtype))
+        out = rules.empty((sum(t.size for t in mine),), self.dtype)
+        return Tensor(np.concatenate([t.array.reshape(-1) for t in mine], out=out))
+
+
+class _Layout:
+    """Where each leaf of a tree is in the buffers: a group for each dtype, with a mask for each decay too."""
+
+    def __init__(self, params: Tree, mask: Tree | None) -> None:
+        leaves = [as_tensor(x) for x in ptree.leaves(params)]
+        numbers = itertools.count()
+        self.numbered = ptree.map(lambda _: next(numbers), params)
+        self.shapes, self.dtypes = [t.shape for t in leaves], [t.dtype for t in leaves]
+        decays = [True] * len(leaves)
+        if mask is not None:
+            decays = ptree.leaves(ptree.map(lambda _, decayed: bool(decayed), params, mask))  # type: ignore[assignment]
+        members: dict[tuple[Any, bool], list[int]] = {}
+        for k, t in enumerate(leaves):
+            members.setdefault((t.dtype, decays[k]), []).append(k)
+        self.groups = [_Group(tuple(ks), dtype, decayed) for (dtype, decayed), ks in members.items()]
+
+    def zeros(self) -> tuple[Tensor, ...]:
+        """Return a buffer of zeros for each group."""
+        sizes = [sum(math.prod(self.shapes[k]) for k in g.leaves) for g in self.groups]
+        return tuple(zeros(n, g.dtype) for n, g in zip(sizes, self.groups, strict=True))
+
+    def flat(self, leaves: list[Tensor]) -> tuple[Tensor, ...]:
+        """Return a buffer for each group."""
+        return tuple(group.flat(leaves) for group in self.groups)
+
+    def tree(self, flat: Sequence[Tensor]) -> Tree:
+        """Return the tree whose leaves are views of the buffers."""
+        leaves: dict[int, Tensor] = {}
+        for group, buffer in zip(self.groups, flat, strict=True):
+            at = 0
+            for k in group.leaves:
+                end = at + math.prod(self.shapes[k])
+                leaves[k] = Tensor(buffer.array[at:end].reshape(self.shapes[k]))
+                at = end
+        return ptree.map(lambda k: leaves[k], self.numbered)
+
+
+@dataclass(frozen=True)
 class OptState:
-    """How many steps were taken, and for each moment of the rule a tree like the parameters."""
+    """How many steps were taken, and the moments of the rule, in flat buffers."""
 
     count: int
-    moments: tuple[Tree, ...]
+    buffers: tuple[tuple[Tensor, ...], ...]
+    layout: _Layout | None
+
+    @property
+    def moments(self) -> tuple[Tree, ...]:
+        """For each moment a tree like the parameters, of views of the buffers."""
+        return tuple(self.layout.tree(flat) for flat in self.buffers) if self.layout else ()
 
     def to_trees(self) -> tuple[int, list[Tree]]:
         """Return the count and the trees, to save; `Optimizer.state_of_trees` is the way back."""
@@ -45,6 +117,8 @@ class Optimizer:
     rule: a row of `autodiff.ops.update`.  moments: how many it keeps.
     numbers: 1-based step -> its hyperparameters.
     mask: leaves whose last hyperparameter, the weight decay, is off; None for none.
+
+    Parameters, gradients and moments of one dtype are one buffer, which one launch reads and writes once.
     """
 
     name: str
@@ -61,7 +135,8 @@ class Optimizer:
                 raise TypeError(
                     f"{self.name}: the parameter {path!r} is {dtype.name}, expected float32 or float64"
                 )
-        return OptState(0, tuple(ptree.zeros_like(params) for _ in range(self.moments)))
+        layout = self._layout(params)
+        return OptState(0, tuple(layout.zeros() for _ in range(self.moments)), layout)
 
     def step(self, state: OptState, params: Tree, grads: Tree) -> tuple[Tree, OptState]:
         """Return what to add to the parameters, and the new state."""
@@ -78,7 +153,18 @@ class Optimizer:
                 f"{self.name}: count is {count} with {len(trees)} trees, expected 0 or more with "
                 f"{self.moments}"
             )
-        return OptState(count, tuple(trees))
+        if not trees:
+            return OptState(count, (), None)
+        layout = self._layout(trees[0])
+        rows: list[list[Tensor]] = []
+        for tree in trees:
+            found = ptree.map(lambda _, x: as_tensor(x), layout.numbered, tree)
+            rows.append([as_tensor(x) for x in ptree.leaves(found)])
+            self._check_leaves(layout, "moment", rows[-1])
+        return OptState(count, tuple(layout.flat(row) for row in rows), layout)
+
+    def _layout(self, params: Tree) -> _Layout:
+        return _Layout(params, self.mask(params) if callable(self.mask) else self.mask)
 
     def _run(self, state: OptState, params: Tree, grads: Tree, apply: bool) -> tuple[Tree, OptState]:
         numbers = self.numbers(state.count + 1)
@@ -87,45 +173,37 @@ class Optimizer:
                 f"{self.name}: the hyperparameters of step {state.count + 1} are {numbers}, "
                 "expected finite numbers (see the schedule)"
             )
+        layout = state.layout or self._layout(params)
+        values: list[Tensor] = []
+        slopes: list[Tensor] = []
+
+        def take(k: int, value: TensorLike, slope: TensorLike) -> int:
+            values.append(as_tensor(value))
+            slopes.append(as_tensor(slope))
+            return k
+
+        ptree.map(take, layout.numbered, params, grads)
+        self._check_leaves(layout, "parameter", values)
+        self._check_leaves(layout, "gradient", slopes)
         undecayed = (*numbers[:-1], 0.0)
-        columns: list[list[Tensor]] = [[] for _ in range(self.moments)]
+        made = []
+        for g, group in enumerate(layout.groups):
+            old = tuple(moment[g] for moment in state.buffers)
+            hyper = numbers if group.decayed else undecayed
+            made.append(self.rule(group.flat(values), group.flat(slopes), old, hyper, apply))
+        first, *moments = zip(*made, strict=True) if made else [()] * (1 + self.moments)
+        return layout.tree(first), OptState(state.count + 1, tuple(moments), layout)
 
-        def change(*leaves: Any) -> Tensor:
-            p, g, *old = before = [as_tensor(x) for x in leaves[: 2 + self.moments]]
-            if any(t.shape != p.shape or t.dtype != p.dtype for t in before):
-                raise ValueError(self._mismatch(params, grads, state.moments))
-            decayed = len(leaves) == len(before) or leaves[-1]
-            first, *rest = self.rule(p, g, tuple(old), numbers if decayed else undecayed, apply)
-            for column, value in zip(columns, rest, strict=True):
-                column.append(value)
-            return first
-
-        masks = () if self.mask is None else (self._mask(params),)
-        changed = ptree.map(change, params, grads, *state.moments, *masks)
-        moments = [_filled(params, column) for column in columns]
-        return changed, OptState(state.count + 1, tuple(moments))
-
-    def _mask(self, params: Tree) -> Tree:
-        return self.mask(params) if callable(self.mask) else self.mask
-
-    def _mismatch(self, params: Tree, grads: Tree, moments: tuple[Tree, ...]) -> str:
-        """Say which leaf of the gradients or the moments does not fit its parameter."""
-        for what, tree in [("gradient", grads), *(("moment", m) for m in moments)]:
-            pairs = ptree.map(lambda *both: [as_tensor(t) for t in both], params, tree)
-            flat = ptree.flatten_with_paths(pairs)
-            for (path, p), (_, t) in zip(flat[::2], flat[1::2], strict=True):
-                if (p.shape, p.dtype) != (t.shape, t.dtype):
-                    return (
-                        f"{self.name}: the {what} of {path[:-2]!r} has shape {t.shape} and dtype "
-                        f"{t.dtype.name}, expected {p.shape} and {p.dtype.name}"
-                    )
-        raise AssertionError("no leaf differs")
-
-
-def _filled(tree: Tree, leaves: list[Tensor]) -> Tree:
-    """Return a tree like another with other leaves, in its order."""
-    remaining = iter(leaves)
-    return ptree.map(lambda _: next(remaining), tree)
+    def _check_leaves(self, layout: _Layout, what: str, leaves: list[Tensor]) -> None:
+        """Refuse a leaf of another shape or dtype than the state was made for, by its path."""
+        for k, t in enumerate(leaves):
+            shape, dtype = layout.shapes[k], layout.dtypes[k]
+            if t.array.shape != shape or t.array.dtype != dtype:
+                path = ptree.flatten_with_paths(layout.numbered)[k][0]
+                raise ValueError(
+                    f"{self.name}: the {what} of {path!r} has shape {t.shape} and dtype "
+                    f"{t.dtype.name}, expected {shape} and {dtype.name}"
+                )
 
 
 def _rate(name: str, lr: float | Schedule) -> Schedule:

@@ -18,6 +18,7 @@ Tree = Any
 T = TypeVar("T")
 
 _dataclasses: set[type] = set()
+_checked: set[str] = set()  # keys that were found to be right
 
 
 def register_dataclass(cls: type[T]) -> type[T]:
@@ -32,11 +33,15 @@ def _children(tree: Tree, path: str) -> list[tuple[str, Tree]] | None:
     """Return the named children of a node, None for a leaf."""
     if isinstance(tree, dict):
         for key in tree:
+            if key in _checked:
+                continue
             if not isinstance(key, str) or not key or any(c in key for c in ".[]"):
                 raise ValueError(
                     f"ptree: a key at {path or 'the root'} is {key!r}, expected a non-empty string "
                     "without '.', '[' or ']'"
                 )
+            if len(_checked) < 10_000:
+                _checked.add(key)
         return list(tree.items())
     if isinstance(tree, list | tuple):
         return [(str(k), child) for k, child in enumerate(tree)]

@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 import numpy as np
 
-from treepie.kernels import threads
+from treepie.kernels import memory, threads
 from treepie.kernels.native import compilations
 from treepie.kernels.program import Launch, Operand, Program, Spec
 
@@ -67,6 +67,7 @@ class Op:
     magnitude: (arguments, meta) -> the size of what the result is summed from, where terms can cancel;
         by default the largest element of the result.
     second_order: whether the gradient of the gradient is checked too.
+    recycled: results are memory that was given out before (see `kernels/memory.py`).
     wrong: a case whose shapes must be refused.  large: the benchmark's case.
     """
 
@@ -90,6 +91,7 @@ class Op:
     large: Case | None = None
     dtypes: tuple[str, ...] = ("float32", "float64")
     second_order: bool = True
+    recycled: bool = False
     doc: str = ""
     _plans: dict[Any, _Plan] = field(default_factory=dict)
 
@@ -126,7 +128,8 @@ class Op:
                 self._plans.clear()
             with compilations.watch():
                 plan = self._plans[tuple(key)] = self._planned(inputs, meta)
-        outputs = [Tensor(np.empty(shape, dtype)) for shape, dtype in plan.outputs]
+        empty = memory.empty if self.recycled else np.empty
+        outputs = [Tensor(empty(shape, dtype)) for shape, dtype in plan.outputs]
         if plan.program is not None:
             scratch = [np.empty(n, np.uint8) for n in plan.scratch]
             addresses = [t.address for t in inputs]

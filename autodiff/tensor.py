@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Union
 import numpy as np
 from numpy.typing import NDArray
 
-from treepie.kernels.config import DTYPES
+from treepie.kernels.config import DTYPES as DTYPES  # the api layer uses it too
 
 if TYPE_CHECKING:
     from .tape import Node

@@ -24,6 +24,13 @@ ELEMENTWISE_UNIT = 16384
 #: Elements that one partial sum covers. Partials are combined in index order, whatever the threads.
 REDUCE_UNIT = 4096
 
+#: Results of at least so many bytes are kept when they are free, to be given out again (see `memory.py`);
+#: malloc takes those below from memory that it keeps itself.
+KEPT_LEAST = 1 << 17
+
+#: Bytes that are kept at most; when there would be more, all are let go.
+KEPT_MOST = 1 << 29
+
 #: What a parallel region costs, by threading layer. With omp, measured on 2 cores: 2 us more than a serial
 #: launch while the threads still spin from the last one, 10 to 40 us once they sleep. A launch goes
 #: parallel when its estimated serial time is at least PARALLEL_GAIN times the cost.

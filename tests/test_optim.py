@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import treepie as tp
+from treepie.kernels import memory
 from treepie.optim import schedule
 
 RNG = np.random.default_rng(0)
@@ -183,7 +184,7 @@ ERRORS = [
     (
         lambda: opt.update(opt.init({"w": tp.zeros(1)}), w, w),
         ValueError,
-        r"adam: the moment of 'w' has shape \(1,\)",
+        r"adam: the parameter of 'w' has shape \(2, 3\) and dtype float32, expected \(1,\)",
     ),
     (lambda: opt.update(opt.init(w), w, {"v": w["w"]}), ValueError, "at the root the trees differ"),
     (lambda: opt.state_of_trees(1, []), ValueError, "adam: count is 1 with 0 trees, expected 0 or more"),
@@ -208,3 +209,62 @@ ERRORS = [
 def test_errors(call, error, match):
     with pytest.raises(error, match=match):
         call()
+
+
+def test_many_tensors_and_one_give_the_same_bits():
+    """Leaves of a dtype are one flat buffer, whatever their shapes; with a mask, of two kinds."""
+    rng = np.random.default_rng(0)
+    values, slopes = (rng.normal(size=60).astype("f4") for _ in range(2))
+    cuts, shapes = np.cumsum([6, 1, 20, 0, 12]), [(2, 3), (), (4, 5), (0, 7), (12,), (3, 7)]
+
+    def tree(x):
+        return {
+            f"p{k}": tp.tensor(v.reshape(s))
+            for k, (v, s) in enumerate(zip(np.split(x, cuts), shapes, strict=True))
+        }
+
+    opt = tp.optim.adamw(0.1, weight_decay=0.5)
+    one, many = [tp.tensor(values)], tree(values)
+    masked = tp.optim.adamw(0.1, weight_decay=0.5, mask=lambda p: tp.ptree.map(lambda x: x.ndim > 1, p))
+    states = [opt.init(one), opt.init(many), masked.init(many)]
+    plain = [tp.tensor(values)]
+    state = tp.optim.adam(0.1).init(plain)
+    some = many
+    for _ in range(3):
+        one, states[0] = opt.update(states[0], one, [tp.tensor(slopes)])
+        many, states[1] = opt.update(states[1], many, tree(slopes))
+        some, states[2] = masked.update(states[2], some, tree(slopes))
+        plain, state = tp.optim.adam(0.1).update(state, plain, [tp.tensor(slopes)])
+    flat = np.concatenate([x.numpy().ravel() for x in tp.ptree.leaves(many)])
+    np.testing.assert_array_equal(flat, one[0])
+    unmasked = tree(plain[0].numpy())
+    for name, x in some.items():
+        np.testing.assert_array_equal(x, many[name] if x.ndim > 1 else unmasked[name])
+
+
+KEEPERS = [
+    lambda x: x,
+    lambda x: x.numpy()[1, 5:],
+    lambda x: np.from_dlpack(x),
+    lambda x: x.reshape(-1),
+]
+
+
+def test_memory_is_given_out_again_only_when_nobody_sees_it():
+    """Parameters, views and arrays that a caller keeps stay as they are, over many updates."""
+    n = 2**16
+    opt = tp.optim.adam(0.1)
+    params = {"a": tp.zeros(n), "b": tp.zeros((2, n))}
+    state, grads = opt.init(params), {"a": tp.ones(n), "b": tp.ones((2, n))}
+    memory.release()
+    seen = []
+    for k in range(20):
+        params, state = opt.update(state, params, grads)
+        if k < len(KEEPERS):
+            kept = KEEPERS[k](params["b"])
+            seen.append((kept, np.array(kept)))
+    for kept, copy in seen:
+        np.testing.assert_array_equal(kept, copy)
+    # Those kept, two generations of parameters and moments that take turns, the gradients.
+    assert len(memory._kept[12 * n]) <= len(KEEPERS) + 6 + 1
+    memory.release()

@@ -14,6 +14,7 @@ import numpy as np
 
 from treepie.kernels import vector
 from treepie.kernels.elementwise import elementwise as plan_elementwise
+from treepie.kernels.memory import empty as empty  # the api layer uses it too
 from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_tensor
@@ -72,6 +73,7 @@ def _rule(
                 large=Case(((1000, 1000),) * (2 + moments) + ((hyper,),)),
                 domain=(0.05, 0.95),
                 ulp=16,
+                recycled=True,
                 doc=f"{'New parameter' if add else 'Change'} and moments by {name}.",
             )
         )
