@@ -118,6 +118,7 @@ from treepie.kernels.threads import get_num_threads, set_num_threads
 
 from . import data, datasets, fn, init, layer, loss, metric, optim
 from .data import Data
+from .history import History
 from .layer import Context
 from .machine import show_config
 from .train import EarlyStop, Trainer
@@ -129,6 +130,7 @@ __all__ = [
     "Context",
     "Data",
     "EarlyStop",
+    "History",
     "Tensor",
     "Trainer",
     "__version__",

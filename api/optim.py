@@ -140,11 +140,11 @@ class Optimizer:
 
     def step(self, state: OptState, params: Tree, grads: Tree) -> tuple[Tree, OptState]:
         """Return what to add to the parameters, and the new state."""
-        return self._run(state, params, grads, apply=False)
+        return self._run(state, params, self.flat(state, params, grads), apply=False)
 
     def update(self, state: OptState, params: Tree, grads: Tree) -> tuple[Tree, OptState]:
         """Return the new parameters and the new state, in one pass over memory."""
-        return self._run(state, params, grads, apply=True)
+        return self._run(state, params, self.flat(state, params, grads), apply=True)
 
     def state_of_trees(self, count: int, trees: list[Tree]) -> OptState:
         """Return the state that `OptState.to_trees` was called on."""
@@ -156,17 +156,22 @@ class Optimizer:
         if not trees:
             return OptState(count, (), None)
         layout = self._layout(trees[0])
-        rows: list[list[Tensor]] = []
-        for tree in trees:
-            found = ptree.map(lambda _, x: as_tensor(x), layout.numbered, tree)
-            rows.append([as_tensor(x) for x in ptree.leaves(found)])
-            self._check_leaves(layout, "moment", rows[-1])
+        rows = [self._leaves(layout, "moment", tree) for tree in trees]
         return OptState(count, tuple(layout.flat(row) for row in rows), layout)
 
     def _layout(self, params: Tree) -> _Layout:
         return _Layout(params, self.mask(params) if callable(self.mask) else self.mask)
 
-    def _run(self, state: OptState, params: Tree, grads: Tree, apply: bool) -> tuple[Tree, OptState]:
+    def flat(self, state: OptState, params: Tree, grads: Tree) -> list[Tensor]:
+        """Return gradients as the buffers that `update_flat` takes, a tree that all functions here take."""
+        layout = state.layout or self._layout(params)
+        return list(layout.flat(self._leaves(layout, "gradient", grads)))
+
+    def update_flat(self, state: OptState, params: Tree, flat: list[Tensor]) -> tuple[Tree, OptState]:
+        """Return what `update` does, from the buffers that `flat` gave."""
+        return self._run(state, params, flat, apply=True)
+
+    def _run(self, state: OptState, params: Tree, flat: list[Tensor], apply: bool) -> tuple[Tree, OptState]:
         numbers = self.numbers(state.count + 1)
         if not all(map(math.isfinite, numbers)):
             raise ValueError(
@@ -174,25 +179,27 @@ class Optimizer:
                 "expected finite numbers (see the schedule)"
             )
         layout = state.layout or self._layout(params)
-        values: list[Tensor] = []
-        slopes: list[Tensor] = []
-
-        def take(k: int, value: TensorLike, slope: TensorLike) -> int:
-            values.append(as_tensor(value))
-            slopes.append(as_tensor(slope))
-            return k
-
-        ptree.map(take, layout.numbered, params, grads)
-        self._check_leaves(layout, "parameter", values)
-        self._check_leaves(layout, "gradient", slopes)
+        values = self._leaves(layout, "parameter", params)
         undecayed = (*numbers[:-1], 0.0)
         made = []
         for g, group in enumerate(layout.groups):
             old = tuple(moment[g] for moment in state.buffers)
             hyper = numbers if group.decayed else undecayed
-            made.append(self.rule(group.flat(values), group.flat(slopes), old, hyper, apply))
+            made.append(self.rule(group.flat(values), flat[g], old, hyper, apply))
         first, *moments = zip(*made, strict=True) if made else [()] * (1 + self.moments)
         return layout.tree(first), OptState(state.count + 1, tuple(moments), layout)
+
+    def _leaves(self, layout: _Layout, what: str, tree: Tree) -> list[Tensor]:
+        """Return the leaves of a tree like the parameters, in their order."""
+        leaves: list[Tensor] = []
+
+        def take(k: int, x: TensorLike) -> int:
+            leaves.append(as_tensor(x))
+            return k
+
+        ptree.map(take, layout.numbered, tree)
+        self._check_leaves(layout, what, leaves)
+        return leaves
 
     def _check_leaves(self, layout: _Layout, what: str, leaves: list[Tensor]) -> None:
         """Refuse a leaf of another shape or dtype than the state was made for, by its path."""
@@ -309,15 +316,24 @@ def apply_updates(params: Tree, updates: Tree) -> Tree:
 
 def global_norm(tree: Tree) -> Tensor:
     """Return the Euclidean norm of all leaves together, a float64 tensor of shape ()."""
-    total = zeros((), float64)
-    for x in ptree.leaves(tree):
-        total = total + ops.sum(ops.square(as_tensor(x).astype(float64)))
-    return ops.sqrt(total)
+    norms = [ops.wide_norm(as_tensor(x), dtype=float64) for x in ptree.leaves(tree)]
+    if not norms:
+        return zeros((), float64)
+    return norms[0] if len(norms) == 1 else ops.norm(ops.stack(norms))
 
 
 def clip_by_global_norm(max_norm: float, grads: Tree) -> Tree:
-    """Return gradients scaled down so that their global norm is at most `max_norm`."""
+    """Return gradients scaled down so that their global norm is at most `max_norm`.
+
+    Raises FloatingPointError where the norm is NaN or infinite: scaling would make every gradient NaN or 0.
+    """
     if not 0 < max_norm < math.inf:
         raise ValueError(f"clip_by_global_norm: max_norm is {max_norm}, expected a positive number")
-    scale = ops.minimum(max_norm / global_norm(grads), 1.0)
+    norm = global_norm(grads)
+    if not math.isfinite(norm.item()):
+        raise FloatingPointError(
+            f"clip_by_global_norm: the norm of the gradients is {norm.item()}, expected a finite number "
+            "(leave such steps out, or lower the learning rate)"
+        )
+    scale = ops.minimum(max_norm / norm, 1.0)
     return ptree.map(lambda g: as_tensor(g) * scale.astype(as_tensor(g).dtype), grads)

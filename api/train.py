@@ -1,11 +1,14 @@
 """Training: a model and an optimizer, and the loop around them.
 
-Read here first: `Trainer._step` is a training step of the whole library, in five lines.
+Read here first: `Trainer._gradient` and `_updated` are a training step of the whole library.
 """
 
 from __future__ import annotations
 
-import sys
+import dataclasses
+import itertools
+import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +19,7 @@ from treepie.autodiff.transform import compilations
 
 from . import optim
 from .data import Data, check_not_empty
+from .history import History, Progress
 from .layer import Context, Layer, Vars
 from .metric import Metric
 
@@ -70,7 +74,7 @@ class Trainer:
         x: the model's input.  loss: the model's output -> a scalar.
         rngs: the key of this step, which dropout draws from.
         """
-        return self._step(st, x, loss, training, rngs, ctx, None)
+        return self._step(st, x, loss, training, rngs, ctx)
 
     def _step(
         self,
@@ -80,18 +84,32 @@ class Trainer:
         training: bool,
         rngs: Tensor | None,
         ctx: Context | None,
-        clip_norm: float | None,
     ) -> tuple[Tensor, TrainState]:
+        with compilations.watch():
+            value, grads, state = self._gradient(st, x, loss, training, rngs, ctx)
+            flat = self.optimizer.flat(st.opt_state, st.vars.params, grads)
+            return value, self._updated(st, flat, state)
+
+    def _gradient(
+        self,
+        st: TrainState,
+        x: Any,
+        loss: Loss,
+        training: bool,
+        rngs: Tensor | None,
+        ctx: Context | None,
+    ) -> tuple[Tensor, Any, Any]:
+        """Return the loss, its gradient, and the model's state after the call."""
+
         def objective(params: Any) -> tuple[Tensor, Any]:
             out, vars = self.model.apply(st.vars.with_params(params), x, training, rngs, ctx)
             return loss(out), vars.state
 
-        with compilations.watch():
-            value, grads, state = value_and_grad_aux(objective)(st.vars.params)
-            if clip_norm is not None:
-                grads = optim.clip_by_global_norm(clip_norm, grads)
-            params, opt_state = self.optimizer.update(st.opt_state, st.vars.params, grads)
-        return value, TrainState(Vars(params, state, st.vars.dtype), opt_state, st.step + 1)
+        return value_and_grad_aux(objective)(st.vars.params)
+
+    def _updated(self, st: TrainState, flat: list[Tensor], state: Any) -> TrainState:
+        params, opt_state = self.optimizer.update_flat(st.opt_state, st.vars.params, flat)
+        return TrainState(Vars(params, state, st.vars.dtype), opt_state, st.step + 1)
 
     def fit(
         self,
@@ -101,43 +119,71 @@ class Trainer:
         loss: Callable[[Any, Any], Tensor] | None = None,
         report: Report | None = None,
         epochs: int = 1,
+        validate: tuple[Data, Mapping[str, Metric]] | None = None,
         progress: bool | None = None,
         clip_norm: float | None = None,
+        accumulate_steps: int = 1,
+        history: History | None = None,
+        on_nonfinite: str = "raise",
     ) -> TrainState:
-        """Return the state after a step for each element of the data, `epochs` times over.
+        """Return the state after training on the data, `epochs` times over.
 
         data: elements (input, loss_fn); with `loss`, a function of (output, target), elements
             (input, target).
         rngs: a key, into which the number of each step is folded; dropout needs it.
         report: called after every step with its number from 1, its loss, and the state after it;
             `raise tp.EarlyStop` inside it ends training.
+        validate: (data, metrics) for `evaluate` after each epoch; the scores go to the history, and to
+            stderr where a bar is shown.
         progress: whether to show a bar; None shows it on a terminal.
         clip_norm: the largest global norm of the gradients; larger ones are scaled down.
+        accumulate_steps: how many elements make one step. Their gradients are averaged, weighted by how
+            many examples each has: a step is that of one big batch, where the loss is a mean over
+            examples. The last step of an epoch takes what is left.
+        history: where losses and scores are written.
+        on_nonfinite: what to do where a loss or a gradient is NaN or infinite, before the state is touched:
+            "raise" FloatingPointError, or "skip" the step with a warning.
 
-        Ctrl-C ends training too, and is raised again with the current state as its `state`.
+        Ctrl-C ends training too, and is raised again; any exception has the last good state as `state`.
         """
         check_not_empty("Trainer.fit", data)
-        if integer("Trainer.fit", "epochs", epochs) < 1:
-            raise ValueError(f"Trainer.fit: epochs is {epochs}, expected at least 1")
-        total = len(data) * epochs
-        with _Progress(progress, data.position, total) as bar:
+        for argument, value in (("epochs", epochs), ("accumulate_steps", accumulate_steps)):
+            if integer("Trainer.fit", argument, value) < 1:
+                raise ValueError(f"Trainer.fit: {argument} is {value}, expected at least 1")
+        if on_nonfinite not in ("raise", "skip"):
+            raise ValueError(f"Trainer.fit: on_nonfinite is {on_nonfinite!r}, expected 'raise' or 'skip'")
+        if validate is not None:
+            check_not_empty("Trainer.fit, validate", _two("Trainer.fit, validate", validate)[0])
+        window = _Window(self, loss, rngs, clip_norm, on_nonfinite)
+        log = history if history is not None else History()
+        with Progress(progress, data.position, len(data) * epochs) as bar:
             try:
                 for epoch in range(epochs):
                     if epoch:
                         data.reset()
-                    for element in data:
-                        x, objective = _example(element, loss)
-                        key = None if rngs is None else rng.fold_in(rngs, st.step)
-                        value, st = self._step(st, x, objective, True, key, None, clip_norm)
-                        bar.advance(float(value))
+                    elements = iter(data)
+                    while batches := list(itertools.islice(elements, accumulate_steps)):
+                        value, st = window.step(st, batches)
+                        bar.advance(value, len(batches))
+                        log.add_step(st.step, value)
                         if report is not None:
-                            report(st.step, float(value), st)
+                            report(st.step, value, st)
+                    log.end_epoch(st.step, self._scores(st, validate))
+                    bar.note(log.epochs[-1] if validate else {})
             except EarlyStop:
                 pass
-            except KeyboardInterrupt as interrupt:
-                interrupt.state = st  # type: ignore[attr-defined]
+            except BaseException as error:
+                error.state = st  # type: ignore[attr-defined]
                 raise
         return st
+
+    def _scores(self, st: TrainState, validate: tuple[Data, Mapping[str, Metric]] | None) -> dict[str, Any]:
+        if validate is None:
+            return {}
+        data, metrics = validate
+        if data.position:
+            data.reset()
+        return self.evaluate(st, data, metrics)
 
     def predict(
         self, st: TrainState, x: Any, ctx: Context | None = None, batch_size: int | None = None
@@ -221,29 +267,67 @@ def _cut(values: Mapping[str, Tensor], length: int, rows: slice) -> dict[str, Te
     return {name: t[rows] if t.ndim and t.shape[0] == length else t for name, t in values.items()}
 
 
-class _Progress:
-    """A bar on stderr, drawn after the first step, which may compile and say so on its own line."""
+class _Window:
+    """What makes one step of `fit`: some batches, whose gradients are averaged by their sizes."""
 
-    def __init__(self, wanted: bool | None, done: int, total: int) -> None:
-        self._wanted = sys.stderr.isatty() if wanted is None else wanted
-        self._done, self._total = done, total
-        self._bar: Any = None
+    def __init__(
+        self,
+        trainer: Trainer,
+        loss: Callable[[Any, Any], Tensor] | None,
+        rngs: Tensor | None,
+        clip_norm: float | None,
+        on_nonfinite: str,
+    ) -> None:
+        self.trainer, self.loss, self.rngs, self.clip_norm = trainer, loss, rngs, clip_norm
+        self.on_nonfinite = on_nonfinite
 
-    def __enter__(self) -> _Progress:
-        return self
+    def step(self, st: TrainState, batches: list[Any]) -> tuple[float, TrainState]:
+        """Return the mean loss of the batches, and the state after one step on them."""
+        with compilations.watch():
+            value, grads, state = self._mean(st, batches)
+            flat = self.trainer.optimizer.flat(st.opt_state, st.vars.params, grads)
+            if not self._finite(st.step + 1, value, flat, grads):
+                # The step is counted, so that the keys go on.
+                return value, dataclasses.replace(st, step=st.step + 1)
+            if self.clip_norm is not None:
+                flat = optim.clip_by_global_norm(self.clip_norm, flat)
+            return value, self.trainer._updated(st, flat, state)
 
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
+    def _mean(self, st: TrainState, batches: list[Any]) -> tuple[float, Any, Any]:
+        key = None if self.rngs is None else rng.fold_in(self.rngs, st.step)
+        total, count, grads, state = 0.0, 0, None, st.vars.state
+        for k, element in enumerate(batches):
+            x, objective = _example(element, self.loss)
+            own = rng.fold_in(key, k) if key is not None and len(batches) > 1 else key
+            before = dataclasses.replace(st, vars=st.vars.with_state(state))
+            value, slopes, state = self.trainer._gradient(before, x, objective, True, own, None)
+            if len(batches) == 1:
+                return value.item(), slopes, state
+            size = _length(x)
+            total, count = total + value.item() * size, count + size
+            slopes = ptree.map(lambda g, n=size: g * float(n), slopes)
+            grads = slopes if grads is None else ptree.map(lambda a, b: a + b, grads, slopes)
+        return total / count, ptree.map(lambda g: g / float(count), grads), state
 
-    def advance(self, loss: float) -> None:
-        if not self._wanted:
-            return
-        self._done += 1
-        if self._bar is None:
-            from tqdm import tqdm
+    def _finite(self, step: int, value: float, flat: list[Tensor], grads: Any) -> bool:
+        """Whether a step may be taken; raise or warn where it may not."""
+        what = f"the loss is {value}"
+        if math.isfinite(value):
+            norm = optim.global_norm(flat).item()
+            if math.isfinite(norm):
+                return True
+            bad = [p for p, g in ptree.flatten_with_paths(grads) if not ops.all(ops.isfinite(g)).item()]
+            what = f"the gradient of {', '.join(map(repr, bad)) or 'all'} is not finite"
+        if self.on_nonfinite == "raise":
+            raise FloatingPointError(
+                f"Trainer.fit: {what} in step {step}; the state before it is this error's `state`. Lower the "
+                "learning rate, set clip_norm, or leave such steps out with on_nonfinite='skip'"
+            )
+        warnings.warn(f"Trainer.fit: {what} in step {step}, which is skipped", RuntimeWarning, stacklevel=4)
+        return False
 
-            self._bar = tqdm(total=self._total, initial=self._done, unit=" steps", file=sys.stderr)
-        else:
-            self._bar.update()
-        self._bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
+
+def _length(x: Any) -> int:
+    """Return how many examples an input has: the length of its first axis."""
+    first = _arrays(x)[0]
+    return int(first.shape[0]) if first.ndim else 1

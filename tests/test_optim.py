@@ -184,7 +184,7 @@ ERRORS = [
     (
         lambda: opt.update(opt.init({"w": tp.zeros(1)}), w, w),
         ValueError,
-        r"adam: the parameter of 'w' has shape \(2, 3\) and dtype float32, expected \(1,\)",
+        r"adam: the gradient of 'w' has shape \(2, 3\) and dtype float32, expected \(1,\)",
     ),
     (lambda: opt.update(opt.init(w), w, {"v": w["w"]}), ValueError, "at the root the trees differ"),
     (lambda: opt.state_of_trees(1, []), ValueError, "adam: count is 1 with 0 trees, expected 0 or more"),
@@ -240,6 +240,12 @@ def test_many_tensors_and_one_give_the_same_bits():
     unmasked = tree(plain[0].numpy())
     for name, x in some.items():
         np.testing.assert_array_equal(x, many[name] if x.ndim > 1 else unmasked[name])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_clipping_refuses_a_norm_that_is_not_finite(bad):
+    with pytest.raises(FloatingPointError, match="clip_by_global_norm: the norm of the gradients is"):
+        tp.optim.clip_by_global_norm(1.0, [tp.tensor([1.0, bad]), tp.ones(3)])
 
 
 KEEPERS = [

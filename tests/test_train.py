@@ -145,7 +145,101 @@ def exhausted():
 
 
 st = trainer().init(KEY)
+
+
+@pytest.mark.parametrize("rows", [12, 10, 9])
+def test_accumulated_steps_are_those_of_the_big_batch(rows):
+    """Short batches and a short last window included: 10 rows in threes, two batches a step."""
+    t = trainer(tp.optim.adam(0.05))
+    start = t.init(rngs=KEY, dtype=tp.float64)
+    whole, parts = [], []
+    big = Data.prepare((X[:rows], Y[:rows]), batch_size=6)
+    a = t.fit(start, big, loss=tp.loss.mse, epochs=3, report=lambda *r: whole.append(r[:2]))
+    small = Data.prepare((X[:rows], Y[:rows]), batch_size=3)
+    b = t.fit(
+        start, small, loss=tp.loss.mse, epochs=3, accumulate_steps=2, report=lambda *r: parts.append(r[:2])
+    )
+    np.testing.assert_allclose(weights(a), weights(b), rtol=1e-12)
+    np.testing.assert_allclose(whole, parts, rtol=1e-12)
+    assert a.step == b.step == 6
+    clipped = [
+        t.fit(start, d, loss=tp.loss.mse, accumulate_steps=k, clip_norm=0.01)
+        for d, k in ((Data.prepare((X, Y), 6), 1), (Data.prepare((X, Y), 3), 2))
+    ]
+    np.testing.assert_allclose(weights(clipped[0]), weights(clipped[1]), rtol=1e-12)
+
+
+def test_validation_goes_to_the_history(capsys):
+    t, history = trainer(), tp.History()
+    held_out = (Data.prepare((X, Y), 5), {"mse": tp.metric.MSE(), "mae": tp.metric.MAE()})
+    losses = []
+    st = t.fit(
+        t.init(KEY),
+        batches(),
+        loss=tp.loss.mse,
+        epochs=2,
+        validate=held_out,
+        history=history,
+        progress=True,
+        report=lambda step, loss, st: losses.append((step, loss)),
+    )
+    assert history.steps == losses
+    assert [(e["epoch"], e["step"]) for e in history.epochs] == [(1, 3), (2, 6)]
+    assert history.epochs[1]["loss"] == pytest.approx(np.mean([loss for _, loss in losses[3:]]))
+    want = np.mean((X @ st.vars.params["weight"].numpy() + st.vars.params["bias"].numpy() - Y) ** 2)
+    assert history.epochs[1]["mse"] == pytest.approx(want, rel=1e-5)
+    assert f"mae: {history.epochs[1]['mae']:.4f}" in capsys.readouterr().err
+
+
+BAD = np.where(np.arange(12)[:, None] == 5, np.nan, X)
+
+
+def test_a_loss_that_is_not_finite_raises_before_the_state_is_touched():
+    t, reports = trainer(), []
+    with pytest.raises(
+        FloatingPointError, match=r"Trainer.fit: the loss is nan in step 2; the state bef"
+    ) as caught:
+        data = Data.prepare((BAD, Y), 4)
+        t.fit(t.init(KEY), data, loss=tp.loss.mse, report=lambda *r: reports.append(r))
+    assert caught.value.state is reports[-1][2]
+    assert np.isfinite(weights(caught.value.state)).all()
+
+
+def test_steps_that_are_not_finite_can_be_skipped():
+    t = trainer()
+    start = t.init(KEY)
+    with pytest.warns(RuntimeWarning, match="the loss is nan in step 2, which is skipped"):
+        st = t.fit(start, Data.prepare((BAD, Y), 4), loss=tp.loss.mse, on_nonfinite="skip")
+    kept = Data.of_array([0, 8]).map(lambda k: (X[k : k + 4], Y[k : k + 4]))
+    np.testing.assert_array_equal(weights(st), weights(t.fit(start, kept, loss=tp.loss.mse)))
+    assert (st.step, st.opt_state.count) == (3, 2)
+
+
+def test_a_gradient_that_is_not_finite_is_named():
+    """sqrt has an infinite slope at 0, where the loss is finite."""
+    t = trainer()
+    st = t.make_state(tp.layer.Vars({"weight": tp.zeros((3, 1)), "bias": tp.zeros(1)}, {}, tp.float32))
+    data = Data.repeat(1, (np.zeros((2, 3), "f4"), lambda out: tp.sqrt(out).mean()))
+    with pytest.raises(FloatingPointError, match=r"the gradient of '.*bias' is not finite in step 1"):
+        t.fit(st, data)
+
+
 ERRORS = [
+    (
+        lambda t: t.fit(st, batches(), loss=tp.loss.mse, accumulate_steps=0),
+        ValueError,
+        "Trainer.fit: accumulate_steps is 0, expected at least 1",
+    ),
+    (
+        lambda t: t.fit(st, batches(), loss=tp.loss.mse, on_nonfinite="ignore"),
+        ValueError,
+        "Trainer.fit: on_nonfinite is 'ignore', expected 'raise' or 'skip'",
+    ),
+    (
+        lambda t: t.fit(st, batches(), loss=tp.loss.mse, validate=batches()),
+        TypeError,
+        "Trainer.fit, validate: an element of data is a Data, expected a tuple of 2",
+    ),
     (lambda t: t.fit(st, exhausted(), loss=tp.loss.mse), ValueError, "Trainer.fit: data is exhausted"),
     (lambda t: t.fit(st, Data.repeat(0, 1)), ValueError, "Trainer.fit: data is empty"),
     (lambda t: t.fit(st, [(X, Y)]), TypeError, "Trainer.fit: data is a list, expected a tp.Data"),

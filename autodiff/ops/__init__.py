@@ -54,7 +54,7 @@ from .einsum import einsum
 from .extreme import all, any, argmax, argmin, max, min
 from .indexing import one_hot, scatter_add, take
 from .linalg import matmul, product
-from .reduction import mean, norm, prod, std, sum, var
+from .reduction import mean, norm, prod, std, sum, var, wide_norm
 from .scan import cumsum
 from .shape import (
     astype,
@@ -180,4 +180,5 @@ __all__ = [
     "update",
     "var",
     "where",
+    "wide_norm",
 ]

@@ -18,7 +18,7 @@ from ..table import Case, Meta, Shape, composite, op
 from ..tensor import Axis, Tensor, TensorLike, float64, int64
 from .arithmetic import div, mul, square, sub, where
 from .compare import equal
-from .shape import broadcast_to, concatenate, reshape, strided_slice, transpose
+from .shape import astype, broadcast_to, concatenate, reshape, strided_slice, transpose
 
 Bound = tuple[tuple[Tensor, ...], Meta]
 
@@ -226,6 +226,28 @@ def norm(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Bound:
     """
     t = as_tensor(x)
     return bind_axes("norm", t if t.dtype.kind == "f" else t.astype(float64), axis, keepdims)
+
+
+def _wide_norm_vjp(g: Tensor, y: Tensor, x: Tensor, dtype: np.dtype) -> Tensor:
+    safe = where(equal(y, 0.0), 1.0, y)
+    return mul(astype(g, x.dtype), astype(div(astype(x, dtype), safe), x.dtype))
+
+
+@op(
+    signature="(...)->()",
+    infer=lambda x, dtype: [Spec((), dtype)],
+    plan=lambda inputs, outputs, scratch, dtype: planner(kernels.norm, 0)(
+        inputs, outputs, scratch, tuple(range(len(inputs[0].shape))), False
+    ),
+    vjp=_wide_norm_vjp,
+    oracle=lambda x, dtype: np.sqrt(np.sum(x * x)),
+    cases=[Case(s, {"dtype": float64}) for s in (((3, 5),), ((),), ((0, 3),), ((9000,),))],
+    large=Case(((1000, 1000),), {"dtype": float64}),
+    ulp=32,
+)
+def wide_norm(x: TensorLike, dtype: Any) -> Bound:
+    """Root of the sum of squares of all elements (L2), in another float dtype."""
+    return (as_tensor(x),), {"dtype": np.dtype(dtype)}
 
 
 @composite(oracle=np.var, cases=AXES, wrong=WRONG, large=LARGE, ulp=16)
