@@ -1,38 +1,47 @@
-"""Data sets: small ones that come with the package, and MNIST, which is downloaded once and kept."""
+"""Small data sets: one that comes with the package, one that is downloaded."""
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
+import io
+import math
 import os
 import sys
-import tempfile
-import urllib.request
+import uuid
 import zlib
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from treepie.autodiff import Tensor, tensor
-from treepie.kernels import cache
+from treepie.kernels import cache, config
 
 Split = tuple[Tensor, Tensor]
 
-#: Where `mnist` downloads from, in this order.
-MIRRORS = [
+#: Where MNIST's files are, gzipped, tried in this order.
+_MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
-]
+)
 
-#: SHA-256 of the unpacked files: mirrors pack the same content differently.
+#: MNIST's files, and the SHA-256 of each when unzipped: copies differ in how they were compressed.
 _MNIST = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
     "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
     "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
+
+#: No file is larger, zipped or not: what a download reads at most.
+_LARGEST = 2**26
+
+#: Seconds that a mirror may stay silent.
+_PATIENCE = 30.0
 
 
 def digits() -> tuple[Split, Split]:
@@ -51,97 +60,147 @@ def digits() -> tuple[Split, Split]:
 
 
 def mnist(path: str | os.PathLike[str] | None = None) -> tuple[Split, Split]:
-    """Return MNIST's handwritten digits: ((x_train, y_train), (x_test, y_test)).
+    """Return handwritten digits, 28 by 28 pixels: ((x_train, y_train), (x_test, y_test)).
 
-    x: (60000, 28, 28) and (10000, 28, 28) float32 in [0, 1].  y: int32 in 0..9.
-    path: a folder with the four IDX files, as they are or gzipped. None looks in the user's cache folder
-        (`TREEPIE_CACHE_DIR` moves it), and downloads what is not there, 11 MB, with a line on stderr.
+    x: (60000, 28, 28) and (10000, 28, 28) float32 in [0, 1], 188 and 31 MB.  y: int32 in 0..9.
+    path: a folder with the four files `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`,
+        `t10k-images-idx3-ubyte` and `t10k-labels-idx1-ubyte`, gzipped or not. A missing file is a
+        FileNotFoundError, a damaged one a ValueError. None downloads them (12 MB) into the folder
+        `mnist` in `TREEPIE_DATA_DIR`, by default `treepie/datasets` in the user's cache folder, and
+        checks them whenever they are read; OSError where no mirror has them.
 
-    Raises FileNotFoundError for a folder without one of the files, ValueError for a damaged file, and
-    ConnectionError where no mirror gives a right one.
-
-    Source: Y. LeCun, C. Cortes, C. J. C. Burges, The MNIST database of handwritten digits, 1998.
+    Source: The MNIST Database of Handwritten Digits, Y. LeCun, C. Cortes and C. Burges, 1998.
     """
-    folder = cache.user_folder() / "datasets" / "mnist" if path is None else Path(path)
-    found = []
-    for name, digest in _MNIST.items():
-        content, source = _downloaded(folder, name, digest) if path is None else _stored(folder, name)
-        found.append((_idx(content, source, 3 if "images" in name else 1), source))
-    splits = []
-    for (images, source), (labels, _) in (found[:2], found[2:]):
-        if len(images) != len(labels):
-            raise ValueError(f"datasets.mnist: {source} has {len(images)} images for {len(labels)} labels")
-        splits.append((Tensor(images.astype(np.float32) / np.float32(255)), tensor(labels)))
-    return splits[0], splits[1]
+    if path is None:
+        folder = _cache_folder()
+        contents = {name: (str(folder / f"{name}.gz"), _cached(folder, name)) for name in _MNIST}
+    else:
+        contents = {name: _found(Path(path).expanduser(), name) for name in _MNIST}
+    train, test = (
+        _split(contents[f"{part}-images-idx3-ubyte"], contents[f"{part}-labels-idx1-ubyte"])
+        for part in ("train", "t10k")
+    )
+    return train, test
 
 
-def _stored(folder: Path, name: str) -> tuple[bytes, Path]:
-    """Read a file of a user's folder, under one of the names that it goes by; return its content too."""
-    dotted = name.replace("-idx", ".idx")
-    names = [name + ".gz", name, dotted + ".gz", dotted]
+# ---- files
+def _found(folder: Path, name: str) -> tuple[str, bytes]:
+    """Return the path and content of a file in a user's folder, under any of its usual names."""
+    names = [f"{n}{end}" for n in (name, name.replace("-idx", ".idx")) for end in ("", ".gz")]
     for path in (folder / n for n in names):
         if path.is_file():
-            return _unpacked(path.read_bytes(), path), path
+            return str(path), _unzipped(str(path), path.read_bytes())
+    given = f"no file {name}" if folder.is_dir() else "no such folder"
     raise FileNotFoundError(
-        f"datasets.mnist: {folder} has no {name}, expected one of the files {', '.join(names)}"
+        f"datasets.mnist: path is {str(folder)!r}: {given}, expected {' or '.join(names)}"
     )
 
 
-def _unpacked(content: bytes, source: object) -> bytes:
-    if content[:2] != b"\x1f\x8b":
-        return content
+def _unzipped(file: str, raw: bytes, most: int = -1) -> bytes:
+    """Return what a file holds, gzipped or not, whatever its name says."""
+    if raw[:2] != b"\x1f\x8b":
+        return raw
     try:
-        return gzip.decompress(content)
-    except (EOFError, OSError, zlib.error) as error:
-        raise ValueError(f"datasets.mnist: {source} is damaged ({error})") from None
+        with gzip.GzipFile(fileobj=io.BytesIO(raw)) as stream:
+            return stream.read(most)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"datasets.mnist: {file} is damaged, expected a gzip file ({error})") from None
 
 
-def _downloaded(folder: Path, name: str, digest: str) -> tuple[bytes, Path]:
-    """Read a file of the cache, downloaded first where it is not there or not what it should be."""
-    path, tried = folder / f"{name}.gz", []
-    if path.is_file():
-        try:
-            content = _unpacked(path.read_bytes(), path)
-            if hashlib.sha256(content).hexdigest() == digest:
-                return content, path
-        except ValueError:  # damaged: as good as not there
-            pass
-    for mirror in MIRRORS:
-        print(f"treepie: downloading {mirror}{name}.gz", file=sys.stderr)
-        try:
-            with urllib.request.urlopen(f"{mirror}{name}.gz", timeout=30) as answer:
-                packed = answer.read()
-            content = _unpacked(packed, mirror)
-        except (OSError, ValueError) as error:
-            tried.append(f"{mirror}: {error}")
-            continue
-        if hashlib.sha256(content).hexdigest() == digest:
-            _keep(path, packed)
-            return content, path
-        tried.append(f"{mirror}: the content has another checksum")
-    raise ConnectionError(
-        f"datasets.mnist: {name} could not be downloaded ({'; '.join(tried)}); give a folder that has it as "
-        "path"
+def _idx(file: str, content: bytes, item: tuple[int, ...]) -> NDArray[Any]:
+    """Return the items of an IDX file of bytes: magic number, sizes of the axes (big-endian), items."""
+    start = 4 * (2 + len(item))
+    if len(content) < start:
+        raise ValueError(f"datasets.mnist: {file} has {len(content)} bytes, expected a header of {start}")
+    magic, count, *size = map(int, np.frombuffer(content[:start], ">u4"))
+    if magic != 0x801 + len(item):  # bytes, of this many axes
+        raise ValueError(
+            f"datasets.mnist: {file} begins with the magic number {magic}, expected {0x801 + len(item)}"
+        )
+    if tuple(size) != item:
+        raise ValueError(f"datasets.mnist: {file} has images of shape {tuple(size)}, expected {item}")
+    want = start + count * math.prod(item)
+    if len(content) != want:
+        raise ValueError(
+            f"datasets.mnist: {file} has {len(content)} bytes, expected {want} for the {count} items that "
+            "its header announces"
+        )
+    return np.frombuffer(content, np.uint8, offset=start).reshape(count, *item)
+
+
+def _split(images: tuple[str, bytes], labels: tuple[str, bytes]) -> Split:
+    """Return the images and labels that two files hold."""
+    pixels, y = _idx(*images, (28, 28)), _idx(*labels, ())
+    if len(pixels) != len(y):
+        raise ValueError(
+            f"datasets.mnist: {images[0]} has {len(pixels)} images and {labels[0]} {len(y)} labels, "
+            "expected one label an image"
+        )
+    if y.size and y.max() > 9:
+        raise ValueError(f"datasets.mnist: {labels[0]} has a label {y.max()}, expected 0 to 9")
+    return Tensor(pixels / np.float32(255)), tensor(y.astype(np.int32))
+
+
+# ---- downloads
+def _unusable(folder: Path | None, error: OSError) -> OSError:
+    return OSError(
+        f"datasets.mnist: can not keep downloads in {folder or 'a cache folder'} ({error}). Set "
+        "TREEPIE_DATA_DIR to a writable folder, or pass path, a folder with the files"
     )
 
 
-def _keep(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(content)
-    os.replace(file.name, path)
+def _cache_folder() -> Path:
+    """Return the folder of downloaded files, made."""
+    folder = None
+    try:
+        folder = (Path(config.DATA_DIR) if config.DATA_DIR else cache.user_folder() / "datasets") / "mnist"
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unusable(folder, error) from error
+    return folder
 
 
-def _idx(content: bytes, source: Path, rank: int) -> NDArray[np.uint8]:
-    """Read an array of bytes in the IDX format: 0, 0, 8, the rank, the sizes in 32 bits, the elements."""
-    head = 4 + 4 * rank
-    if content[:4] != bytes([0, 0, 8, rank]):
-        raise ValueError(f"datasets.mnist: {source} begins with {content[:4]!r}, expected IDX of {rank} axes")
-    sizes = tuple(int(n) for n in np.frombuffer(content[4:head], ">u4"))
-    if len(sizes) != rank or len(content) != head + int(np.prod(sizes)):
-        raise ValueError(
-            f"datasets.mnist: {source} has {len(content)} bytes, expected {head + int(np.prod(sizes))} for "
-            f"{sizes} elements"
-        )
-    return np.frombuffer(content, np.uint8, offset=head).reshape(sizes)
+def _cached(folder: Path, name: str) -> bytes:
+    """Return the content of a file of MNIST, downloaded unless the folder has it intact."""
+    path = folder / f"{name}.gz"
+    with contextlib.suppress(OSError, ValueError):  # not there, or damaged
+        return _checked(name, _unzipped(str(path), path.read_bytes(), _LARGEST))
+    print(f"treepie: downloading {name}.gz into {folder} ...", file=sys.stderr, flush=True)
+    raw, content = _downloaded(name)
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}")  # a reader sees the whole file or none
+    try:
+        part.write_bytes(raw)
+        os.replace(part, path)
+    except OSError as error:
+        raise _unusable(folder, error) from error
+    finally:
+        part.unlink(missing_ok=True)
+    return content
+
+
+def _checked(name: str, content: bytes) -> bytes:
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != _MNIST[name]:
+        raise ValueError(f"the unzipped content has SHA-256 {digest}, expected {_MNIST[name]}")
+    return content
+
+
+def _downloaded(name: str) -> tuple[bytes, bytes]:
+    """Return a file of MNIST from the first mirror that has it intact, zipped and unzipped."""
+    # Imported here, because `import treepie` needs neither HTTP nor TLS.
+    from http.client import HTTPException
+    from urllib.request import urlopen
+
+    failures = []
+    for mirror in _MIRRORS:
+        url = f"{mirror}{name}.gz"
+        try:
+            with urlopen(url, timeout=_PATIENCE) as response:
+                raw = response.read(_LARGEST)
+            return raw, _checked(name, _unzipped("the answer", raw, _LARGEST))
+        except (OSError, HTTPException, ValueError) as error:
+            failures.append(f"\n  {url}: {error or type(error).__name__}")
+    raise OSError(
+        f"datasets.mnist: no mirror has {name}.gz:{''.join(failures)}\n"
+        "Pass path, a folder with the files, to do without a download"
+    )

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from treepie.autodiff import Tensor, tensor
-from treepie.autodiff.arguments import as_tensor
+from treepie.autodiff.arguments import as_tensor, integer
 from treepie.autodiff.tensor import TensorLike
 
 Array = NDArray[Any]
 
 
 # ---- classes
+def check_no_nan(function: str, argument: str, x: Array) -> Array:
+    """Return an array without NaN, which NumPy orders as the largest number, or raise ValueError."""
+    if x.dtype.kind == "f" and np.isnan(x).any():
+        count = int(np.isnan(x).sum())
+        raise ValueError(f"{function}: {argument} has {count} NaN of {x.size} elements, expected none")
+    return x
+
+
 def classes_of(function: str, logits: TensorLike, targets: TensorLike) -> tuple[Array, Array, int]:
     """Return predicted and true classes, flat, and how many classes there are."""
-    x, y = as_tensor(logits).numpy(), as_tensor(targets).numpy()
-    _check_not_nan(function, x)
+    x, y = check_no_nan(function, "logits", as_tensor(logits).numpy()), as_tensor(targets).numpy()
     if y.dtype.kind == "f" and not (np.isfinite(y).all() and (y == np.floor(y)).all()):
         raise ValueError(f"{function}: targets are not whole numbers, expected classes")
     if x.ndim == y.ndim + 1 and x.shape[:-1] == y.shape and x.shape[-1] > 1:
@@ -31,17 +39,24 @@ def classes_of(function: str, logits: TensorLike, targets: TensorLike) -> tuple[
             f"{function}: logits have shape {x.shape} and targets {y.shape}, expected "
             "(b, c) and (b,), or probabilities (b,) or (b, 1) and (b,)"
         )
-    true = y.reshape(-1).astype(np.int64)
-    if ((true < 0) | (true >= classes)).any():
-        wrong = true[(true < 0) | (true >= classes)][0]
-        raise ValueError(f"{function}: a target is {wrong}, expected 0 to {classes - 1}")
-    return predicted.reshape(-1).astype(np.int64), true, classes
+    wrong = y[(y < 0) | (y >= classes)]
+    if wrong.size:
+        raise ValueError(f"{function}: a target is {int(wrong[0])}, expected 0 to {classes - 1}")
+    return predicted.reshape(-1).astype(np.int64), y.reshape(-1).astype(np.int64), classes
 
 
-def _check_not_nan(function: str, x: Array) -> None:
-    """Refuse NaN, which would count as a right or wrong prediction by chance."""
-    if x.dtype.kind == "f" and np.isnan(x).any():
-        raise ValueError(f"{function}: {np.isnan(x).sum()} of {x.size} predictions are NaN, expected numbers")
+def bits_of(function: str, argument: str, pred: TensorLike, targets: TensorLike) -> tuple[Array, Array]:
+    """Return predictions in float64 and whether each target is 1, both flat."""
+    x, y = as_tensor(pred).numpy(), as_tensor(targets).numpy()
+    if x.shape != y.shape and not {x.shape, y.shape} <= {(y.size,), (y.size, 1)}:
+        raise ValueError(
+            f"{function}: {argument} has shape {x.shape} and targets {y.shape}, expected one shape, "
+            "or (b, 1) and (b,)"
+        )
+    if not np.isin(y, (0, 1)).all():
+        wrong = y[~np.isin(y, (0, 1))][0]
+        raise ValueError(f"{function}: a target is {wrong}, expected 0 or 1")
+    return check_no_nan(function, argument, x).reshape(-1).astype(np.float64), y.reshape(-1) == 1
 
 
 def counts_of(function: str, logits: TensorLike, targets: TensorLike) -> Array:
@@ -62,23 +77,28 @@ def accuracy(logits: TensorLike, targets: TensorLike) -> float:
     """Return the share of right predictions.
 
     logits: (..., c), the largest of which is the prediction, or probabilities (b,) or (b, 1), of
-        which those above 0.5 predict 1.  targets: (...), classes.
+        which those above 0.5 predict 1; NaN is a ValueError.  targets: (...), classes.
     """
     predicted, true, _ = classes_of("metric.accuracy", logits, targets)
     return share("metric.accuracy", (predicted == true).sum(), true.size)
 
 
 def binary_accuracy(pred: TensorLike, targets: TensorLike, threshold: float = 0.5) -> float:
-    """Return the share of predictions on the right side of a threshold. Both have one shape."""
-    hits = binary_hits("metric.binary_accuracy", pred, targets, threshold)
-    return share("metric.binary_accuracy", hits.sum(), hits.size)
+    """Return the share of predictions on the right side of a threshold: above it for targets of 1.
+
+    pred, targets: one shape, or (b, 1) and (b,); NaN, and a target that is neither 0 nor 1, is a
+        ValueError.
+    """
+    name = "metric.binary_accuracy"
+    x, y = bits_of(name, "pred", pred, targets)
+    return share(name, ((x > check_threshold(name, threshold)) == y).sum(), x.size)
 
 
-def binary_hits(function: str, pred: TensorLike, targets: TensorLike, threshold: float) -> Array:
-    """Return which predictions are on the right side of a threshold."""
-    x, y = numbers_of(function, pred, targets)
-    _check_not_nan(function, x)
-    return np.asarray((x > threshold) == (y > 0.5))
+def check_threshold(function: str, threshold: float) -> float:
+    """Return a threshold, or raise ValueError for NaN."""
+    if np.isnan(threshold):
+        raise ValueError(f"{function}: threshold is {threshold}, expected a number")
+    return float(threshold)
 
 
 def confusion_matrix(logits: TensorLike, targets: TensorLike) -> Tensor:
@@ -99,15 +119,27 @@ def top_k_accuracy(logits: TensorLike, targets: TensorLike, k: int = 5) -> float
 
 
 def top_k_hits(function: str, logits: TensorLike, targets: TensorLike, k: int) -> Array:
-    """Return which targets are among the k largest logits."""
+    """Return whether each target is among the k largest logits."""
+    x, y = as_tensor(logits).numpy(), as_tensor(targets).numpy()
+    if x.ndim != y.ndim + 1 or x.shape[-1] < 2:
+        raise ValueError(
+            f"{function}: logits have shape {x.shape} and targets {y.shape}, expected (..., c) and (...)"
+        )
     _, true, classes = classes_of(function, logits, targets)
-    if not 1 <= k <= classes:
+    if check_k(function, k) > classes:
         raise ValueError(f"{function}: k is {k}, expected 1 to {classes}")
-    x = as_tensor(logits).numpy()
-    if x.shape[-1] != classes:
-        raise ValueError(f"{function}: logits have shape {x.shape}, expected (..., c)")
-    best = np.argsort(-x.reshape(-1, classes), axis=-1, kind="stable")[:, :k]
-    return np.asarray((best == true[:, None]).any(-1))
+    rows = x.reshape(-1, classes)
+    mine = np.take_along_axis(rows, true[:, None], -1)
+    earlier = np.arange(classes) < true[:, None]
+    ahead = (rows > mine) | ((rows == mine) & earlier)
+    return np.asarray(ahead.sum(-1) < k)
+
+
+def check_k(function: str, k: int) -> int:
+    """Return k of at least 1, or raise TypeError or ValueError."""
+    if integer(function, "k", k) < 1:
+        raise ValueError(f"{function}: k is {k}, expected at least 1")
+    return integer(function, "k", k)
 
 
 def averaged(function: str, counts: Array, average: str, score: Callable[..., Array]) -> float:
@@ -177,31 +209,30 @@ def f1(logits: TensorLike, targets: TensorLike, average: str = "macro") -> float
 def auc_roc(scores: TensorLike, targets: TensorLike) -> float:
     """Return the chance that a random target 1 has a larger score than a random target 0.
 
-    scores, targets: (b,) or (b, 1).  A tie counts half (Hanley & McNeil 1982).
+    scores, targets: (b,) or (b, 1); NaN, and a target that is neither 0 nor 1, is a ValueError.
+    A tie counts half (Hanley & McNeil 1982).
     """
-    return area("metric.auc_roc", *scores_of("metric.auc_roc", scores, targets))
+    return auc_of("metric.auc_roc", *ranked_of("metric.auc_roc", scores, targets))
 
 
-def scores_of(function: str, scores: TensorLike, targets: TensorLike) -> tuple[Array, Array]:
-    """Return scores and targets 0 or 1, flat, in float64."""
-    flat = [t.reshape(-1) if t.shape == (t.size, 1) else t for t in (as_tensor(scores), as_tensor(targets))]
-    x, y = (np.ravel(t) for t in numbers_of(function, *flat))
-    _check_not_nan(function, x)
-    if not np.isin(y, (0, 1)).all():
-        raise ValueError(f"{function}: a target is neither 0 nor 1, expected one of them")
-    return x, y
+def ranked_of(function: str, scores: TensorLike, targets: TensorLike) -> tuple[Array, Array]:
+    """Return the scores of one column, and whether each target is 1."""
+    shape = as_tensor(scores).shape
+    if len(shape) not in (1, 2) or shape[1:] not in ((), (1,)):
+        raise ValueError(f"{function}: scores have shape {shape}, expected (b,) or (b, 1)")
+    return bits_of(function, "scores", scores, targets)
 
 
-def area(function: str, x: Array, y: Array) -> float:
-    """Return the area under the ROC curve, from ranks."""
-    positive = y == 1
+def auc_of(function: str, x: Array, positive: Array) -> float:
+    """Return the area under the curve from scores and whether each target is 1, both flat."""
+    share(function, 0, x.size)
     if positive.all() or not positive.any():
-        given = f"all {y[0]:.0f}" if y.size else "none"
-        raise ValueError(f"{function}: targets are {given}, expected both 0 and 1")
+        raise ValueError(f"{function}: targets are all {int(positive[0])}, expected both 0 and 1")
     _, place, count = np.unique(x, return_inverse=True, return_counts=True)
-    below = (np.cumsum(count) - (count - 1) / 2)[place]  # rank from 1, the mean of the ranks of ties
-    wins = below[positive].sum() - positive.sum() * (positive.sum() + 1) / 2
-    return float(wins / (positive.sum() * (~positive).sum()))
+    ranks = (np.cumsum(count) - (count - 1) / 2)[place]  # from 1; ties share the mean of their ranks
+    # In float64 even where NumPy's ints are 32 bits: the product overflows those at 100,000 elements.
+    ones, zeros = float(positive.sum()), float((~positive).sum())
+    return (float(ranks[positive].sum()) - ones * (ones + 1) / 2) / (ones * zeros)
 
 
 # ---- numbers
@@ -213,27 +244,80 @@ def numbers_of(function: str, pred: TensorLike, target: TensorLike) -> tuple[Arr
     return x.astype(np.float64), y.astype(np.float64)
 
 
+def differences(function: str, pred: TensorLike, target: TensorLike) -> Array:
+    """Return pred - target in float64; NaN and infinity pass through."""
+    x, y = numbers_of(function, pred, target)
+    with np.errstate(invalid="ignore"):  # infinity - infinity
+        return np.asarray(x - y)
+
+
 def mse(pred: TensorLike, target: TensorLike) -> float:
-    """Return the mean squared error. pred, target: one shape."""
-    x, y = numbers_of("metric.mse", pred, target)
-    return share("metric.mse", np.square(x - y).sum(), x.size)
+    """Return the mean squared error. pred, target: one shape. NaN gives NaN."""
+    errors = differences("metric.mse", pred, target)
+    return share("metric.mse", np.square(errors).sum(), errors.size)
 
 
 def mae(pred: TensorLike, target: TensorLike) -> float:
-    """Return the mean absolute error. pred, target: one shape."""
-    x, y = numbers_of("metric.mae", pred, target)
-    return share("metric.mae", np.abs(x - y).sum(), x.size)
+    """Return the mean absolute error. pred, target: one shape. NaN gives NaN."""
+    errors = differences("metric.mae", pred, target)
+    return share("metric.mae", np.abs(errors).sum(), errors.size)
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Count, mean and spread of numbers, and the squared errors of their predictions.
+
+    The mean is pivot + shift. Where numbers lie far from 0, number - pivot is exact and small, so
+    that neither the spread nor the combination of two loses digits to the offset.
+    """
+
+    count: int = 0
+    pivot: float = 0.0
+    shift: float = 0.0
+    spread: float = 0.0  # sum of squared differences from the mean
+    errors: float = 0.0  # sum of squared differences from the predictions
+
+    def joined(self, other: Moments) -> Moments:
+        """Combine two sets of numbers (Chan, Golub & LeVeque 1983)."""
+        if not (self.count and other.count):
+            return other if other.count else self
+        count = self.count + other.count
+        apart = (other.pivot - self.pivot) + (other.shift - self.shift)
+        return Moments(
+            count,
+            self.pivot,
+            self.shift + apart * (other.count / count),
+            self.spread + other.spread + apart * apart * (self.count * other.count / count),
+            self.errors + other.errors,
+        )
+
+    def r2(self, function: str) -> float:
+        """Return 1 - errors / spread, or raise ValueError where there is no spread."""
+        share(function, 0, self.count)
+        if self.spread == 0:
+            raise ValueError(
+                f"{function}: target has {self.count} elements and no variance, expected values that differ"
+            )
+        return 1.0 - self.errors / self.spread
+
+
+def moments_of(function: str, pred: TensorLike, target: TensorLike) -> Moments:
+    """Return the moments of a batch, all of its columns pooled."""
+    errors, y = differences(function, pred, target), numbers_of(function, pred, target)[1]
+    if not y.size:
+        return Moments()
+    pivot = y.flat[0]
+    with np.errstate(invalid="ignore"):
+        near = y - pivot
+        shift = near.mean()
+        spread = np.square(near - shift).sum()
+    return Moments(y.size, float(pivot), float(shift), float(spread), float(np.square(errors).sum()))
 
 
 def r2(pred: TensorLike, target: TensorLike) -> float:
     """Return the share of the target's variance that is explained: 1 - squared error / variance.
 
-    pred, target: one shape. A target that is constant has no variance: ValueError.
+    pred, target: one shape; columns are pooled. A target that is constant has no variance:
+    ValueError. NaN gives NaN.
     """
-    x, y = numbers_of("metric.r2", pred, target)
-    spread = np.square(y - y.mean()).sum() if y.size else 0.0
-    if spread == 0:
-        raise ValueError(
-            f"metric.r2: target has shape {y.shape} and no variance, expected values that differ"
-        )
-    return 1.0 - float(np.square(x - y).sum() / spread)
+    return moments_of("metric.r2", pred, target).r2("metric.r2")

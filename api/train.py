@@ -147,9 +147,9 @@ class Trainer:
         Ctrl-C ends training too, and is raised again; any exception has the last good state as `state`.
         """
         check_not_empty("Trainer.fit", data)
-        for argument, value in (("epochs", epochs), ("accumulate_steps", accumulate_steps)):
-            if integer("Trainer.fit", argument, value) < 1:
-                raise ValueError(f"Trainer.fit: {argument} is {value}, expected at least 1")
+        for argument, count in (("epochs", epochs), ("accumulate_steps", accumulate_steps)):
+            if integer("Trainer.fit", argument, count) < 1:
+                raise ValueError(f"Trainer.fit: {argument} is {count}, expected at least 1")
         if on_nonfinite not in ("raise", "skip"):
             raise ValueError(f"Trainer.fit: on_nonfinite is {on_nonfinite!r}, expected 'raise' or 'skip'")
         if validate is not None:

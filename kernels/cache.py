@@ -25,12 +25,7 @@ _DIGEST = hashlib.sha256().digest_size
 
 
 def user_folder() -> Path:
-    """Return `TREEPIE_CACHE_DIR`, or the user's cache folder by the platform's rules.
-
-    Raises OSError where there is no home.
-    """
-    if config.CACHE_DIR:
-        return Path(config.CACHE_DIR)
+    """Return the user's cache folder by the platform's rules, or raise OSError without a home."""
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA")
     elif sys.platform == "darwin":
@@ -66,7 +61,8 @@ def key() -> str:
 def folder() -> Path | None:
     """Return the folder of this key's kernels, made and writable; None, after a warning, if it can't be."""
     try:
-        path = user_folder() / key()
+        root = Path(config.CACHE_DIR) if config.CACHE_DIR else user_folder()
+        path = root / key()
         path.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path).close()
     except OSError as error:

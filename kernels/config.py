@@ -1,4 +1,4 @@
-"""Every setting of the kernels: versions, the CPU, vector widths, block sizes, threads, the cost model.
+"""Every setting: versions, folders, the CPU, vector widths, block sizes, threads, the cost model.
 
 Nothing else in the library reads the environment, and no kernel chooses its own threshold.
 """
@@ -13,6 +13,9 @@ __version__ = "0.1.0"
 
 #: Folder of compiled kernels; unset means the user's cache folder (see `cache.py`).
 CACHE_DIR = os.environ.get("TREEPIE_CACHE_DIR")
+
+#: Folder of downloaded data sets; unset means `datasets` in the user's cache folder.
+DATA_DIR = os.environ.get("TREEPIE_DATA_DIR")
 
 #: The dtypes a tensor can have.
 DTYPES = tuple(np.dtype(t) for t in ("float32", "float64", "int32", "int64", "bool"))

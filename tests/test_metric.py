@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn and NumPy; accumulators against the functions on the whole data set."""
+"""Metrics against scikit-learn and NumPy, means over batches, errors."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,23 @@ TARGETS = RNG.integers(0, 4, 97)
 TARGETS[:40] = LOGITS[:40].argmax(-1)
 TARGETS[-1] = 4
 SCORES, BITS = RNG.random(97), RNG.integers(0, 2, 97)
+FAR = 1e6 + RNG.normal(size=(97, 2))
+NEAR = FAR + 0.3 * RNG.normal(size=(97, 2))
 AVERAGES = ["macro", "micro", "weighted"]
+
+
+def logits_of(classes, count):
+    return np.eye(count)[classes]
+
+
+ABSENT = {  # of 6 classes: predicted, true
+    "one in neither": ([0, 1, 2, 2, 4, 5, 5], [0, 1, 1, 2, 4, 4, 5]),
+    "one only predicted": ([0, 1, 2, 2, 3, 5], [0, 1, 1, 2, 5, 5]),
+    "one only in targets": ([0, 1, 2, 2, 5], [0, 1, 3, 2, 5]),
+    "all three": ([0, 0, 1, 2, 2], [0, 3, 3, 2, 0]),
+    "none right": ([0, 1, 2], [3, 4, 5]),
+    "a single one": ([4, 4], [4, 4]),
+}
 
 
 @pytest.mark.parametrize("average", AVERAGES)
@@ -31,6 +47,22 @@ def test_precision_recall_f1(name, average, classes):
     np.testing.assert_allclose(getattr(metric, name)(logits, targets, average), want, rtol=1e-12)
 
 
+@pytest.mark.parametrize("average", AVERAGES)
+@pytest.mark.parametrize("name", ["precision", "recall", "f1"])
+@pytest.mark.parametrize("case", ABSENT)
+def test_classes_that_are_absent(case, name, average):
+    """Only classes that occur count, as in scikit-learn, also where no batch has them all."""
+    sklearn = pytest.importorskip("sklearn.metrics")
+    predicted, true = ABSENT[case]
+    want = getattr(sklearn, f"{name}_score")(true, predicted, average=average, zero_division=0)
+    logits = logits_of(predicted, 6)
+    np.testing.assert_allclose(getattr(metric, name)(logits, true, average), want, rtol=1e-12)
+    m = getattr(metric, name.capitalize())(average)
+    for k in range(len(true)):
+        m.update(logits[k : k + 1], true[k : k + 1])
+    np.testing.assert_allclose(m.compute(), want, rtol=1e-12)
+
+
 def test_confusion_matrix():
     sklearn = pytest.importorskip("sklearn.metrics")
     got = metric.confusion_matrix(LOGITS, TARGETS)
@@ -43,6 +75,10 @@ def test_top_k(k):
     best = np.argsort(-LOGITS, -1)[:, :k]
     want = np.mean([t in row for t, row in zip(TARGETS, best, strict=True)])
     assert metric.top_k_accuracy(LOGITS, TARGETS, k) == pytest.approx(want, rel=1e-15)
+    tied = np.round(LOGITS[:96]).astype(np.int32).reshape(8, 12, 5)  # of equal logits the first count
+    best = np.argsort(-tied, -1, kind="stable")[..., :k]
+    want = (best == TARGETS[:96].reshape(8, 12, 1)).any(-1).mean()
+    assert metric.top_k_accuracy(tied, TARGETS[:96].reshape(8, 12), k) == want
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -62,6 +98,9 @@ def test_accuracy():
         for targets in (BITS, BITS[:, None], BITS.astype(bool), BITS.astype(float)):
             assert metric.accuracy(scores, targets) == binary
     assert metric.binary_accuracy(SCORES, BITS, 0.9) == np.mean((SCORES > 0.9) == BITS)
+    assert metric.binary_accuracy(SCORES[:, None], BITS, 0.9) == np.mean((SCORES > 0.9) == BITS)
+    grid, bits = SCORES[:96].reshape(8, 12), BITS[:96].reshape(8, 12)
+    assert metric.binary_accuracy(grid, bits) == np.mean((grid > 0.5) == bits)
 
 
 def test_numbers():
@@ -71,86 +110,34 @@ def test_numbers():
     np.testing.assert_allclose(metric.r2(x, y), 1 - np.mean((x - y) ** 2) / y.var(), rtol=1e-13)
 
 
-def weighted_recall(logits, targets):
-    return metric.recall(logits, targets, "weighted")
-
-
-ACCUMULATORS = {
-    "Accuracy": (metric.Accuracy, metric.accuracy, LOGITS, TARGETS),
-    "Accuracy, two": (metric.Accuracy, metric.accuracy, SCORES, BITS),
-    "Precision": (metric.Precision, metric.precision, LOGITS, TARGETS),
-    "Recall": (lambda: metric.Recall("weighted"), weighted_recall, LOGITS, TARGETS),
-    "F1": (lambda: metric.F1("macro"), metric.f1, LOGITS, TARGETS),
-    "ConfusionMatrix": (metric.ConfusionMatrix, metric.confusion_matrix, LOGITS, TARGETS),
-    "BinaryAccuracy": (metric.BinaryAccuracy, metric.binary_accuracy, SCORES, BITS),
-    "BinaryAccuracy, 0.9": (
-        lambda: metric.BinaryAccuracy(0.9),
-        lambda x, y: metric.binary_accuracy(x, y, 0.9),
-        SCORES,
-        BITS,
-    ),
-    "TopKAccuracy": (
-        lambda: metric.TopKAccuracy(2),
-        lambda x, y: metric.top_k_accuracy(x, y, 2),
-        LOGITS,
-        TARGETS,
-    ),
-    "AUC": (metric.AUC, metric.auc_roc, np.round(SCORES, 1), BITS),
-    "R2": (metric.R2, metric.r2, SCORES + 1e6, SCORES**2 + 1e6),
-    "MSE": (metric.MSE, metric.mse, SCORES, BITS),
-    "MAE": (metric.MAE, metric.mae, SCORES, BITS),
-    "Mean": (lambda: metric.Mean(metric.mse), metric.mse, SCORES, BITS),
-}
-
-
-@pytest.mark.parametrize("name", ACCUMULATORS)
-def test_accumulators_score_the_whole_data_set(name):
-    make, whole, x, y = ACCUMULATORS[name]
-    parts = [make(), make(), make()]
-    for k, first in enumerate(range(0, 97, 10)):
-        parts[k % 2].update(x[first : first + 10], y[first : first + 10])
-    one, two, unused = parts
-    one.merge(two)
-    one.merge(unused)
-    np.testing.assert_allclose(one.compute(), whole(x, y), rtol=1e-12)
-    one.reset()
-    with pytest.raises(ValueError, match=r"metric\.\w+: no elements were given"):
-        one.compute()
-    one.update(x[:7], y[:7])
-    np.testing.assert_allclose(one.compute(), whole(x[:7], y[:7]), rtol=1e-12)
-
-
-def test_r2_and_auc_in_batches_are_scikit_learns():
+def test_r2_where_targets_lie_far_from_0():
     sklearn = pytest.importorskip("sklearn.metrics")
-    x, y = RNG.normal(size=(2, 1000)) * 1e-3 + 1e6
-    bits = (x > y).astype(int)
-    r2, auc = metric.R2(), metric.AUC()
-    for k in range(0, 1000, 33):
-        r2.update(x[k : k + 33], y[k : k + 33])
-        auc.update(x[k : k + 33, None], bits[k : k + 33])
-    assert r2.compute() == pytest.approx(sklearn.r2_score(y, x), rel=1e-9)
-    assert auc.compute() == pytest.approx(sklearn.roc_auc_score(bits, x), rel=1e-12)
+    for offset in (0.0, 1e6, -1e9):
+        x, y = NEAR - 1e6 + offset, FAR - 1e6 + offset
+        want = sklearn.r2_score(y.ravel(), x.ravel())
+        assert metric.r2(x, y) == pytest.approx(want, rel=1e-12, abs=0)
+        parts = []
+        for k in range(97):
+            parts.append(metric.R2())
+            parts[-1].update(x[k], y[k])
+        while len(parts) > 1:  # as ranks do: in pairs
+            for one, two in zip(parts[::2], parts[1::2], strict=False):
+                one.merge(two)
+            parts = parts[::2]
+        assert parts[0].compute() == pytest.approx(want, rel=1e-12, abs=0)
+    constant = np.full(10, 0.1)  # its mean is not 0.1 in float64
+    with pytest.raises(ValueError, match="target has 10 elements and no variance"):
+        metric.r2(constant + 1, constant)
 
 
-MERGES = [
-    (metric.MSE(), metric.MAE(), TypeError, "metric.MSE: merged with a MAE, expected its own kind"),
-    (
-        metric.F1(),
-        metric.F1("micro"),
-        ValueError,
-        "metric.F1: merged with one of average 'micro', expected 'm",
-    ),
-    (metric.TopKAccuracy(2), metric.TopKAccuracy(3), ValueError, "merged with one of k 3, expected 2"),
-    (metric.BinaryAccuracy(), metric.BinaryAccuracy(0.9), ValueError, "of threshold 0.9, expected 0.5"),
-    (metric.AUC(), metric.R2(), TypeError, "metric.AUC: merged with a R2"),
-    (metric.ConfusionMatrix(), metric.F1(), TypeError, "metric.ConfusionMatrix: merged with a F1"),
-]
-
-
-@pytest.mark.parametrize(("one", "other", "error", "match"), MERGES)
-def test_unlike_metrics_do_not_merge(one, other, error, match):
-    with pytest.raises(error, match=match):
-        one.merge(other)
+def test_infinity_is_the_largest_score_and_no_warning():
+    logits = np.array([[0, np.inf], [-np.inf, 0], [-np.inf, 5]])
+    assert metric.accuracy(logits, [1, 1, 0]) == pytest.approx(2 / 3)
+    assert metric.top_k_accuracy(logits, [1, 1, 0], 1) == pytest.approx(2 / 3)
+    assert metric.auc_roc([np.inf, 0.5, -np.inf, np.inf], [1, 0, 0, 0]) == pytest.approx(2.5 / 3)
+    assert metric.mse([np.inf, 0.0], [0.0, 0.0]) == np.inf
+    for whole in (metric.mse, metric.mae, metric.r2):
+        assert np.isnan(whole([np.inf, 0.0], [np.inf, 1.0]))
 
 
 def test_eval():
@@ -162,6 +149,21 @@ def test_eval():
     data.reset()
     got = metric.eval_many(lambda xy: {"b": len(xy[0]), "a": 1}, data)
     assert list(got.items()) == [("a", 1.0), ("b", 97 / 3)]
+    with pytest.raises(ValueError, match=r"metric.eval_many: data is exhausted after 3 elements"):
+        metric.eval_many(lambda xy: {}, data)
+    data.reset()
+    next(iter(data))
+    assert metric.eval(lambda x, y: len(x), data) == 57 / 2  # of the batches that are left
+    data.reset()
+    got = metric.eval_many(lambda x, y: {"short": 2.0} if len(x) < 40 else {"full": tp.tensor(1)}, data)
+    assert got == {"full": 1.0, "short": 2.0}
+    data.reset()
+    with pytest.raises(TypeError, match=r"metric.eval_many: fn returned a float, expected \{name: number\}"):
+        metric.eval_many(lambda x, y: 1.0, data)
+    with pytest.raises(ValueError, match=r"metric.eval: data is empty, expected at least one element"):
+        metric.eval(lambda x: x, tp.Data.of_array([]))
+    with pytest.raises(TypeError, match=r"metric.eval: data is a list, expected a tp.Data"):
+        metric.eval(lambda x: x, [1.0])
 
 
 def test_tracker():
@@ -174,15 +176,15 @@ def test_tracker():
     assert t.summary() == "accuracy: 0.9150  loss: 0.5000"
     with pytest.raises(KeyError, match="name is 'other', expected one observed: accuracy, loss"):
         t.mean("other")
+    t.observe("loss", np.float32("nan"))
+    assert np.isnan(t.mean("loss"))
     t.reset()
-    assert t.to_list() == []
+    assert (t.to_list(), t.summary(), t.count("loss")) == ([], "", 0)
+    with pytest.raises(KeyError, match="name is 'loss', expected one observed: nothing"):
+        t.mean("loss")
 
 
-NAN = np.full((4, 3), np.nan)
 ERRORS = [
-    (lambda: metric.accuracy(NAN, [0] * 4), "metric.accuracy: 12 of 12 predictions are NaN, expected numb"),
-    (lambda: metric.TopKAccuracy(2).update(NAN, [0] * 4), "metric.TopKAccuracy: 12 of 12 predictions are"),
-    (lambda: metric.auc_roc(NAN[0], [0, 1, 0]), "metric.auc_roc: 3 of 3 predictions are NaN"),
     (
         lambda: metric.accuracy(np.zeros((4, 3)), np.zeros((4, 1))),
         r"metric.accuracy: logits have shape \(4, 3\) and targets \(4, 1\), expected \(b, c\) and",
@@ -192,15 +194,61 @@ ERRORS = [
     (lambda: metric.accuracy(np.zeros((0, 3)), np.zeros(0)), "metric.accuracy: no elements were giv"),
     (lambda: metric.accuracy([0.1], [0.5]), "metric.accuracy: targets are not whole numbers"),
     (lambda: metric.F1("mean"), "metric.F1: average is 'mean', expected 'macro', 'micro' or"),
-    (lambda: metric.R2().compute(), "metric.R2: no elements were given"),
     (lambda: metric.top_k_accuracy(np.zeros((1, 3)), [0], 4), "k is 4, expected 1 to 3"),
     (lambda: metric.mse([1.0], [[1.0]]), r"metric.mse: pred has shape \(1,\) and target \(1, 1\)"),
-    (lambda: metric.r2([1.0, 2.0], [1.0, 1.0]), r"metric.r2: target has shape \(2,\) and no variance"),
+    (lambda: metric.r2([1.0, 2.0], [1.0, 1.0]), "metric.r2: target has 2 elements and no variance"),
+    (lambda: metric.r2([], []), "metric.r2: no elements were given, expected at least one"),
     (lambda: metric.auc_roc([0.1, 0.2], [1, 1]), "metric.auc_roc: targets are all 1, expected both"),
+    (lambda: metric.auc_roc([], []), "metric.auc_roc: no elements were given, expected at least one"),
+    (lambda: metric.auc_roc([0.1, 0.2], [1, 2]), "metric.auc_roc: a target is 2, expected 0 or 1"),
+    (lambda: metric.auc_roc([0.1, 0.2], [1]), r"metric.auc_roc: scores has shape \(2,\) and targets \(1,"),
+    (
+        lambda: metric.auc_roc(np.zeros((2, 2)), np.eye(2)),
+        r"metric.auc_roc: scores have shape \(2, 2\), expected \(b,\) or \(b, 1\)",
+    ),
+    (lambda: metric.AUC().update(np.zeros((2, 2)), [0, 1]), r"metric.AUC: scores have shape \(2, 2\), ex"),
+    (lambda: metric.AUC().update([0.5], [np.nan]), "metric.AUC: a target is nan, expected 0 or 1"),
+    (
+        lambda: metric.accuracy(np.zeros((1, 3)), np.array([1e300])),
+        "metric.accuracy: a target is 1000.*, expected 0",
+    ),
+    (lambda: metric.accuracy(np.zeros((1, 3)), [np.nan]), "metric.accuracy: targets are not whole num"),
+    (
+        lambda: metric.binary_accuracy([0.5], [0.9]),
+        "metric.binary_accuracy: a target is 0.8999.*, expected 0 or",
+    ),
+    (lambda: metric.binary_accuracy([0.5], [1], np.nan), "metric.binary_accuracy: threshold is nan, expec"),
+    (lambda: metric.BinaryAccuracy(np.nan), "metric.BinaryAccuracy: threshold is nan, expected a number"),
+    (
+        lambda: metric.BinaryAccuracy().update(np.zeros((2, 3)), [0, 1]),
+        r"metric.BinaryAccuracy: pred has shape \(2, 3\) and targets \(2,\), expected one shape, or \(b",
+    ),
+    (lambda: metric.TopKAccuracy(0), "metric.TopKAccuracy: k is 0, expected at least 1"),
+    (lambda: metric.TopKAccuracy(4).update(np.zeros((1, 3)), [0]), "TopKAccuracy: k is 4, expected 1 to 3"),
+    (
+        lambda: metric.top_k_accuracy([0.1, 0.9], [0, 1], 1),
+        r"metric.top_k_accuracy: logits have shape \(2,\) and targets \(2,\), expected \(..., c\) and",
+    ),
+    (lambda: metric.R2().update([1.0], [[1.0]]), r"metric.R2: pred has shape \(1,\) and target \(1, 1\)"),
+    (lambda: metric.Mean().update(1.0, weight=-1), "metric.Mean.update: weight is -1, expected a number of"),
+    (lambda: metric.Mean().update(1.0, weight=np.nan), "metric.Mean.update: weight is nan, expected a n"),
 ]
 
 
 @pytest.mark.parametrize(("call", "match"), ERRORS)
 def test_errors(call, match):
     with pytest.raises(ValueError, match=match):
+        call()
+
+
+TYPE_ERRORS = [
+    (lambda: metric.TopKAccuracy(2.0), "metric.TopKAccuracy: k is 2.0, expected an int"),
+    (lambda: metric.Mean().update([1.0], [1.0]), "metric.Mean.update: a target and fn is None, expected a"),
+    (lambda: metric.Mean(max).update([1.0]), "metric.Mean.update: no target and fn is given, expected a"),
+]
+
+
+@pytest.mark.parametrize(("call", "match"), TYPE_ERRORS)
+def test_type_errors(call, match):
+    with pytest.raises(TypeError, match=match):
         call()
