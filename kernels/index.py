@@ -14,15 +14,23 @@ _COLUMNS = 64
 
 @kernel
 def _take(lo: int, hi: int, x: A3, indices: A1, out: A3, group: int, status: Status) -> None:
-    n, m = x.shape[1], indices.size
-    for cell in range(lo * group, min(hi * group, out.shape[0] * m)):
-        at = indices[cell % m]
+    n, m, inner = x.shape[1], indices.size, x.shape[2]
+    first, last = lo * group, min(hi * group, out.shape[0] * m)
+    o, i = first // m, first % m
+    for _ in range(first, last):
+        at = indices[i]
         if at < 0:
             at += n
         if at < 0 or at >= n:
             status[0] = 1
             return
-        _copy(out[cell // m, cell % m], x[cell // m, at])
+        if inner == 1:
+            out[o, i, 0] = x[o, at, 0]
+        else:
+            _copy(out[o, i], x[o, at])
+        i += 1
+        if i == m:
+            o, i = o + 1, 0
 
 
 @kernel
@@ -89,8 +97,10 @@ def take(x: Operand, indices: Operand, out: Operand) -> Launch:
     """
     outer, _, inner = x.shape
     group = max(1, config.ELEMENTWISE_UNIT // max(inner, 1))
-    units = -(-outer * indices.size // group)
-    return _take(units, 2 * out.spec.nbytes * config.BYTE_NS + 2.0 * indices.size, x, indices, out, group)
+    cells = outer * indices.size
+    # Measured: 3 ns for a single element, 16 ns for a row of 32 floats in cache, 60 ns out of it.
+    work = 2 * out.spec.nbytes * config.BYTE_NS + (2.0 if inner == 1 else 12.0) * cells
+    return _take(-(-cells // group), work, x, indices, out, group)
 
 
 def scatter_add(g: Operand, indices: Operand, out: Operand) -> Launch:

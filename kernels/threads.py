@@ -77,7 +77,8 @@ def layer() -> str:
     """Name of Numba's threading layer: omp, tbb or workqueue. Starts it."""
     import numba
 
-    numba.get_num_threads()  # makes the layer's symbols known to the linker
+    with config.spinning():
+        numba.get_num_threads()  # makes the layer's symbols known to the linker, and loads its library
     return str(numba.threading_layer())
 
 

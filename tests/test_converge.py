@@ -21,14 +21,14 @@ def rosenbrock(p):
 
 #: optimizer -> learning rates and steps that take it to the least value of each function.
 RUNS = {
-    "sgd": (tp.optim.sgd, (0.05, 200), (1.8e-3, 10000)),
+    "sgd": (tp.optim.sgd, (0.05, 200), (1.8e-3, 20000)),
     "momentum": (lambda lr: tp.optim.sgd(lr, momentum=0.9), (0.02, 400), (5e-4, 6000)),
     "nesterov": (lambda lr: tp.optim.sgd(lr, momentum=0.9, nesterov=True), (0.02, 400), (5e-4, 6000)),
     "adam": (tp.optim.adam, (0.1, 600), (0.02, 6000)),
     "adamw": (lambda lr: tp.optim.adamw(lr, weight_decay=0.0), (0.1, 600), (0.02, 6000)),
     "rmsprop": (tp.optim.rmsprop, (0.1, 600), (0.02, 6000)),
     "rmsprop, momentum": (lambda lr: tp.optim.rmsprop(lr, momentum=0.5), (0.05, 600), (0.01, 6000)),
-    "adagrad": (tp.optim.adagrad, (1.0, 600), (2.0, 6000)),
+    "adagrad": (tp.optim.adagrad, (1.0, 600), (0.2, 15000)),
 }
 
 
