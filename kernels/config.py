@@ -3,10 +3,8 @@
 Nothing else in the library reads the environment, and no kernel chooses its own threshold.
 """
 
-import contextlib
 import functools
 import os
-from collections.abc import Iterator
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -42,28 +40,10 @@ KEPT_MOST = 1 << 29
 PARALLEL_COST_NS = {"omp": 8e3, "tbb": 8e3, "workqueue": 48e3}
 PARALLEL_GAIN = 3.0
 
-#: How often a thread of GNU's OpenMP looks for work before it sleeps, 0.06 ms in all; its own default is some
-#: ms. Beside one other busy process on 2 cores, a waiting thread held the core that the working one needed:
-#: most launches took 5 to 12 ms, now 0.2 ms. Users' own OpenMP settings are left alone.
-SPIN_COUNT = 5000
-
 #: Estimated cost of moving a byte, and of a floating-point operation, in one thread: 12 bytes an element of
 #: `add` took 0.08 to 0.13 ns out of cache, a fused multiply-add of `exp` 0.01 ns.
 BYTE_NS = 0.01
 FLOP_NS = 0.01
-
-
-@contextlib.contextmanager
-def spinning() -> Iterator[None]:
-    """Tell an OpenMP library that is loaded in this block how long its threads wait actively."""
-    if any(name in os.environ for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")):
-        yield
-        return
-    os.environ["GOMP_SPINCOUNT"] = str(SPIN_COUNT)
-    try:
-        yield
-    finally:
-        del os.environ["GOMP_SPINCOUNT"]  # not for the processes that this one starts
 
 
 @functools.cache

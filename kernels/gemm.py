@@ -1,7 +1,8 @@
-"""The micro-kernel of matrix multiplication, in LLVM IR: a register tile of C from packed panels.
+"""The micro-kernel of matrix multiplication, in LLVM IR: a register tile of C from strips of A and B.
 
-A is packed in panels of ROWS rows, (k, ROWS) each; B in panels of `columns` columns, (k, columns) each,
-both padded with zeros. The tile keeps ROWS x (columns / lanes) accumulators in registers; every element
+B is packed in panels of `columns` columns, (k, columns) each, padded with zeros. A is read an element at a
+time, wherever its rows are: as the user has it, transposed or not, or packed in panels of ROWS rows,
+(k, ROWS) each. The tile keeps ROWS x (columns / lanes) accumulators in registers; every element
 of C is summed in the order of k, so its bits do not depend on how C is cut.
 """
 
@@ -32,9 +33,12 @@ def panel(dtype: str, n: int) -> int:
 
 
 def micro_kernel(dtype: str, columns: int) -> int:
-    """Return the address of `tile(k, a, b, c, row_bytes, m, n, accumulate)` for panels of `columns`.
+    """Return the address of the tile's function for panels of `columns`.
 
-    It adds a tile of A B to C, or stores it: m <= ROWS rows and n <= columns columns of C are written.
+    tile(k, a, row_a, step_a, b, c, row_c, first, last, n, accumulate): adds a tile of A B to C, or stores it.
+    row_a, step_a: bytes from a row of A to the next, and from a term of the sum to the next. row_c: bytes
+    from a row of C to the next. All ROWS rows of A are read; of C rows first to last - 1 are written, and
+    n <= columns columns.
     """
     symbol = f"gemm_{dtype}_{rows()}x{columns}"
     return native.load(symbol, lambda: _build(symbol, dtype, columns // lanes(dtype)))
@@ -42,19 +46,23 @@ def micro_kernel(dtype: str, columns: int) -> int:
 
 def _build(symbol: str, dtype: str, vectors: int) -> str:
     module = ir.Module(symbol)
-    loop = Loop(module, symbol, ir.FunctionType(ir.VoidType(), [I64] * 8), [dtype])
+    loop = Loop(module, symbol, ir.FunctionType(ir.VoidType(), [I64] * 11), [dtype])
     b, count, size = loop.builder, loop.lanes, bytes_of(dtype)
-    k, a, panel_b, c, row_bytes, m, n, accumulate = loop.function.args
+    k, a, row_a, step_a, panel_b, c, row_c, top, bottom, n, accumulate = loop.function.args
     high, wide = rows(), vectors * count
+    fours = [b.mul(row_a, n64(4 * i)) for i in range(-(-high // 4))]
+    ones = [b.mul(row_a, n64(i)) for i in range(4)]
     zero = ir.Constant(vector_type(dtype, count), None)
 
     def step(p: ir.Value, *accumulators: ir.Value) -> list[ir.Value]:
         at_b = b.add(panel_b, b.mul(p, n64(wide * size)))
         row_b = [loop.load(dtype, b.add(at_b, n64(v * count * size))) for v in range(vectors)]
-        at_a = b.add(a, b.mul(p, n64(high * size)))
+        at_a = b.add(a, b.mul(p, step_a))
         out = []
         for i in range(high):
-            factor = loop.load_one(dtype, b.add(at_a, n64(i * size)))
+            # A base for every 4 rows: x86 adds 0, 1, 2 rows, or a register with 3, in the load itself.
+            base = b.add(at_a, fours[i // 4])
+            factor = loop.load_one(dtype, b.add(base, ones[i % 4]))
             for v in range(vectors):
                 total = Value(b, dtype, count, accumulators[i * vectors + v])
                 out.append(fma(factor, row_b[v], total).ir)
@@ -63,7 +71,7 @@ def _build(symbol: str, dtype: str, vectors: int) -> str:
     tile = loop.loop(n64(0), k, 1, step, [zero] * (high * vectors))
     masks = [loop.mask(b.sub(n, n64(v * count))) for v in range(vectors)]
     for i in range(high):
-        row = b.add(c, b.mul(n64(i), row_bytes))
+        row = b.add(c, b.mul(n64(i), row_c))
 
         def write(i: int = i, row: ir.Value = row) -> list[ir.Value]:
             places = [b.add(row, n64(v * count * size)) for v in range(vectors)]
@@ -80,6 +88,7 @@ def _build(symbol: str, dtype: str, vectors: int) -> str:
                 loop.store(Value(b, dtype, count, t), at, mask)
             return []
 
-        loop.when(b.icmp_signed("<", n64(i), m), write, [])
+        inside = b.and_(b.icmp_signed("<=", top, n64(i)), b.icmp_signed("<", n64(i), bottom))
+        loop.when(inside, write, [])
     b.ret_void()
     return str(module)

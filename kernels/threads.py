@@ -77,8 +77,7 @@ def layer() -> str:
     """Name of Numba's threading layer: omp, tbb or workqueue. Starts it."""
     import numba
 
-    with config.spinning():
-        numba.get_num_threads()  # makes the layer's symbols known to the linker, and loads its library
+    numba.get_num_threads()  # makes the layer's symbols known to the linker
     return str(numba.threading_layer())
 
 

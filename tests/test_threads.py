@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import treepie as tp
-from treepie.kernels import config, threads
+from treepie.kernels import threads
 
 WORK = """
 import numpy as np, hashlib, treepie as tp
@@ -91,14 +91,3 @@ def test_set_num_threads():
 
 def test_a_small_launch_is_serial():
     assert threads.team(100, work_ns=1000.0) == 1
-
-
-def test_waiting_threads_are_told_to_sleep_soon_unless_the_user_says_otherwise(monkeypatch):
-    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    with config.spinning():
-        assert os.environ["GOMP_SPINCOUNT"] == str(config.SPIN_COUNT)
-    assert "GOMP_SPINCOUNT" not in os.environ
-    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
-    with config.spinning():
-        assert "GOMP_SPINCOUNT" not in os.environ

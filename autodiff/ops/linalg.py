@@ -48,7 +48,7 @@ def _plan(
             a.shape[0] * m,
         )  # one tall matrix beats many small ones
     c = out.reshaped(out.size // (m * n), m, n)
-    sizes = kernels.scratch(m, k, n, a.shape[0], b.shape[0], c.dtype.name)
+    sizes = kernels.scratch(m, k, n, a.shape[0], b.shape[0], transpose_a, c.dtype.name)
     packed = [scratch((size,), c.dtype).buffer for size in sizes]
     return kernels.plan(a, b, c, transpose_a, transpose_b, (packed[0], packed[1]))
 
