@@ -298,8 +298,8 @@ def _count(function: str, argument: str, value: Any, least: int) -> int:
 def _array(x: Any) -> Any:
     """Return what has a tensor's layout and dtype as a tensor, other NumPy arrays as they are."""
     if isinstance(x, np.ndarray) and x.ndim:
-        direct = x.dtype in DTYPES and x.dtype.isnative and x.flags.c_contiguous
-        return Tensor(np.asarray(x).view(np.ndarray)) if direct else x
+        direct = x.dtype in DTYPES and x.flags.c_contiguous and x.flags.aligned
+        return Tensor(np.asarray(x)) if direct else x
     return as_tensor(x)
 
 

@@ -74,17 +74,6 @@ class Trainer:
         x: the model's input.  loss: the model's output -> a scalar.
         rngs: the key of this step, which dropout draws from.
         """
-        return self._step(st, x, loss, training, rngs, ctx)
-
-    def _step(
-        self,
-        st: TrainState,
-        x: Any,
-        loss: Loss,
-        training: bool,
-        rngs: Tensor | None,
-        ctx: Context | None,
-    ) -> tuple[Tensor, TrainState]:
         with compilations.watch():
             value, grads, state = self._gradient(st, x, loss, training, rngs, ctx)
             flat = self.optimizer.flat(st.opt_state, st.vars.params, grads)

@@ -1,9 +1,8 @@
 """Matrix multiplication: B, and A where it pays, packed once; then tiles of C by the micro-kernel."""
 
-import numpy as np
-
 from . import config, gemm
 from .kernel import A1, A3, Words, call_address, kernel
+from .loops import bytes_of
 from .program import Launch, Operand, Spec
 
 #: Multiply-adds below which packing costs more than it saves.
@@ -125,8 +124,7 @@ def packs_a(m: int, k: int, n: int, transpose_a: bool, dtype: str) -> bool:
     panels = -(-n // gemm.panel(dtype, n))
     if panels <= _FEW_PANELS:
         return False
-    item = np.dtype(dtype).itemsize
-    return k > _LONG if transpose_a else k * item > _FAR
+    return k > _LONG if transpose_a else k * bytes_of(dtype) > _FAR
 
 
 def scratch(

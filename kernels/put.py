@@ -1,9 +1,10 @@
-"""Writing and adding rows at indices, and joining the indices of several axes into one."""
+"""Writing and adding rows and elements at indices, and joining the indices of several axes into one."""
 
 import numpy as np
 
 from . import config
 from .elementwise import cast, fill
+from .index import position
 from .kernel import A1, A3, Status, kernel
 from .program import Launch, Operand
 from .rows import row_map
@@ -23,10 +24,8 @@ def _put(lo: int, hi: int, indices: A1, v: A3, out: A3, columns: int, status: St
         o, first = unit // blocks, unit % blocks * columns
         last = min(first + columns, inner)
         for k in range(indices.size):
-            at = indices[k]
+            at = position(indices[k], n)
             if at < 0:
-                at += n
-            if at < 0 or at >= n:
                 status[0] = 1
                 return
             _copy(out[o, at, first:last], v[o, k, first:last])
@@ -40,10 +39,8 @@ def _add_at(lo: int, hi: int, indices: A1, v: A3, out: A3, columns: int, status:
         o, first = unit // blocks, unit % blocks * columns
         last = min(first + columns, inner)
         for k in range(indices.size):
-            at = indices[k]
+            at = position(indices[k], n)
             if at < 0:
-                at += n
-            if at < 0 or at >= n:
                 status[0] = 1
                 return
             row = out[o, at, first:last]
@@ -51,12 +48,26 @@ def _add_at(lo: int, hi: int, indices: A1, v: A3, out: A3, columns: int, status:
 
 
 @kernel
+def _add_along(lo: int, hi: int, indices: A3, v: A3, out: A3, columns: int, status: Status) -> None:
+    n, inner = out.shape[1], out.shape[2]
+    blocks = (inner + columns - 1) // columns
+    for unit in range(lo, hi):
+        o, first = unit // blocks, unit % blocks * columns
+        last = min(first + columns, inner)
+        for k in range(indices.shape[1]):
+            for j in range(first, last):
+                at = position(indices[o, k, j], n)
+                if at < 0:
+                    status[0] = 1
+                    return
+                out[o, at, j] += v[o, k, j]
+
+
+@kernel
 def _join(lo: int, hi: int, indices: A1, out: A1, n: int, group: int, status: Status) -> None:
     for k in range(lo * group, min(hi * group, out.size)):
-        at = indices[k]
+        at = position(indices[k], n)
         if at < 0:
-            at += n
-        if at < 0 or at >= n:
             status[0] = 1
             return
         out[k] = out[k] * n + at
@@ -82,6 +93,18 @@ def add_at(x: Operand, indices: Operand, v: Operand, out: Operand) -> list[Launc
     """Plan out = x (outer, n, inner), then out[:, indices] += v (outer, m, inner), in index order."""
     units, work = _work(v, indices, out)
     return [cast(x, out), _add_at(units, work, indices, v, out, _COLUMNS)]
+
+
+def scatter_add(indices: Operand, v: Operand, out: Operand) -> list[Launch]:
+    """Plan out = zeros (outer, n, inner), then out[:, indices] += v (outer, m, inner), in index order."""
+    units, work = _work(v, indices, out)
+    return [fill(out, 0), _add_at(units, work, indices, v, out, _COLUMNS)]
+
+
+def add_along(indices: Operand, v: Operand, out: Operand) -> list[Launch]:
+    """Plan out = zeros (outer, n, inner), then v (outer, m, inner) added where its indices say over n."""
+    units, work = _work(v, indices, out)
+    return [fill(out, 0), _add_along(units, work, indices, v, out, _COLUMNS)]
 
 
 def join(indices: list[Operand], sizes: tuple[int, ...], out: Operand) -> list[Launch]:

@@ -72,10 +72,11 @@ def split(x: TensorLike, indices_or_sections: int | Sequence[int], axis: int = 0
                 "expected a divisor"
             )
         cuts = list(range(0, n + 1, n // sections)) if n else [0] * (sections + 1)
-    return [_piece(t, k, a, b) for a, b in itertools.pairwise(cuts)]
+    return [piece(t, k, a, b) for a, b in itertools.pairwise(cuts)]
 
 
-def _piece(t: Tensor, axis: int, start: int, stop: int) -> Tensor:
+def piece(t: Tensor, axis: int, start: int, stop: int) -> Tensor:
+    """Return the elements start to stop - 1 of an axis."""
     starts, sizes = [0] * t.ndim, list(t.shape)
     starts[axis], sizes[axis] = (start if stop > start else 0), stop - start
     return strided_slice(t, tuple(starts), (1,) * t.ndim, tuple(sizes))
@@ -124,7 +125,7 @@ def roll(x: TensorLike, shift: int | tuple[int, ...], axis: int | tuple[int, ...
         k, n = one_axis("roll", a, t.ndim), t.shape[one_axis("roll", a, t.ndim)]
         cut = -integer("roll", "shift", s) % n if n else 0
         if cut:
-            t = concatenate([_piece(t, k, cut, n), _piece(t, k, 0, cut)], k)
+            t = concatenate([piece(t, k, cut, n), piece(t, k, 0, cut)], k)
     return t
 
 

@@ -94,10 +94,10 @@ def _diagonal(factor: Factor, sizes: dict[Label, int]) -> Factor:
         while len(places) > 1:
             a, b = places[0], places.pop()
             rest = [k for k in range(x.ndim) if k not in (a, b)]
-            size, others = x.shape[a], tuple(x.shape[k] for k in rest)
-            flat = reshape(transpose(x, [*rest, a, b]), (*others, size * size))
-            sizes_, steps = (*others, size), (*(1,) * len(rest), size + 1)
-            x = strided_slice(flat, (0,) * len(sizes_), steps, sizes_)
+            n, others = x.shape[a], tuple(x.shape[k] for k in rest)
+            flat = reshape(transpose(x, [*rest, a, b]), (*others, n * n))
+            # Of the n * n elements of the two axes, those of the diagonal are n + 1 apart.
+            x = strided_slice(flat, (0,) * flat.ndim, (*(1,) * len(rest), n + 1), (*others, n))
             names = (*(names[k] for k in rest), name)
             places = [k for k, n in enumerate(names) if n == name]
     return x, names

@@ -18,8 +18,9 @@ from ..arguments import as_tensor, integer, one_axis
 from ..table import Case, Meta, composite, op
 from ..tensor import Tensor, TensorLike, int32, int64
 from .along import take_along_axis
+from .arrange import piece
 from .indexing import around
-from .shape import reshape, strided_slice
+from .shape import reshape
 
 Bound = tuple[tuple[Tensor, ...], Meta]
 _ALL = ("float32", "float64", "int32", "int64", "bool")
@@ -134,7 +135,5 @@ def top_k(x: TensorLike, k: int, axis: int = -1) -> tuple[Tensor, Tensor]:
     at = one_axis("top_k", axis, t.ndim)
     if not 0 <= count <= t.shape[at]:
         raise ValueError(f"top_k: k is {k}, expected 0 to {t.shape[at]} for axis {at} of shape {t.shape}")
-    order = _argsort(t, at, True)
-    sizes = (*t.shape[:at], count, *t.shape[at + 1 :])
-    places = strided_slice(order, (0,) * t.ndim, (1,) * t.ndim, sizes)
+    places = piece(_argsort(t, at, True), at, 0, count)
     return take_along_axis(t, places, at), places
