@@ -1,0 +1,16 @@
+"""Layers: pairs of functions, `init` that makes parameters and `apply` that uses them.
+
+Read `core.py` first, then `basic.py`.
+"""
+
+from .basic import dropout, flatten, gelu, lambda_, linear, relu, sigmoid, silu, tanh
+from .container import compose, residual, sequential
+from .core import Context, Layer, Vars
+from .summary import summary
+
+# fmt: off
+__all__ = [
+    "Context", "Layer", "Vars", "compose", "dropout", "flatten", "gelu", "lambda_", "linear", "relu",
+    "residual", "sequential", "sigmoid", "silu", "summary", "tanh",
+]
+# fmt: on

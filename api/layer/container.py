@@ -1,0 +1,81 @@
+"""Layers made of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from treepie.autodiff import Tensor, rng
+
+from .core import Layer, Tree, Vars
+
+
+def residual(layer: Layer) -> Layer:
+    """Return the layer x + layer(x); its parameters are the inner layer's."""
+
+    def apply(
+        params: Tree, state: Tree, x: Tensor, *, dtype: Any, training: bool, rngs: Any, ctx: Any
+    ) -> tuple[Tensor, Tree]:
+        y, vars = layer.apply(Vars(params, state, dtype), x, training, rngs, ctx)
+        if y.shape != x.shape:
+            raise ValueError(
+                f"layer.residual: {layer.name} made shape {y.shape} of {x.shape}, expected the same"
+            )
+        return x + y, vars.state
+
+    return Layer(layer.init, apply, f"residual({layer.name})")
+
+
+def sequential(layers: Sequence[Layer]) -> Layer:
+    """Return the layers one after another; params and state are lists with an entry for each."""
+    parts = list(layers)
+    for k, layer in enumerate(parts):
+        if not isinstance(layer, Layer):
+            raise TypeError(f"layer.sequential: layers[{k}] is a {type(layer).__name__}, expected a Layer")
+
+    def init(rngs: Tensor, dtype: Any) -> Vars:
+        made = [layer.init(rng.fold_in(rngs, k), dtype) for k, layer in enumerate(parts)]
+        return Vars([v.params for v in made], [v.state for v in made], dtype)
+
+    def apply(
+        params: Tree, state: Tree, x: Any, *, dtype: Any, training: bool, rngs: Any, ctx: Any
+    ) -> tuple[Any, Tree]:
+        if len(params) != len(parts) or len(state) != len(parts):
+            raise ValueError(
+                f"layer.sequential: params has {len(params)} entries and state {len(state)}, "
+                f"expected {len(parts)} as there are layers"
+            )
+        states = []
+        for k, layer in enumerate(parts):
+            key = None if rngs is None else rng.fold_in(rngs, k)
+            x, vars = layer.apply(Vars(params[k], state[k], dtype), x, training, key, ctx)
+            states.append(vars.state)
+        return x, states
+
+    return Layer(init, apply, "sequential")
+
+
+def compose(left: Layer, right: Layer) -> Layer:
+    """Return right after left; params and state are {"left": ..., "right": ...}."""
+    both = sequential([left, right])
+
+    def init(rngs: Tensor, dtype: Any) -> Vars:
+        vars = both.init(rngs, dtype)
+        return Vars(_named(vars.params), _named(vars.state), dtype)
+
+    def apply(
+        params: Tree, state: Tree, x: Any, *, dtype: Any, training: bool, rngs: Any, ctx: Any
+    ) -> tuple[Any, Tree]:
+        pair = Vars(_pair(params), _pair(state), dtype)
+        y, vars = both.apply(pair, x, training, rngs, ctx)
+        return y, _named(vars.state)
+
+    return Layer(init, apply, "compose")
+
+
+def _named(pair: list[Tree]) -> dict[str, Tree]:
+    return {"left": pair[0], "right": pair[1]}
+
+
+def _pair(named: Mapping[str, Tree]) -> list[Tree]:
+    return [named["left"], named["right"]]
