@@ -42,16 +42,17 @@ class _Group:
         mine = [leaves[k] for k in self.leaves]
         if len(mine) == 1:
             return Tensor(mine[0].array.reshape(-1))
-        owner = mine[0].array.base
-        if isinstance(owner, np.ndarray) and owner.nbytes == sum(t.array.nbytes for t in mine):
-            at = owner.__array_interface__["data"][0]
+        owner, size = mine[0].array.base, sum(t.size for t in mine)
+        if isinstance(owner, np.ndarray) and owner.flags.c_contiguous:
+            at = mine[0].address
             for t in mine:
                 if t.array.base is not owner or t.address != at:
                     break
                 at += t.array.nbytes
             else:
-                return Tensor(owner.reshape(-1).view(self.dtype))
-        out = rules.empty((sum(t.size for t in mine),), self.dtype)
+                first = mine[0].address - owner.__array_interface__["data"][0]
+                return Tensor(np.ndarray((size,), self.dtype, owner, first))  # type: ignore[arg-type]
+        out = rules.recycled((size,), self.dtype)
         return Tensor(np.concatenate([t.array.reshape(-1) for t in mine], out=out))
 
 

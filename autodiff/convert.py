@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from treepie.kernels import memory
 from treepie.kernels.config import DTYPES
 
 from .tensor import Tensor, TensorLike, bool_, check_dtype, float32, float64, int32, int64
@@ -35,20 +36,18 @@ def tensor(data: TensorLike, dtype: Any = None) -> Tensor:
         return tensor(ops.stack([tensor(x) for x in data]), want)
     native = isinstance(data, np.ndarray | np.generic) or hasattr(data, "__array__")
     try:
-        array = np.array(data)
+        array = np.asarray(data)
     except (ValueError, TypeError) as error:
         raise type(error)(f"tensor: data is not a rectangular array of numbers ({error})") from None
     if array.dtype.kind not in _BY_KIND:
         raise TypeError(f"tensor: data has dtype {array.dtype}, expected numbers or bools")
     if want is None:
         want = _default(array, native)
-    if array.dtype == want:
-        out = array
-    else:
-        # A float beyond float32's range becomes inf, as everywhere in the library.
-        with np.errstate(over="ignore", invalid="ignore"):
-            out = array.astype(want)
-    return Tensor(np.ascontiguousarray(out).reshape(array.shape))
+    made = memory.aligned(array.shape, want)
+    # A float beyond float32's range becomes inf, as everywhere in the library.
+    with np.errstate(over="ignore", invalid="ignore"):
+        np.copyto(made, array, casting="unsafe")
+    return Tensor(made)
 
 
 def _holds_tensors(data: list[Any] | tuple[Any, ...]) -> bool:

@@ -32,6 +32,8 @@ Rule = Callable[..., Tensor | None]
 #: Plans that a row keeps: a few kB each, for data whose every batch has another shape.
 _MOST_PLANS = 1000
 
+_BYTE = np.dtype(np.uint8)
+
 #: The table: name -> row.
 OPS: dict[str, Op] = {}
 
@@ -58,6 +60,7 @@ class Op:
     plan: (inputs, outputs, scratch, meta) -> kernel launches; `scratch(shape, dtype)` makes an operand.
     view: (array, meta) -> the same memory under another shape, for ops that run no kernel.
     vjp: a rule per argument; None for one that gets no gradient.
+    shared: (g, result, *arguments, **meta) -> what all rules are given for g; computed once.
     failure: (tensors, meta) -> the error to raise when a kernel reported one.
     oracle: NumPy in float64, taking the arguments and metadata of `bind`.
     variadic: any number of arguments; the one VJP rule is told which by the keyword `argument`.
@@ -80,6 +83,7 @@ class Op:
     cases: tuple[Case, ...]
     signature: str = ""
     view: Callable[..., Any] | None = None
+    shared: Callable[..., Any] | None = None
     nondifferentiable: bool = False
     failure: Callable[..., Exception] | None = None
     variadic: bool = False
@@ -128,10 +132,10 @@ class Op:
                 self._plans.clear()
             with compilations.watch():
                 plan = self._plans[tuple(key)] = self._planned(inputs, meta)
-        empty = memory.empty if self.recycled else np.empty
+        empty = memory.recycled if self.recycled else memory.aligned
         outputs = [Tensor(empty(shape, dtype)) for shape, dtype in plan.outputs]
         if plan.program is not None:
-            scratch = [np.empty(n, np.uint8) for n in plan.scratch]
+            scratch = [memory.aligned((n,), _BYTE) for n in plan.scratch]
             addresses = [t.address for t in inputs]
             for out in outputs:
                 out._address = address_of(out.array)
@@ -169,6 +173,8 @@ class Op:
         single = len(node.outputs) == 1
         g = gradients[0] if single else tuple(gradients)
         ans = node.results()[0] if single else node.results()
+        if self.shared is not None:
+            g = self.shared(g, ans, *node.inputs, **node.meta)
         rules: Sequence[Rule | None] = self.vjp
         if self.variadic:
             assert self.vjp[0] is not None

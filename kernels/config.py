@@ -27,6 +27,9 @@ ELEMENTWISE_UNIT = 16384
 #: Elements that one partial sum covers. Partials are combined in index order, whatever the threads.
 REDUCE_UNIT = 4096
 
+#: Bytes of a line of the cache; results of at least the other number of bytes begin at one. To align takes 1 us.
+LINE, ALIGNED_LEAST = 64, 1 << 14
+
 #: Results of at least so many bytes are kept when they are free, to be given out again (see `memory.py`);
 #: malloc takes those below from memory that it keeps itself.
 KEPT_LEAST = 1 << 17
@@ -60,10 +63,23 @@ def cpu() -> tuple[str, str]:
 
 
 @functools.cache
-def vector_bytes() -> int:
-    """Width of a vector register: 64 with AVX-512, 32 with AVX2, else 16."""
+def isa() -> str:
+    """Name the vector instructions that kernels use: avx512, avx2, neon, or generic."""
     features = cpu()[1].split(",")
-    return 64 if "+avx512f" in features else 32 if "+avx2" in features else 16
+    known = {"+avx512f": "avx512", "+avx2": "avx2", "+neon": "neon"}
+    return next((name for feature, name in known.items() if feature in features), "generic")
+
+
+@functools.cache
+def vector_bytes() -> int:
+    """Width of a vector register."""
+    return {"avx512": 64, "avx2": 32}.get(isa(), 16)
+
+
+@functools.cache
+def has_fma() -> bool:
+    """Whether a fused multiply-add is an instruction."""
+    return isa() == "neon" or "+fma" in cpu()[1].split(",")
 
 
 def affinity() -> int:

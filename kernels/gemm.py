@@ -1,25 +1,36 @@
-"""The micro-kernel of matrix multiplication, in LLVM IR: a register tile of C from strips of A and B.
+"""The inner functions of matrix multiplication, in LLVM IR: a register tile of C, and packing.
 
-B is packed in panels of `columns` columns, (k, columns) each, padded with zeros. A is read an element at a
-time, wherever its rows are: as the user has it, transposed or not, or packed in panels of ROWS rows,
-(k, ROWS) each. The tile keeps ROWS x (columns / lanes) accumulators in registers; every element
-of C is summed in the order of k, so its bits do not depend on how C is cut.
+A tile keeps rows x (columns / lanes) accumulators in registers. It reads A an element at a time, wherever its
+rows are: as the user has it, transposed or not, or packed in panels of ROWS rows, (k, ROWS) each. It reads B in
+rows of vectors: as it lies in memory, or packed in panels of `columns` columns, (k, columns) each, padded with
+zeros. Every element of C is summed in the order of k, so its bits do not depend on how C is cut.
 """
 
 from llvmlite import ir
 
 from . import config, native
-from .loops import I64, Loop, bytes_of, n64
+from .loops import I32, I64, Loop, bytes_of, n64
 from .vector import Value, fma, vector_type
 
-#: Rows of a register tile and vectors in its columns, by vector width in bytes: 24 of AVX-512's 32
-#: registers (14 rows made LLVM spill), 12 of AVX2's 16, 8 of the 16 of plain x86-64.
-_TILE = {64: (12, 2), 32: (6, 2), 16: (4, 2)}
+#: Rows of a register tile and vectors in its columns: 24 of the 32 registers of AVX-512 and NEON (14 rows made
+#: LLVM spill), 12 of AVX2's 16, 8 of the 16 of plain x86-64. Lower tiles do what is left of the rows.
+_TILE = {"avx512": (12, 2), "avx2": (6, 2), "neon": (8, 3), "generic": (4, 2)}
+_LOWER = (8, 4, 2, 1)
 
 
 def rows() -> int:
     """Return how many rows a register tile has."""
-    return _TILE[config.vector_bytes()][0]
+    return _TILE[config.isa()][0]
+
+
+def height(m: int) -> int:
+    """Return the rows of the lowest tile that covers m rows at once, of the highest where none does."""
+    return min((h for h in (rows(), *_LOWER) if m <= h <= rows()), default=rows())
+
+
+def within(m: int) -> int:
+    """Return the rows of the highest tile that C, of m rows, has room for."""
+    return max(h for h in (rows(), *_LOWER) if h <= min(m, rows()))
 
 
 def lanes(dtype: str) -> int:
@@ -29,34 +40,39 @@ def lanes(dtype: str) -> int:
 
 def panel(dtype: str, n: int) -> int:
     """Return how many columns a panel of B has when C has n: one vector where that is enough."""
-    return lanes(dtype) * (1 if n <= lanes(dtype) else _TILE[config.vector_bytes()][1])
+    return lanes(dtype) * (1 if n <= lanes(dtype) else _TILE[config.isa()][1])
 
 
-def micro_kernel(dtype: str, columns: int) -> int:
-    """Return the address of the tile's function for panels of `columns`.
+def micro_kernel(dtype: str, columns: int, high: int | None = None, masked: bool = False) -> int:
+    """Return the address of the function of a tile, `high` x `columns`, by default ROWS high.
 
-    tile(k, a, row_a, step_a, b, c, row_c, first, last, n, accumulate): adds a tile of A B to C, or stores it.
-    row_a, step_a: bytes from a row of A to the next, and from a term of the sum to the next. row_c: bytes
-    from a row of C to the next. All ROWS rows of A are read; of C rows first to last - 1 are written, and
+    tile(k, a, row_a, step_a, b, step_b, c, row_c, first, last, n, accumulate): adds a tile of A B to C, or
+    stores it. row_a, step_a: bytes from a row of A to the next, and from a term of the sum to the next.
+    step_b: bytes from a row of B to the next. row_c: bytes from a row of C to the next. All rows of the tile
+    of A are read, and all columns of B unless it is masked; of C rows first to last - 1 are written, and
     n <= columns columns.
     """
-    symbol = f"gemm_{dtype}_{rows()}x{columns}"
-    return native.load(symbol, lambda: _build(symbol, dtype, columns // lanes(dtype)))
+    tall = high or rows()
+    symbol = f"gemm_{dtype}_{tall}x{columns}{'_masked' if masked else ''}"
+    return native.load(symbol, lambda: _tile(symbol, dtype, tall, columns // lanes(dtype), masked))
 
 
-def _build(symbol: str, dtype: str, vectors: int) -> str:
+def _tile(symbol: str, dtype: str, high: int, vectors: int, masked: bool) -> str:
     module = ir.Module(symbol)
-    loop = Loop(module, symbol, ir.FunctionType(ir.VoidType(), [I64] * 11), [dtype])
+    loop = Loop(module, symbol, ir.FunctionType(ir.VoidType(), [I64] * 12), [dtype])
     b, count, size = loop.builder, loop.lanes, bytes_of(dtype)
-    k, a, row_a, step_a, panel_b, c, row_c, top, bottom, n, accumulate = loop.function.args
-    high, wide = rows(), vectors * count
+    k, a, row_a, step_a, panel_b, step_b, c, row_c, top, bottom, n, accumulate = loop.function.args
     fours = [b.mul(row_a, n64(4 * i)) for i in range(-(-high // 4))]
     ones = [b.mul(row_a, n64(i)) for i in range(4)]
     zero = ir.Constant(vector_type(dtype, count), None)
+    masks = [loop.mask(b.sub(n, n64(v * count))) for v in range(vectors)]
 
     def step(p: ir.Value, *accumulators: ir.Value) -> list[ir.Value]:
-        at_b = b.add(panel_b, b.mul(p, n64(wide * size)))
-        row_b = [loop.load(dtype, b.add(at_b, n64(v * count * size))) for v in range(vectors)]
+        at_b = b.add(panel_b, b.mul(p, step_b))
+        row_b = [
+            loop.load(dtype, b.add(at_b, n64(v * count * size)), masks[v] if masked else None)
+            for v in range(vectors)
+        ]
         at_a = b.add(a, b.mul(p, step_a))
         out = []
         for i in range(high):
@@ -65,11 +81,12 @@ def _build(symbol: str, dtype: str, vectors: int) -> str:
             factor = loop.load_one(dtype, b.add(base, ones[i % 4]))
             for v in range(vectors):
                 total = Value(b, dtype, count, accumulators[i * vectors + v])
-                out.append(fma(factor, row_b[v], total).ir)
+                # Without the instruction, a fused multiply-add would be a call for every element.
+                added = fma(factor, row_b[v], total) if config.has_fma() else total + factor * row_b[v]
+                out.append(added.ir)
         return out
 
     tile = loop.loop(n64(0), k, 1, step, [zero] * (high * vectors))
-    masks = [loop.mask(b.sub(n, n64(v * count))) for v in range(vectors)]
     for i in range(high):
         row = b.add(c, b.mul(n64(i), row_c))
 
@@ -92,3 +109,105 @@ def _build(symbol: str, dtype: str, vectors: int) -> str:
         loop.when(inside, write, [])
     b.ret_void()
     return str(module)
+
+
+def packer(dtype: str, width: int, transposed: bool) -> int:
+    """Return the address of the function that packs one panel, (depth, width), padded with zeros.
+
+    pack(source, row, depth, used, target): of a matrix whose rows are `row` bytes apart, `used` <= width
+    columns and `depth` rows; or transposed, `used` rows and `depth` columns.
+    """
+    symbol = f"pack_{dtype}_{width}{'_transposed' if transposed else ''}"
+    build = _pack_transposed if transposed else _pack
+    return native.load(symbol, lambda: build(symbol, dtype, width))
+
+
+def _packing(symbol: str, dtype: str) -> Loop:
+    return Loop(ir.Module(symbol), symbol, ir.FunctionType(ir.VoidType(), [I64] * 5), [dtype])
+
+
+def _pack(symbol: str, dtype: str, width: int) -> str:
+    loop = _packing(symbol, dtype)
+    b, count, size = loop.builder, loop.lanes, bytes_of(dtype)
+    source, row, depth, used, target = loop.function.args
+    starts = range(0, width, count)
+
+    def copy(masked: bool) -> list[ir.Value]:
+        reads = [loop.mask(b.sub(used, n64(v))) if masked else None for v in starts]
+        ends = [None if v + count <= width else loop.mask(n64(width - v)) for v in starts]
+
+        def step(p: ir.Value) -> list[ir.Value]:
+            at, to = b.add(source, b.mul(p, row)), b.add(target, b.mul(p, n64(width * size)))
+            for v, read, end in zip(starts, reads, ends, strict=True):
+                value = loop.load(dtype, b.add(at, n64(v * size)), read if masked else end)
+                loop.store(value, b.add(to, n64(v * size)), end)
+            return []
+
+        loop.loop(n64(0), depth, 1, step)
+        return []
+
+    whole = b.icmp_signed("==", used, n64(width))
+    loop.when(whole, lambda: copy(False), [])
+    loop.when(b.not_(whole), lambda: copy(True), [])
+    b.ret_void()
+    return str(loop.module)
+
+
+def _pack_transposed(symbol: str, dtype: str, width: int) -> str:
+    loop = _packing(symbol, dtype)
+    b, count, size = loop.builder, loop.lanes, bytes_of(dtype)
+    source, row, depth, used, target = loop.function.args
+
+    def block(first: int, p: ir.Value, rest: ir.Value | None) -> list[ir.Value]:
+        """Move columns p, p + 1, ... of `count` rows from `first` on; `rest` of them where given."""
+        columns = None if rest is None else loop.mask(rest)
+        read = []
+        for i in range(min(count, width - first)):
+            line = b.add(source, b.add(b.mul(row, n64(first + i)), b.mul(p, n64(size))))
+
+            def load(line: ir.Value = line) -> list[ir.Value]:
+                return [loop.load(dtype, line, columns).ir]
+
+            zero = ir.Constant(vector_type(dtype, count), None)
+            read += loop.when(b.icmp_signed("<", n64(first + i), used), load, [zero])
+        read += [ir.Constant(vector_type(dtype, count), None)] * (count - len(read))
+        end = None if first + count <= width else loop.mask(n64(width - first))
+        for i, value in enumerate(_transpose(b, read)):
+            at = b.add(target, b.mul(b.add(b.mul(b.add(p, n64(i)), n64(width)), n64(first)), n64(size)))
+
+            def store(value: ir.Value = value, at: ir.Value = at) -> list[ir.Value]:
+                loop.store(Value(b, dtype, count, value), at, end)
+                return []
+
+            if rest is None:
+                store()
+            else:
+                loop.when(b.icmp_signed("<", n64(i), rest), store, [])
+        return []
+
+    whole = b.and_(depth, n64(-count))
+    rest = b.sub(depth, whole)
+    for first in range(0, width, count):
+        loop.loop(n64(0), whole, count, lambda p, first=first: block(first, p, None))
+        loop.when(b.icmp_signed(">", rest, n64(0)), lambda first=first: block(first, whole, rest), [])
+    b.ret_void()
+    return str(loop.module)
+
+
+def _transpose(b: ir.IRBuilder, lines: list[ir.Value]) -> list[ir.Value]:
+    """Return the columns of a square of vectors: exchange pairs, then pairs of pairs, and so on."""
+    count, half = len(lines), 1
+    while half < count:
+        made = list(lines)
+        for i in range(count):
+            if i & half:
+                continue
+            low, high = lines[i], lines[i + half]
+            first = [j - half + count if j & half else j for j in range(count)]
+            second = [j + count if j & half else j + half for j in range(count)]
+            made[i], made[i + half] = (
+                b.shuffle_vector(low, high, ir.Constant(ir.VectorType(I32, count), order))
+                for order in (first, second)
+            )
+        lines, half = made, 2 * half
+    return lines

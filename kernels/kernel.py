@@ -18,7 +18,7 @@ from llvmlite import ir
 from numpy.typing import NDArray
 
 from . import native
-from .program import HEADER, Argument, Launch, Operand, launch
+from .program import HEADER, Address, Argument, Launch, Operand, launch
 from .vector import Formula, Value
 
 Array = NDArray[Any]
@@ -83,8 +83,8 @@ class Kernel:
         parameters = body.__code__.co_varnames[2 : body.__code__.co_argcount]
         self.kinds = [getattr(hints[p], "__metadata__", (hints[p],))[0] for p in parameters]
 
-    def __call__(self, units: int, work_ns: float, *arguments: Argument | tuple[int, ...]) -> Launch:
-        """Plan a launch over operands and numbers; a tuple of integers goes to `Words`."""
+    def __call__(self, units: int, work_ns: float, *arguments: Argument | tuple[int | Address, ...]) -> Launch:
+        """Plan a launch over operands and numbers; a tuple of integers and addresses goes to `Words`."""
         words: list[Argument] = []
         for argument in arguments:
             if isinstance(argument, tuple):

@@ -1,141 +1,164 @@
-"""Matrix multiplication: B, and A where it pays, packed once; then tiles of C by the micro-kernel."""
+"""Matrix multiplication: tiles of C by the micro-kernel, B packed for them where that pays."""
 
-from . import config, gemm
+import math
+from dataclasses import dataclass
+
+from . import config, gemm, threads
+from .epilogue import Epilogue
 from .kernel import A1, A3, Words, call_address, kernel
-from .loops import bytes_of
 from .program import Launch, Operand, Spec
 
-#: Multiply-adds below which packing costs more than it saves.
-SMALL = 10_000
+#: Terms of a block of the sum at most: a panel of B of 384 x 32 float32 is 48 kB, and stays in cache.
+_DEPTH = 512
 
-#: Depth of a block of the sum: a panel of B of 384 x 32 float32 is 48 kB, and stays in cache.
-_DEPTH = 384
+#: B is read where it is if so few strips of A use it.
+_FEW_STRIPS = 2
 
-#: A is read where it is if B has few panels; else if it is transposed and has few terms, or if its rows are
-#: this near to each other, in bytes.
-_FEW_PANELS, _LONG, _FAR = 4, 1024, 2048
+#: Bytes of a block of A that one unit of work goes over for every panel of B: what the second-level cache holds.
+_STAYS = 768 << 10
 
-#: Panels of B that one unit of work covers at most.
-_UNIT_PANELS = 4
+#: Strips of A and panels of B in a unit, where the product is cut along both.
+_UNIT = (16, 4)
 
-
-@kernel
-def _small(
-    lo: int,
-    hi: int,
-    a: A3,
-    b: A3,
-    c: A3,
-    transpose_a: int,
-    transpose_b: int,
-    step_a: int,
-    step_b: int,
-) -> None:
-    m, n = c.shape[1], c.shape[2]
-    depth = a.shape[1] if transpose_a else a.shape[2]
-    for batch in range(lo, hi):
-        left, right, out = a[batch * step_a], b[batch * step_b], c[batch]
-        for i in range(m):
-            row = out[i]
-            for j in range(n):
-                row[j] = 0
-            for p in range(depth):
-                factor = left[p, i] if transpose_a else left[i, p]
-                if transpose_b:
-                    for j in range(n):
-                        row[j] += factor * right[j, p]
-                else:
-                    other = right[p]
-                    for j in range(n):
-                        row[j] += factor * other[j]
+#: A is packed if B has more panels than this, and A's rows are this far from each other, in bytes, or, where it
+#: is transposed, has so many terms. The terms of a strip lie in lines of the cache that are a row apart.
+_FEW_PANELS, _FAR, _LONG = 4, 2048, 512
 
 
 @kernel
-def _pack(lo: int, hi: int, x: A3, out: A1, across: int, width: int) -> None:
-    # A panel is `width` neighbours of one axis by all of the other: (depth, width), padded with zeros.
-    # `across`: the panels' axis is the last one of x, so that a row of the panel is a piece of a row.
+def _pack(lo: int, hi: int, x: A3, out: A1, across: int, width: int, pack: int) -> None:
+    # A panel is `width` neighbours of one axis by all of the other. `across`: of the last one.
     count = x.shape[2] if across else x.shape[1]
     depth = x.shape[1] if across else x.shape[2]
+    row, item = x.shape[2] * x.itemsize, x.itemsize
     panels = (count + width - 1) // width
     for unit in range(lo, hi):
-        matrix, first = x[unit // panels], unit % panels * width
-        used = min(width, count - first)
-        target = out[unit * depth * width : (unit + 1) * depth * width]
-        if across:
-            for p in range(depth):
-                source, row = matrix[p, first : first + used], target[p * width : (p + 1) * width]
-                for j in range(used):
-                    row[j] = source[j]
-                for j in range(used, width):
-                    row[j] = 0
-        else:
-            for start in range(0, depth, 16):
-                for j in range(used):
-                    line = matrix[first + j]
-                    for p in range(start, min(start + 16, depth)):
-                        target[p * width + j] = line[p]
-            for p in range(depth):
-                for j in range(used, width):
-                    target[p * width + j] = 0
+        first = unit % panels * width
+        source = x.ctypes.data + unit // panels * x.shape[1] * row + first * (item if across else row)
+        target = out.ctypes.data + unit * depth * width * item
+        call_address(pack, source, row, depth, min(width, count - first), target)
 
 
 @kernel
-def _tiles(lo: int, hi: int, a: A1, packed_b: A1, c: A3, plan: Words, strides: Words, tile: int) -> None:
-    # plan: depth, rows of a strip of A, columns of a panel of B, units along n, strips of A and panels of B
-    # in a unit. strides, in elements: from row to row and term to term of A, from strip to strip, from
-    # matrix to matrix of A and of B; whether A is packed, and so padded.
+def _tiles(
+    lo: int,
+    hi: int,
+    a: A1,
+    b: A1,
+    scratch: A1,
+    c: A3,
+    plan: Words,
+    steps: Words,
+    functions: Words,
+    epilogue: Words,
+) -> None:
+    # plan: depth, terms of a block, rows of a strip of A, columns of a panel of B, strips and panels of a unit,
+    # units along n, rows of the last tile, whether A is packed, and so padded. steps, in bytes: in A from row
+    # to row, term to term, strip to strip, matrix to matrix; in B from term to term, panel to panel, matrix to
+    # matrix, and what `pack` is given. functions: the tile, the last tile, pack, epilogue; 0 for none.
     m, n, item = c.shape[1], c.shape[2], c.itemsize
-    depth, high, wide, units_n, per_a, per_b = plan[0], plan[1], plan[2], plan[3], plan[4], plan[5]
+    depth, block, high, wide, low = plan[0], plan[1], plan[2], plan[3], plan[7]
     panels_a, panels_b = (m + high - 1) // high, (n + wide - 1) // wide
-    units = (panels_a + per_a - 1) // per_a * units_n
-    at_a, at_b, at_c = a.ctypes.data, packed_b.ctypes.data, c.ctypes.data
-    row_a, step_a = strides[0] * item, strides[1] * item
+    units = (panels_a + plan[4] - 1) // plan[4] * plan[6]
     for unit in range(lo, hi):
         batch, place = unit // units, unit % units
-        top, left = place // units_n * per_a, place % units_n * per_b
-        matrix_a = at_a + batch * strides[3] * item
-        matrix_b = at_b + batch * strides[4] * item
-        matrix_c = at_c + batch * m * n * item
-        for start in range(0, depth, _DEPTH):
-            k = min(_DEPTH, depth - start)
-            for j in range(left, min(left + per_b, panels_b)):
-                b = matrix_b + (j * depth + start) * wide * item
-                for i in range(top, min(top + per_a, panels_a)):
-                    strip = matrix_a + i * strides[2] * item + start * step_a
-                    row, column = i * high, j * wide
-                    last, first = min(high, m - row), 0
-                    if last < high and not strides[5]:
-                        # The last strip begins earlier, lest it read past the end of A.
-                        first = high - last
-                        last, row, strip = high, row - first, strip - first * row_a
-                    out = matrix_c + (row * n + column) * item
-                    used_n = min(wide, n - column)
-                    call_address(tile, k, strip, row_a, step_a, b, out, n * item, first, last, used_n, start)
+        top, left = place // plan[6] * plan[4], place % plan[6] * plan[5]
+        matrix_a, matrix_b = a.ctypes.data + batch * steps[3], b.ctypes.data + batch * steps[6]
+        for piece in range((depth + block - 1) // block):
+            start = piece * block
+            k = min(block, depth - start)
+            for j in range(left, min(left + plan[5], panels_b)):
+                panel, step = matrix_b + start * steps[4] + j * steps[5], steps[4]
+                used = min(wide, n - j * wide)
+                if functions[2]:
+                    mine = scratch.ctypes.data + unit * block * wide * item
+                    call_address(functions[2], panel, steps[7], k, used, mine)
+                    panel, step = mine, wide * item
+                for i in range(top, min(top + plan[4], panels_a)):
+                    strip, row = matrix_a + i * steps[2] + start * steps[1], i * high
+                    tile, first, last = functions[0], 0, high
+                    if m - row < high:
+                        tile, last = functions[1], m - row
+                        if not plan[8]:
+                            # The last tile begins earlier, lest it read past the end of A.
+                            first, last = low - last, low
+                            row, strip = row - first, strip - first * steps[0]
+                    out = c.ctypes.data + ((batch * m + row) * n + j * wide) * item
+                    call_address(
+                        tile, k, strip, steps[0], steps[1], panel, step, out, n * item, first, last, used, start
+                    )
+                    if functions[3] and start + k == depth:
+                        rows = batch * m + row
+                        call_address(
+                            functions[3], epilogue.ctypes.data, rows + first, rows + last, j * wide, used
+                        )
 
 
-def packs_a(m: int, k: int, n: int, transpose_a: bool, dtype: str) -> bool:
-    """Whether A is packed: where its rows are fewer than a strip's, or it is read so often that it pays.
+@dataclass(frozen=True)
+class Grid:
+    """How a product is cut: the tile, strips and panels of a unit, what is packed, terms of a block."""
 
-    The terms of a strip lie in lines of the cache that are a row apart. Rows that are far apart fall
-    into few of its sets, and a long transposed A into many pages.
-    """
-    if m < gemm.rows():
-        return True
-    panels = -(-n // gemm.panel(dtype, n))
-    if panels <= _FEW_PANELS:
-        return False
-    return k > _LONG if transpose_a else k * bytes_of(dtype) > _FAR
+    high: int
+    wide: int
+    block: int
+    per_m: int
+    per_n: int
+    packs_a: bool
+    packs_b: str  # "no", "before" all tiles, or "inside" of a unit
+
+    def units(self, m: int, n: int) -> int:
+        """Return how many units one matrix has."""
+        return -(-m // (self.high * self.per_m)) * -(-n // (self.wide * self.per_n))
+
+
+def grid(
+    m: int, k: int, n: int, batch: int, transpose_a: bool, transpose_b: bool, dtype: str, team: int
+) -> Grid:
+    """Cut a product for a team of threads. Every element of C has the same bits however it is cut."""
+    high, wide, item = gemm.within(m), gemm.panel(dtype, n), 4 if dtype == "float32" else 8
+    strips, panels = -(-m // high), -(-n // wide)
+    block = -(-k // -(-k // _DEPTH))
+    packs_a = panels > _FEW_PANELS and (k > _LONG if transpose_a else k * item > _FAR)
+    if batch >= 4 * team:
+        per_m, per_n = strips, panels
+    elif panels >= 2 * team and m * block * item <= _STAYS:
+        per_m, per_n = strips, max(1, panels // (8 * team))
+    else:
+        per_m, per_n = _UNIT
+        while per_m * per_n > 1 and batch * -(-strips // per_m) * -(-panels // per_n) < 4 * team:
+            per_m, per_n = (per_m // 2, per_n) if per_m >= per_n else (per_m, per_n // 2)
+    masks = n % wide and config.isa() == "generic"  # which has no masked loads
+    if not transpose_b and not masks and (strips <= _FEW_STRIPS or n <= wide):
+        packs_b = "no"
+    else:
+        packs_b = "inside" if per_m >= strips else "before"
+    return Grid(high, wide, block, per_m, per_n, packs_a, packs_b)
+
+
+def _grid(shape: tuple[int, int, int], batch: int, ta: bool, tb: bool, dtype: str) -> Grid:
+    return grid(*shape, batch, ta, tb, dtype, threads.get_num_threads())
 
 
 def scratch(
-    m: int, k: int, n: int, batch_a: int, batch_b: int, transpose_a: bool, dtype: str
+    m: int,
+    k: int,
+    n: int,
+    batch_a: int,
+    batch_b: int,
+    transpose_a: bool,
+    transpose_b: bool,
+    dtype: str,
 ) -> tuple[int, int]:
     """Return how many elements the packed A and the packed B take; 0 where nothing is packed."""
-    if m * n * k <= SMALL:
-        return 0, 0
-    high, wide = gemm.rows(), gemm.panel(dtype, n)
-    size_a = batch_a * -(-m // high) * high * k if packs_a(m, k, n, transpose_a, dtype) else 0
-    return size_a, batch_b * -(-n // wide) * wide * k
+    batch = max(batch_a, batch_b)
+    cut = _grid((m, k, n), batch, transpose_a, transpose_b, dtype)
+    size_a = batch_a * -(-m // cut.high) * cut.high * k if cut.packs_a else 0
+    size_b = {
+        "no": 0,
+        "before": batch_b * -(-n // cut.wide) * cut.wide * k,
+        "inside": batch * cut.units(m, n) * cut.block * cut.wide,
+    }[cut.packs_b]
+    return size_a, size_b
 
 
 def plan(
@@ -145,44 +168,60 @@ def plan(
     transpose_a: bool,
     transpose_b: bool,
     packed: tuple[int, int],
+    epilogue: Epilogue | None = None,
 ) -> list[Launch]:
     """Plan c (batch, m, n) = a b, each matrix transposed on request, k >= 1.
 
     a: (batch or 1, m, k), or (..., k, m) when transposed.  b: (batch or 1, k, n), or (..., n, k).
     packed: numbers of two buffers with `scratch` elements.
+    epilogue: what becomes of each tile of C while it is in cache.
     """
     batch, m, n = c.shape
     k = a.shape[1] if transpose_a else a.shape[2]
-    batch_a, batch_b = a.shape[0], b.shape[0]
-    dtype = c.dtype.name
-    flops = 2.0 * batch * m * n * k
-    if m * n * k <= SMALL:
-        steps = [int(batch_a > 1), int(batch_b > 1)]
-        work = flops * 0.5
-        return [_small(batch, work, a, b, c, int(transpose_a), int(transpose_b), *steps)]
-    high, wide = gemm.rows(), gemm.panel(dtype, n)
-    size_a, size_b = scratch(m, k, n, batch_a, batch_b, transpose_a, dtype)
-    packed_b = Operand(packed[1], Spec((size_b,), c.dtype))
-    panels_a, panels_b = -(-m // high), -(-n // wide)
-    moved = config.BYTE_NS * 10  # an element at a time
-    launches = [_pack(batch_b * panels_b, b.spec.nbytes * moved, b, packed_b, int(not transpose_b), wide)]
-    if size_a:
-        strips = Operand(packed[0], Spec((size_a,), c.dtype))
-        launches.append(_pack(batch_a * panels_a, a.spec.nbytes * moved, a, strips, int(transpose_a), high))
-        strides = (1, high, high * k, panels_a * high * k)
-    else:
-        strips = a.reshaped(a.size)
-        row_a, step_a = (1, m) if transpose_a else (k, 1)
-        strides = (row_a, step_a, high * row_a, m * k)
-    per_m, per_n = _unit(panels_a, panels_b)
-    units_n = -(-panels_b // per_n)
-    units = batch * -(-panels_a // per_m) * units_n
-    sizes = (k, high, wide, units_n, per_m, per_n)
-    ways = (*strides[:3], strides[3] * (batch_a > 1), panels_b * wide * k * (batch_b > 1), int(size_a > 0))
-    tile = gemm.micro_kernel(dtype, wide)
-    return [*launches, _tiles(units, flops * config.FLOP_NS, strips, packed_b, c, sizes, ways, tile)]
+    dtype, item = c.dtype.name, c.dtype.itemsize
+    cut = _grid((m, k, n), batch, transpose_a, transpose_b, dtype)
+    high, wide = cut.high, cut.wide
+    sizes = scratch(m, k, n, a.shape[0], b.shape[0], transpose_a, transpose_b, dtype)
+    room = [Operand(number, Spec((size,), c.dtype)) for number, size in zip(packed, sizes, strict=True)]
+    launches, panels, low = [], -(-n // wide), gemm.height(m % high)
+    row_a, step_a = (1, m) if transpose_a else (k, 1)
+    steps_a = (row_a, step_a, high * row_a, m * k * (a.shape[0] > 1))
+    if cut.packs_a:
+        launches.append(_packed(a, room[0], transpose_a, high))
+        steps_a = (1, high, high * k, -(-m // high) * high * k * (a.shape[0] > 1))
+    term_b, next_b = (1, wide * k) if transpose_b else (n, wide)
+    steps_b, source = (term_b, next_b, k * n * (b.shape[0] > 1), k if transpose_b else n), b
+    pack = gemm.packer(dtype, wide, transpose_b) if cut.packs_b == "inside" else 0
+    if cut.packs_b == "before":
+        launches.append(_packed(b, room[1], not transpose_b, wide))
+        steps_b, source = (wide, wide * k, panels * wide * k * (b.shape[0] > 1), 0), room[1]
+    masked = cut.packs_b == "no" and n % wide != 0
+    tile, last = (gemm.micro_kernel(dtype, wide, h, masked) for h in (high, low))
+    left = room[0] if cut.packs_a else a
+    scratch_b = room[1] if pack else source
+    operands = [x.reshaped(x.size) for x in (left, source, scratch_b)]
+    units_n = -(-panels // cut.per_n)
+    after, words = epilogue.bound(c) if epilogue else (0, ())
+    cost = 2.0 * k + (epilogue.flops if epilogue else 0.0)
+    numbers = (k, cut.block, high, wide, cut.per_m, cut.per_n, units_n, low, int(cut.packs_a))
+    launches.append(
+        _tiles(
+            batch * cut.units(m, n),
+            batch * m * n * cost * config.FLOP_NS,
+            *operands,
+            c,
+            numbers,
+            tuple(item * step for step in (*steps_a, *steps_b)),
+            (tile, last, pack, after),
+            words,
+        )
+    )
+    return launches
 
 
-def _unit(panels_a: int, panels_b: int) -> tuple[int, int]:
-    """Return how many strips of A and panels of B a unit covers: at least 4 by 2 units where C allows."""
-    return max(1, min(8, panels_a // 4)), max(1, min(_UNIT_PANELS, panels_b // 2))
+def _packed(x: Operand, out: Operand, across: bool, width: int) -> Launch:
+    batch, rows, columns = x.shape
+    count = columns if across else rows
+    pack = gemm.packer(x.dtype.name, width, not across)
+    work = x.spec.nbytes * config.BYTE_NS * 5
+    return _pack(batch * math.ceil(count / width), work, x, out, int(across), width, pack)

@@ -82,7 +82,14 @@ class Operand:
         return Operand(self.buffer, Spec(self.shape, dtype), self.offset)
 
 
-Argument = Operand | int | float
+@dataclass(frozen=True)
+class Address:
+    """The address of an array alone, as an argument of a launch."""
+
+    of: Operand
+
+
+Argument = Operand | Address | int | float
 
 
 @dataclass(frozen=True)
@@ -107,6 +114,9 @@ def launch(entry: int, units: int, work_ns: float, arguments: Sequence[Argument]
         if isinstance(argument, Operand):
             slots.append((len(words), argument))
             words += [0, *argument.shape]
+        elif isinstance(argument, Address):
+            slots.append((len(words), argument.of))
+            words.append(0)
         elif isinstance(argument, float):
             words.append(struct.unpack("q", struct.pack("d", argument))[0])
         else:

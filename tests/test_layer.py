@@ -202,7 +202,7 @@ ERRORS = [
     (
         lambda: two.apply(two.init(KEY), tp.zeros((4, 3), tp.int32)),
         TypeError,
-        "linear: x is int32, expected float32 as the weight is",
+        "linear: x is int32, weight is float32, bias is float32; expected one float dtype",
     ),
     (
         lambda: two.apply(Vars([{}], [{}], tp.float32), tp.zeros((4, 3))),

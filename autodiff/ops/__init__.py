@@ -53,7 +53,7 @@ from .compare import (
 from .einsum import einsum
 from .extreme import all, any, argmax, argmin, max, min
 from .indexing import one_hot, scatter_add, take
-from .linalg import matmul, product
+from .linalg import linear, matmul, product
 from .reduction import mean, norm, prod, std, sum, var, wide_norm
 from .scan import cumsum
 from .shape import (
@@ -118,6 +118,7 @@ __all__ = [
     "isnan",
     "less",
     "less_equal",
+    "linear",
     "log",
     "log1p",
     "log_softmax",

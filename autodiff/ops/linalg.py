@@ -1,19 +1,24 @@
-"""Matrix multiplication."""
+"""Matrix multiplication, and the linear layer."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
+from treepie.kernels import formulas, vector
 from treepie.kernels import matmul as kernels
-from treepie.kernels.elementwise import fill
+from treepie.kernels.elementwise import elementwise, fill
+from treepie.kernels.epilogue import ROW, Epilogue
 from treepie.kernels.program import Launch, Operand, Spec
+from treepie.kernels.vector import Formula
 
 from ..arguments import as_tensor, same_float_dtype
 from ..elementwise import sum_to
-from ..table import Case, Meta, Shape, op
+from ..table import OPS, Case, Meta, Shape, op
 from ..tensor import Tensor, TensorLike
+from . import arithmetic
 from .shape import broadcast_to, reshape
 
 Bound = tuple[tuple[Tensor, ...], Meta]
@@ -41,20 +46,20 @@ def _plan(
     n = out.shape[-1]
     if not k:
         return [fill(out, 0)]
-    a, b = (x.reshaped(-1 if not x.size else x.size // (k * y), *x.shape[-2:]) for x, y in ((a, m), (b, n)))
+    a, b = (x.reshaped(x.size // (k * y), *x.shape[-2:]) for x, y in ((a, m), (b, n)))
     if b.shape[0] == 1 and not transpose_a:
         a, m = (
             a.reshaped(1, a.shape[0] * m, k),
             a.shape[0] * m,
         )  # one tall matrix beats many small ones
     c = out.reshaped(out.size // (m * n), m, n)
-    sizes = kernels.scratch(m, k, n, a.shape[0], b.shape[0], transpose_a, c.dtype.name)
+    sizes = kernels.scratch(m, k, n, a.shape[0], b.shape[0], transpose_a, transpose_b, c.dtype.name)
     packed = [scratch((size,), c.dtype).buffer for size in sizes]
     return kernels.plan(a, b, c, transpose_a, transpose_b, (packed[0], packed[1]))
 
 
-def _flat(x: Tensor) -> Tensor:
-    return reshape(x, (-1, x.shape[-1])) if x.ndim > 2 else x
+def _rows(x: Tensor) -> Tensor:
+    return x if x.ndim == 2 else reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
 
 
 def _vjp_a(g: Tensor, y: Tensor, a: Tensor, b: Tensor, transpose_a: bool, transpose_b: bool) -> Tensor:
@@ -64,7 +69,7 @@ def _vjp_a(g: Tensor, y: Tensor, a: Tensor, b: Tensor, transpose_a: bool, transp
 
 def _vjp_b(g: Tensor, y: Tensor, a: Tensor, b: Tensor, transpose_a: bool, transpose_b: bool) -> Tensor:
     if b.ndim == 2 and not transpose_a:  # sum over the batch inside the product, not after it
-        a, g = _flat(a), _flat(g)
+        a, g = _rows(a), _rows(g)
     out = product(g, a, True, transpose_a) if transpose_b else product(a, g, not transpose_a, False)
     return sum_to(out, b.shape)
 
@@ -126,6 +131,110 @@ def product(a: TensorLike, b: TensorLike, transpose_a: bool = False, transpose_b
         whole = count == 1 or t.shape[:-2] == batch
         operands.append(t if whole else broadcast_to(t, (*batch, *t.shape[-2:])))
     return (operands[0], operands[1]), meta
+
+
+#: Activations that a linear layer applies to what it has just computed: formulas, and the derivative
+#: times g in ops, from (g, result, sum). Those of the second group need the sum, which is kept for them.
+_OF_RESULT: dict[str | None, tuple[Any, Any]] = {
+    None: (lambda z: z, lambda g, y, z: g),
+    "relu": (lambda z: vector.maximum(z, 0), lambda g, y, z: arithmetic.where(y > 0, g, 0.0)),
+    "tanh": (formulas.tanh, lambda g, y, z: g * (1 - y * y)),
+    "sigmoid": (formulas.sigmoid, lambda g, y, z: g * y * (1 - y)),
+}
+_OF_SUM = {name: getattr(formulas, name) for name in ("gelu", "silu")}
+ACTIVATIONS = (*_OF_RESULT, *_OF_SUM)
+
+
+def _infer_linear(x: Spec, weight: Spec, bias: Spec, activation: str | None) -> list[Spec]:
+    return [Spec((*x.shape[:-1], weight.shape[1]), x.dtype)] * (2 if activation in _OF_SUM else 1)
+
+
+def _formula(activation: str | None) -> Formula:
+    if activation in _OF_SUM:
+
+        def both(c: Any, bias: Any) -> Any:
+            return _OF_SUM[activation](c + bias), c + bias
+
+        return both
+    return lambda c, bias: _OF_RESULT[activation][0](c + bias)
+
+
+def _plan_linear(
+    inputs: list[Operand], outputs: list[Operand], scratch: Any, activation: str | None
+) -> list[Launch]:
+    (x, weight, bias), (out, *kept) = inputs, outputs
+    k, n = weight.shape
+    name, formula = f"linear_{activation}", _formula(activation)
+    if not k:
+        return [fill(out, 0), elementwise(name, formula, [out, bias], [out, *kept])]
+    m = x.size // k
+    sizes = kernels.scratch(m, k, n, 1, 1, False, False, out.dtype.name)
+    packed = [scratch((size,), out.dtype).buffer for size in sizes]
+    after = Epilogue(name, formula, (bias,), (ROW,), tuple(kept), 40.0 if activation else 1.0)
+    a, b, c = x.reshaped(1, m, k), weight.reshaped(1, k, n), out.reshaped(1, m, n)
+    return kernels.plan(a, b, c, False, False, (packed[0], packed[1]), after)
+
+
+def _before_activation(
+    g: Any, ans: Any, x: Tensor, weight: Tensor, bias: Tensor, activation: str | None
+) -> Tensor:
+    """Return the gradient of the sum x @ weight + bias."""
+    if activation not in _OF_SUM:
+        return _OF_RESULT[activation][1](g, ans, None)  # type: ignore[no-any-return]
+    (of_result, of_sum), (y, z) = g, ans
+    if of_result is None:
+        return of_sum  # type: ignore[no-any-return]
+    derivative = OPS[activation].vjp[0](of_result, y, z)  # type: ignore[index]
+    return derivative if of_sum is None else derivative + of_sum  # type: ignore[return-value,operator]
+
+
+def _reference(x: Any, weight: Any, bias: Any, activation: str | None = None) -> Any:
+    z = x @ weight + bias
+    if activation is None:
+        return z
+    y = OPS[activation].oracle(z)
+    return (y, z) if activation in _OF_SUM else y
+
+
+_LINEAR = [(3, 5), (5, 4), (4,)]
+
+
+@op(
+    signature="(...,k),(k,n),(n)->(...,n)",
+    infer=_infer_linear,
+    plan=_plan_linear,
+    shared=_before_activation,
+    vjp=(
+        lambda g, y, x, w, b, activation: reshape(product(_rows(g), w, False, True), x.shape),
+        lambda g, y, x, w, b, activation: product(_rows(x), _rows(g), True, False),
+        lambda g, y, x, w, b, activation: sum_to(g, b.shape),
+    ),
+    oracle=_reference,
+    magnitude=lambda x, w, b, activation=None: np.abs(x) @ np.abs(w) + np.abs(b),
+    cases=[
+        *(Case(tuple(_LINEAR), {"activation": name}) for name in ACTIVATIONS),
+        Case(((2, 3, 5), (5, 4), (4,)), {"activation": "gelu"}),
+        Case(((3, 0), (0, 4), (4,)), {"activation": "silu"}),
+        Case(((0, 5), (5, 4), (4,)), {"activation": "tanh"}),
+        Case(((5,), (5, 4), (4,))),
+        Case(((33, 600), (600, 40), (40,)), {"activation": "relu"}),
+    ],
+    wrong=Case(((3, 4), (5, 6), (6,))),
+    large=Case(((512, 512), (512, 512), (512,)), {"activation": "relu"}),
+    ulp=16,
+)
+def linear(x: TensorLike, weight: TensorLike, bias: TensorLike, activation: str | None = None) -> Bound:
+    """activation(x @ weight + bias), in one pass over memory; gelu and silu give x @ weight + bias too."""
+    t, w, b = as_tensor(x), as_tensor(weight), as_tensor(bias)
+    if w.ndim != 2 or t.ndim == 0 or t.shape[-1] != w.shape[0]:
+        expected = f"(..., {w.shape[0]})" if w.ndim == 2 else "(..., in) and (in, out)"
+        raise ValueError(f"linear: x has shape {t.shape} and weight {w.shape}, expected {expected}")
+    if b.shape != w.shape[1:]:
+        raise ValueError(f"linear: bias has shape {b.shape}, expected {w.shape[1:]}")
+    same_float_dtype("linear", x=t, weight=w, bias=b)
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"linear: activation is {activation!r}, expected one of {ACTIVATIONS}")
+    return (t, w, b), {"activation": activation}
 
 
 def matmul(a: TensorLike, b: TensorLike) -> Tensor:

@@ -14,7 +14,7 @@ import numpy as np
 
 from treepie.kernels import vector
 from treepie.kernels.elementwise import elementwise as plan_elementwise
-from treepie.kernels.memory import empty as empty  # the api layer uses it too
+from treepie.kernels.memory import recycled as recycled  # the api layer uses it too
 from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_tensor

@@ -1,0 +1,105 @@
+"""Epilogues: formulas over the tiles of a matrix product, while they are in cache.
+
+`C = act(A B + bias)` costs a pass over C less for each of its steps. An epilogue changes C in place and may
+write more matrices like it; its operands are matrices like C, rows (a number for each column), or columns.
+"""
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llvmlite import ir
+
+from . import native
+from .loops import I64, Loop, bytes_of, n64
+from .program import Address, Operand
+from .vector import BITS, Formula
+
+MATRIX, ROW, COLUMN = "m", "r", "c"
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """C, and what else is written, = formula(C, *operands).
+
+    name: unique to the formula; part of the compiled function's name.
+    kinds: for each operand MATRIX (rows, n), ROW (n,) or COLUMN (rows,), rows counted over all of a batch.
+    results: matrices that are written besides C, of C's dtype.
+    flops: operations an element costs.
+    """
+
+    name: str
+    formula: Formula
+    operands: tuple[Operand, ...] = ()
+    kinds: tuple[str, ...] = ()
+    results: tuple[Operand, ...] = ()
+    flops: float = 1.0
+
+    def bound(self, c: Operand) -> tuple[int, tuple[int | Address, ...]]:
+        """Return the address of the compiled function for a product C, and its argument words."""
+        dtypes = tuple(o.dtype.name for o in self.operands)
+        entry = _entry(self.name, self.formula, c.dtype.name, dtypes, self.kinds, len(self.results))
+        return entry, (c.shape[-1], *(Address(o) for o in (c, *self.operands, *self.results)))
+
+
+@functools.cache
+def _entry(
+    name: str, formula: Formula, dtype: str, dtypes: tuple[str, ...], kinds: tuple[str, ...], results: int
+) -> int:
+    text = _build("loop", formula, dtype, dtypes, kinds, results)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    letters = (f"{d[0]}{BITS[d]}{kind}" for d, kind in zip(dtypes, kinds, strict=True))
+    symbol = "_".join(["epilogue", name, dtype, *letters, digest])
+    return native.load(symbol, lambda: text.replace('@"loop"', f'@"{symbol}"'))
+
+
+def _build(
+    symbol: str,
+    formula: Formula,
+    dtype: str,
+    dtypes: Sequence[str],
+    kinds: Sequence[str],
+    results: int,
+) -> str:
+    """Return the LLVM IR of `void symbol(words, first row, last row, first column, columns)`."""
+    kind = ir.FunctionType(ir.VoidType(), [I64] * 5)
+    loop = Loop(ir.Module(symbol), symbol, kind, [dtype, *dtypes])
+    b = loop.builder
+    _, first, last, left, columns = loop.function.args
+    all_dtypes, all_kinds = [dtype, *dtypes, *[dtype] * results], [MATRIX, *kinds, *[MATRIX] * results]
+    sizes = [bytes_of(d) for d in all_dtypes]
+    n = loop.word(0)
+    bases = [loop.word(1 + k) for k in range(len(sizes))]
+    inputs = range(1 + len(dtypes))
+
+    def row(i: ir.Value) -> list[ir.Value]:
+        flat = b.add(b.mul(i, n), left)
+        starts = {MATRIX: flat, ROW: left, COLUMN: i}
+        at = [
+            b.add(base, b.mul(starts[kind], n64(size)))
+            for base, kind, size in zip(bases, all_kinds, sizes, strict=True)
+        ]
+        fixed = {k: loop.load_one(all_dtypes[k], at[k]) for k in inputs if all_kinds[k] == COLUMN}
+
+        def step(j: ir.Value, mask: ir.Value | None = None) -> list[ir.Value]:
+            places = [b.add(a, b.mul(j, n64(size))) for a, size in zip(at, sizes, strict=True)]
+            values = [
+                fixed[k] if k in fixed else loop.load(all_dtypes[k], places[k], mask) for k in inputs
+            ]
+            made = formula(*values)
+            targets = [places[0], *places[len(inputs) :]]
+            outputs = made if isinstance(made, tuple) else (made,)
+            for value, target in zip(outputs, targets, strict=True):
+                loop.store(value, target, mask)
+            return []
+
+        whole = b.and_(columns, n64(-loop.lanes))
+        loop.loop(n64(0), whole, loop.lanes, step)
+        rest = b.sub(columns, whole)
+        loop.when(b.icmp_signed(">", rest, n64(0)), lambda: step(whole, loop.mask(rest)), [])
+        return []
+
+    loop.loop(first, last, 1, row)
+    b.ret_void()
+    return str(loop.module)
