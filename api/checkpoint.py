@@ -43,7 +43,8 @@ _BY_HAND = 0
 def save(path: PathLike, tree: Tree) -> None:
     """Write the tensors of a tree into a safetensors file, by their paths: "layers.0.weight".
 
-    A crash leaves the old file or the new one. Missing folders are made.
+    A dict of tensors alone may have any names, such as those that `load` and `hub.load_weights` give. A crash
+    leaves the old file or the new one. Missing folders are made.
     """
     target = _path("checkpoint.save", path)
     with storage.workshop(target) as folder:
@@ -75,7 +76,9 @@ def _path(function: str, path: PathLike) -> Path:
 
 
 def _arrays(tree: Tree) -> storage.Arrays:
-    return {path: as_tensor(x).numpy() for path, x in ptree.flatten_with_paths(tree)}
+    flat = isinstance(tree, dict) and all(isinstance(x, Tensor) for x in tree.values())
+    rows = tree.items() if flat and all(isinstance(k, str) for k in tree) else ptree.flatten_with_paths(tree)
+    return {path: as_tensor(x).numpy() for path, x in rows}
 
 
 def _filled(function: str, file: Path, like: Tree, arrays: Mapping[str, Any]) -> Tree:

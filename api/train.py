@@ -19,7 +19,7 @@ from treepie.autodiff.transform import compilations
 
 from . import optim
 from .checkpoint import Every
-from .data import Data, check_not_empty
+from .data import Data, check_data, check_not_empty
 from .distributed import Communicator, check_communicator
 from .history import History, Progress
 from .layer import Context, Layer, Vars
@@ -147,7 +147,7 @@ class Trainer:
         if comm is not None:
             check_communicator("Trainer.fit", comm)
         if validate is not None:
-            check_not_empty("Trainer.fit, validate", _two("Trainer.fit, validate", validate)[0])
+            _rewind(_two("Trainer.fit, validate", validate)[0])
         run = Run(self.optimizer.name, data, history, rngs, checkpoint)
         st = run.begin(st, resume)
         window = _Window(self, loss, run.rngs, clip_norm, on_nonfinite, accumulate_steps)
@@ -189,9 +189,7 @@ class Trainer:
         if validate is None:
             return {}
         data, metrics = validate
-        if data.position:
-            data.reset()
-        return self.evaluate(st, data, metrics)
+        return self.evaluate(st, _rewind(data), metrics)
 
     def predict(
         self, st: TrainState, x: Any, ctx: Context | None = None, batch_size: int | None = None
@@ -239,6 +237,13 @@ def _two(function: str, element: Any) -> tuple[Any, Any]:
         given = f"tuple of {len(element)}" if isinstance(element, tuple) else type(element).__name__
         raise TypeError(f"{function}: an element of data is a {given}, expected a tuple of 2")
     return element
+
+
+def _rewind(data: Any) -> Data:
+    """Return validation data at the beginning of a pass; an epoch or a fit before has used it up."""
+    if check_data("Trainer.fit, validate", data).position:
+        data.reset()
+    return check_not_empty("Trainer.fit, validate", data)
 
 
 def _example(element: Any, loss: Callable[[Any, Any], Tensor] | None) -> tuple[Any, Loss]:

@@ -55,6 +55,8 @@ def test_a_tree_comes_back_bit_by_bit(tmp_path):
     same([flat[name] for name in want], list(want.values()))
     assert "layers.0.weight" in safetensors.numpy.load_file(path)
     assert names(path.parent) == [path.name]
+    checkpoint.save(path, flat)
+    same(checkpoint.load(path, like=tree()), tree())
 
 
 def test_files_have_the_mode_that_the_umask_gives(tmp_path):
