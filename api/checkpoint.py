@@ -101,7 +101,10 @@ def _filled(function: str, file: Path, like: Tree, arrays: Mapping[str, Any]) ->
                 f"{function}: {path!r} in {file} is {found.dtype.name}, expected what the dtype in "
                 f"like can hold, {want.dtype.name}"
             )
-        return tensor(found, want.dtype)
+        made = tensor(found, want.dtype)
+        if want.dtype.kind == "i" and (made.numpy() != found).any():
+            raise ValueError(f"{function}: {path!r} in {file} has numbers beyond {want.dtype.name}'s range")
+        return made
 
     return ptree.map(fill, like)
 

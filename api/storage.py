@@ -102,8 +102,9 @@ def write(function: str, path: Path, arrays: Mapping[str, NDArray[Any]]) -> None
     sums = {name: zlib.crc32(x.reshape(-1).view(np.uint8).data) for name, x in ready.items()}
     path.touch()
     mode = path.stat().st_mode  # what the user's umask allows; safetensors' own files are for the user alone
+    notes = {"treepie.crc32": json.dumps(sums)} if sums else None  # safetensors 0.4 can not read notes alone
     try:
-        safetensors.numpy.save_file(ready, path, {"treepie.crc32": json.dumps(sums)})
+        safetensors.numpy.save_file(ready, path, notes)
     except SafetensorError as error:
         raise OSError(f"{function}: {path} could not be written: {error}") from error
     path.chmod(mode)
@@ -121,7 +122,8 @@ def workshop(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     for left in target.parent.glob(".*.treepie-part"):
         if _abandoned(left):
-            shutil.rmtree(left)
+            # It may be another user's, or another process is faster: neither is a reason to save nothing.
+            shutil.rmtree(left, ignore_errors=True)
     folder = target.parent / f".{target.name}.{_MACHINE}.{os.getpid()}.{uuid.uuid4().hex[:8]}.treepie-part"
     _open.add(folder.name)
     try:
@@ -157,7 +159,9 @@ def _abandoned(folder: Path) -> bool:
         return False
     machine, process = named[1], int(named[2])
     if machine != _MACHINE:
-        return time.time() - folder.stat().st_mtime > _ABANDONED
+        with contextlib.suppress(FileNotFoundError):  # finished at this moment
+            return time.time() - folder.stat().st_mtime > _ABANDONED
+        return False
     if process == os.getpid():  # whose number an earlier process had
         return True
     try:

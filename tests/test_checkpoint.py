@@ -107,6 +107,12 @@ def test_half_precision_of_other_libraries_becomes_float32(tmp_path):
         assert found.numpy().ravel().tolist() == values.astype(np.float16).tolist()
 
 
+def test_a_tree_without_tensors(tmp_path):
+    checkpoint.save(tmp_path / "x", {"layers": [{}, ()]})
+    assert checkpoint.load(tmp_path / "x") == {}
+    assert checkpoint.load(tmp_path / "x", like={"layers": [{}, ()]}) == {"layers": [{}, ()]}
+
+
 def test_what_a_caller_holds_is_not_the_file(tmp_path):
     path = tmp_path / "x"
     checkpoint.save(path, {"w": tp.ones(4)})
@@ -143,6 +149,9 @@ def test_errors_name_the_key_and_the_file(tmp_path):
         checkpoint.load(path, like={"layers": [{"weight": tp.ones((3, 2))}]})
     with pytest.raises(TypeError, match=r"'layers.0.weight' in .*/m is float32, expected what .*, int32"):
         checkpoint.load(path, like={"layers": [{"weight": tp.ones((2, 3), tp.int32)}]})
+    checkpoint.save(path, {"n": tp.tensor([2**40], tp.int64)})
+    with pytest.raises(ValueError, match=r"'n' in .*/m has numbers beyond int32's range"):
+        checkpoint.load(path, like={"n": tp.zeros(1, tp.int32)})
     with pytest.raises(FileNotFoundError, match=r"checkpoint.load: .*/none does not exist"):
         checkpoint.load(tmp_path / "none")
     with pytest.raises(FileNotFoundError, match="is a folder, expected a safetensors file"):
