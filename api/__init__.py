@@ -116,7 +116,7 @@ from treepie.autodiff.ops import (
 from treepie.kernels.config import __version__
 from treepie.kernels.threads import get_num_threads, set_num_threads
 
-from . import data, datasets, fn, init, layer, loss, metric, optim
+from . import checkpoint, data, datasets, distributed, fn, hub, init, layer, loss, metric, optim
 from .data import Data
 from .history import History
 from .layer import Context
@@ -148,6 +148,7 @@ __all__ = [
     "broadcast_to",
     "ceil",
     "check_grads",
+    "checkpoint",
     "checkpoint_activations",
     "clip",
     "concatenate",
@@ -156,6 +157,7 @@ __all__ = [
     "custom_vjp",
     "data",
     "datasets",
+    "distributed",
     "div",
     "einsum",
     "equal",
@@ -176,6 +178,7 @@ __all__ = [
     "grad",
     "greater",
     "greater_equal",
+    "hub",
     "init",
     "int32",
     "int64",

@@ -19,6 +19,8 @@ from treepie.autodiff import Tensor, ops, rng, tensor
 from treepie.autodiff.arguments import as_tensor, integer
 from treepie.autodiff.tensor import DTYPES, TensorLike
 
+from .distributed import Communicator, check_communicator
+
 Element = Any
 
 #: Bytes up to which NumPy gathers a batch: it takes 3 us for one row of 256 bytes, a launch 10 us.
@@ -149,6 +151,24 @@ class Data:
         """How many elements of this pass were given."""
         return self._next
 
+    @property
+    def pass_number(self) -> int:
+        """How many passes were begun before this one; `reset()` begins the next."""
+        return self._pass
+
+    def seek(self, pass_number: int, position: int = 0) -> None:
+        """Go to a place that `pass_number` and `position` have told, of this or of another process."""
+        number = _count("Data.seek", "pass_number", pass_number, 0)
+        place = _count("Data.seek", "position", position, 0)
+        if place > self._length:
+            raise ValueError(f"Data.seek: position is {position}, expected at most {self._length}")
+        self._pass, self._next = number, place
+
+    def shard(self, comm: Communicator) -> Data:
+        """Return the part of the elements that a process of `tp.distributed.world()` trains on."""
+        check_communicator("Data.shard", comm)
+        return Data(self._length, self._element)
+
     def __iter__(self) -> Iterator[Element]:
         """Iterate over what is left of this pass."""
         while self._next < self._length:
@@ -183,23 +203,29 @@ class Data:
         return list(self)
 
 
-def check_not_empty(function: str, data: Any) -> Data:
-    """Return a pipeline that has elements left, or raise TypeError or ValueError."""
+def check_data(function: str, data: Any) -> Data:
+    """Return a pipeline, or raise TypeError."""
     if not isinstance(data, Data):
         raise TypeError(
             f"{function}: data is a {type(data).__name__}, expected a tp.Data (Data.of_array "
             "makes one of a list)"
         )
-    if not len(data):
+    return data
+
+
+def check_not_empty(function: str, data: Any) -> Data:
+    """Return a pipeline that has elements left, or raise TypeError or ValueError."""
+    found = check_data(function, data)
+    if not len(found):
         raise ValueError(
             f"{function}: data is empty, expected at least one element (drop_last leaves out a "
             "batch that is not full)"
         )
-    if data.position >= len(data):
+    if found.position >= len(found):
         raise ValueError(
-            f"{function}: data is exhausted after {len(data)} elements, expected some left (call reset())"
+            f"{function}: data is exhausted after {len(found)} elements, expected some left (call reset())"
         )
-    return data
+    return found
 
 
 def stack_batch(tensors: Sequence[TensorLike]) -> Tensor:

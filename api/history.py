@@ -11,13 +11,14 @@ class History:
 
     steps: (step, loss) of every step.  epochs: one dict an epoch, with "epoch" from 1, "step", "loss" (the
     mean of its steps') and the scores of `validate`. A history that is used again goes on.
+    begun: how many steps there were when the current epoch began.
     """
 
     def __init__(self) -> None:
         """Start without any."""
         self.steps: list[tuple[int, float]] = []
         self.epochs: list[dict[str, Any]] = []
-        self._begun = 0
+        self.begun = 0
 
     def add_step(self, step: int, loss: float) -> None:
         """Take the loss of a step."""
@@ -25,10 +26,14 @@ class History:
 
     def end_epoch(self, step: int, scores: dict[str, Any]) -> None:
         """Take the scores after an epoch, which ended with a step."""
-        losses = [loss for _, loss in self.steps[self._begun :]]
-        self._begun = len(self.steps)
+        losses = [loss for _, loss in self.steps[self.begun :]]
+        self.begun = len(self.steps)
         mean = sum(losses) / len(losses) if losses else float("nan")
         self.epochs.append({"epoch": len(self.epochs) + 1, "step": step, "loss": mean, **scores})
+
+    def restore(self, steps: list[tuple[int, float]], epochs: list[dict[str, Any]], begun: int) -> None:
+        """Become what a checkpoint has."""
+        self.steps[:], self.epochs[:], self.begun = steps, epochs, begun
 
 
 class Progress:

@@ -110,6 +110,13 @@ class OptState:
         """Return the count and the trees, to save; `Optimizer.state_of_trees` is the way back."""
         return self.count, list(self.moments)
 
+    def with_trees(self, count: int, trees: list[Tree]) -> OptState:
+        """Return the state of another count and other moments, with the same layout."""
+        if self.layout is None:
+            return OptState(count, (), None)
+        rows = [[as_tensor(x) for x in ptree.leaves(tree)] for tree in trees]
+        return OptState(count, tuple(self.layout.flat(row) for row in rows), self.layout)
+
 
 @dataclass(frozen=True)
 class Optimizer:

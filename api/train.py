@@ -5,12 +5,12 @@ Read here first: `Trainer._gradient` and `_updated` are a training step of the w
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from treepie.autodiff import Tensor, float32, ops, ptree, rng, value_and_grad_aux
@@ -18,26 +18,22 @@ from treepie.autodiff.arguments import as_tensor, integer
 from treepie.autodiff.transform import compilations
 
 from . import optim
-from .data import Data, check_not_empty
+from .checkpoint import Every
+from .data import Data, check_data, check_not_empty
+from .distributed import Communicator, check_communicator
 from .history import History, Progress
 from .layer import Context, Layer, Vars
 from .metric import Metric
+from .resume import Run
+from .state import TrainState
 
 Loss = Callable[[Any], Tensor]
-Report = Callable[[int, float, "TrainState"], Any]
+Report = Callable[[int, float, TrainState], Any]
+Validation = tuple[Data, Mapping[str, Metric]]
 
 
 class EarlyStop(Exception):
     """Raised in `report` to end training."""
-
-
-@dataclass(frozen=True)
-class TrainState:
-    """Where training stands: the model's variables, the optimizer's state, the steps taken."""
-
-    vars: Vars
-    opt_state: optim.OptState
-    step: int
 
 
 class Trainer:
@@ -108,12 +104,15 @@ class Trainer:
         loss: Callable[[Any, Any], Tensor] | None = None,
         report: Report | None = None,
         epochs: int = 1,
-        validate: tuple[Data, Mapping[str, Metric]] | None = None,
+        validate: Validation | None = None,
         progress: bool | None = None,
         clip_norm: float | None = None,
         accumulate_steps: int = 1,
+        checkpoint: Every | None = None,
+        resume: bool = False,
         history: History | None = None,
         on_nonfinite: str = "raise",
+        comm: Communicator | None = None,
     ) -> TrainState:
         """Return the state after training on the data, `epochs` times over.
 
@@ -129,50 +128,68 @@ class Trainer:
         accumulate_steps: how many elements make one step. Their gradients are averaged, weighted by how
             many examples each has: a step is that of one big batch, where the loss is a mean over
             examples. The last step of an epoch takes what is left.
+        checkpoint: `tp.checkpoint.every(steps, directory)`: when and where to write checkpoints.
+        resume: whether to go on from the last checkpoint there, if there is one, in the middle of an epoch
+            too: with the same arguments, the result has the same bits as if nothing had happened. `st` gives
+            the structure alone; the place in the data, the key and the history are the checkpoint's.
         history: where losses and scores are written.
         on_nonfinite: what to do where a loss or a gradient is NaN or infinite, before the state is touched:
             "raise" FloatingPointError, or "skip" the step with a warning.
+        comm: `tp.distributed.world()`.
 
         Ctrl-C ends training too, and is raised again; any exception has the last good state as `state`.
         """
-        check_not_empty("Trainer.fit", data)
         for argument, count in (("epochs", epochs), ("accumulate_steps", accumulate_steps)):
             if integer("Trainer.fit", argument, count) < 1:
                 raise ValueError(f"Trainer.fit: {argument} is {count}, expected at least 1")
         if on_nonfinite not in ("raise", "skip"):
             raise ValueError(f"Trainer.fit: on_nonfinite is {on_nonfinite!r}, expected 'raise' or 'skip'")
+        if comm is not None:
+            check_communicator("Trainer.fit", comm)
         if validate is not None:
-            check_not_empty("Trainer.fit, validate", _two("Trainer.fit, validate", validate)[0])
-        window = _Window(self, loss, rngs, clip_norm, on_nonfinite)
-        log = history if history is not None else History()
-        with Progress(progress, data.position, len(data) * epochs) as bar:
+            _rewind(_two("Trainer.fit, validate", validate)[0])
+        run = Run(self.optimizer.name, data, history, rngs, checkpoint)
+        st = run.begin(st, resume)
+        window = _Window(self, loss, run.rngs, clip_norm, on_nonfinite, accumulate_steps)
+        return self._run(st, run, epochs, window, report, validate, progress)
+
+    def _run(
+        self,
+        st: TrainState,
+        run: Run,
+        epochs: int,
+        window: _Window,
+        report: Report | None,
+        validate: Validation | None,
+        progress: bool | None,
+    ) -> TrainState:
+        """Return the state after the epochs that are left."""
+        with Progress(progress, run.done, len(run.data) * epochs) as bar:
             try:
-                for epoch in range(epochs):
-                    if epoch:
-                        data.reset()
-                    elements = iter(data)
-                    while batches := list(itertools.islice(elements, accumulate_steps)):
-                        value, st = window.step(st, batches)
-                        bar.advance(value, len(batches))
-                        log.add_step(st.step, value)
-                        if report is not None:
-                            report(st.step, value, st)
-                    log.end_epoch(st.step, self._scores(st, validate))
-                    bar.note(log.epochs[-1] if validate else {})
-            except EarlyStop:
-                pass
+                with contextlib.suppress(EarlyStop):
+                    for _ in run.epochs(epochs):
+                        elements = iter(run.data)
+                        while batches := list(itertools.islice(elements, window.size)):
+                            value, st = window.step(st, batches)
+                            bar.advance(value, len(batches))
+                            run.history.add_step(st.step, value)
+                            if report is not None:
+                                report(st.step, value, st)
+                            run.after_step(st)
+                        run.history.end_epoch(st.step, self._scores(st, validate))
+                        run.after_epoch(st)
+                        bar.note(run.history.epochs[-1] if validate else {})
+                run.finish(st)
             except BaseException as error:
                 error.state = st  # type: ignore[attr-defined]
                 raise
         return st
 
-    def _scores(self, st: TrainState, validate: tuple[Data, Mapping[str, Metric]] | None) -> dict[str, Any]:
+    def _scores(self, st: TrainState, validate: Validation | None) -> dict[str, Any]:
         if validate is None:
             return {}
         data, metrics = validate
-        if data.position:
-            data.reset()
-        return self.evaluate(st, data, metrics)
+        return self.evaluate(st, _rewind(data), metrics)
 
     def predict(
         self, st: TrainState, x: Any, ctx: Context | None = None, batch_size: int | None = None
@@ -222,6 +239,13 @@ def _two(function: str, element: Any) -> tuple[Any, Any]:
     return element
 
 
+def _rewind(data: Any) -> Data:
+    """Return validation data at the beginning of a pass; an epoch or a fit before has used it up."""
+    if check_data("Trainer.fit, validate", data).position:
+        data.reset()
+    return check_not_empty("Trainer.fit, validate", data)
+
+
 def _example(element: Any, loss: Callable[[Any, Any], Tensor] | None) -> tuple[Any, Loss]:
     """Return an input and a function of the output."""
     x, second = _two("Trainer.fit", element)
@@ -266,9 +290,10 @@ class _Window:
         rngs: Tensor | None,
         clip_norm: float | None,
         on_nonfinite: str,
+        size: int,
     ) -> None:
         self.trainer, self.loss, self.rngs, self.clip_norm = trainer, loss, rngs, clip_norm
-        self.on_nonfinite = on_nonfinite
+        self.on_nonfinite, self.size = on_nonfinite, size
 
     def step(self, st: TrainState, batches: list[Any]) -> tuple[float, TrainState]:
         """Return the mean loss of the batches, and the state after one step on them."""

@@ -88,3 +88,17 @@ def affinity() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not Linux
         return os.cpu_count() or 1
+
+
+def processes() -> tuple[str, int]:
+    """Return how many processes a launcher started together, and the variable that says so.
+
+    Open MPI, MPICH and Intel MPI tell every process. Slurm tells those of a step, that srun started;
+    SLURM_NTASKS alone is there in a batch script too, which is one process.
+    """
+    names = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"]
+    if "SLURM_STEP_ID" in os.environ:
+        names.append("SLURM_NTASKS")
+    sizes = {name: int(os.environ[name]) for name in names if os.environ.get(name, "").isdecimal()}
+    most = max(sizes, key=lambda name: sizes[name], default="")
+    return most, sizes.get(most, 1)

@@ -1,0 +1,138 @@
+"""Where a `fit` stands in its data, written into checkpoints, so that it goes on as if it had never ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from treepie.autodiff import Tensor, tensor
+
+from .checkpoint import Entry, Every, Store
+from .data import Data, check_data, check_not_empty
+from .history import History
+from .state import TrainState
+
+
+class Run:
+    """The epochs of a `fit`, and its checkpoints.
+
+    epoch: the number of the one that is running, from 0.  ended: whether it has been validated too.
+    rngs: the key of the run.
+    """
+
+    def __init__(
+        self, optimizer: str, data: Data, history: History | None, rngs: Tensor | None, plan: Every | None
+    ) -> None:
+        """Take the optimizer's name, and what `fit` was given."""
+        self.optimizer, self.data, self.rngs = optimizer, check_data("Trainer.fit", data), rngs
+        self.history = history if history is not None else History()
+        self.epoch, self.ended = 0, False
+        if plan is not None and not isinstance(plan, Every):
+            given = type(plan).__name__
+            raise TypeError(f"Trainer.fit: checkpoint is a {given}, expected tp.checkpoint.every(...)")
+        self._plan = plan
+        self._store = Store("Trainer.fit", plan.directory) if plan else None
+        self._number: int | None = None
+        self._written: tuple[int, int, bool] | None = None
+
+    @property
+    def done(self) -> int:
+        """How many elements were trained on."""
+        return len(self.data) * self.epoch + self.data.position
+
+    def begin(self, st: TrainState, resume: bool) -> TrainState:
+        """Return the state to begin with: that of the last checkpoint, if there is one to resume."""
+        if resume and self._store is None:
+            raise ValueError("Trainer.fit: resume is True, expected checkpoint=tp.checkpoint.every(...) too")
+        found = self._store.newest() if resume and self._store else None
+        if found is not None:
+            return self._resumed(found, st)
+        check_not_empty("Trainer.fit", self.data)
+        return st
+
+    def _resumed(self, found: Entry, like: TrainState) -> TrainState:
+        """Return the state of a checkpoint, and go to its place in the data."""
+        notes = found.training().get("fit")
+        if notes is None:
+            raise ValueError(
+                f"Trainer.fit: {found.path} was written by save_state, which knows no place in the data; "
+                "expected one that fit has written (see checkpoint.load_state)"
+            )
+        for what, mine in (("optimizer", self.optimizer), ("length of data", len(self.data))):
+            if notes[what] != mine:
+                raise ValueError(f"Trainer.fit: {what} is {mine}, expected {notes[what]}, as in {found.path}")
+        arrays = found.arrays()
+        st = found.state(like, arrays)
+        self.data.seek(notes["pass"], notes["position"])
+        self.epoch, self.ended, self._number = notes["epoch"], notes["ended"], found.run
+        self.rngs = None if notes["rngs"] is None else Tensor(np.array(notes["rngs"], np.int64))
+        steps, losses = (arrays[f"history.{k}"].tolist() for k in ("steps", "losses"))
+        scores = [{name: _score(x) for name, x in epoch.items()} for epoch in notes["scores"]]
+        self.history.restore(list(zip(steps, losses, strict=True)), scores, notes["begun"])
+        self._written = (st.step, self.epoch, self.ended)
+        return st
+
+    def epochs(self, count: int) -> Iterator[int]:
+        """Go through the epochs that are left of so many, each but the first on a new pass."""
+        for epoch in range(self.epoch + self.ended, count):
+            if epoch > self.epoch:
+                self.data.reset()
+            self.epoch, self.ended = epoch, False
+            yield epoch
+
+    def after_step(self, st: TrainState) -> None:
+        """Write a checkpoint if one is due. After the last step of an epoch it waits for the scores."""
+        if self.data.position < len(self.data):
+            self._write_if_due(st)
+
+    def after_epoch(self, st: TrainState) -> None:
+        """Note that the epoch has ended."""
+        self.ended = True
+        self._write_if_due(st)
+
+    def finish(self, st: TrainState) -> None:
+        """Write the last state, unless it was written."""
+        if self._plan and self._written != (st.step, self.epoch, self.ended):
+            self._write(st)
+
+    def _write_if_due(self, st: TrainState) -> None:
+        if self._plan and st.step % self._plan.steps == 0:
+            self._write(st)
+
+    def _write(self, st: TrainState) -> None:
+        assert self._plan is not None
+        assert self._store is not None
+        history = self.history
+        notes = {
+            "epoch": self.epoch,
+            "ended": self.ended,
+            "pass": self.data.pass_number,
+            "position": self.data.position,
+            "length of data": len(self.data),
+            "rngs": None if self.rngs is None else self.rngs.tolist(),
+            "optimizer": self.optimizer,
+            "scores": [{name: _plain(x) for name, x in epoch.items()} for epoch in history.epochs],
+            "begun": history.begun,
+        }
+        # Losses are tensors, because there may be millions: 16 bytes a step, 30 in JSON.
+        steps, losses = ([row[k] for row in history.steps] for k in (0, 1))
+        tensors = {"steps": np.array(steps, np.int64), "losses": np.array(losses, np.float64)}
+        self._number = self._store.write(
+            st, {"fit": notes}, {"history": tensors}, self._plan.keep, self._number
+        )
+        self._written = (st.step, self.epoch, self.ended)
+
+
+def _plain(score: Any) -> Any:
+    """Return a score as JSON has it."""
+    if isinstance(score, Tensor | np.ndarray):
+        return {"tensor": score.tolist(), "dtype": score.dtype.name}
+    return score.item() if isinstance(score, np.generic) else score
+
+
+def _score(plain: Any) -> Any:
+    if isinstance(plain, dict) and plain.keys() == {"tensor", "dtype"}:
+        return tensor(np.array(plain["tensor"], plain["dtype"]))
+    return plain
