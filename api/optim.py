@@ -51,7 +51,7 @@ class _Group:
                 at += t.array.nbytes
             else:
                 first = mine[0].address - owner.__array_interface__["data"][0]
-                return Tensor(np.ndarray((size,), self.dtype, owner, first))  # type: ignore[arg-type]
+                return Tensor(np.ndarray((size,), self.dtype, owner, first))
         out = rules.recycled((size,), self.dtype)
         return Tensor(np.concatenate([t.array.reshape(-1) for t in mine], out=out))
 

@@ -27,7 +27,7 @@ ELEMENTWISE_UNIT = 16384
 #: Elements that one partial sum covers. Partials are combined in index order, whatever the threads.
 REDUCE_UNIT = 4096
 
-#: Bytes of a line of the cache; results of at least the other number of bytes begin at one. To align takes 1 us.
+#: Bytes of a line of the cache; results of at least the other number of bytes begin at one, which takes 1 us.
 LINE, ALIGNED_LEAST = 64, 1 << 14
 
 #: Results of at least so many bytes are kept when they are free, to be given out again (see `memory.py`);

@@ -84,9 +84,7 @@ def _build(
 
         def step(j: ir.Value, mask: ir.Value | None = None) -> list[ir.Value]:
             places = [b.add(a, b.mul(j, n64(size))) for a, size in zip(at, sizes, strict=True)]
-            values = [
-                fixed[k] if k in fixed else loop.load(all_dtypes[k], places[k], mask) for k in inputs
-            ]
+            values = [fixed[k] if k in fixed else loop.load(all_dtypes[k], places[k], mask) for k in inputs]
             made = formula(*values)
             targets = [places[0], *places[len(inputs) :]]
             outputs = made if isinstance(made, tuple) else (made,)

@@ -1,10 +1,13 @@
 """The inner functions of matrix multiplication, in LLVM IR: a register tile of C, and packing.
 
-A tile keeps rows x (columns / lanes) accumulators in registers. It reads A an element at a time, wherever its
-rows are: as the user has it, transposed or not, or packed in panels of ROWS rows, (k, ROWS) each. It reads B in
-rows of vectors: as it lies in memory, or packed in panels of `columns` columns, (k, columns) each, padded with
-zeros. Every element of C is summed in the order of k, so its bits do not depend on how C is cut.
+A tile keeps rows x (columns / lanes) accumulators in registers. It reads A an element at a time, wherever
+its rows are: as the user has it, transposed or not, or packed in panels of ROWS rows, (k, ROWS) each. It
+reads B in rows of vectors: as it lies in memory, or packed in panels of `columns` columns, (k, columns)
+each, padded with zeros. Every element of C is summed in the order of k, so its bits do not depend on how C
+is cut.
 """
+
+import functools
 
 from llvmlite import ir
 
@@ -12,8 +15,8 @@ from . import config, native
 from .loops import I32, I64, Loop, bytes_of, n64
 from .vector import Value, fma, vector_type
 
-#: Rows of a register tile and vectors in its columns: 24 of the 32 registers of AVX-512 and NEON (14 rows made
-#: LLVM spill), 12 of AVX2's 16, 8 of the 16 of plain x86-64. Lower tiles do what is left of the rows.
+#: Rows of a register tile and vectors in its columns: 24 of the 32 registers of AVX-512 and NEON (14 rows
+#: made LLVM spill), 12 of AVX2's 16, 8 of the 16 of plain x86-64. Lower tiles do what is left of the rows.
 _TILE = {"avx512": (12, 2), "avx2": (6, 2), "neon": (8, 3), "generic": (4, 2)}
 _LOWER = (8, 4, 2, 1)
 
@@ -158,7 +161,7 @@ def _pack_transposed(symbol: str, dtype: str, width: int) -> str:
     b, count, size = loop.builder, loop.lanes, bytes_of(dtype)
     source, row, depth, used, target = loop.function.args
 
-    def block(first: int, p: ir.Value, rest: ir.Value | None) -> list[ir.Value]:
+    def block(first: int, rest: ir.Value | None, p: ir.Value) -> list[ir.Value]:
         """Move columns p, p + 1, ... of `count` rows from `first` on; `rest` of them where given."""
         columns = None if rest is None else loop.mask(rest)
         read = []
@@ -188,8 +191,8 @@ def _pack_transposed(symbol: str, dtype: str, width: int) -> str:
     whole = b.and_(depth, n64(-count))
     rest = b.sub(depth, whole)
     for first in range(0, width, count):
-        loop.loop(n64(0), whole, count, lambda p, first=first: block(first, p, None))
-        loop.when(b.icmp_signed(">", rest, n64(0)), lambda first=first: block(first, whole, rest), [])
+        loop.loop(n64(0), whole, count, functools.partial(block, first, None))
+        loop.when(b.icmp_signed(">", rest, n64(0)), functools.partial(block, first, rest, whole), [])
     b.ret_void()
     return str(loop.module)
 

@@ -83,7 +83,9 @@ class Kernel:
         parameters = body.__code__.co_varnames[2 : body.__code__.co_argcount]
         self.kinds = [getattr(hints[p], "__metadata__", (hints[p],))[0] for p in parameters]
 
-    def __call__(self, units: int, work_ns: float, *arguments: Argument | tuple[int | Address, ...]) -> Launch:
+    def __call__(
+        self, units: int, work_ns: float, *arguments: Argument | tuple[int | Address, ...]
+    ) -> Launch:
         """Plan a launch over operands and numbers; a tuple of integers and addresses goes to `Words`."""
         words: list[Argument] = []
         for argument in arguments:

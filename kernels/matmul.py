@@ -14,14 +14,14 @@ _DEPTH = 512
 #: B is read where it is if so few strips of A use it.
 _FEW_STRIPS = 2
 
-#: Bytes of a block of A that one unit of work goes over for every panel of B: what the second-level cache holds.
+#: Bytes of a block of A that a unit of work goes over for every panel of B: the second-level cache holds it.
 _STAYS = 768 << 10
 
 #: Strips of A and panels of B in a unit, where the product is cut along both.
 _UNIT = (16, 4)
 
-#: A is packed if B has more panels than this, and A's rows are this far from each other, in bytes, or, where it
-#: is transposed, has so many terms. The terms of a strip lie in lines of the cache that are a row apart.
+#: A is packed if B has more panels than this, and A's rows are this far from each other, in bytes, or, where
+#: it is transposed, has so many terms. The terms of a strip lie in lines of the cache that are a row apart.
 _FEW_PANELS, _FAR, _LONG = 4, 2048, 512
 
 
@@ -52,10 +52,10 @@ def _tiles(
     functions: Words,
     epilogue: Words,
 ) -> None:
-    # plan: depth, terms of a block, rows of a strip of A, columns of a panel of B, strips and panels of a unit,
-    # units along n, rows of the last tile, whether A is packed, and so padded. steps, in bytes: in A from row
-    # to row, term to term, strip to strip, matrix to matrix; in B from term to term, panel to panel, matrix to
-    # matrix, and what `pack` is given. functions: the tile, the last tile, pack, epilogue; 0 for none.
+    # plan: depth, terms of a block, rows of a strip of A, columns of a panel of B, strips and panels of a
+    # unit, units along n, rows of the last tile, whether A is packed, and so padded. steps, in bytes: in A
+    # from row to row, term to term, strip to strip, matrix to matrix; in B from term to term, panel to panel,
+    # matrix to matrix, and what `pack` is given. functions: the tile, the last tile, pack, epilogue; or 0.
     m, n, item = c.shape[1], c.shape[2], c.itemsize
     depth, block, high, wide, low = plan[0], plan[1], plan[2], plan[3], plan[7]
     panels_a, panels_b = (m + high - 1) // high, (n + wide - 1) // wide
@@ -85,7 +85,19 @@ def _tiles(
                             row, strip = row - first, strip - first * steps[0]
                     out = c.ctypes.data + ((batch * m + row) * n + j * wide) * item
                     call_address(
-                        tile, k, strip, steps[0], steps[1], panel, step, out, n * item, first, last, used, start
+                        tile,
+                        k,
+                        strip,
+                        steps[0],
+                        steps[1],
+                        panel,
+                        step,
+                        out,
+                        n * item,
+                        first,
+                        last,
+                        used,
+                        start,
                     )
                     if functions[3] and start + k == depth:
                         rows = batch * m + row

@@ -1,7 +1,7 @@
 """Elementary functions over 10^6 numbers against PyTorch, both into memory that is there.
 
-    python perf/elementwise.py             # all
-    python perf/elementwise.py gelu tanh   # some
+python perf/elementwise.py             # all
+python perf/elementwise.py gelu tanh   # some
 """
 
 import argparse
@@ -10,8 +10,10 @@ import arena
 from gemm import program
 
 SIZE = 1_000_000
-FUNCTIONS = ("exp", "expm1", "log", "log1p", "tanh", "sigmoid", "erf", "gelu", "silu", "softplus", "sin", "cos", "rsqrt",
-             "sqrt", "relu")  # fmt: skip
+FUNCTIONS = (
+    *("exp", "expm1", "log", "log1p", "tanh", "sigmoid", "erf", "gelu", "silu"),
+    *("softplus", "sin", "cos", "rsqrt", "sqrt", "relu"),
+)
 
 
 def numbers(name, dtype):
@@ -50,13 +52,13 @@ def main():
     options = parser.parse_args()
     cases = [f"{n} {d}" for n in options.names or FUNCTIONS for d in ("float32", "float64")]
     found = arena.compete(__file__, cases, ["treepie", "PyTorch"], options.turns)
-    print(f"{arena.threads()} threads, {SIZE} elements, {options.turns * 10} timings by turns; us, and PyTorch's over ours")
+    print(f"{arena.threads()} threads, {SIZE} elements, {options.turns * 10} timings by turns; best, in us")
+    print(f"{'':18s} {'ours':>7s} {'PyTorch':>7s} {'ratio':>6s} {'of medians':>10s}")
     for case, times in found.items():
         ours, theirs = times["treepie"], times["PyTorch"]
-        print(
-            f"{case:18s} {arena.best(ours) * 1e6:7.0f} {arena.best(theirs) * 1e6:7.0f}"
-            f" {arena.best(theirs) / arena.best(ours):6.2f} median {arena.median(theirs) / arena.median(ours):6.2f}"
-        )
+        best, typical = (f(theirs) / f(ours) for f in (arena.best, arena.median))
+        both = f"{arena.best(ours) * 1e6:7.0f} {arena.best(theirs) * 1e6:7.0f}"
+        print(f"{case:18s} {both} {best:6.2f} {typical:10.2f}")
 
 
 if __name__ == "__main__":

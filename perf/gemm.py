@@ -12,7 +12,7 @@ import functools
 
 import arena
 
-#: name -> (dtype, form, batch, M, K, N): the products of training steps, C (M, N) = A B, A transposed, B transposed.
+#: name -> (dtype, form, batch, M, K, N): the products of training steps, A B, A' B and A B' (nn, tn, nt).
 SHAPES = {
     f"{form} {m}x{k}x{n}": ("float32", form, 0, m, k, n)
     for form, m, k, n in [
@@ -34,7 +34,8 @@ SHAPES |= {
 SHAPES |= {
     f"{form} {m}x{k}x{n} float64": ("float64", form, 0, m, k, n)
     for form, m, k, n in [
-        ("nn", 128, 784, 512), ("tn", 784, 128, 512), ("nt", 128, 256, 512), ("nn", 512, 512, 512), ("nn", 64, 128, 10),
+        ("nn", 128, 784, 512), ("tn", 784, 128, 512), ("nt", 128, 256, 512), ("nn", 512, 512, 512),
+        ("nn", 64, 128, 10),
     ]
 }  # fmt: skip
 
@@ -143,7 +144,9 @@ def flops(case):
 
 
 def show(found, rivals):
-    print(f"{'case':28s} {'GF/s':>6s} {'us':>8s}" + "".join(f" {'of ' + r:>12s} {'median':>7s}" for r in rivals))
+    print(
+        f"{'case':28s} {'GF/s':>6s} {'us':>8s}" + "".join(f" {'of ' + r:>12s} {'median':>7s}" for r in rivals)
+    )
     for case, times in found.items():
         ours = times["treepie"]
         numbers = f"{flops(case) / arena.best(ours) / 1e9:6.0f} {arena.best(ours) * 1e6:8.1f}"

@@ -24,7 +24,7 @@ def guarded(array, fill):
 
 
 def check(m, k, n, transpose_a, transpose_b, dtype, batch=(1, 1), after=False):
-    """Compare with exact products; `after`: twice the product, plus a row, a column and a matrix, and -C too."""
+    """Compare with exact products; `after`: 2 C plus a row, a column and a matrix, and that negated."""
     rng = np.random.default_rng(m * 1000003 + k * 1009 + n)
     a, b = (rng.integers(-4, 5, (s, *z)).astype(dtype) for s, z in zip(batch, ((m, k), (k, n)), strict=True))
     want = a @ b  # exact, since all are small integers
@@ -116,7 +116,7 @@ def test_every_grid_gives_the_same_bits(team, monkeypatch):
 
 @pytest.mark.parametrize("team", [1, 2, 16, 32, 64])
 def test_grids_have_work_for_all_threads(team):
-    """At least 2 units a thread, of which none is larger than a fourth of a thread's share, where C is large."""
+    """At least 2 units a thread, none of them more than half a thread's share, where C is large."""
     for m, k, n, batch in (
         (2048, 512, 2048, 1),
         (1024, 1024, 1024, 1),
@@ -138,7 +138,8 @@ from treepie.kernels import gemm
 from test_matmul import check
 assert gemm.config.isa() == {isa!r}
 for dtype, (ta, tb) in itertools.product(("float32", "float64"), itertools.product((False, True), repeat=2)):
-    for m, k, n in itertools.product((1, gemm.rows() - 1, 2 * gemm.rows() + 1), (1, 70, 1100), (1, 7, 33, 70)):
+    rows = (1, gemm.rows() - 1, 2 * gemm.rows() + 1)
+    for m, k, n in itertools.product(rows, (1, 70, 1100), (1, 7, 33, 70)):
         check(m, k, n, ta, tb, dtype)
 """
 
@@ -159,7 +160,7 @@ def test_other_cpus(cpu, features, isa):
 
 
 def test_neon_tiles_stay_in_registers(monkeypatch):
-    """Compiled for another CPU: fused multiply-adds on vectors in the loop, and no accumulator goes to memory."""
+    """Compiled for another CPU: fused vectors in the loop, and no accumulator goes to memory."""
     monkeypatch.setattr(config, "isa", lambda: "neon")
     monkeypatch.setattr(config, "vector_bytes", lambda: 16)
     monkeypatch.setattr(config, "has_fma", lambda: True)

@@ -184,8 +184,10 @@ def _before_activation(
     (of_result, of_sum), (y, z) = g, ans
     if of_result is None:
         return of_sum  # type: ignore[no-any-return]
-    derivative = OPS[activation].vjp[0](of_result, y, z)  # type: ignore[index]
-    return derivative if of_sum is None else derivative + of_sum  # type: ignore[return-value,operator]
+    rule = (OPS[activation].vjp or (None,))[0]
+    assert rule is not None
+    derivative: Any = rule(of_result, y, z)
+    return derivative if of_sum is None else derivative + of_sum  # type: ignore[no-any-return]
 
 
 def _reference(x: Any, weight: Any, bias: Any, activation: str | None = None) -> Any:
