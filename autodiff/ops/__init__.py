@@ -50,6 +50,7 @@ from .compare import (
     logical_or,
     not_equal,
 )
+from .conv import convolution, convolution_bias, convolution_input, convolution_weight
 from .einsum import einsum
 from .extreme import all, any, argmax, argmin, max, min
 from .indexing import one_hot, scatter_add, take
@@ -95,6 +96,10 @@ __all__ = [
     "ceil",
     "clip",
     "concatenate",
+    "convolution",
+    "convolution_bias",
+    "convolution_input",
+    "convolution_weight",
     "cos",
     "cross_entropy_backward",
     "cross_entropy_rows",

@@ -1,0 +1,415 @@
+"""Convolution and its two gradients, over segments of rows of the result (see `conv_tile.py`).
+
+`convolve` serves the convolution and the gradient of its input, which is one too: of the result's gradient,
+with the weights turned round, once for each phase of the stride. `correlate` is the gradient of the weights.
+
+A work item is a few images, or a band of rows of one, for one group of channels. Its source is copied into a
+frame: with zeros around, and where the stride is more than 1 with its columns dealt out by their remainder, so
+that what a vector of the result meets at a tap are neighbours. Where rows are whole vectors and there is no
+margin, the source is read where it is. A unit of work goes through its items in order, in a frame of its own.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import config, conv_tile, gemm
+from .kernel import A1, A2, Words, call_address, device, kernel
+from .program import Launch, Operand, Spec
+from .rows import row_map
+
+_copy = row_map("row_copy", lambda x: x)
+_add_to = row_map("row_add_to", lambda total, x: total + x)
+
+#: Elements of a frame that fit into the second-level cache beside the weights: 256 kB of float32.
+_FRAME = 1 << 16
+
+#: Segments of an item at least, where there are images enough: they share what a tile costs once.
+_SEGMENTS = 96
+
+#: Terms of a sum between two visits to the result: 384 rows of 8 weights are 12 kB of float32, and stay in cache.
+_DEPTH = 384
+
+#: Units of work, each with a frame and maybe a partial sum of its own: at most, and where possible at least.
+_MOST_UNITS, _LEAST_UNITS = 32, 8
+
+#: Elements of all partial sums of the weights together, at most: 16 MB of float32.
+_PARTIALS = 1 << 22
+
+_I64 = np.dtype("int64")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a convolution: `count` sums over a window that moves by `stride` along `size` elements.
+
+    before: zeros before the first element; negative where elements are left out.
+    taps: distances of the window's elements from its first.
+    out, start, step: sum k is element start + k * step of `out`.
+    """
+
+    size: int
+    count: int
+    stride: int
+    before: int
+    taps: tuple[int, ...]
+    out: int
+    start: int = 0
+    step: int = 1
+
+    @property
+    def reach(self) -> int:
+        """The distance from the window's first element to its last."""
+        return max(self.taps, default=0)
+
+    def length(self, count: int) -> int:
+        """Return how many elements `count` sums meet, from the first to the last."""
+        return (count - 1) * self.stride + self.reach + 1
+
+
+def phases(axis: Axis) -> list[tuple[Axis, tuple[int, ...]]]:
+    """Return the axes of the gradient of the input: from `axis.count` elements to `axis.size`.
+
+    There is one for each phase of the stride, with the window's elements that meet it, by their numbers.
+    """
+    found = []
+    for phase in range(min(axis.stride, axis.size)):
+        hits = [
+            (k, (phase + axis.before - tap) // axis.stride)
+            for k, tap in enumerate(axis.taps)
+            if (phase + axis.before - tap) % axis.stride == 0
+        ]
+        first = min((d for _, d in hits), default=0)
+        count = -(-(axis.size - phase) // axis.stride)
+        taps = tuple(d - first for _, d in hits)
+        back = Axis(axis.count, count, 1, -first, taps, axis.size, phase, axis.stride)
+        found.append((back, tuple(k for k, _ in hits)))
+    return found
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where the weights of a sum are: elements from a group, row, channel to the next; a place for each tap."""
+
+    group: int
+    row: int
+    channel: int
+    places: tuple[int, ...]
+
+
+@kernel
+def _pack(lo: int, hi: int, w: A1, bias: A1, out: A1, places: Words, steps: Words) -> None:
+    # A strip is (1 + channels * taps, high): the biases of its rows, then their weights.
+    group_step, row_step, channel_step = steps[0], steps[1], steps[2]
+    m, channels, high, biased = steps[3], steps[4], steps[5], steps[6]
+    strips = (m + high - 1) // high
+    size = (1 + channels * places.size) * high
+    for unit in range(lo, hi):
+        group, top = unit // strips, unit % strips * high
+        strip = out[unit * size : (unit + 1) * size]
+        strip[:] = 0
+        for r in range(min(high, m - top)):
+            if biased:
+                strip[r] = bias[group * m + top + r]
+            row = w[group * group_step + (top + r) * row_step :]
+            at = high + r
+            for c in range(channels):
+                for t in range(places.size):
+                    strip[at] = row[c * channel_step + places[t]]
+                    at += high
+
+
+@device
+def _frame(x, target, plane, height, top, high, left, step):  # type: ignore[no-untyped-def]
+    """Copy rows `top` to `top + high - 1` of a plane of x into target, with zeros outside of it."""
+    columns, wide = x.shape[1], target.size // (high * step)
+    for r in range(high):
+        y = top + r
+        for phase in range(step):
+            row = target[(r * step + phase) * wide : (r * step + phase + 1) * wide]
+            first, last = 0, 0
+            if 0 <= y < height:
+                first = min(max(0, (left - phase + step - 1) // step), wide)
+                last = min(max(first, (columns + left - phase + step - 1) // step), wide)
+            for j in range(first):
+                row[j] = 0
+            for j in range(last, wide):
+                row[j] = 0
+            if last > first:
+                source = x[plane * height + y, first * step + phase - left :]
+                if step == 1:
+                    _copy(row[first:last], source)
+                else:
+                    for j in range(last - first):
+                        row[first + j] = source[j * step]
+
+
+@device
+def _begin(x, region, table, plan, item, next_other, line_other):  # type: ignore[no-untyped-def]
+    """Prepare an item: its frame, and its table of segments.
+
+    next_other, line_other: elements from an image to the next and from a row to the next, in the array that
+    the table's second words lead to. Returns the address of the source, bytes from a channel of it to the next,
+    how many segments there are; the item's first image, how many images and rows it has, its first row.
+    """
+    groups, channels, images, bands, per, most = plan[0], plan[1], plan[2], plan[3], plan[4], plan[5]
+    height, count, stride, before, high = plan[6], plan[7], plan[8], plan[9], plan[10]
+    columns, step, left, wide, framed, lanes = plan[11], plan[12], plan[13], plan[14], plan[15], plan[16]
+    group, block, size = item % groups, item // groups, x.itemsize
+    image, row = block // bands * per, block % bands * most
+    used, rows, line = min(per, images - image), min(most, count - row), step * wide
+    first, total = (image * groups + group) * channels, groups * channels
+    if framed:
+        plane, source, next_image = high * line, region.ctypes.data, channels * high * line
+        for n in range(used):
+            for c in range(channels):
+                target = region[(n * channels + c) * plane : (n * channels + c + 1) * plane]
+                _frame(x, target, first + n * total + c, height, row * stride - before, high, left, step)
+    else:
+        plane, next_image = height * line, total * height * line
+        source = x.ctypes.data + (first * height + row * stride) * line * size
+    k = 0
+    for n in range(used):
+        for t in range(rows):
+            for piece in range((columns + lanes - 1) // lanes):
+                q = piece * lanes
+                table[k] = (n * next_image + t * stride * line + q) * size
+                table[k + 1] = (n * next_other + t * line_other + q) * size
+                table[k + 2] = min(lanes, columns - q)
+                k += 3
+    return source, plane * size, k // 3, image, used, row, rows
+
+
+@kernel
+def _convolve(
+    lo: int, hi: int, x: A2, packed: A1, out: A1, regions: A2, tables: A2, plan: Words, taps: Words, tile: int
+) -> None:
+    # plan: what `_begin` reads, then the sizes of a tile, and where the results go.
+    groups, channels, most, columns = plan[0], plan[1], plan[5], plan[11]
+    last, items, m, high, wide, depth = plan[17], plan[18], plan[19], plan[20], plan[21], plan[22]
+    area, width, start_row, step_row = plan[23], plan[24], plan[25], plan[26]
+    start_column, step_column, stage = plan[27], plan[28], plan[29]
+    size, strips = x.itemsize, (m + high - 1) // high
+    length = taps.size * high * size
+    # Where columns are not neighbours, rows go to a stage at the end of the region first.
+    channel, line = (most * columns, columns) if stage >= 0 else (area, width * step_row)
+    next_image = m * channel if stage >= 0 else groups * m * channel
+    for unit in range(lo, hi):
+        region, table = regions[unit], tables[unit]
+        for item in range(unit * items, min((unit + 1) * items, last)):
+            source, plane, count, image, used, row, rows = _begin(
+                x, region, table, plan, item, next_image, line
+            )
+            table[3 * count : 3 * (count + wide)] = 0
+            group = item % groups
+            corner = (start_row + row * step_row) * width + start_column
+            at = (image * groups + group) * m * area + corner
+            target = out.ctypes.data + at * size if stage < 0 else region.ctypes.data + stage * size
+            for block in range((channels + depth - 1) // depth):
+                c = block * depth
+                for j in range((count + wide - 1) // wide):
+                    for s in range(strips):
+                        bias = packed.ctypes.data + (group * strips + s) * (high * size + channels * length)
+                        call_address(
+                            tile,
+                            min(depth, channels - c),
+                            taps.size,
+                            taps.ctypes.data,
+                            plane,
+                            bias + high * size + c * length,
+                            source + c * plane,
+                            table.ctypes.data + 24 * j * wide,
+                            target + s * high * channel * size,
+                            channel * size,
+                            min(high, m - s * high),
+                            0 if c else bias,
+                        )
+            if stage >= 0:
+                for n in range(used):
+                    for o in range(m):
+                        for t in range(rows):
+                            start = stage + ((n * m + o) * most + t) * columns
+                            made = region[start : start + columns]
+                            to = out[at + (n * groups * m + o) * area + t * step_row * width :]
+                            for k in range(columns):
+                                to[k * step_column] = made[k]
+
+
+@kernel
+def _correlate(
+    lo: int, hi: int, x: A2, g: A1, out: A1, regions: A2, tables: A2, plan: Words, taps: Words, dot: int
+) -> None:
+    # plan: what `_begin` reads, then the sizes of a tile. A unit is a split of the blocks of images, a group,
+    # and some channels of the result; out is (splits, groups, m, channels * taps).
+    groups, channels, columns = plan[0], plan[1], plan[11]
+    last, items, m, high, wide, some, area = plan[17], plan[18], plan[19], plan[20], plan[21], plan[22], plan[23]
+    size, terms, parts = x.itemsize, channels * taps.size, (m + some - 1) // some
+    for unit in range(lo, hi):
+        region, table = regions[unit], tables[unit]
+        split, group, begin = unit // parts // groups, unit // parts % groups, unit % parts * some
+        end = min(m, begin + some)
+        distances = table[table.size - terms - wide :]
+        for block in range(split * items, min((split + 1) * items, last)):
+            source, plane, count, image, _, row, _ = _begin(
+                x, region, table, plan, block * groups + group, groups * m * area, columns
+            )
+            for k in range(terms):
+                distances[k] = k // taps.size * plane + taps[k % taps.size]
+            distances[terms:] = 0
+            other = g.ctypes.data + ((image * groups + group) * m * area + row * columns) * size
+            target = out.ctypes.data + (split * groups + group) * m * terms * size
+            for strip in range((end - begin + high - 1) // high):
+                r = begin + strip * high
+                for j in range((terms + wide - 1) // wide):
+                    k = j * wide
+                    call_address(
+                        dot,
+                        count,
+                        table.ctypes.data,
+                        other + r * area * size,
+                        area * size,
+                        source,
+                        distances.ctypes.data + 8 * k,
+                        target + (r * terms + k) * size,
+                        terms * size,
+                        min(high, end - r),
+                        min(wide, terms - k),
+                        block == split * items,
+                    )
+
+
+@kernel
+def _combine(lo: int, hi: int, partial: A2, out: A1, block: int) -> None:
+    for unit in range(lo, hi):
+        piece = out[unit * block : (unit + 1) * block]
+        _copy(piece, partial[0, unit * block :])
+        for k in range(1, partial.shape[0]):
+            _add_to(piece, piece, partial[k, unit * block :])
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How a source is cut into items: the words that `_begin` reads, and what they need."""
+
+    words: tuple[int, ...]
+    taps: tuple[int, ...]  # bytes from a segment to its source at each tap, columns fastest
+    blocks: int  # items of one group
+    segments: int  # of an item, at most
+    frame: int  # elements
+
+
+def _layout(x: Spec, groups: int, rows: Axis, columns: Axis, m: int) -> _Layout:
+    images, channels, lanes = x.shape[0], x.shape[1] // groups, gemm.lanes(x.dtype.name)
+    step = columns.stride
+    framed = not (
+        rows.before == columns.before == 0
+        and step == 1
+        and rows.length(rows.count) <= rows.size
+        and columns.length(columns.count) <= columns.size
+        and columns.count % lanes == 0
+    )
+    wide = -(-columns.length(columns.count) // step) if framed else columns.size
+    across, line = -(-columns.count // lanes), step * wide
+    most = rows.count
+    # Bands of an image whose frame is large, or to have units enough; else several images.
+    while most > 1 and channels * rows.length(most) * line > 2 * _FRAME:
+        most = -(-most // 2)
+    bands = max(-(-rows.count // most), min(rows.count, _LEAST_UNITS // (images * groups)))
+    most = -(-rows.count // bands)
+    bands, high = -(-rows.count // most), rows.length(most)
+    frame = channels * high * line
+    per = 1
+    if bands == 1:
+        per = min(-(-_SEGMENTS // (most * across)), _FRAME // frame, images * groups // _LEAST_UNITS, images)
+        per = max(1, per)
+    words = (groups, channels, images, bands, per, most, rows.size, rows.count, rows.stride, rows.before, high)
+    words += (columns.count, step, columns.before, wide, int(framed), lanes)
+    taps = tuple(
+        (y * line + (z % step * wide + z // step if framed else z)) * x.dtype.itemsize
+        for y in rows.taps
+        for z in columns.taps
+    )
+    # A vector may reach beyond the end of the frame.
+    frame = (per * frame + lanes) if framed else 0
+    return _Layout(words, taps, -(-images // per) * bands, per * most * across, frame)
+
+
+Scratch = Callable[[tuple[int, ...], object], Operand]
+
+
+def _flat(x: Operand) -> Operand:
+    return x.reshaped(x.size)
+
+
+def convolve(
+    x: Operand,
+    w: Operand,
+    bias: Operand | None,
+    out: Operand,
+    axes: tuple[Axis, Axis],
+    weights: Weights,
+    groups: int,
+    scratch: Scratch,
+) -> list[Launch]:
+    """Plan out (n, groups * m, h, w) = sums of x (n, groups * channels, y, z) times weights, plus bias."""
+    rows, columns = axes
+    m, dtype = out.shape[1] // groups, x.dtype
+    lay = _layout(x.spec, groups, rows, columns, m)
+    high, wide = conv_tile.tile_shape(m)
+    per, most, channels, taps = lay.words[4], lay.words[5], lay.words[1], len(lay.taps)
+    strips = -(-m // high)
+    packed = scratch((groups * strips * high * (1 + channels * taps),), dtype)
+    steps = (weights.group, weights.row, weights.channel, m, channels, high, int(bias is not None))
+    pack = _pack(
+        groups * strips, 1.5 * packed.size, _flat(w), _flat(bias or w), packed, weights.places, steps
+    )
+    items = lay.blocks * groups
+    each = -(-items // _MOST_UNITS)
+    units = -(-items // each)
+    stage = lay.frame if columns.step > 1 else -1
+    size = lay.frame + (per * m * most * columns.count if stage >= 0 else 0)
+    regions, tables = scratch((units, size), dtype), scratch((units, 3 * (lay.segments + wide)), _I64)
+    depth = max(1, _DEPTH // max(1, taps))
+    plan = (*lay.words, items, each, m, high, wide, depth, rows.out * columns.out, columns.out)
+    plan += (rows.start, rows.step, columns.start, columns.step, stage)
+    flops = 2.0 * x.shape[0] * out.shape[1] * channels * taps * rows.count * columns.count
+    work = flops * config.FLOP_NS + (x.size + out.size) * 0.2
+    seen = x.reshaped(x.size // columns.size, columns.size)
+    tile = conv_tile.tile(dtype.name, high, wide)
+    return [pack, _convolve(units, work, seen, packed, _flat(out), regions, tables, plan, lay.taps, tile)]
+
+
+def correlate(
+    x: Operand, g: Operand, out: Operand, axes: tuple[Axis, Axis], groups: int, scratch: Scratch
+) -> list[Launch]:
+    """Plan out (groups * m, channels, taps...) = sums over images, rows and columns of g times x.
+
+    x: (n, groups * channels, y, z).  g: (n, groups * m, rows, columns).
+    """
+    rows, columns = axes
+    m, dtype = g.shape[1] // groups, x.dtype
+    lay = _layout(x.spec, groups, rows, columns, m)
+    high, wide = conv_tile.dot_shape(m)
+    splits = max(1, min(lay.blocks, -(-_MOST_UNITS // (2 * groups)), _PARTIALS // out.size))
+    each = -(-lay.blocks // splits)
+    splits = -(-lay.blocks // each)
+    parts = min(-(-m // high), max(1, _LEAST_UNITS // (splits * groups)))
+    some = -(-m // (parts * high)) * high
+    units = splits * groups * -(-m // some)
+    words = 3 * lay.segments + lay.words[1] * len(lay.taps) + wide
+    regions, tables = scratch((units, lay.frame), dtype), scratch((units, words), _I64)
+    plan = (*lay.words, lay.blocks, each, m, high, wide, some, rows.count * columns.count)
+    partial = scratch((splits, out.size), dtype) if splits > 1 else out.reshaped(1, out.size)
+    flops = 2.0 * g.size * lay.words[1] * len(lay.taps)
+    work = flops * config.FLOP_NS + (x.size + g.size) * 0.2
+    seen = x.reshaped(x.size // columns.size, columns.size)
+    dot = conv_tile.dot(dtype.name, high, wide)
+    launches = [
+        _correlate(units, work, seen, _flat(g), _flat(partial), regions, tables, plan, lay.taps, dot)
+    ]
+    if splits > 1:
+        block = config.REDUCE_UNIT
+        moved = partial.spec.nbytes * config.BYTE_NS * 2
+        launches.append(_combine(-(-out.size // block), moved, partial, _flat(out), block))
+    return launches
