@@ -55,6 +55,7 @@ from .einsum import einsum
 from .extreme import all, any, argmax, argmin, max, min
 from .indexing import one_hot, scatter_add, take
 from .linalg import matmul, product
+from .pool import max_pool, max_pool_backward
 from .reduction import mean, norm, prod, std, sum, var, wide_norm
 from .scan import cumsum
 from .shape import (
@@ -132,6 +133,8 @@ __all__ = [
     "logsumexp",
     "matmul",
     "max",
+    "max_pool",
+    "max_pool_backward",
     "maximum",
     "mean",
     "min",

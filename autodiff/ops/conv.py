@@ -22,7 +22,7 @@ Pair = tuple[int, int]
 Margins = tuple[int, int, int, int]
 
 
-def _counts(size: Shape, kernel: Shape, stride: Pair, dilation: Pair, padding: Margins) -> Pair:
+def counts(size: Shape, kernel: Shape, stride: Pair, dilation: Pair, padding: Margins) -> Pair:
     """Return how many windows fit, each way; 0 or less where none does."""
     whole = (size[0] + padding[0] + padding[1], size[1] + padding[2] + padding[3])
     a, b = ((whole[k] - (kernel[k] - 1) * dilation[k] - 1) // stride[k] + 1 for k in (0, 1))
@@ -48,7 +48,7 @@ def _check(name: str, x: Spec | Tensor, w: Spec | Tensor, g: Shape | None, meta:
             f"{name}: x has shape {x.shape} and weight {w.shape} with groups {groups}, expected x (n, in, h, w) "
             "and weight (out, in / groups, kh, kw), groups dividing out"
         )
-    out = _counts(x.shape[2:], w.shape[2:], meta["stride"], meta["dilation"], meta["padding"])
+    out = counts(x.shape[2:], w.shape[2:], meta["stride"], meta["dilation"], meta["padding"])
     if min(out) < 1:
         raise ValueError(
             f"{name}: x has shape {x.shape}, expected at least the window's size, {w.shape[2:]} with dilation "
@@ -67,7 +67,7 @@ def _four(name: str, **operands: Tensor) -> None:
 
 
 def _infer(x: Spec, w: Spec, *bias: Spec, stride: Pair, dilation: Pair, padding: Margins, groups: int) -> Any:
-    out = _counts(x.shape[2:], w.shape[2:], stride, dilation, padding)
+    out = counts(x.shape[2:], w.shape[2:], stride, dilation, padding)
     return [Spec((x.shape[0], w.shape[0], *out), x.dtype)]
 
 
@@ -147,7 +147,7 @@ def _grouped(x: Any, groups: int) -> Any:
 
 def _oracle(x: Any, w: Any, *bias: Any, stride: Any, dilation: Any, padding: Any, groups: int) -> Any:
     m, channels, kh, kw = w.shape
-    out = _counts(x.shape[2:], (kh, kw), stride, dilation, padding)
+    out = counts(x.shape[2:], (kh, kw), stride, dilation, padding)
     made = np.zeros((x.shape[0], groups, m // groups, *out), x.dtype)
     each = w.reshape(groups, m // groups, channels, kh, kw)
     for a, b, (met, *_) in _taps(x, (kh, kw), out, stride, dilation, padding):
@@ -202,7 +202,7 @@ _LARGE = ((16, 64, 32, 32), (64, 64, 3, 3), _meta(padding=(1, 1, 1, 1)))
 
 
 def _result(x: Shape, w: Shape, meta: Meta) -> Shape:
-    out = _counts(x[2:], w[2:], meta["stride"], meta["dilation"], meta["padding"])
+    out = counts(x[2:], w[2:], meta["stride"], meta["dilation"], meta["padding"])
     return (x[0], w[0], *out)
 
 
@@ -232,6 +232,7 @@ def _weights(x: Shape, w: Shape, meta: Meta) -> Case:
     wrong=_forward(*_WRONG),
     large=_forward(*_LARGE),
     ulp=16,
+    recycled=True,
 )
 def convolution(
     x: TensorLike, weight: TensorLike, stride: Pair, dilation: Pair, padding: Margins, groups: int
@@ -259,6 +260,7 @@ def convolution(
     wrong=Case((*_GIVEN[0][:2], (3,)), _GIVEN[0][2]),
     large=Case((*_LARGE[:2], (64,)), _LARGE[2]),
     ulp=16,
+    recycled=True,
 )
 def convolution_bias(
     x: TensorLike,
@@ -294,6 +296,7 @@ def convolution_bias(
     wrong=Case(((2, 4, 3, 7), (4, 3, 3, 2)), {"size": (5, 6), **_GIVEN[0][2]}),
     large=_backward(*_LARGE),
     ulp=16,
+    recycled=True,
 )
 def convolution_input(
     g: TensorLike,
@@ -329,6 +332,7 @@ def convolution_input(
     wrong=Case(((2, 3, 5, 6), (2, 4, 3, 7)), {"kernel": (3, 2), **_GIVEN[0][2]}),
     large=_weights(*_LARGE),
     ulp=16,
+    recycled=True,
 )
 def convolution_weight(
     x: TensorLike,
