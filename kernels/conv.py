@@ -121,31 +121,6 @@ def _pack(lo: int, hi: int, w: A1, bias: A1, out: A1, places: Words, steps: Word
 
 
 @device
-def _frame(x, target, plane, height, top, high, left, step):  # type: ignore[no-untyped-def]
-    """Copy rows `top` to `top + high - 1` of a plane of x into target, with zeros outside of it."""
-    columns, wide = x.shape[1], target.size // (high * step)
-    for r in range(high):
-        y = top + r
-        for phase in range(step):
-            row = target[(r * step + phase) * wide : (r * step + phase + 1) * wide]
-            first, last = 0, 0
-            if 0 <= y < height:
-                first = min(max(0, (left - phase + step - 1) // step), wide)
-                last = min(max(first, (columns + left - phase + step - 1) // step), wide)
-            for j in range(first):
-                row[j] = 0
-            for j in range(last, wide):
-                row[j] = 0
-            if last > first:
-                source = x[plane * height + y, first * step + phase - left :]
-                if step == 1:
-                    _copy(row[first:last], source)
-                else:
-                    for j in range(last - first):
-                        row[first + j] = source[j * step]
-
-
-@device
 def _begin(x, region, table, plan, item, next_other, line_other):  # type: ignore[no-untyped-def]
     """Prepare an item: its frame, and its table of segments.
 
@@ -156,16 +131,25 @@ def _begin(x, region, table, plan, item, next_other, line_other):  # type: ignor
     groups, channels, images, bands, per, most = plan[0], plan[1], plan[2], plan[3], plan[4], plan[5]
     height, count, stride, before, high = plan[6], plan[7], plan[8], plan[9], plan[10]
     columns, step, left, wide, framed, lanes = plan[11], plan[12], plan[13], plan[14], plan[15], plan[16]
+    copy = plan[17]
     group, block, size = item % groups, item // groups, x.itemsize
     image, row = block // bands * per, block % bands * most
     used, rows, line = min(per, images - image), min(most, count - row), step * wide
     first, total = (image * groups + group) * channels, groups * channels
     if framed:
         plane, source, next_image = high * line, region.ctypes.data, channels * high * line
+        top = row * stride - before
+        above = min(max(-top, 0), high)
+        met = max(0, min(height, top + high) - max(top, 0))
+        below, width = high - above - met, x.shape[1]
+        base, pitch = x.ctypes.data, x.shape[1] * size
         for n in range(used):
             for c in range(channels):
-                target = region[(n * channels + c) * plane : (n * channels + c + 1) * plane]
-                _frame(x, target, first + n * total + c, height, row * stride - before, high, left, step)
+                to = source + (n * channels + c) * plane * size
+                at = base + ((first + n * total + c) * height + max(top, 0)) * pitch
+                call_address(copy, above, base, 0, to, wide, step, left, 0)
+                call_address(copy, met, at, pitch, to + above * line * size, wide, step, left, width)
+                call_address(copy, below, base, 0, to + (above + met) * line * size, wide, step, left, 0)
     else:
         plane, next_image = height * line, total * height * line
         source = x.ctypes.data + (first * height + row * stride) * line * size
@@ -187,9 +171,9 @@ def _convolve(
 ) -> None:
     # plan: what `_begin` reads, then the sizes of a tile, and where the results go.
     groups, channels, most, columns = plan[0], plan[1], plan[5], plan[11]
-    last, items, m, high, wide, depth = plan[17], plan[18], plan[19], plan[20], plan[21], plan[22]
-    area, width, start_row, step_row = plan[23], plan[24], plan[25], plan[26]
-    start_column, step_column, stage = plan[27], plan[28], plan[29]
+    last, items, m, high, wide, depth = plan[18], plan[19], plan[20], plan[21], plan[22], plan[23]
+    area, width, start_row, step_row = plan[24], plan[25], plan[26], plan[27]
+    start_column, step_column, stage = plan[28], plan[29], plan[30]
     size, strips = x.itemsize, (m + high - 1) // high
     length = taps.size * high * size
     # Where columns are not neighbours, rows go to a stage at the end of the region first.
@@ -243,7 +227,7 @@ def _correlate(
     # plan: what `_begin` reads, then the sizes of a tile. A unit is a split of the blocks of images, a group,
     # and some channels of the result; out is (splits, groups, m, channels * taps).
     groups, channels, columns = plan[0], plan[1], plan[11]
-    last, items, m, high, wide, some, area = plan[17], plan[18], plan[19], plan[20], plan[21], plan[22], plan[23]
+    last, items, m, high, wide, some, area = plan[18], plan[19], plan[20], plan[21], plan[22], plan[23], plan[24]
     size, terms, parts = x.itemsize, channels * taps.size, (m + some - 1) // some
     for unit in range(lo, hi):
         region, table = regions[unit], tables[unit]
@@ -321,10 +305,11 @@ def _layout(x: Spec, groups: int, rows: Axis, columns: Axis, m: int) -> _Layout:
     frame = channels * high * line
     per = 1
     if bands == 1:
-        per = min(-(-_SEGMENTS // (most * across)), _FRAME // frame, images * groups // _LEAST_UNITS, images)
+        per = min(-(-_SEGMENTS // (most * across)), _FRAME // frame, images * groups // _MOST_UNITS, images)
         per = max(1, per)
     words = (groups, channels, images, bands, per, most, rows.size, rows.count, rows.stride, rows.before, high)
     words += (columns.count, step, columns.before, wide, int(framed), lanes)
+    words += (conv_tile.frame(x.dtype.name, step) if framed else 0,)
     taps = tuple(
         (y * line + (z % step * wide + z // step if framed else z)) * x.dtype.itemsize
         for y in rows.taps

@@ -6,81 +6,44 @@ from . import config, native
 from .kernel import A1, A2, Status, Words, call_address, kernel
 from .loops import I32, I64, Loop, bytes_of, n64
 from .program import Launch, Operand
+from .strided import below, ints, kind, strided
 from .vector import Value, select, vector_type
 
 
-def _ints(loop: Loop, scalar: ir.Value) -> Value:
-    """Repeat a 64-bit integer in every lane, as 32-bit integers."""
-    return Value(loop.builder, "int32", loop.lanes, loop.splat(loop.builder.trunc(scalar, I32)))
-
-
-def _below(columns: Value, width: Value) -> ir.Value:
-    """Return 0 <= columns < width: a negative one is a large unsigned number."""
-    return columns.builder.icmp_unsigned("<", columns.ir, width.ir)
-
-
-def _strided(
-    loop: Loop, dtype: str, address: ir.Value, columns: Value, width: Value, inside: ir.Value, step: int
-) -> Value:
-    """Load elements `columns` (step apart, the first at `address`) of a row, where `inside`; anything elsewhere."""
-    b, size, lanes = loop.builder, bytes_of(dtype), loop.lanes
-    if step == 1:
-        return loop.load(dtype, address, inside)
-    iota = Value(b, "int32", lanes, loop.iota(I32))
-    first = b.extract_element(columns.ir, ir.Constant(I32, 0))
-    if step == 2:
-        halves = []
-        for k in (0, 1):
-            place = Value(b, "int32", lanes, loop.splat(first)) + iota + k * lanes
-            mask = _below(place, width)
-            halves.append(loop.load(dtype, b.add(address, n64(k * lanes * size)), mask).ir)
-        even = ir.Constant(ir.VectorType(I32, lanes), list(range(0, 2 * lanes, 2)))
-        return Value(b, dtype, lanes, b.shuffle_vector(*halves, even))
-    made: ir.Value = ir.Constant(vector_type(dtype, lanes), None)
-    kept = select(Value(b, "bool", lanes, inside), columns, 0)
-    base = b.sub(address, b.mul(b.sext(first, I64), n64(size)))
-    for k in range(lanes):
-        lane = ir.Constant(I32, k)
-        at = b.add(base, b.mul(b.sext(b.extract_element(kept.ir, lane), I64), n64(size)))
-        element = b.load(b.inttoptr(at, vector_type(dtype, 1).as_pointer()))
-        made = b.insert_element(made, element, lane)
-    return Value(b, dtype, lanes, made)
-
-
 def _row(dtype: str, step: int) -> int:
-    """Return the address of the function of a row of results; `step` 3 stands for any other than 1 and 2.
+    """Return the address of the function of a row of results, for windows `step` apart.
 
     row(x, line, place, line_place, rows, taps, spread, start, width, out, places, count, step): x is the window's
     first row that lies in the plane, `line` bytes before the next, and begins at element `place` of the plane; the
     next, line_place elements further. The window has `rows` such rows and `taps` columns, `spread` apart; that of
     result k begins at column start + k * step of `width`.
     """
-    symbol = f"max_pool_{dtype}_{step}"
-    return native.load(symbol, lambda: _build(symbol, dtype, step))
+    symbol = f"max_pool_{dtype}_{kind(step)}"
+    return native.load(symbol, lambda: _build(symbol, dtype, kind(step)))
 
 
-def _build(symbol: str, dtype: str, kind: int) -> str:
+def _build(symbol: str, dtype: str, apart: int) -> str:
     module = ir.Module(symbol)
     loop = Loop(module, symbol, ir.FunctionType(ir.VoidType(), [I64] * 13), [dtype])
     b, size, lanes = loop.builder, bytes_of(dtype), loop.lanes
     x, line, place, line_place, rows, taps, spread, start, width, out, places, count, step = loop.function.args
-    iota, wide = Value(b, "int32", lanes, loop.iota(I32)), _ints(loop, width)
-    steps = iota * _ints(loop, step)
+    iota, wide = Value(b, "int32", lanes, loop.iota(I32)), ints(loop, width)
+    steps = iota * ints(loop, step)
 
     def some(q: ir.Value) -> list[ir.Value]:
         begin = b.add(start, b.mul(q, step))
         mask = loop.mask(b.sub(count, q))
 
         def row(i: ir.Value, *found: ir.Value) -> list[ir.Value]:
-            top, first = b.add(x, b.mul(i, line)), _ints(loop, b.add(place, b.mul(i, line_place)))
+            top, first = b.add(x, b.mul(i, line)), ints(loop, b.add(place, b.mul(i, line_place)))
 
             def tap(t: ir.Value, *found: ir.Value) -> list[ir.Value]:
                 best, at = Value(b, dtype, lanes, found[0]), Value(b, "int32", lanes, found[1])
                 column = b.add(begin, b.mul(t, spread))
-                columns = _ints(loop, column) + steps
-                inside = b.and_(_below(columns, wide), mask)
+                columns = ints(loop, column) + steps
+                inside = b.and_(below(columns, wide), mask)
                 address = b.add(top, b.mul(column, n64(size)))
-                value = _strided(loop, dtype, address, columns, wide, inside, kind)
+                value = strided(loop, dtype, address, columns, wide, inside, apart)
                 nan = (value != value) & (best == best)
                 better = ((at < 0) | (value > best) | nan) & Value(b, "bool", lanes, inside)
                 return [select(better, value, best).ir, select(better, first + columns, at).ir]
@@ -161,7 +124,7 @@ def max_pool(
     planes = out.size // (rows * columns)
     per = max(1, config.ELEMENTWISE_UNIT // (height * width))
     axes = tuple(v for k in (0, 1) for v in (kernel[k], stride[k], dilation[k], padding[k]))
-    row = _row(x.dtype.name, min(stride[1], 3))
+    row = _row(x.dtype.name, stride[1])
     work = out.size * kernel[0] * kernel[1] * 0.3
     flat = [t.reshaped(t.size) for t in (x, out, places)]
     return _max_pool(-(-planes // per), work, *flat, (height, width, rows, columns, per, *axes), row)
