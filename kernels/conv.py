@@ -121,20 +121,20 @@ def _pack(lo: int, hi: int, w: A1, bias: A1, out: A1, places: Words, steps: Word
 
 
 @device
-def _begin(x, region, table, plan, item, next_other, line_other):  # type: ignore[no-untyped-def]
+def _begin(x, region, table, plan, item, next_other, line_other, done):  # type: ignore[no-untyped-def]
     """Prepare an item: its frame, and its table of segments.
 
     next_other, line_other: elements from an image to the next and from a row to the next, in the array that
-    the table's second words lead to. Returns the address of the source, bytes from a channel of it to the next,
+    the table's second words lead to. done: how many segments the table of the unit's last item has. Returns the address of the source, bytes from a channel of it to the next,
     how many segments there are; the item's first image, how many images and rows it has, its first row.
     """
     groups, channels, images, bands, per, most = plan[0], plan[1], plan[2], plan[3], plan[4], plan[5]
-    height, count, stride, before, high = plan[6], plan[7], plan[8], plan[9], plan[10]
+    height, all_rows, stride, before, high = plan[6], plan[7], plan[8], plan[9], plan[10]
     columns, step, left, wide, framed, lanes = plan[11], plan[12], plan[13], plan[14], plan[15], plan[16]
     copy = plan[17]
     group, block, size = item % groups, item // groups, x.itemsize
     image, row = block // bands * per, block % bands * most
-    used, rows, line = min(per, images - image), min(most, count - row), step * wide
+    used, rows, line = min(per, images - image), min(most, all_rows - row), step * wide
     first, total = (image * groups + group) * channels, groups * channels
     if framed:
         plane, source, next_image = high * line, region.ctypes.data, channels * high * line
@@ -153,16 +153,19 @@ def _begin(x, region, table, plan, item, next_other, line_other):  # type: ignor
     else:
         plane, next_image = height * line, total * height * line
         source = x.ctypes.data + (first * height + row * stride) * line * size
-    k = 0
-    for n in range(used):
-        for t in range(rows):
-            for piece in range((columns + lanes - 1) // lanes):
-                q = piece * lanes
-                table[k] = (n * next_image + t * stride * line + q) * size
-                table[k + 1] = (n * next_other + t * line_other + q) * size
-                table[k + 2] = min(lanes, columns - q)
-                k += 3
-    return source, plane * size, k // 3, image, used, row, rows
+    pieces = (columns + lanes - 1) // lanes
+    count = used * rows * pieces
+    if count != done:  # else the table is there: all whole items have the same
+        k = 0
+        for n in range(used):
+            for t in range(rows):
+                for piece in range(pieces):
+                    q = piece * lanes
+                    table[k] = (n * next_image + t * stride * line + q) * size
+                    table[k + 1] = (n * next_other + t * line_other + q) * size
+                    table[k + 2] = min(lanes, columns - q)
+                    k += 3
+    return source, plane * size, count, image, used, row, rows
 
 
 @kernel
@@ -180,10 +183,10 @@ def _convolve(
     channel, line = (most * columns, columns) if stage >= 0 else (area, width * step_row)
     next_image = m * channel if stage >= 0 else groups * m * channel
     for unit in range(lo, hi):
-        region, table = regions[unit], tables[unit]
+        region, table, count = regions[unit], tables[unit], 0
         for item in range(unit * items, min((unit + 1) * items, last)):
             source, plane, count, image, used, row, rows = _begin(
-                x, region, table, plan, item, next_image, line
+                x, region, table, plan, item, next_image, line, count
             )
             table[3 * count : 3 * (count + wide)] = 0
             group = item % groups
@@ -230,13 +233,13 @@ def _correlate(
     last, items, m, high, wide, some, area = plan[18], plan[19], plan[20], plan[21], plan[22], plan[23], plan[24]
     size, terms, parts = x.itemsize, channels * taps.size, (m + some - 1) // some
     for unit in range(lo, hi):
-        region, table = regions[unit], tables[unit]
+        region, table, count = regions[unit], tables[unit], 0
         split, group, begin = unit // parts // groups, unit // parts % groups, unit % parts * some
         end = min(m, begin + some)
         distances = table[table.size - terms - wide :]
         for block in range(split * items, min((split + 1) * items, last)):
             source, plane, count, image, _, row, _ = _begin(
-                x, region, table, plan, block * groups + group, groups * m * area, columns
+                x, region, table, plan, block * groups + group, groups * m * area, columns, count
             )
             for k in range(terms):
                 distances[k] = k // taps.size * plane + taps[k % taps.size]
@@ -283,7 +286,7 @@ class _Layout:
     frame: int  # elements
 
 
-def _layout(x: Spec, groups: int, rows: Axis, columns: Axis, m: int) -> _Layout:
+def _layout(x: Spec, groups: int, rows: Axis, columns: Axis, tile: int) -> _Layout:
     images, channels, lanes = x.shape[0], x.shape[1] // groups, gemm.lanes(x.dtype.name)
     step = columns.stride
     framed = not (
@@ -305,8 +308,10 @@ def _layout(x: Spec, groups: int, rows: Axis, columns: Axis, m: int) -> _Layout:
     frame = channels * high * line
     per = 1
     if bands == 1:
-        per = min(-(-_SEGMENTS // (most * across)), _FRAME // frame, images * groups // _MOST_UNITS, images)
-        per = max(1, per)
+        part = most * across
+        top = min(-(-_SEGMENTS // part), _FRAME // frame, images * groups // (2 * _LEAST_UNITS), images)
+        # Whole tiles, then many images: 3 of 14 segments each make 14 tiles of 3.
+        per = max(range(1, max(1, top) + 1), key=lambda n: (n * part / -(-n * part // tile), n))
     words = (groups, channels, images, bands, per, most, rows.size, rows.count, rows.stride, rows.before, high)
     words += (columns.count, step, columns.before, wide, int(framed), lanes)
     words += (conv_tile.frame(x.dtype.name, step) if framed else 0,)
@@ -340,8 +345,8 @@ def convolve(
     """Plan out (n, groups * m, h, w) = sums of x (n, groups * channels, y, z) times weights, plus bias."""
     rows, columns = axes
     m, dtype = out.shape[1] // groups, x.dtype
-    lay = _layout(x.spec, groups, rows, columns, m)
     high, wide = conv_tile.tile_shape(m)
+    lay = _layout(x.spec, groups, rows, columns, wide)
     per, most, channels, taps = lay.words[4], lay.words[5], lay.words[1], len(lay.taps)
     strips = -(-m // high)
     packed = scratch((groups * strips * high * (1 + channels * taps),), dtype)
@@ -374,7 +379,7 @@ def correlate(
     """
     rows, columns = axes
     m, dtype = g.shape[1] // groups, x.dtype
-    lay = _layout(x.spec, groups, rows, columns, m)
+    lay = _layout(x.spec, groups, rows, columns, 1)
     high, wide = conv_tile.dot_shape(m)
     splits = max(1, min(lay.blocks, -(-_MOST_UNITS // (2 * groups)), _PARTIALS // out.size))
     each = -(-lay.blocks // splits)
