@@ -3,10 +3,7 @@
 `convolve` serves the convolution and the gradient of its input, which is one too: of the result's gradient,
 with the weights turned round, once for each phase of the stride. `correlate` is the gradient of the weights.
 
-A work item is a few images, or a band of rows of one, for one group of channels. Its source is copied into a
-frame: with zeros around, and where the stride is more than 1 with its columns dealt out by their remainder, so
-that what a vector of the result meets at a tap are neighbours. Where rows are whole vectors and there is no
-margin, the source is read where it is. A unit of work goes through its items in order, in a frame of its own.
+A unit of work goes through its items (see `conv_item.py`) in order, in a frame of its own.
 """
 
 from collections.abc import Callable
@@ -14,25 +11,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import config, conv_tile, gemm
-from .kernel import A1, A2, Words, call_address, device, kernel
-from .program import Launch, Operand, Spec
+from . import config, conv_tile
+from .conv_item import LEAST_UNITS, MOST_UNITS, Axis, begin, layout
+from .kernel import A1, A2, Words, call_address, kernel
+from .program import Launch, Operand
 from .rows import row_map
 
 _copy = row_map("row_copy", lambda x: x)
 _add_to = row_map("row_add_to", lambda total, x: total + x)
 
-#: Elements of a frame that fit into the second-level cache beside the weights: 256 kB of float32.
-_FRAME = 1 << 16
-
-#: Segments of an item at least, where there are images enough: they share what a tile costs once.
-_SEGMENTS = 96
-
-#: Terms of a sum between two visits to the result: 384 rows of 8 weights are 12 kB of float32, and stay in cache.
+#: Terms of a sum between two visits to the result: 384 rows of 8 weights are 12 kB of float32, and stay in
+#: cache.
 _DEPTH = 384
-
-#: Units of work, each with a frame and maybe a partial sum of its own: at most, and where possible at least.
-_MOST_UNITS, _LEAST_UNITS = 32, 8
 
 #: Elements of all partial sums of the weights together, at most: 16 MB of float32.
 _PARTIALS = 1 << 22
@@ -41,56 +31,8 @@ _I64 = np.dtype("int64")
 
 
 @dataclass(frozen=True)
-class Axis:
-    """One axis of a convolution: `count` sums over a window that moves by `stride` along `size` elements.
-
-    before: zeros before the first element; negative where elements are left out.
-    taps: distances of the window's elements from its first.
-    out, start, step: sum k is element start + k * step of `out`.
-    """
-
-    size: int
-    count: int
-    stride: int
-    before: int
-    taps: tuple[int, ...]
-    out: int
-    start: int = 0
-    step: int = 1
-
-    @property
-    def reach(self) -> int:
-        """The distance from the window's first element to its last."""
-        return max(self.taps, default=0)
-
-    def length(self, count: int) -> int:
-        """Return how many elements `count` sums meet, from the first to the last."""
-        return (count - 1) * self.stride + self.reach + 1
-
-
-def phases(axis: Axis) -> list[tuple[Axis, tuple[int, ...]]]:
-    """Return the axes of the gradient of the input: from `axis.count` elements to `axis.size`.
-
-    There is one for each phase of the stride, with the window's elements that meet it, by their numbers.
-    """
-    found = []
-    for phase in range(min(axis.stride, axis.size)):
-        hits = [
-            (k, (phase + axis.before - tap) // axis.stride)
-            for k, tap in enumerate(axis.taps)
-            if (phase + axis.before - tap) % axis.stride == 0
-        ]
-        first = min((d for _, d in hits), default=0)
-        count = -(-(axis.size - phase) // axis.stride)
-        taps = tuple(d - first for _, d in hits)
-        back = Axis(axis.count, count, 1, -first, taps, axis.size, phase, axis.stride)
-        found.append((back, tuple(k for k, _ in hits)))
-    return found
-
-
-@dataclass(frozen=True)
 class Weights:
-    """Where the weights of a sum are: elements from a group, row, channel to the next; a place for each tap."""
+    """Where the weights of a sum are: elements from a group, row and channel to the next; a place a tap."""
 
     group: int
     row: int
@@ -120,59 +62,11 @@ def _pack(lo: int, hi: int, w: A1, bias: A1, out: A1, places: Words, steps: Word
                     at += high
 
 
-@device
-def _begin(x, region, table, plan, item, next_other, line_other, done):  # type: ignore[no-untyped-def]
-    """Prepare an item: its frame, and its table of segments.
-
-    next_other, line_other: elements from an image to the next and from a row to the next, in the array that
-    the table's second words lead to. done: how many segments the table of the unit's last item has. Returns the address of the source, bytes from a channel of it to the next,
-    how many segments there are; the item's first image, how many images and rows it has, its first row.
-    """
-    groups, channels, images, bands, per, most = plan[0], plan[1], plan[2], plan[3], plan[4], plan[5]
-    height, all_rows, stride, before, high = plan[6], plan[7], plan[8], plan[9], plan[10]
-    columns, step, left, wide, framed, lanes = plan[11], plan[12], plan[13], plan[14], plan[15], plan[16]
-    copy = plan[17]
-    group, block, size = item % groups, item // groups, x.itemsize
-    image, row = block // bands * per, block % bands * most
-    used, rows, line = min(per, images - image), min(most, all_rows - row), step * wide
-    first, total = (image * groups + group) * channels, groups * channels
-    if framed:
-        plane, source, next_image = high * line, region.ctypes.data, channels * high * line
-        top = row * stride - before
-        above = min(max(-top, 0), high)
-        met = max(0, min(height, top + high) - max(top, 0))
-        below, width = high - above - met, x.shape[1]
-        base, pitch = x.ctypes.data, x.shape[1] * size
-        for n in range(used):
-            for c in range(channels):
-                to = source + (n * channels + c) * plane * size
-                at = base + ((first + n * total + c) * height + max(top, 0)) * pitch
-                call_address(copy, above, base, 0, to, wide, step, left, 0)
-                call_address(copy, met, at, pitch, to + above * line * size, wide, step, left, width)
-                call_address(copy, below, base, 0, to + (above + met) * line * size, wide, step, left, 0)
-    else:
-        plane, next_image = height * line, total * height * line
-        source = x.ctypes.data + (first * height + row * stride) * line * size
-    pieces = (columns + lanes - 1) // lanes
-    count = used * rows * pieces
-    if count != done:  # else the table is there: all whole items have the same
-        k = 0
-        for n in range(used):
-            for t in range(rows):
-                for piece in range(pieces):
-                    q = piece * lanes
-                    table[k] = (n * next_image + t * stride * line + q) * size
-                    table[k + 1] = (n * next_other + t * line_other + q) * size
-                    table[k + 2] = min(lanes, columns - q)
-                    k += 3
-    return source, plane * size, count, image, used, row, rows
-
-
 @kernel
 def _convolve(
     lo: int, hi: int, x: A2, packed: A1, out: A1, regions: A2, tables: A2, plan: Words, taps: Words, tile: int
 ) -> None:
-    # plan: what `_begin` reads, then the sizes of a tile, and where the results go.
+    # plan: what `begin` reads, then the sizes of a tile, and where the results go.
     groups, channels, most, columns = plan[0], plan[1], plan[5], plan[11]
     last, items, m, high, wide, depth = plan[18], plan[19], plan[20], plan[21], plan[22], plan[23]
     area, width, start_row, step_row = plan[24], plan[25], plan[26], plan[27]
@@ -185,7 +79,7 @@ def _convolve(
     for unit in range(lo, hi):
         region, table, count = regions[unit], tables[unit], 0
         for item in range(unit * items, min((unit + 1) * items, last)):
-            source, plane, count, image, used, row, rows = _begin(
+            source, plane, count, image, used, row, rows = begin(
                 x, region, table, plan, item, next_image, line, count
             )
             table[3 * count : 3 * (count + wide)] = 0
@@ -227,18 +121,26 @@ def _convolve(
 def _correlate(
     lo: int, hi: int, x: A2, g: A1, out: A1, regions: A2, tables: A2, plan: Words, taps: Words, dot: int
 ) -> None:
-    # plan: what `_begin` reads, then the sizes of a tile. A unit is a split of the blocks of images, a group,
+    # plan: what `begin` reads, then the sizes of a tile. A unit is a split of the blocks of images, a group,
     # and some channels of the result; out is (splits, groups, m, channels * taps).
     groups, channels, columns = plan[0], plan[1], plan[11]
-    last, items, m, high, wide, some, area = plan[18], plan[19], plan[20], plan[21], plan[22], plan[23], plan[24]
+    last, items, m, high, wide, some, area = (
+        plan[18],
+        plan[19],
+        plan[20],
+        plan[21],
+        plan[22],
+        plan[23],
+        plan[24],
+    )
     size, terms, parts = x.itemsize, channels * taps.size, (m + some - 1) // some
     for unit in range(lo, hi):
         region, table, count = regions[unit], tables[unit], 0
-        split, group, begin = unit // parts // groups, unit // parts % groups, unit % parts * some
-        end = min(m, begin + some)
+        split, group, top = unit // parts // groups, unit // parts % groups, unit % parts * some
+        end = min(m, top + some)
         distances = table[table.size - terms - wide :]
         for block in range(split * items, min((split + 1) * items, last)):
-            source, plane, count, image, _, row, _ = _begin(
+            source, plane, count, image, _, row, _ = begin(
                 x, region, table, plan, block * groups + group, groups * m * area, columns, count
             )
             for k in range(terms):
@@ -246,8 +148,8 @@ def _correlate(
             distances[terms:] = 0
             other = g.ctypes.data + ((image * groups + group) * m * area + row * columns) * size
             target = out.ctypes.data + (split * groups + group) * m * terms * size
-            for strip in range((end - begin + high - 1) // high):
-                r = begin + strip * high
+            for strip in range((end - top + high - 1) // high):
+                r = top + strip * high
                 for j in range((terms + wide - 1) // wide):
                     k = j * wide
                     call_address(
@@ -275,56 +177,6 @@ def _combine(lo: int, hi: int, partial: A2, out: A1, block: int) -> None:
             _add_to(piece, piece, partial[k, unit * block :])
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """How a source is cut into items: the words that `_begin` reads, and what they need."""
-
-    words: tuple[int, ...]
-    taps: tuple[int, ...]  # bytes from a segment to its source at each tap, columns fastest
-    blocks: int  # items of one group
-    segments: int  # of an item, at most
-    frame: int  # elements
-
-
-def _layout(x: Spec, groups: int, rows: Axis, columns: Axis, tile: int) -> _Layout:
-    images, channels, lanes = x.shape[0], x.shape[1] // groups, gemm.lanes(x.dtype.name)
-    step = columns.stride
-    framed = not (
-        rows.before == columns.before == 0
-        and step == 1
-        and rows.length(rows.count) <= rows.size
-        and columns.length(columns.count) <= columns.size
-        and columns.count % lanes == 0
-    )
-    wide = -(-columns.length(columns.count) // step) if framed else columns.size
-    across, line = -(-columns.count // lanes), step * wide
-    most = rows.count
-    # Bands of an image whose frame is large, or to have units enough; else several images.
-    while most > 1 and channels * rows.length(most) * line > 2 * _FRAME:
-        most = -(-most // 2)
-    bands = max(-(-rows.count // most), min(rows.count, _LEAST_UNITS // (images * groups)))
-    most = -(-rows.count // bands)
-    bands, high = -(-rows.count // most), rows.length(most)
-    frame = channels * high * line
-    per = 1
-    if bands == 1:
-        part = most * across
-        top = min(-(-_SEGMENTS // part), _FRAME // frame, images * groups // (2 * _LEAST_UNITS), images)
-        # Whole tiles, then many images: 3 of 14 segments each make 14 tiles of 3.
-        per = max(range(1, max(1, top) + 1), key=lambda n: (n * part / -(-n * part // tile), n))
-    words = (groups, channels, images, bands, per, most, rows.size, rows.count, rows.stride, rows.before, high)
-    words += (columns.count, step, columns.before, wide, int(framed), lanes)
-    words += (conv_tile.frame(x.dtype.name, step) if framed else 0,)
-    taps = tuple(
-        (y * line + (z % step * wide + z // step if framed else z)) * x.dtype.itemsize
-        for y in rows.taps
-        for z in columns.taps
-    )
-    # A vector may reach beyond the end of the frame.
-    frame = (per * frame + lanes) if framed else 0
-    return _Layout(words, taps, -(-images // per) * bands, per * most * across, frame)
-
-
 Scratch = Callable[[tuple[int, ...], object], Operand]
 
 
@@ -346,7 +198,7 @@ def convolve(
     rows, columns = axes
     m, dtype = out.shape[1] // groups, x.dtype
     high, wide = conv_tile.tile_shape(m)
-    lay = _layout(x.spec, groups, rows, columns, wide)
+    lay = layout(x.spec, groups, rows, columns, wide)
     per, most, channels, taps = lay.words[4], lay.words[5], lay.words[1], len(lay.taps)
     strips = -(-m // high)
     packed = scratch((groups * strips * high * (1 + channels * taps),), dtype)
@@ -355,7 +207,7 @@ def convolve(
         groups * strips, 1.5 * packed.size, _flat(w), _flat(bias or w), packed, weights.places, steps
     )
     items = lay.blocks * groups
-    each = -(-items // _MOST_UNITS)
+    each = -(-items // MOST_UNITS)
     units = -(-items // each)
     stage = lay.frame if columns.step > 1 else -1
     size = lay.frame + (per * m * most * columns.count if stage >= 0 else 0)
@@ -379,12 +231,12 @@ def correlate(
     """
     rows, columns = axes
     m, dtype = g.shape[1] // groups, x.dtype
-    lay = _layout(x.spec, groups, rows, columns, 1)
+    lay = layout(x.spec, groups, rows, columns, 1)
     high, wide = conv_tile.dot_shape(m)
-    splits = max(1, min(lay.blocks, -(-_MOST_UNITS // (2 * groups)), _PARTIALS // out.size))
+    splits = max(1, min(lay.blocks, -(-MOST_UNITS // (2 * groups)), _PARTIALS // out.size))
     each = -(-lay.blocks // splits)
     splits = -(-lay.blocks // each)
-    parts = min(-(-m // high), max(1, _LEAST_UNITS // (splits * groups)))
+    parts = min(-(-m // high), max(1, LEAST_UNITS // (splits * groups)))
     some = -(-m // (parts * high)) * high
     units = splits * groups * -(-m // some)
     words = 3 * lay.segments + lay.words[1] * len(lay.taps) + wide
@@ -395,9 +247,7 @@ def correlate(
     work = flops * config.FLOP_NS + (x.size + g.size) * 0.2
     seen = x.reshaped(x.size // columns.size, columns.size)
     dot = conv_tile.dot(dtype.name, high, wide)
-    launches = [
-        _correlate(units, work, seen, _flat(g), _flat(partial), regions, tables, plan, lay.taps, dot)
-    ]
+    launches = [_correlate(units, work, seen, _flat(g), _flat(partial), regions, tables, plan, lay.taps, dot)]
     if splits > 1:
         block = config.REDUCE_UNIT
         moved = partial.spec.nbytes * config.BYTE_NS * 2

@@ -1,8 +1,8 @@
-"""The micro-kernels of convolution, in LLVM IR: like matrix multiplication's, but reading images where they are.
+"""The micro-kernels of convolution, in LLVM IR: as matrix multiplication's, but on images as they are.
 
 A vector holds neighbours of one row of the result, a segment. In an image with its margins, every tap of the
-window is then a fixed distance away from every segment, so no matrix of patches is needed: the distances are a
-short table. Segments are in a table too, of three words each: bytes from the first image to the segment's
+window is then a fixed distance away from every segment, so no matrix of patches is needed: the distances are
+a short table. Segments are in a table too, of three words each: bytes from the first image to the segment's
 first source, bytes from the first result to its first element, and how many elements it has. An element of a
 result is summed in one order, whatever the tiles.
 """
@@ -11,7 +11,6 @@ from llvmlite import ir
 
 from . import config, native
 from .loops import I32, I64, Loop, bytes_of, n64
-from .rows import across
 from .strided import below, ints, kind, strided
 from .vector import Value, constant, fma, select
 
@@ -43,7 +42,8 @@ def tile(dtype: str, rows: int, segments: int) -> int:
 
     tile(channels, taps, distances, plane, a, x, table, c, row_c, used, bias): sums a (channels, taps, rows)
     times x over channels and taps, starting from bias (rows,), or from c where bias is 0, into c.
-    distances: (taps,) words, bytes from a segment to its sources. plane: bytes from a channel of x to the next.
+    distances: (taps,) words, bytes from a segment to its sources. plane: bytes from a channel of x to the
+        next.
     table: as many segments as the tile has. row_c: bytes from a row of c to the next; `used` are written.
     """
     symbol = f"conv_{dtype}_{rows}x{segments}"
@@ -53,8 +53,8 @@ def tile(dtype: str, rows: int, segments: int) -> int:
 def dot(dtype: str, rows: int, places: int) -> int:
     """Return the address of the function of a tile of the weights' gradient.
 
-    dot(count, table, g, row_g, x, distances, out, row_out, used, columns, first): adds to out (used, columns),
-    or stores there if `first`, the products of g and x, summed over `count` segments.
+    dot(count, table, g, row_g, x, distances, out, row_out, used, columns, first): adds to out (used,
+    columns), or stores there if `first`, the products of g and x, summed over `count` segments.
     row_g: bytes from a channel of g to the next; the table's second word leads to g. distances: (places,)
     words, bytes from a segment to its source for a place of the weight. row_out: bytes, as row_g.
     """
@@ -66,8 +66,8 @@ def frame(dtype: str, step: int) -> int:
     """Return the address of the function that copies rows of an image into a frame, their columns dealt out.
 
     frame(rows, x, line, target, wide, step, left, width): a row of x, `line` bytes after the last, becomes
-    `step` rows of `wide` elements of target. Element q of row p is column q * step + p - left, or 0 outside of the
-    `width` columns that there are. Up to a vector less one beyond the last row is overwritten.
+    `step` rows of `wide` elements of target. Element q of row p is column q * step + p - left, or 0 outside
+    of the `width` columns that there are. Up to a vector less one beyond the last row is overwritten.
     """
     symbol = f"conv_frame_{dtype}_{kind(step)}"
     return native.load(symbol, lambda: _build_frame(symbol, dtype, kind(step)))
@@ -134,9 +134,7 @@ def _build_tile(symbol: str, dtype: str, rows: int, segments: int) -> str:
             row = b.mul(row_c, n64(r))
 
             def load(row: ir.Value = row) -> list[ir.Value]:
-                return [
-                    loop.load(dtype, b.add(p, row), m).ir for p, m in zip(places, masks, strict=True)
-                ]
+                return [loop.load(dtype, b.add(p, row), m).ir for p, m in zip(places, masks, strict=True)]
 
             out += loop.when(b.icmp_signed("<", n64(r), used), load, [zero] * segments)
         return out
@@ -208,20 +206,38 @@ def _build_dot(symbol: str, dtype: str, rows: int, places: int) -> str:
         return out
 
     totals = loop.loop(n64(0), count, 1, segment, [zero] * (rows * places))
-    add = b.icmp_signed("==", first, n64(0))
     for r in range(rows):
-        for k in range(places):
-            total = across(Value(b, dtype, loop.lanes, totals[r * places + k]), lambda p, q: p + q)
-            at = b.add(b.add(out, b.mul(row_out, n64(r))), n64(k * size))
-            pointer = b.inttoptr(at, total.ir.type.as_pointer())
+        for start in range(0, places, loop.lanes):
+            some = totals[r * places + start : r * places + min(start + loop.lanes, places)]
+            total = _sums([Value(b, dtype, loop.lanes, t) for t in some])
+            at = b.add(b.add(out, b.mul(row_out, n64(r))), n64(start * size))
+            mask = b.and_(loop.mask(b.sub(columns, n64(start))), loop.mask(n64(len(some))))
 
-            def write(total: Value = total, pointer: ir.Value = pointer) -> list[ir.Value]:
-                before = [constant(dtype, 1, 0)]
-                old = loop.when(add, lambda: [b.load(pointer)], before)[0]
-                b.store(b.fadd(total.ir, old), pointer)
+            def write(total: Value = total, at: ir.Value = at, mask: ir.Value = mask) -> list[ir.Value]:
+                again = b.icmp_signed("==", first, n64(0))
+                old = loop.when(again, lambda: [loop.load(dtype, at, mask).ir], [zero])[0]
+                loop.store(total + total.like(old), at, mask)
                 return []
 
-            inside = b.and_(b.icmp_signed("<", n64(r), used), b.icmp_signed("<", n64(k), columns))
-            loop.when(inside, write, [])
+            loop.when(b.icmp_signed("<", n64(r), used), write, [])
     b.ret_void()
     return str(module)
+
+
+def _sums(values: list[Value]) -> Value:
+    """Return a vector of the sums of the lanes of vectors, of no more than it has lanes.
+
+    Neighbouring lanes are added, of two vectors at a time, until each has one lane left.
+    """
+    b, lanes = values[0].builder, values[0].lanes
+    while lanes > 1:
+        lanes //= 2
+        pairs = list(zip(values[::2], values[1::2] + values[-1:], strict=False))
+        values = []
+        for left, right in pairs:
+            halves = []
+            for k in (0, 1):
+                chosen = ir.Constant(ir.VectorType(I32, left.lanes), list(range(k, 2 * left.lanes, 2)))
+                halves.append(left.like(b.shuffle_vector(left.ir, right.ir, chosen)))
+            values.append(halves[0] + halves[1])
+    return values[0]

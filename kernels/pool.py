@@ -13,10 +13,10 @@ from .vector import Value, select, vector_type
 def _row(dtype: str, step: int) -> int:
     """Return the address of the function of a row of results, for windows `step` apart.
 
-    row(x, line, place, line_place, rows, taps, spread, start, width, out, places, count, step): x is the window's
-    first row that lies in the plane, `line` bytes before the next, and begins at element `place` of the plane; the
-    next, line_place elements further. The window has `rows` such rows and `taps` columns, `spread` apart; that of
-    result k begins at column start + k * step of `width`.
+    row(x, line, place, line_place, rows, taps, spread, start, width, out, places, count, step): x is the
+    window's first row that lies in the plane, `line` bytes before the next, and begins at element `place` of
+    the plane; the next, line_place elements further. The window has `rows` such rows and `taps` columns,
+    `spread` apart; that of result k begins at column start + k * step of `width`.
     """
     symbol = f"max_pool_{dtype}_{kind(step)}"
     return native.load(symbol, lambda: _build(symbol, dtype, kind(step)))
@@ -26,7 +26,9 @@ def _build(symbol: str, dtype: str, apart: int) -> str:
     module = ir.Module(symbol)
     loop = Loop(module, symbol, ir.FunctionType(ir.VoidType(), [I64] * 13), [dtype])
     b, size, lanes = loop.builder, bytes_of(dtype), loop.lanes
-    x, line, place, line_place, rows, taps, spread, start, width, out, places, count, step = loop.function.args
+    x, line, place, line_place, rows, taps, spread, start, width, out, places, count, step = (
+        loop.function.args
+    )
     iota, wide = Value(b, "int32", lanes, loop.iota(I32)), ints(loop, width)
     steps = iota * ints(loop, step)
 
@@ -109,15 +111,15 @@ def max_pool(
     x: Operand,
     out: Operand,
     places: Operand,
-    kernel: tuple[int, int],
-    stride: tuple[int, int],
-    dilation: tuple[int, int],
-    padding: tuple[int, int],
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    dilation: tuple[int, ...],
+    padding: tuple[int, ...],
 ) -> Launch:
     """Plan the largest element of each window of x (n, c, h, w), and its place in its plane, int32.
 
-    NaN is larger than any number; of equal elements the first is taken. padding: above and left; what lies outside
-    of the plane is not looked at, and every window has an element inside.
+    NaN is larger than any number; of equal elements the first is taken. padding: above and left; what lies
+    outside of the plane is not looked at, and every window has an element inside.
     """
     height, width = x.shape[2:]
     rows, columns = out.shape[2:]
@@ -135,5 +137,3 @@ def spread(g: Operand, places: Operand, out: Operand) -> Launch:
     per = max(1, config.ELEMENTWISE_UNIT // max(1, out.shape[1]))
     work = g.size * 1.5 + out.spec.nbytes * config.BYTE_NS
     return _spread(-(-out.shape[0] // per), work, g, places, out, per)
-
-

@@ -154,10 +154,10 @@ def _write_reduce(row: _Row, formula: Formula, combine: Formula, dtype: str, sta
 
     chains[0] = loop.when(b.icmp_signed(">", rest, n64(0)), tail, first)[0]
     pairs = [combine(wrap(chains[k]), wrap(chains[k + 2])) for k in (0, 1)]
-    b.ret(across(combine(*pairs), combine).ir)
+    b.ret(_across(combine(*pairs), combine).ir)
 
 
-def across(total: Value, combine: Formula) -> Value:
+def _across(total: Value, combine: Formula) -> Value:
     """Combine the lanes of a vector: its halves, then theirs, down to one element."""
     b = total.builder
     while total.lanes > 1:

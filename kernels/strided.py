@@ -1,4 +1,4 @@
-"""Loading elements of a row that are a fixed step apart, in LLVM IR, where some may lie outside of the row."""
+"""Loading elements of a row a fixed step apart, in LLVM IR, where some may lie outside of the row."""
 
 from llvmlite import ir
 
@@ -26,7 +26,8 @@ def strided(
 ) -> Value:
     """Load elements of a row where `inside`; elsewhere they are anything but out of the row.
 
-    columns: their numbers, `step` apart, the first at `address`.  width: the row's length, at least 1 for step 3.
+    columns: their numbers, `step` apart, the first at `address`.  width: the row's length, at least 1 for
+        step 3.
     step: a `kind`.
     """
     b, size, lanes = loop.builder, bytes_of(dtype), loop.lanes

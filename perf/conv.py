@@ -1,7 +1,7 @@
 """Time convolutions and pooling against PyTorch: `python perf/conv.py [CASE ...]`.
 
-A case is forward alone (`fwd`) or forward and both gradients (`bwd`, by `vjp` and `backward`), float32, on the
-arrays as they are, (n, channels, h, w). One process for each library, by turns (see `arena.py`).
+A case is forward alone (`fwd`) or forward and both gradients (`bwd`, by `vjp` and `backward`), float32, on
+the arrays as they are, (n, channels, h, w). One process for each library, by turns (see `arena.py`).
 """
 
 import argparse
@@ -89,7 +89,9 @@ def main():
     options = parser.parse_args()
     cases = [c for c in CASES if not options.cases or any(o in c for o in options.cases)]
     found = arena.compete(__file__, cases, ["treepie", "torch"], options.turns)
-    print(f"{arena.threads()} threads; best and median times in microseconds; ratio: PyTorch's best over ours")
+    print(
+        f"{arena.threads()} threads; best and median times in microseconds; ratio: PyTorch's best over ours"
+    )
     print(f"{'case':16s} {'treepie':>9s} {'median':>9s} {'torch':>9s} {'median':>9s} {'ratio':>7s}")
     ratios = []
     for case, times in found.items():

@@ -10,7 +10,7 @@ from .pool import avg_pool1d, avg_pool2d, max_pool1d, max_pool2d
 # fmt: off
 __all__ = [
     "avg_pool1d", "avg_pool2d", "conv1d", "conv2d", "conv_transpose2d", "dropout", "elu", "gelu", "glu",
-    "leaky_relu", "linear", "log_sigmoid", "log_softmax", "max_pool1d", "max_pool2d", "relu", "sigmoid", "silu",
-    "softmax", "softplus", "softsign", "swish", "tanh",
+    "leaky_relu", "linear", "log_sigmoid", "log_softmax", "max_pool1d", "max_pool2d", "relu", "sigmoid",
+    "silu", "softmax", "softplus", "softsign", "swish", "tanh",
 ]
 # fmt: on

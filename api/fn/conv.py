@@ -37,8 +37,8 @@ def margins(
 ) -> Pairs:
     """Return how many zeros stand before and after each axis.
 
-    "same" makes ceil(size / stride) results, with the odd zero at the end, as JAX and TensorFlow do; "causal" puts
-    all zeros before, so that a result depends on no later element.
+    "same" makes ceil(size / stride) results, with the odd zero at the end, as JAX and TensorFlow do;
+    "causal" puts all zeros before, so that a result depends on no later element.
     """
     axes = len(size)
     reach = [(k - 1) * d for k, d in zip(kernel, dilation, strict=True)]
@@ -97,8 +97,8 @@ def _conv(
         or t.shape[1] != w.shape[1] * count
     ):
         raise ValueError(
-            f"{name}: x has shape {t.shape} and weight {w.shape} with groups {count}, expected x (n, in, {shape}) "
-            f"and weight (out, in / groups, {window}), groups dividing out"
+            f"{name}: x has shape {t.shape} and weight {w.shape} with groups {count}, expected x "
+            f"(n, in, {shape}) and weight (out, in / groups, {window}), groups dividing out"
         )
     same_float_dtype(name, x=t, weight=w)
     pairs = margins(name, padding, t.shape[2:], w.shape[2:], step, spread)
@@ -132,7 +132,7 @@ def conv1d(
     padding: Padding = "same",
     groups: int = 1,
 ) -> Tensor:
-    """Return the sums over windows of x, by weights (cross-correlation, as in PyTorch and JAX), plus bias.
+    """Return the sums over windows of x, by weights (a cross-correlation, as in PyTorch), plus bias.
 
     x: (n, in, length).  weight: (out, in / groups, k).  bias: (out,).  All of one float dtype.
     padding: "same" (ceil(length / stride) results), "valid", "causal", an int, or a pair (before, after).
@@ -150,11 +150,11 @@ def conv2d(
     padding: Padding = "same",
     groups: int = 1,
 ) -> Tensor:
-    """Return the sums over windows of images, by weights (cross-correlation, as in PyTorch and JAX), plus bias.
+    """Return the sums over windows of images, by weights (a cross-correlation, as in PyTorch), plus bias.
 
     x: (n, in, h, w).  weight: (out, in / groups, kh, kw).  bias: (out,).  All of one float dtype.
-    padding: "same" (ceil(h / stride) rows, the odd zero at the end), "valid", an int, or for each axis an int or a
-        pair (before, after).
+    padding: "same" (ceil(h / stride) rows, the odd zero at the end), "valid", an int, or for each axis an
+        int or a pair (before, after).
     groups: channels of x and of the result are cut into so many, and only those of a group meet.
     """
     return _conv("conv2d", 2, x, weight, bias, stride, dilation, padding, groups)
@@ -182,8 +182,8 @@ def conv_transpose2d(
     count = sizes(name, "groups", groups, 1)[0]
     if t.ndim != 4 or w.ndim != 4 or w.size == 0 or t.shape[1] != w.shape[0] or w.shape[0] % count:
         raise ValueError(
-            f"{name}: x has shape {t.shape} and weight {w.shape} with groups {count}, expected x (n, in, h, w) and "
-            "weight (in, out / groups, kh, kw), groups dividing in"
+            f"{name}: x has shape {t.shape} and weight {w.shape} with groups {count}, expected x "
+            "(n, in, h, w) and weight (in, out / groups, kh, kw), groups dividing in"
         )
     same_float_dtype(name, x=t, weight=w)
     for k in (0, 1):
@@ -196,7 +196,9 @@ def conv_transpose2d(
         for k in (0, 1)
     )
     if min(size) < 1:
-        raise ValueError(f"{name}: x has shape {t.shape}, which gives a result of {size}, expected at least 1")
+        raise ValueError(
+            f"{name}: x has shape {t.shape}, which gives a result of {size}, expected at least 1"
+        )
     # As many windows as x has elements: what output_padding adds lies beyond the last one.
     around = tuple((pad[k], pad[k] - extra[k]) for k in (0, 1))
     out = ops.convolution_input(t, w, (size[0], size[1]), step, spread, flat(around), count)

@@ -8,7 +8,7 @@ import numpy as np
 
 from treepie.autodiff import Tensor, ops
 from treepie.autodiff.arguments import as_float
-from treepie.autodiff.tensor import TensorLike, float64
+from treepie.autodiff.tensor import TensorLike
 
 from .conv import Padding, Pairs, Sizes, flat, margins, sizes
 
@@ -25,7 +25,7 @@ def _geometry(
     dilation: Sizes,
     ceil_mode: bool,
 ) -> tuple[Tensor, Shape, Shape, Shape, Pairs, Pairs]:
-    """Return x with four axes, the window's size, stride and dilation, the padding, and what `ceil_mode` adds."""
+    """Return x with four axes, the window's size, stride, dilation, the padding, and it with ceil_mode's."""
     t = as_float(name, x)
     if t.ndim != axes + 2:
         expected = "(n, channels, length)" if axes == 1 else "(n, channels, h, w)"
@@ -39,15 +39,21 @@ def _geometry(
         reach, whole = (k - 1) * d, n + before + after
         if whole <= reach or max(before, after) > reach:
             raise ValueError(
-                f"{name}: x has shape {t.shape} and padding is {pairs}, expected at least the window's size, {kernel} "
-                f"with dilation {spread}, after padding, and padding less than that size"
+                f"{name}: x has shape {t.shape} and padding is {pairs}, expected at least the window's size, "
+                f"{kernel} with dilation {spread}, after padding, and padding less than that size"
             )
         more = -(whole - reach - 1) % s if ceil_mode else 0
         # As in PyTorch, a last window that would begin in the padding behind is left out.
         extra.append(more if (whole - reach - 1 + more) < n + before else 0)
     if axes == 1:
         t = ops.expand_dims(t, 2)
-        kernel, step, spread, pairs, extra = (1, *kernel), (1, *step), (1, *spread), ((0, 0), *pairs), [0, *extra]
+        kernel, step, spread, pairs, extra = (
+            (1, *kernel),
+            (1, *step),
+            (1, *spread),
+            ((0, 0), *pairs),
+            [0, *extra],
+        )
     ends = tuple((b, a + e) for (b, a), e in zip(pairs, extra, strict=True))
     return t, kernel, step, spread, pairs, ends
 
@@ -60,7 +66,14 @@ def _max(name: str, axes: int, x: TensorLike, *geometry: object) -> Tensor:
 
 @functools.lru_cache(maxsize=1000)
 def _counts(
-    size: Shape, kernel: Shape, step: Shape, spread: Shape, pairs: Pairs, ends: Pairs, include: bool, dtype: str
+    size: Shape,
+    kernel: Shape,
+    step: Shape,
+    spread: Shape,
+    pairs: Pairs,
+    ends: Pairs,
+    include: bool,
+    dtype: str,
 ) -> Tensor:
     """Return how many elements each window has: of the image, or of its padding too."""
     ways = []
@@ -102,10 +115,10 @@ def max_pool2d(
     dilation: Sizes = 1,
     ceil_mode: bool = False,
 ) -> Tensor:
-    """Return the largest element of each window of images; NaN if any is. The first of equals gets the gradient.
+    """Return the largest element of each window of images; NaN if any is. Of equals the first counts.
 
     x: (n, channels, h, w).  stride: the window's size by default.
-    padding: "valid", "same", an int, or for each axis an int or a pair (before, after); it is never the largest.
+    padding: "valid", "same", an int, or for each axis an int or a pair (before, after); never the largest.
     ceil_mode: whether a last window may reach beyond the end.
     """
     return _max("max_pool2d", 2, x, kernel_size, stride, padding, dilation, ceil_mode)
@@ -121,9 +134,7 @@ def avg_pool1d(
     count_include_pad: bool = True,
 ) -> Tensor:
     """Return the mean of each window of x (n, channels, length); see `avg_pool2d`."""
-    return _average(
-        "avg_pool1d", 1, x, count_include_pad, kernel_size, stride, padding, dilation, ceil_mode
-    )
+    return _average("avg_pool1d", 1, x, count_include_pad, kernel_size, stride, padding, dilation, ceil_mode)
 
 
 def avg_pool2d(
@@ -139,9 +150,7 @@ def avg_pool2d(
 
     x: (n, channels, h, w).  stride: the window's size by default.
     padding: as for `max_pool2d`.  ceil_mode: whether a last window may reach beyond the end.
-    count_include_pad: whether padding counts as zeros in the mean, as in PyTorch and Flax; what `ceil_mode` adds
-        never counts.
+    count_include_pad: whether padding counts as zeros in the mean, as in PyTorch and Flax; what `ceil_mode`
+        adds never counts.
     """
-    return _average(
-        "avg_pool2d", 2, x, count_include_pad, kernel_size, stride, padding, dilation, ceil_mode
-    )
+    return _average("avg_pool2d", 2, x, count_include_pad, kernel_size, stride, padding, dilation, ceil_mode)

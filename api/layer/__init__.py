@@ -11,8 +11,8 @@ from .summary import summary
 
 # fmt: off
 __all__ = [
-    "Context", "Layer", "Vars", "avg_pool1d", "avg_pool2d", "compose", "conv1d", "conv2d", "dropout", "flatten",
-    "gelu", "lambda_", "linear", "max_pool1d", "max_pool2d", "relu", "residual", "sequential", "sigmoid", "silu",
-    "summary", "tanh",
+    "Context", "Layer", "Vars", "avg_pool1d", "avg_pool2d", "compose", "conv1d", "conv2d", "dropout",
+    "flatten", "gelu", "lambda_", "linear", "max_pool1d", "max_pool2d", "relu", "residual", "sequential",
+    "sigmoid", "silu", "summary", "tanh",
 ]
 # fmt: on

@@ -13,7 +13,8 @@ from .. import init as initializers
 from ..fn.conv import Padding, Sizes, margins, sizes
 from .core import Layer, Tree, Vars, stateless
 
-#: Of weights (out, in / groups, window...): Glorot & Bengio 2010, a unit's inputs and outputs counted by window.
+#: Of weights (out, in / groups, window...): Glorot & Bengio 2010, a unit's inputs and outputs counted by
+#: window.
 _weights = initializers.variance_scaling(1.0, "fan_avg", "uniform", in_axis=1, out_axis=0)
 
 
@@ -32,7 +33,17 @@ def conv1d(
     Parameters: weight (out_channels, in_channels / groups, kernel_size), bias (out_channels,).
     """
     return _conv(
-        "conv1d", 1, fn.conv1d, in_channels, out_channels, kernel_size, stride, dilation, padding, groups, bias
+        "conv1d",
+        1,
+        fn.conv1d,
+        in_channels,
+        out_channels,
+        kernel_size,
+        stride,
+        dilation,
+        padding,
+        groups,
+        bias,
     )
 
 
@@ -51,7 +62,17 @@ def conv2d(
     Parameters: weight (out_channels, in_channels / groups, *kernel_size), bias (out_channels,).
     """
     return _conv(
-        "conv2d", 2, fn.conv2d, in_channels, out_channels, kernel_size, stride, dilation, padding, groups, bias
+        "conv2d",
+        2,
+        fn.conv2d,
+        in_channels,
+        out_channels,
+        kernel_size,
+        stride,
+        dilation,
+        padding,
+        groups,
+        bias,
     )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from treepie.kernels import conv as kernels
-from treepie.kernels.conv import Axis, Weights
+from treepie.kernels.conv import Weights
+from treepie.kernels.conv_item import Axis, phases
 from treepie.kernels.elementwise import fill
 from treepie.kernels.program import Launch, Operand, Spec
 
@@ -17,7 +19,8 @@ from ..tensor import Tensor, TensorLike
 from .reduction import sum
 
 Bound = tuple[tuple[Tensor, ...], Meta]
-Pair = tuple[int, int]
+#: Two sizes: of rows, of columns.
+Pair = Shape
 #: Zeros above, below, left and right of an image; negative where elements are left out.
 Margins = tuple[int, int, int, int]
 
@@ -34,7 +37,14 @@ def _axes(
 ) -> tuple[Axis, Axis]:
     before = (padding[0], padding[2])
     a, b = (
-        Axis(size[k], out[k], stride[k], before[k], tuple(range(0, kernel[k] * dilation[k], dilation[k])), out[k])
+        Axis(
+            size[k],
+            out[k],
+            stride[k],
+            before[k],
+            tuple(range(0, kernel[k] * dilation[k], dilation[k])),
+            out[k],
+        )
         for k in (0, 1)
     )
     return a, b
@@ -45,14 +55,14 @@ def _check(name: str, x: Spec | Tensor, w: Spec | Tensor, g: Shape | None, meta:
     groups, (n, m) = meta["groups"], (x.shape[0], w.shape[0])
     if w.size == 0 or m % groups or x.shape[1] != w.shape[1] * groups:
         raise ValueError(
-            f"{name}: x has shape {x.shape} and weight {w.shape} with groups {groups}, expected x (n, in, h, w) "
-            "and weight (out, in / groups, kh, kw), groups dividing out"
+            f"{name}: x has shape {x.shape} and weight {w.shape} with groups {groups}, expected x "
+            "(n, in, h, w) and weight (out, in / groups, kh, kw), groups dividing out"
         )
     out = counts(x.shape[2:], w.shape[2:], meta["stride"], meta["dilation"], meta["padding"])
     if min(out) < 1:
         raise ValueError(
-            f"{name}: x has shape {x.shape}, expected at least the window's size, {w.shape[2:]} with dilation "
-            f"{meta['dilation']}, after padding {meta['padding']}"
+            f"{name}: x has shape {x.shape}, expected at least the window's size, {w.shape[2:]} with "
+            f"dilation {meta['dilation']}, after padding {meta['padding']}"
         )
     if g is not None and g != (n, m, *out):
         raise ValueError(f"{name}: g has shape {g}, expected {(n, m, *out)}")
@@ -103,8 +113,8 @@ def _plan_input(
     area = kh * kw
     axes = _axes(size, (kh, kw), g.shape[2:], stride, dilation, padding)
     launches = []
-    for rows, down in kernels.phases(axes[0]):
-        for columns, along in kernels.phases(axes[1]):
+    for rows, down in phases(axes[0]):
+        for columns, along in phases(axes[1]):
             places = tuple(a * kw + b for a in down for b in along)
             weights = Weights(m // groups * channels * area, area, channels * area, places)
             launches += kernels.convolve(g, w, None, out, (rows, columns), weights, groups, scratch)
@@ -169,7 +179,9 @@ def _oracle_input(g: Any, w: Any, size: Pair, stride: Any, dilation: Any, paddin
     return total
 
 
-def _oracle_weight(x: Any, g: Any, kernel: Pair, stride: Any, dilation: Any, padding: Any, groups: int) -> Any:
+def _oracle_weight(
+    x: Any, g: Any, kernel: Pair, stride: Any, dilation: Any, padding: Any, groups: int
+) -> Any:
     m, channels = g.shape[1], x.shape[1] // groups
     made = np.zeros((groups, m // groups, channels, *kernel), x.dtype)
     for a, b, (met, *_) in _taps(x, kernel, g.shape[2:], stride, dilation, padding):
@@ -179,7 +191,7 @@ def _oracle_weight(x: Any, g: Any, kernel: Pair, stride: Any, dilation: Any, pad
 
 # ---- cases
 def _meta(stride: Any = 1, dilation: Any = 1, padding: Margins = (0, 0, 0, 0), groups: int = 1) -> Meta:
-    pair = lambda v: v if isinstance(v, tuple) else (v, v)
+    pair: Callable[[Any], Pair] = lambda v: v if isinstance(v, tuple) else (v, v)
     return {"stride": pair(stride), "dilation": pair(dilation), "padding": padding, "groups": groups}
 
 
@@ -318,9 +330,7 @@ def convolution_input(
 
 @op(
     signature="(n,i,h,w),(n,o,y,z)->(o,i/groups,a,b)",
-    infer=lambda x, g, kernel, groups, **meta: [
-        Spec((g.shape[1], x.shape[1] // groups, *kernel), x.dtype)
-    ],
+    infer=lambda x, g, kernel, groups, **meta: [Spec((g.shape[1], x.shape[1] // groups, *kernel), x.dtype)],
     plan=_plan_weight,
     vjp=(
         lambda h, w, x, g, kernel, **meta: convolution_input(g, h, size=x.shape[2:], **meta),

@@ -46,8 +46,12 @@ def _oracle(x: Any, kernel: Pair, stride: Pair, dilation: Pair, padding: Margins
     best, places = np.zeros((n, c, *out), x.dtype), np.zeros((n, c, *out), np.int32)
     for y in range(out[0]):
         for z in range(out[1]):
-            rows = [a for k in range(kernel[0]) if 0 <= (a := y * stride[0] - padding[0] + k * dilation[0]) < h]
-            cols = [b for k in range(kernel[1]) if 0 <= (b := z * stride[1] - padding[2] + k * dilation[1]) < w]
+            rows = [
+                a for k in range(kernel[0]) if 0 <= (a := y * stride[0] - padding[0] + k * dilation[0]) < h
+            ]
+            cols = [
+                b for k in range(kernel[1]) if 0 <= (b := z * stride[1] - padding[2] + k * dilation[1]) < w
+            ]
             window = x[:, :, rows][:, :, :, cols].reshape(n, c, len(rows) * len(cols))
             which = window.argmax(-1)  # the first NaN, else the first of the largest
             best[:, :, y, z] = np.take_along_axis(window, which[..., None], -1)[..., 0]
@@ -91,13 +95,17 @@ def _fits(size: Shape, kernel: Pair, stride: Pair, dilation: Pair, padding: Marg
     recycled=True,
 )
 def max_pool(x: TensorLike, kernel: Pair, stride: Pair, dilation: Pair, padding: Margins) -> Bound:
-    """Largest element of each window of images, and its place in its plane; NaN if any is, the first of equals."""
+    """Largest element of each window of images, NaN if any is, and its place in its plane, of the first."""
     t = as_tensor(x)
     same_float_dtype("max_pool", x=t)
-    if t.ndim != 4 or t.shape[2] * t.shape[3] >= 2**31 or not _fits(t.shape[2:], kernel, stride, dilation, padding):
+    if (
+        t.ndim != 4
+        or t.shape[2] * t.shape[3] >= 2**31
+        or not _fits(t.shape[2:], kernel, stride, dilation, padding)
+    ):
         raise ValueError(
-            f"max_pool: x has shape {t.shape}, expected (n, c, h, w), and an element in each window of size {kernel} "
-            f"with stride {stride} and dilation {dilation} after padding {padding}"
+            f"max_pool: x has shape {t.shape}, expected (n, c, h, w), and an element in each window of size "
+            f"{kernel} with stride {stride} and dilation {dilation} after padding {padding}"
         )
     return (t,), _meta(kernel, stride, dilation, padding)
 
@@ -133,7 +141,7 @@ def _oracle_backward(g: Any, places: Any, size: Shape) -> Any:
     ],
     magnitude=lambda g, places, size: _oracle_backward(np.abs(g), places, size),
     failure=lambda g, places, size: IndexError(
-        f"max_pool_backward: a place is outside of the plane, of size {size}, expected 0 to {size[0] * size[1] - 1}"
+        f"max_pool_backward: a place is outside, expected 0 to {size[0] * size[1] - 1} for {size}"
     ),
     wrong=Case(((2, 3, 2, 3), (2, 3, 2, 4)), {"size": (4, 6)}, {1: 24}),
     large=Case(((64, 16, 14, 14), (64, 16, 14, 14)), {"size": (28, 28)}, {1: 784}),
@@ -146,7 +154,7 @@ def max_pool_backward(g: TensorLike, places: TensorLike, size: Pair) -> Bound:
     same_float_dtype("max_pool_backward", g=t)
     if t.ndim != 4 or i.shape != t.shape or i.dtype.kind != "i":
         raise ValueError(
-            f"max_pool_backward: places have shape {i.shape} and dtype {i.dtype.name}, expected integers, and the "
-            f"four axes of g, {t.shape}"
+            f"max_pool_backward: places have shape {i.shape} and dtype {i.dtype.name}, expected integers, "
+            f"and the four axes of g, {t.shape}"
         )
     return (t, i), {"size": size}
