@@ -266,6 +266,11 @@ ERRORS = [
         r"conv1d: x has shape \(1, 3, 4\), expected at least the window's size, \(5,\)",
     ),
     (
+        lambda: tp.fn.conv2d(zeros((1, 3, 0, 8)), zeros((4, 3, 3, 3)), padding=2),
+        ValueError,
+        r"conv2d: x has shape \(1, 3, 0, 8\), expected at least the window's size",
+    ),
+    (
         lambda: tp.fn.conv2d(zeros((1, 3, 8, 8)), zeros((4, 3, 3, 3)), padding="causal"),
         ValueError,
         "conv2d: padding is 'causal', expected 'same', 'valid', ints or pairs",

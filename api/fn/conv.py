@@ -103,7 +103,7 @@ def _conv(
     same_float_dtype(name, x=t, weight=w)
     pairs = margins(name, padding, t.shape[2:], w.shape[2:], step, spread)
     for n, p, k, d in zip(t.shape[2:], pairs, w.shape[2:], spread, strict=True):
-        if n + p[0] + p[1] < (k - 1) * d + 1:
+        if n == 0 or n + p[0] + p[1] < (k - 1) * d + 1:
             raise ValueError(
                 f"{name}: x has shape {t.shape}, expected at least the window's size, {w.shape[2:]} with "
                 f"dilation {spread}, after padding {pairs}"

@@ -37,7 +37,7 @@ def _geometry(
     extra: list[int] = []
     for n, (before, after), k, s, d in zip(t.shape[2:], pairs, kernel, step, spread, strict=True):
         reach, whole = (k - 1) * d, n + before + after
-        if whole <= reach or max(before, after) > reach:
+        if n == 0 or whole <= reach or max(before, after) > reach:
             raise ValueError(
                 f"{name}: x has shape {t.shape} and padding is {pairs}, expected at least the window's size, "
                 f"{kernel} with dilation {spread}, after padding, and padding less than that size"

@@ -59,7 +59,7 @@ def _check(name: str, x: Spec | Tensor, w: Spec | Tensor, g: Shape | None, meta:
             "(n, in, h, w) and weight (out, in / groups, kh, kw), groups dividing out"
         )
     out = counts(x.shape[2:], w.shape[2:], meta["stride"], meta["dilation"], meta["padding"])
-    if min(out) < 1:
+    if min(out) < 1 or 0 in x.shape[2:]:
         raise ValueError(
             f"{name}: x has shape {x.shape}, expected at least the window's size, {w.shape[2:]} with "
             f"dilation {meta['dilation']}, after padding {meta['padding']}"
