@@ -3,11 +3,14 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import treepie as tp
+
+MNIST = Path(__file__).parents[2] / "shared" / "data" / "mnist"
 
 # Any of these in the process that trains would mean that something is built or looked up outside.
 GUARD = """
@@ -38,6 +41,14 @@ def test_example(example, expected):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert expected in done.stdout
+
+
+@pytest.mark.skipif(not MNIST.is_dir(), reason="MNIST is not here")
+def test_mnist_reaches_988_of_1000_in_three_epochs():
+    command = [sys.executable, "-W", "error", "-m", "treepie.examples.mnist", str(MNIST)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "epoch 3: test accuracy 9" in done.stdout
 
 
 def test_import_is_light():

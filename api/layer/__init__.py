@@ -5,12 +5,14 @@ Read `core.py` first, then `basic.py`.
 
 from .basic import dropout, flatten, gelu, lambda_, linear, relu, sigmoid, silu, tanh
 from .container import compose, residual, sequential
+from .conv import avg_pool1d, avg_pool2d, conv1d, conv2d, max_pool1d, max_pool2d
 from .core import Context, Layer, Vars
 from .summary import summary
 
 # fmt: off
 __all__ = [
-    "Context", "Layer", "Vars", "compose", "dropout", "flatten", "gelu", "lambda_", "linear", "relu",
-    "residual", "sequential", "sigmoid", "silu", "summary", "tanh",
+    "Context", "Layer", "Vars", "avg_pool1d", "avg_pool2d", "compose", "conv1d", "conv2d", "dropout",
+    "flatten", "gelu", "lambda_", "linear", "max_pool1d", "max_pool2d", "relu", "residual", "sequential",
+    "sigmoid", "silu", "summary", "tanh",
 ]
 # fmt: on

@@ -50,10 +50,12 @@ from .compare import (
     logical_or,
     not_equal,
 )
+from .conv import convolution, convolution_bias, convolution_input, convolution_weight
 from .einsum import einsum
 from .extreme import all, any, argmax, argmin, max, min
 from .indexing import one_hot, scatter_add, take
 from .linalg import linear, matmul, product
+from .pool import max_pool, max_pool_backward
 from .reduction import mean, norm, prod, std, sum, var, wide_norm
 from .scan import cumsum
 from .shape import (
@@ -95,6 +97,10 @@ __all__ = [
     "ceil",
     "clip",
     "concatenate",
+    "convolution",
+    "convolution_bias",
+    "convolution_input",
+    "convolution_weight",
     "cos",
     "cross_entropy_backward",
     "cross_entropy_rows",
@@ -128,6 +134,8 @@ __all__ = [
     "logsumexp",
     "matmul",
     "max",
+    "max_pool",
+    "max_pool_backward",
     "maximum",
     "mean",
     "min",
