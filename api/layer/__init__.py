@@ -3,14 +3,16 @@
 Read `core.py` first, then `basic.py`.
 """
 
+from .attention import multi_head_attention
 from .basic import dropout, flatten, gelu, lambda_, linear, relu, sigmoid, silu, tanh
 from .container import compose, residual, sequential
 from .core import Context, Layer, Vars
+from .recurrence import gru, lstm
 from .summary import summary
 
 # fmt: off
 __all__ = [
-    "Context", "Layer", "Vars", "compose", "dropout", "flatten", "gelu", "lambda_", "linear", "relu",
-    "residual", "sequential", "sigmoid", "silu", "summary", "tanh",
+    "Context", "Layer", "Vars", "compose", "dropout", "flatten", "gelu", "gru", "lambda_", "linear", "lstm",
+    "multi_head_attention", "relu", "residual", "sequential", "sigmoid", "silu", "summary", "tanh",
 ]
 # fmt: on
