@@ -135,7 +135,7 @@ class Op:
         empty = memory.recycled if self.recycled else memory.aligned
         outputs = [Tensor(empty(shape, dtype)) for shape, dtype in plan.outputs]
         if plan.program is not None:
-            scratch = [memory.aligned((n,), _BYTE) for n in plan.scratch]
+            scratch = [memory.recycled((n,), _BYTE) for n in plan.scratch]
             addresses = [t.address for t in inputs]
             for out in outputs:
                 out._address = address_of(out.array)

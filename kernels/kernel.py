@@ -9,6 +9,7 @@ launch first needs it. Numba is imported only then: a process whose kernels are 
 pay for it.
 """
 
+import functools
 import types as python_types
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar, get_type_hints
@@ -25,7 +26,8 @@ Array = NDArray[Any]
 A1 = Annotated[Array, 1]  # an array of one dimension, of two, of three
 A2 = Annotated[Array, 2]
 A3 = Annotated[Array, 3]
-#: Integers of the argument block itself, as an array: a count, then that many words.
+#: Integers of the argument block itself, as an array: a count, then that many words. An address among them
+#: is seen as an array by `rows_at`.
 Words = Annotated[Array, "words"]
 #: The error word of the launch, as an array of one: a kernel sets it to non-zero to report an error.
 Status = Annotated[Array, "status"]
@@ -34,8 +36,12 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def device(function: _F) -> _F:
-    """Mark a function that kernels call; it is compiled into each of them."""
-    function.for_numba = lambda: _njit()(_resolved(function))  # type: ignore[attr-defined]
+    """Mark a function that kernels call; it is compiled into each of them.
+
+    Inlined whatever its size: LLVM must see that an array it takes has no owner, or reference counts stay.
+    """
+    # Kept, because kernels share devices, and Numba takes 0.1 to 0.3 s for each.
+    function.for_numba = functools.cache(lambda: _njit(forceinline=True)(_resolved(function)))  # type: ignore[attr-defined]
     return function
 
 
@@ -53,11 +59,11 @@ def scalar(formula: Formula) -> Callable[..., Any]:
     return stand_in
 
 
-def _njit() -> Any:
+def _njit(**options: Any) -> Any:
     from numba import njit
 
     # Division by zero gives inf and nan, as in NumPy, instead of an exception no kernel can raise.
-    return njit(nogil=True, error_model="numpy")
+    return njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, **options)
 
 
 def _resolved(function: Any) -> Any:
@@ -155,12 +161,34 @@ def _scalar_intrinsic(formula: Formula) -> Any:
     return call
 
 
+def _array_at(
+    context: Any, builder: ir.IRBuilder, kind: Any, address: ir.Value, shape: list[ir.Value]
+) -> Any:
+    """Return memory at an address as a C-contiguous array of Numba's type `kind`."""
+    from numba.core import cgutils
+    from numba.np.arrayobj import populate_array
+
+    element = context.get_data_type(kind.dtype)
+    size = ir.Constant(ir.IntType(64), context.get_abi_sizeof(element))
+    strides = [size]
+    for n in reversed(shape[1:]):
+        strides.insert(0, builder.mul(strides[0], n))
+    made = context.make_array(kind)(context, builder)
+    populate_array(
+        made,
+        data=builder.inttoptr(address, element.as_pointer()),
+        shape=cgutils.pack_array(builder, shape),
+        strides=cgutils.pack_array(builder, strides),
+        itemsize=size,
+        meminfo=None,
+    )
+    return made._getvalue()
+
+
 def _arguments_intrinsic(kinds: list[Any]) -> Any:
     """Return an intrinsic that reads a kernel's arguments from its block, as a tuple."""
     from numba import types
-    from numba.core import cgutils
     from numba.extending import intrinsic
-    from numba.np.arrayobj import populate_array
 
     i64 = ir.IntType(64)
     integers = types.Array(types.int64, 1, "C")
@@ -176,21 +204,7 @@ def _arguments_intrinsic(kinds: list[Any]) -> Any:
             return value
 
         def array(kind: Any, address: ir.Value, shape: list[ir.Value]) -> Any:
-            element = context.get_data_type(kind.dtype)
-            size = ir.Constant(i64, context.get_abi_sizeof(element))
-            strides = [size]
-            for n in reversed(shape[1:]):
-                strides.insert(0, builder.mul(strides[0], n))
-            made = context.make_array(kind)(context, builder)
-            populate_array(
-                made,
-                data=builder.inttoptr(address, element.as_pointer()),
-                shape=cgutils.pack_array(builder, shape),
-                strides=cgutils.pack_array(builder, strides),
-                itemsize=size,
-                meminfo=None,
-            )
-            return made._getvalue()
+            return _array_at(context, builder, kind, address, shape)
 
         values = []
         for kind in kinds:
@@ -242,3 +256,26 @@ def _call_address_intrinsic() -> Any:
 
 
 call_address.for_numba = _call_address_intrinsic  # type: ignore[attr-defined]
+
+
+def rows_at(address: int, rows: int, columns: int, like: Array) -> Array:
+    """See memory at an address as an array (rows, columns) of the dtype of `like`, inside a kernel."""
+    raise TypeError("rows_at runs only inside a kernel")
+
+
+def _rows_at_intrinsic() -> Any:
+    from numba import types
+    from numba.extending import intrinsic
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return _array_at(context, builder, signature.return_type, args[0], [args[1], args[2]])
+
+    @intrinsic
+    def see(typingctx, address, rows, columns, like):  # type: ignore[no-untyped-def]
+        integers = [types.int64] * 3
+        return types.Array(like.dtype, 2, "C")(*integers, like), codegen
+
+    return see
+
+
+rows_at.for_numba = _rows_at_intrinsic  # type: ignore[attr-defined]

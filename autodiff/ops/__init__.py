@@ -37,6 +37,7 @@ from .arithmetic import (
     where,
 )
 from .arrange import flip, moveaxis, outer, pad, repeat, roll, split, tile, tril, triu
+from .attention import attention, attention_backward
 from .compare import (
     equal,
     greater,
@@ -56,7 +57,9 @@ from .extreme import all, any, argmax, argmin, max, min
 from .indexing import one_hot, scatter_add, take
 from .linalg import linear, matmul, product
 from .pool import max_pool, max_pool_backward
+from .recurrence import gru_backward, gru_steps, lstm_backward, lstm_steps
 from .reduction import mean, norm, prod, std, sum, var, wide_norm
+from .rope import rope_turn
 from .scan import cumsum
 from .shape import (
     astype,
@@ -93,6 +96,8 @@ __all__ = [
     "argmin",
     "argsort",
     "astype",
+    "attention",
+    "attention_backward",
     "broadcast_to",
     "ceil",
     "clip",
@@ -120,6 +125,8 @@ __all__ = [
     "getitem",
     "greater",
     "greater_equal",
+    "gru_backward",
+    "gru_steps",
     "isfinite",
     "isnan",
     "less",
@@ -132,6 +139,8 @@ __all__ = [
     "logical_not",
     "logical_or",
     "logsumexp",
+    "lstm_backward",
+    "lstm_steps",
     "matmul",
     "max",
     "max_pool",
@@ -157,6 +166,7 @@ __all__ = [
     "repeat",
     "reshape",
     "roll",
+    "rope_turn",
     "round",
     "rsqrt",
     "scatter_add",

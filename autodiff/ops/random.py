@@ -56,7 +56,8 @@ def _bits_oracle(key: Any, shape: Shape, stream: int = kernels.BITS) -> Any:
     return (w0 | (w1 << np.uint64(32))).view(np.int64).reshape(shape)
 
 
-def _uniform_oracle(key: Any, shape: Shape, dtype: Any) -> Any:
+def uniform_oracle(key: Any, shape: Shape, dtype: Any) -> Any:
+    """Return what random_uniform draws, in NumPy."""
     if dtype == np.float32:
         return ((_block(key, int(np.prod(shape)), kernels.BITS)[0] >> np.uint64(8)) / 2.0**24).reshape(shape)
     return (_bits_oracle(key, shape).view(np.uint64) >> np.uint64(11)) / 2.0**53
@@ -121,7 +122,7 @@ def random_bits(key: Tensor, shape: Shape) -> Bound:
 
 @op(
     plan=_planner("random_uniform", {"float32": kernels.uniform32, "float64": kernels.uniform64}),
-    oracle=_uniform_oracle,
+    oracle=uniform_oracle,
     ulp=0,
     **_DRAWN,
 )

@@ -1,0 +1,86 @@
+"""LSTM and GRU, as functions of tensors."""
+
+from __future__ import annotations
+
+from treepie.autodiff import Tensor, ops, zeros
+from treepie.autodiff.arguments import as_float, as_tensor
+from treepie.autodiff.tensor import TensorLike
+
+from .linear import linear
+
+
+def lstm(
+    x: TensorLike,
+    h0: TensorLike | None,
+    c0: TensorLike | None,
+    weight_ih: TensorLike,
+    weight_hh: TensorLike,
+    bias_ih: TensorLike,
+    bias_hh: TensorLike,
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Return the hidden states (batch, seq, n) of a long short-term memory, and the last (h, c).
+
+        i, f, g, o = split(x_t @ weight_ih + bias_ih + h @ weight_hh + bias_hh)
+        c = sigmoid(f) * c + sigmoid(i) * tanh(g);  h = sigmoid(o) * tanh(c)
+
+    x: (batch, seq, in).  h0, c0: (batch, n), zeros for None.  weight_ih: (in, 4 n).  weight_hh: (n, 4 n).
+    bias_ih, bias_hh: (4 n,). The gates' order i f g o is cuDNN's and PyTorch's: these weights are PyTorch's
+    transposed, the biases as they are.
+
+    Hochreiter & Schmidhuber 1997; Gers et al. 2000.
+    """
+    sequence, w, (h, c) = _checked("lstm", 4, x, weight_ih, weight_hh, bias_ih, bias_hh, h0, c0)
+    bias = as_tensor(bias_ih) + as_tensor(bias_hh)
+    states, cells, _ = ops.lstm_steps(linear(sequence, weight_ih), h, c, w, bias)
+    return states, ((states[:, -1], cells[:, -1]) if sequence.shape[1] else (h, c))
+
+
+def gru(
+    x: TensorLike,
+    h0: TensorLike | None,
+    weight_ih: TensorLike,
+    weight_hh: TensorLike,
+    bias_ih: TensorLike,
+    bias_hh: TensorLike,
+) -> tuple[Tensor, Tensor]:
+    """Return the hidden states (batch, seq, n) of a gated recurrent unit, and the last one (batch, n).
+
+        xr, xz, xn = split(x_t @ weight_ih + bias_ih);  hr, hz, hn = split(h @ weight_hh + bias_hh)
+        r = sigmoid(xr + hr);  z = sigmoid(xz + hz);  h = (1 - z) * tanh(xn + r * hn) + z * h
+
+    x: (batch, seq, in).  h0: (batch, n), zeros for None.  weight_ih: (in, 3 n).  weight_hh: (n, 3 n).
+    bias_ih, bias_hh: (3 n,). The gates' order r z n, and the reset gate after the matrix, are cuDNN's and
+    PyTorch's: these weights are PyTorch's transposed, the biases as they are.
+
+    Cho et al. 2014.
+    """
+    sequence, w, (h,) = _checked("gru", 3, x, weight_ih, weight_hh, bias_ih, bias_hh, h0)
+    states, _ = ops.gru_steps(linear(sequence, weight_ih, bias_ih), h, w, bias_hh)
+    return states, states[:, -1] if sequence.shape[1] else h
+
+
+def _checked(
+    name: str,
+    gates: int,
+    x: TensorLike,
+    weight_ih: TensorLike,
+    weight_hh: TensorLike,
+    bias_ih: TensorLike,
+    bias_hh: TensorLike,
+    *states: TensorLike | None,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Return x, weight_hh and the states before, zeros for None; refuse what does not fit."""
+    t, w, w_x = as_float(name, x), as_tensor(weight_hh), as_tensor(weight_ih)
+    n = w.shape[0] if w.ndim else 0
+    if n < 1 or w.shape != (n, gates * n):
+        raise ValueError(f"{name}: weight_hh has shape {w.shape}, expected (n, {gates} n)")
+    if t.ndim != 3 or w_x.shape != (t.shape[2], gates * n):
+        raise ValueError(
+            f"{name}: x has shape {t.shape} and weight_ih {w_x.shape}, expected (batch, seq, in) and "
+            f"(in, {gates * n})"
+        )
+    for argument, bias in (("bias_ih", as_tensor(bias_ih)), ("bias_hh", as_tensor(bias_hh))):
+        if bias.shape != (gates * n,):
+            raise ValueError(f"{name}: {argument} has shape {bias.shape}, expected ({gates * n},)")
+    before = [zeros((t.shape[0], n), dtype=t.dtype) if s is None else as_tensor(s) for s in states]
+    return t, w, before

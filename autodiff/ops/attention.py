@@ -1,0 +1,336 @@
+"""Scaled dot-product attention that never stores the matrix of scores, and its gradient."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from treepie.kernels.attention import Attention
+from treepie.kernels.elementwise import fill
+from treepie.kernels.program import Launch, Operand, Spec
+
+from ..arguments import as_tensor, same_float_dtype
+from ..rng import bernoulli
+from ..table import Case, Meta, Rule, op
+from ..tensor import Tensor, TensorLike
+from ..transform import vjp
+from .arithmetic import exp, where
+from .compare import not_equal
+from .linalg import product
+from .random import check_key, uniform_oracle
+from .reduction import sum
+from .shape import expand_dims, reshape
+
+Bound = tuple[tuple[Tensor, ...], Meta]
+
+
+def _bind(
+    q: TensorLike,
+    k: TensorLike,
+    v: TensorLike,
+    mask: TensorLike,
+    key: TensorLike,
+    scale: float,
+    is_causal: bool,
+    dropout: float,
+) -> Bound:
+    tensors = [as_tensor(t) for t in (q, k, v)]
+    same_float_dtype("attention", q=tensors[0], k=tensors[1], v=tensors[2])
+    a, b, c = (t.shape for t in tensors)
+    fits = len(a) == len(b) == len(c) == 4 and a[0] == b[0] and b[:3] == c[:3] and a[3] == b[3]
+    if not fits or min(*a[1:2], b[1], a[3], c[3]) < 1 or a[1] % b[1]:
+        raise ValueError(
+            f"attention: q has shape {a}, k {b} and v {c}, expected (batch, heads, seq_q, d), "
+            "(batch, kv_heads, seq_k, d) and (batch, kv_heads, seq_k, d_v), kv_heads a divisor of heads"
+        )
+    kept = as_tensor(mask)
+    if kept.dtype.kind == "f":
+        raise TypeError(f"attention: mask has dtype {kept.dtype.name}, expected bool or an integer dtype")
+    whole = (a[0], a[1], a[2], b[2])
+    if kept.size == 0:
+        kept = reshape(kept, (0, 0, 0, 0))
+    elif kept.ndim != 4 or any(n not in (1, m) for n, m in zip(kept.shape, whole, strict=True)):
+        raise ValueError(f"attention: mask has shape {kept.shape}, expected one that broadcasts to {whole}")
+    if kept.dtype.kind != "b":
+        kept = not_equal(kept, 0)
+    drawn = check_key("attention", as_tensor(key)) if dropout else as_tensor(np.zeros(2, np.int64))
+    meta = {"scale": float(scale), "is_causal": bool(is_causal), "dropout": float(dropout)}
+    return (*tensors, kept, drawn), meta
+
+
+def _plan(inputs: list[Operand], outputs: list[Operand], scratch: Any, **meta: Any) -> list[Launch]:
+    if not inputs[1].size:
+        return [fill(out, 0) for out in outputs]
+    return Attention(**meta).forward(inputs, outputs, scratch)
+
+
+def _plan_backward(inputs: list[Operand], outputs: list[Operand], scratch: Any, **meta: Any) -> list[Launch]:
+    g, g_lse, q, k, _, _, _, out, lse = inputs
+    if not k.size or not q.size:
+        return [fill(made, 0) for made in outputs if made.size]
+    return Attention(**meta).backward(inputs[2:7], (out, lse, g, g_lse, *outputs), scratch)
+
+
+def _kept(mask: Any, key: Any, shape: Any, is_causal: bool) -> Any:
+    """Which scores are kept, in NumPy; the factors of dropout are apart."""
+    kept = np.ones(shape, bool)
+    if is_causal:
+        kept &= np.tril(kept[0, 0])
+    return kept & (np.asarray(mask) != 0) if np.size(mask) else kept
+
+
+def _scores_oracle(
+    q: Any, k: Any, mask: Any, key: Any, scale: float, is_causal: bool, dropout: float
+) -> tuple[Any, Any]:
+    """Return scores, -inf where they are hidden, and the factors of dropout."""
+    group = q.shape[1] // k.shape[1]
+    scores = q @ np.swapaxes(np.repeat(k, group, 1), -1, -2) * scale
+    scores = np.where(_kept(mask, key, scores.shape, is_causal), scores, -np.inf)
+    factors = 1.0
+    if dropout:
+        keep = np.float32(1 - dropout)
+        factors = (uniform_oracle(key, scores.shape, np.float32) < keep) / (1 - dropout)
+    return scores, factors
+
+
+def _oracle(
+    q: Any, k: Any, v: Any, mask: Any, key: Any, scale: float, is_causal: bool = False, dropout: float = 0.0
+) -> Any:
+    scores, factors = _scores_oracle(q, k, mask, key, scale, is_causal, dropout)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        top = scores.max(-1, keepdims=True, initial=-np.inf)
+        e = np.where(scores == -np.inf, 0.0, np.exp(scores - top))
+        total = e.sum(-1, keepdims=True)
+        p = np.where(total == 0, 0.0, e / total)
+        lse = np.where(total == 0, 0.0, np.log(total) + np.where(total == 0, 0.0, top))[..., 0]
+    return (p * factors) @ np.repeat(v, q.shape[1] // v.shape[1], 1), lse
+
+
+def _backward_oracle(
+    g: Any,
+    g_lse: Any,
+    q: Any,
+    k: Any,
+    v: Any,
+    mask: Any,
+    key: Any,
+    out: Any,
+    lse: Any,
+    scale: float,
+    is_causal: bool = False,
+    dropout: float = 0.0,
+) -> Any:
+    scores, factors = _scores_oracle(q, k, mask, key, scale, is_causal, dropout)
+    group = q.shape[1] // k.shape[1]
+    wide_k, wide_v = np.repeat(k, group, 1), np.repeat(v, group, 1)
+    p = np.exp(scores - lse[..., None])
+    dp = g @ np.swapaxes(wide_v, -1, -2) * factors
+    ds = p * (dp - (g * out).sum(-1)[..., None] + g_lse[..., None]) * scale
+
+    def summed(x: Any) -> Any:
+        return x.reshape(*k.shape[:2], group, *x.shape[2:]).sum(2)
+
+    dk = summed(np.swapaxes(ds, -1, -2) @ q)
+    return ds @ wide_k, dk, summed(np.swapaxes(p * factors, -1, -2) @ g)
+
+
+def _grouped(x: Tensor, kv_heads: int) -> Tensor:
+    """Split the heads: (batch, heads, n, d) -> (batch, kv_heads, group, n, d)."""
+    return reshape(x, (x.shape[0], kv_heads, x.shape[1] // kv_heads, *x.shape[2:]))
+
+
+def _backward_in_ops(
+    g: Tensor,
+    g_lse: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor,
+    key: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    *,
+    scale: float,
+    is_causal: bool,
+    dropout: float,
+) -> tuple[Tensor, ...]:
+    """`attention_backward` in plain ops, with the matrix of scores: what its own gradient is taken of."""
+    shape = (*q.shape[:3], k.shape[2])
+    hidden = np.zeros((1, 1, *shape[2:]), bool)
+    if is_causal:
+        hidden |= ~np.tril(np.ones(shape[2:], bool))
+    if mask.size:
+        hidden = hidden | ~mask.array
+    heads = k.shape[1]
+    hidden = np.ascontiguousarray(np.broadcast_to(hidden, shape))
+    factors: Tensor | float = 1.0
+    if dropout:
+        kept = bernoulli(key, 1 - dropout, shape).astype(q.dtype)
+        factors = _grouped(kept * (1 / (1 - dropout)), heads)
+    g, q, out, wide_k, wide_v = (
+        _grouped(g, heads),
+        _grouped(q, heads),
+        _grouped(out, heads),
+        expand_dims(k, 2),
+        expand_dims(v, 2),
+    )
+    rest = _grouped(expand_dims(g_lse, -1), heads) - sum(g * out, -1, True)
+    scores = where(_grouped(Tensor(hidden), heads), -math.inf, product(q, wide_k, False, True) * scale)
+    p = exp(scores - _grouped(expand_dims(lse, -1), heads))
+    ds = p * (product(g, wide_v, False, True) * factors + rest) * scale
+    dq = product(ds, wide_k)
+    dk, dv = sum(product(ds, q, True), 2), sum(product(p * factors, g, True), 2)
+    return reshape(dq, (*shape[:3], k.shape[3])), dk, dv
+
+
+def _given(cotangents: Any, results: Any) -> list[Tensor]:
+    """Return cotangents, zeros for those that are None."""
+    return [
+        Tensor(np.zeros(y.shape, y.dtype)) if c is None else c
+        for c, y in zip(cotangents, results, strict=True)
+    ]
+
+
+def _pick(argument: int) -> Rule:
+    """Return the rule that takes an argument's gradient from those that are shared."""
+    return lambda gradients, *_, **meta: gradients[argument]
+
+
+def _backward_vjp(h: Any, result: Any, *arguments: Tensor, **meta: Any) -> Any:
+    mask, key = arguments[5:7]
+
+    def of_floats(*floats: Tensor) -> tuple[Tensor, ...]:
+        g, g_lse, q, k, v, out, lse = floats
+        return _backward_in_ops(g, g_lse, q, k, v, mask, key, out, lse, **meta)
+
+    made, pullback = vjp(of_floats, *arguments[:5], *arguments[7:])
+    found = pullback(tuple(_given(h, made)))
+    return (*found[:5], None, None, *found[5:])
+
+
+def _vjp(g: Any, result: Any, *arguments: Tensor, **meta: Any) -> Any:
+    g_out, g_lse = _given(g, result)
+    q, k, v, mask, key = arguments
+    dq, dk, dv = attention_backward(g_out, g_lse, q, k, v, mask, key, *result, **meta)
+    return dq, dk, dv
+
+
+_META = {"scale": 0.5, "is_causal": False, "dropout": 0.0}
+_NONE = {3: 2, 4: 2**32}
+
+
+def _case(
+    q: tuple[int, ...], k: tuple[int, ...], dim_v: int, mask: tuple[int, ...] = (0,), **meta: Any
+) -> Case:
+    return Case((q, k, (*k[:3], dim_v), mask, (2,)), {**_META, **meta}, _NONE)
+
+
+_CASES = [
+    _case((2, 4, 9, 5), (2, 2, 7, 5), 3, (2, 1, 1, 7), is_causal=True, dropout=0.25),
+    _case((1, 1, 1, 1), (1, 1, 1, 1), 1),
+    _case((1, 2, 50, 8), (1, 1, 200, 8), 33, (1, 2, 50, 200)),
+    _case((2, 1, 65, 32), (2, 1, 65, 32), 32, is_causal=True),
+    _case((1, 2, 3, 20), (1, 2, 195, 20), 4, (1, 1, 3, 1), dropout=0.5),
+    _case((1, 2, 0, 4), (1, 2, 3, 4), 4),
+    _case((1, 2, 3, 4), (1, 2, 0, 4), 4),
+]
+
+
+def _backward_case(case: Case) -> Case:
+    q, v = case.shapes[0], case.shapes[2]
+    out = (*q[:3], v[3])
+    return Case((out, q[:3], *case.shapes, out, q[:3]), case.meta, {5: 2, 6: 2**32})
+
+
+@op(
+    name="attention_backward",
+    signature="(b,h,q,e),(b,h,q),(b,h,q,d),(b,g,k,d),(b,g,k,e),(...),(2),(b,h,q,e),(b,h,q)->...",
+    infer=lambda g, g_lse, q, k, v, mask, key, out, lse, **meta: [q, k, v],
+    plan=_plan_backward,
+    vjp=tuple(None if k in (5, 6) else _pick(k) for k in range(9)),
+    shared=_backward_vjp,
+    oracle=_backward_oracle,
+    cases=[_backward_case(c) for c in _CASES],
+    wrong=Case(
+        (
+            (1, 2, 3, 4),
+            (1, 2, 3),
+            (1, 2, 3, 5),
+            (1, 2, 3, 4),
+            (1, 2, 3, 4),
+            (0,),
+            (2,),
+            (1, 2, 3, 4),
+            (1, 2, 3),
+        ),
+        _META,
+        {5: 2, 6: 2**32},
+    ),
+    large=_backward_case(_case((4, 4, 512, 64), (4, 4, 512, 64), 64, is_causal=True)),
+    domain=(-1.0, 1.0),
+    ulp=64,
+    recycled=True,
+)
+def attention_backward(
+    g: TensorLike,
+    g_lse: TensorLike,
+    q: TensorLike,
+    k: TensorLike,
+    v: TensorLike,
+    mask: TensorLike,
+    key: TensorLike,
+    out: TensorLike,
+    lse: TensorLike,
+    *,
+    scale: float,
+    is_causal: bool,
+    dropout: float,
+) -> Bound:
+    """Gradients of attention with respect to q, k and v."""
+    inputs, meta = _bind(q, k, v, mask, key, scale, is_causal, dropout)
+    others = [as_tensor(t) for t in (g, g_lse, out, lse)]
+    same_float_dtype("attention", q=inputs[0], g=others[0], g_lse=others[1], out=others[2], lse=others[3])
+    rows = inputs[0].shape[:3]
+    whole = (*rows, inputs[2].shape[3])
+    for t, shape in zip(others, (whole, rows, whole, rows), strict=True):
+        if t.shape != shape:
+            raise ValueError(f"attention: a result or its gradient has shape {t.shape}, expected {shape}")
+    return (others[0], others[1], *inputs, others[2], others[3]), meta
+
+
+@op(
+    name="attention",
+    signature="(b,h,q,d),(b,g,k,d),(b,g,k,e),(...),(2)->(b,h,q,e),(b,h,q)",
+    infer=lambda q, k, v, mask, key, **meta: [
+        Spec((*q.shape[:3], v.shape[3]), q.dtype),
+        Spec(q.shape[:3], q.dtype),
+    ],
+    plan=_plan,
+    vjp=(_pick(0), _pick(1), _pick(2), None, None),
+    shared=_vjp,
+    oracle=_oracle,
+    cases=_CASES,
+    wrong=Case(((1, 3, 4, 5), (1, 2, 4, 5), (1, 2, 4, 5), (0,), (2,)), _META, _NONE),
+    large=_case((4, 4, 512, 64), (4, 4, 512, 64), 64, is_causal=True),
+    ulp=64,
+    recycled=True,
+)
+def attention(
+    q: TensorLike,
+    k: TensorLike,
+    v: TensorLike,
+    mask: TensorLike,
+    key: TensorLike,
+    *,
+    scale: float,
+    is_causal: bool,
+    dropout: float,
+) -> Bound:
+    """Softmax(scale q k') v over heads, and the logarithms of the softmax's sums.
+
+    mask: nonzero keeps; broadcasts to (batch, heads, seq_q, seq_k), or (0,) for none.  key: of dropout.
+    Where a query sees no key, both results are 0.
+    """
+    return _bind(q, k, v, mask, key, scale, is_causal, dropout)
