@@ -58,6 +58,8 @@ class Op:
     plan: (inputs, outputs, scratch, meta) -> kernel launches; `scratch(shape, dtype)` makes an operand.
     view: (array, meta) -> the same memory under another shape, for ops that run no kernel.
     vjp: a rule per argument; None for one that gets no gradient.
+    joint: where one kernel gives all gradients, what they are made of by one call, as a rule's; it returns a
+        gradient for each argument, and the rules of `vjp` take theirs: `itself`, as a rule.
     failure: (tensors, meta) -> the error to raise when a kernel reported one.
     oracle: NumPy in float64, taking the arguments and metadata of `bind`.
     variadic: any number of arguments; the one VJP rule is told which by the keyword `argument`.
@@ -83,6 +85,7 @@ class Op:
     nondifferentiable: bool = False
     failure: Callable[..., Exception] | None = None
     variadic: bool = False
+    joint: Callable[..., Sequence[Tensor | None]] | None = None
     domain: tuple[float, float] | dict[int, tuple[float, float]] = (-2.0, 2.0)
     distinct: bool = False
     ulp: float = 4.0
@@ -170,6 +173,12 @@ class Op:
         g = gradients[0] if single else tuple(gradients)
         ans = node.results()[0] if single else node.results()
         rules: Sequence[Rule | None] = self.vjp
+        if self.joint is not None:
+            made = self.joint(g, ans, *node.inputs, **node.meta)
+            return [
+                rule(part) if need and rule is not None else None
+                for rule, part, need in zip(rules, made, needs, strict=True)
+            ]
         if self.variadic:
             assert self.vjp[0] is not None
             rules = [functools.partial(self.vjp[0], argument=k) for k in range(len(needs))]
@@ -177,6 +186,11 @@ class Op:
             rule(g, ans, *node.inputs, **node.meta) if need and rule is not None else None
             for rule, need in zip(rules, needs, strict=True)
         ]
+
+
+def itself(gradient: Tensor | None) -> Tensor | None:
+    """Pass on what `joint` gave for an argument."""
+    return gradient
 
 
 @dataclass(frozen=True, eq=False)

@@ -35,16 +35,17 @@ def row_reduce(
     return stand_in
 
 
-def row_map(name: str, formula: Formula) -> Callable[..., Any]:
+def row_map(name: str, formula: Formula, outs: int = 1) -> Callable[..., Any]:
     """Make a function `(out, *rows_and_numbers)` that stores `formula` of them in a row, element by element.
 
-    `out` may be one of the rows.
+    `out` may be one of the rows. With `outs` above 1, so many rows come first, and the formula gives a
+    value for each.
     """
 
     def stand_in(out: Any, *arguments: Any) -> Any:
         raise TypeError(f"{name} runs only inside a kernel")
 
-    stand_in.for_numba = lambda: _map_intrinsic(name, formula)  # type: ignore[attr-defined]
+    stand_in.for_numba = lambda: _map_intrinsic(name, formula, outs)  # type: ignore[attr-defined]
     return stand_in
 
 
@@ -109,13 +110,14 @@ class _Row:
         ]
 
 
-def _write_map(row: _Row, formula: Formula) -> None:
+def _write_map(row: _Row, formula: Formula, outs: int) -> None:
     loop, b = row.loop, row.loop.builder
     count = loop.function.args[0]
 
     def step(i: ir.Value, mask: ir.Value | None = None) -> list[ir.Value]:
-        made = formula(*row.values(i, mask, first=1)).astype(row.dtypes[0])
-        loop.store(made, row.at(0, i), mask)
+        made = formula(*row.values(i, mask, first=outs))
+        for k, value in enumerate(made if outs > 1 else [made]):
+            loop.store(value.astype(row.dtypes[k]), row.at(k, i), mask)
         return []
 
     whole = b.and_(count, n64(-loop.lanes))
@@ -192,12 +194,12 @@ def _call(
     return builder.call(builder.module.globals[symbol], [length, *flat])
 
 
-def _map_intrinsic(name: str, formula: Formula) -> Any:
+def _map_intrinsic(name: str, formula: Formula, outs: int) -> Any:
     from numba import types
     from numba.extending import intrinsic
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        _call(context, builder, signature, args, name, None, lambda row: _write_map(row, formula))
+        _call(context, builder, signature, args, name, None, lambda row: _write_map(row, formula, outs))
         return context.get_dummy_value()
 
     @intrinsic
