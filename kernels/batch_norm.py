@@ -1,117 +1,129 @@
 """Batch normalisation: each channel less its mean, over its deviation, then its weight and its bias.
 
-x is (n, channels, inner), and a unit of work is a channel. Where inner is 1 the elements of a channel lie
-apart, and a unit is `_COLUMNS` channels, added up row by row. Statistics are by two passes in float64.
+x is (n, channels, inner). Moments are summed in float64 about the channel's first element, over pieces of n
+of a size that the shape alone decides; `_finish` adds up the pieces and makes of them what the formulas of
+`norm.py` need, for each channel: the mean as a sum of two numbers, the scale, and c1 and c2 of the gradient.
 """
 
 from typing import Any
 
+from . import config
+from .elementwise import elementwise
 from .kernel import A1, A2, A3, kernel
-from .norm import root, row_affine, row_moment, row_squares, row_sum, wide
-from .program import Launch, Operand
+from .norm import affine, gradient, joint_moments, moments, row_joint_moments, row_moments, statistics
+from .program import Launch, Operand, Spec
 from .rows import row_map
-from .vector import sqrt
-
-#: Channels of a unit where inner is 1: lines of 128 bytes of float32.
-_COLUMNS = 32
-
-_spread = row_map(
-    "row_batch_gradient", lambda g, x, mean, scale, c1, c2: scale * (wide(g) - c1 - (wide(x) - mean) * c2)
-)
-_add_to = row_map("row_total", lambda total, x: total + wide(x))
-_add_square = row_map("row_total_square", lambda total, x, mean: total + (wide(x) - mean) * (wide(x) - mean))
-_add_moments = row_map(
-    "row_total_moments",
-    lambda total, moment, g, x, mean: (total + wide(g), moment + wide(g) * (wide(x) - mean)),
-    outs=2,
-)
-_over = row_map("row_over", lambda x, n: wide(x) / n)
-_scale = row_map("row_scale", lambda var, w, eps: wide(w) / sqrt(var + eps))
+from .vector import Value
 
 
-@kernel
-def _batch_norm(lo: int, hi: int, x: A3, w: A1, b: A1, y: A3, mean: A1, var: A1, eps: float) -> None:
-    n, count = x.shape[0], x.shape[0] * x.shape[2]
-    for c in range(lo, hi):
-        total, square = 0.0, 0.0
-        for i in range(n):
-            total += row_sum(x[i, c])
-        center = total / count
-        for i in range(n):
-            square += row_squares(x[i, c], center)
-        mean[c], var[c] = center, square / count
-        scale = w[c] / root(square / count + eps)
-        for i in range(n):
-            row_affine(y[i, c], x[i, c], center, scale, b[c])
+def _more_moments(first: Value, second: Value, x: Value, origin: Value) -> tuple[Value, Value]:
+    d, square = moments(x, origin)
+    return first + d, second + square
+
+
+def _more_joint_moments(
+    first: Value, second: Value, total: Value, product: Value, g: Value, x: Value, origin: Value
+) -> tuple[Value, Value, Value, Value]:
+    d, square, upstream, both = joint_moments(g, x, origin)
+    return first + d, second + square, total + upstream, product + both
+
+
+_add_moments = row_map("row_add_moments", _more_moments, outs=2)
+_add_joint_moments = row_map("row_add_joint_moments", _more_joint_moments, outs=4)
+
+
+# A unit is a piece of n in one channel; where inner is 1, in all of them, row by row.
 
 
 @kernel
-def _batch_norm_backward(lo: int, hi: int, g: A3, x: A3, w: A1, dx: A3, dw: A1, db: A1, eps: float) -> None:
-    n, count = x.shape[0], x.shape[0] * x.shape[2]
-    for c in range(lo, hi):
-        total, square, sum_g, moment = 0.0, 0.0, 0.0, 0.0
-        for i in range(n):
-            total += row_sum(x[i, c])
-            sum_g += row_sum(g[i, c])
-        center = total / count
-        for i in range(n):
-            square += row_squares(x[i, c], center)
-            moment += row_moment(g[i, c], x[i, c], center)
-        inverse = 1.0 / root(square / count + eps)
-        dw[c], db[c] = moment * inverse, sum_g
-        c1, c2 = sum_g / count, moment / count * inverse * inverse
-        for i in range(n):
-            _spread(dx[i, c], g[i, c], x[i, c], center, inverse * w[c], c1, c2)
-
-
-@kernel
-def _columns(
-    lo: int, hi: int, x: A2, w: A1, b: A1, y: A2, means: A1, variances: A1, sums: A2, eps: float
-) -> None:
-    n, channels = x.shape
+def _moments(lo: int, hi: int, x: A3, partial: A3, rows: int) -> None:
+    n, channels, inner = x.shape
     for unit in range(lo, hi):
-        at, end = unit * _COLUMNS, min((unit + 1) * _COLUMNS, channels)
-        mean, var = sums[0, at:end], sums[1, at:end]
-        mean[:] = 0.0
-        var[:] = 0.0
-        for i in range(n):
-            _add_to(mean, mean, x[i, at:end])
-        _over(mean, mean, float(n))
-        for i in range(n):
-            _add_square(var, var, x[i, at:end], mean)
-        _over(var, var, float(n))
-        _over(means[at:end], mean, 1.0)
-        _over(variances[at:end], var, 1.0)
-        _scale(var, var, w[at:end], eps)
-        for i in range(n):
-            row_affine(y[i, at:end], x[i, at:end], mean, var, b[at:end])
+        if inner == 1:
+            first, second = partial[unit, 0], partial[unit, 1]
+            first[:] = 0.0
+            second[:] = 0.0
+            for i in range(unit * rows, min((unit + 1) * rows, n)):
+                _add_moments(first, second, first, second, x[i], x[0])
+            continue
+        piece, c = unit // channels, unit % channels
+        s1, s2 = 0.0, 0.0
+        for i in range(piece * rows, min((piece + 1) * rows, n)):
+            t1, t2 = row_moments(x[i, c], x[0, c, 0])
+            s1 += t1
+            s2 += t2
+        partial[piece, 0, c], partial[piece, 1, c] = s1, s2
 
 
 @kernel
-def _columns_backward(
-    lo: int, hi: int, g: A2, x: A2, w: A1, dx: A2, dw: A1, db: A1, sums: A2, eps: float
-) -> None:
-    n, channels = x.shape
+def _joint_moments(lo: int, hi: int, g: A3, x: A3, partial: A3, rows: int) -> None:
+    n, channels, inner = x.shape
     for unit in range(lo, hi):
-        at, end = unit * _COLUMNS, min((unit + 1) * _COLUMNS, channels)
-        mean, var, total, moment = sums[0, at:end], sums[1, at:end], sums[2, at:end], sums[3, at:end]
-        for k in range(4):
-            sums[k, at:end] = 0.0
-        for i in range(n):
-            _add_to(mean, mean, x[i, at:end])
-        _over(mean, mean, float(n))
-        for i in range(n):
-            _add_square(var, var, x[i, at:end], mean)
-            _add_moments(total, moment, total, moment, g[i, at:end], x[i, at:end], mean)
-        for c in range(at, end):
-            k = c - at
-            inverse = 1.0 / root(var[k] / n + eps)
-            dw[c], db[c] = moment[k] * inverse, total[k]
-            var[k] = inverse * w[c]
-            total[k] /= n
-            moment[k] *= inverse * inverse / n
-        for i in range(n):
-            _spread(dx[i, at:end], g[i, at:end], x[i, at:end], mean, var, total, moment)
+        if inner == 1:
+            p = partial[unit]
+            p[:, :] = 0.0
+            for i in range(unit * rows, min((unit + 1) * rows, n)):
+                _add_joint_moments(p[0], p[1], p[2], p[3], p[0], p[1], p[2], p[3], g[i], x[i], x[0])
+            continue
+        piece, c = unit // channels, unit % channels
+        s1, s2, s3, s4 = 0.0, 0.0, 0.0, 0.0
+        for i in range(piece * rows, min((piece + 1) * rows, n)):
+            t1, t2, t3, t4 = row_joint_moments(g[i, c], x[i, c], x[0, c, 0])
+            s1 += t1
+            s2 += t2
+            s3 += t3
+            s4 += t4
+        p = partial[piece]
+        p[0, c], p[1, c], p[2, c], p[3, c] = s1, s2, s3, s4
+
+
+@kernel
+def _finish(lo: int, hi: int, x: A3, partial: A3, w: A1, made: A2, mean: A1, var: A1, eps: float) -> None:
+    count, own = x.shape[0] * x.shape[2], x.dtype.type
+    for c in range(w.size):
+        first, second = 0.0, 0.0
+        for p in range(partial.shape[0]):
+            first += partial[p, 0, c]
+            second += partial[p, 1, c]
+        distance, scale = statistics(first, second, count, eps)
+        center = x[0, c, 0] + distance
+        mean[c], var[c] = center, second / count - distance * distance
+        made[0, c] = own(center)
+        made[1, c], made[2, c] = center - made[0, c], scale * w[c]
+
+
+@kernel
+def _finish_backward(
+    lo: int, hi: int, x: A3, partial: A3, w: A1, made: A2, dw: A1, db: A1, eps: float
+) -> None:
+    count, own = x.shape[0] * x.shape[2], x.dtype.type
+    for c in range(w.size):
+        first, second, total, product = 0.0, 0.0, 0.0, 0.0
+        for p in range(partial.shape[0]):
+            first += partial[p, 0, c]
+            second += partial[p, 1, c]
+            total += partial[p, 2, c]
+            product += partial[p, 3, c]
+        distance, scale = statistics(first, second, count, eps)
+        center, product = x[0, c, 0] + distance, product - distance * total
+        dw[c], db[c] = product * scale, total
+        made[0, c] = own(center)
+        made[1, c], made[2, c] = center - made[0, c], scale * w[c]
+        made[3, c], made[4, c] = total / count, product / count * scale * scale
+
+
+def _cut(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Return the examples of a piece, how many pieces there are, how many units."""
+    n, channels, inner = shape
+    rows = max(1, config.ELEMENTWISE_UNIT // (inner if inner > 1 else channels))
+    pieces = -(-n // rows)
+    return rows, pieces, pieces * (channels if inner > 1 else 1)
+
+
+def _along(made: Operand, count: int) -> list[Operand]:
+    """Return the rows of a (count, channels) array as (channels, 1), which broadcasts over (n, channels, inner)."""
+    channels, size = made.shape[1], made.dtype.itemsize
+    return [Operand(made.buffer, Spec((channels, 1), made.dtype), k * channels * size) for k in range(count)]
 
 
 def batch_norm(inputs: list[Operand], outputs: list[Operand], scratch: Any, eps: float) -> list[Launch]:
@@ -120,12 +132,13 @@ def batch_norm(inputs: list[Operand], outputs: list[Operand], scratch: Any, eps:
     x, y: (n, channels, inner).  The others: (channels,); var is the mean squared distance from the mean.
     """
     (x, w, b), (y, mean, var) = inputs, outputs
-    n, channels, inner = x.shape
-    if inner > 1:
-        return [_batch_norm(channels, 0.5 * x.size, x, w, b, y, mean, var, eps)]
-    sums = scratch((2, channels), "float64")
-    units, flat = -(-channels // _COLUMNS), (n, channels)
-    return [_columns(units, 0.7 * x.size, x.reshaped(*flat), w, b, y.reshaped(*flat), mean, var, sums, eps)]
+    rows, pieces, units = _cut(x.shape)
+    partial, made = scratch((pieces, 2, w.size), "float64"), scratch((3, w.size), x.dtype)
+    return [
+        _moments(units, 0.3 * x.size, x, partial, rows),
+        _finish(1, 0.0, x, partial, w, made, mean, var, eps),
+        elementwise("norm_affine", affine, [x, *_along(made, 3), b.reshaped(b.size, 1)], [y], 5),
+    ]
 
 
 def batch_norm_backward(
@@ -133,11 +146,10 @@ def batch_norm_backward(
 ) -> list[Launch]:
     """Plan the gradients (dx, dw, db) of `batch_norm` from (g, x, w); g, x, dx (n, channels, inner)."""
     (g, x, w), (dx, dw, db) = inputs, outputs
-    n, channels, inner = x.shape
-    if inner > 1:
-        return [_batch_norm_backward(channels, 1.0 * x.size, g, x, w, dx, dw, db, eps)]
-    sums = scratch((4, channels), "float64")
-    units, flat = -(-channels // _COLUMNS), (n, channels)
-    flats = [t.reshaped(*flat) for t in (g, x, dx)]
-    work = 1.4 * x.size
-    return [_columns_backward(units, work, flats[0], flats[1], w, flats[2], dw, db, sums, eps)]
+    rows, pieces, units = _cut(x.shape)
+    partial, made = scratch((pieces, 4, w.size), "float64"), scratch((5, w.size), x.dtype)
+    return [
+        _joint_moments(units, 0.6 * x.size, g, x, partial, rows),
+        _finish_backward(1, 0.0, x, partial, w, made, dw, db, eps),
+        elementwise("norm_gradient", gradient, [g, x, *_along(made, 5)], [dx], 8),
+    ]

@@ -1,10 +1,13 @@
 """Layer, RMS and group normalisation: a row less its mean, over its deviation, then a weight and a bias.
 
-x is (rows, channels, inner). The statistics of a row are over its channels * inner elements, by two passes
-in float64 (RMS normalisation takes the mean to be 0). Row r belongs to group r % groups, and its channels
-have the weights and biases from (r % groups) * channels on. Layer normalisation has one group and inner 1.
+x is (rows, channels, inner). The statistics of a row are over its channels * inner elements, in float64, of
+their distances from the row's first element: one pass, without the cancellation of a sum of squares (RMS
+normalisation takes the distances from 0). Row r belongs to group r % groups, and its channels have the
+weights and biases from (r % groups) * channels on. Layer normalisation has one group and inner 1.
 
-The backward pass computes the statistics again: the row is in cache, and nothing has to be kept.
+The backward pass computes the statistics again: the row is in cache, and nothing has to be kept. What is
+done element by element is in x's own dtype, twice as fast in float32; the mean is a sum of two numbers, so
+that nothing is lost where it is large.
 """
 
 from typing import Any
@@ -16,9 +19,9 @@ from .program import Launch, Operand, Spec
 from .rows import row_map, row_reduce
 from .vector import Formula, Value, sqrt
 
-#: Rows of which a unit of the backward pass adds up the gradients of weight and bias, at the least: the
-#: sums of a unit, 16 bytes a channel in float64, are then 4 % of the memory that it moves.
-_LEAST_ROWS = 32
+#: Rows of which a unit of the backward pass adds up the gradients of weight and bias, in x's dtype; the units'
+#: sums are then added in float64. They are 2 % of the memory that a unit moves.
+_ROWS = 32
 
 
 def wide(x: Value) -> Value:
@@ -26,86 +29,120 @@ def wide(x: Value) -> Value:
     return x.astype("float64")
 
 
-_add: Formula = lambda a, b: a + b
-row_sum = row_reduce("row_sum", wide, _add, -0.0)
-row_squares = row_reduce("row_squares", lambda x, mean: (wide(x) - mean) * (wide(x) - mean), _add, 0.0)
-row_moment = row_reduce("row_moment", lambda g, x, mean: wide(g) * (wide(x) - mean), _add, 0.0)
-row_affine = row_map("row_affine", lambda x, mean, scale, shift: (wide(x) - mean) * scale + wide(shift))
-_weighted = row_map("row_weighted", lambda x, w, b, mean, scale: (wide(x) - mean) * scale * wide(w) + wide(b))
-_dot = row_reduce("row_dot", lambda g, w: wide(g) * wide(w), _add, 0.0)
-_weighted_moment = row_reduce(
-    "row_weighted_moment", lambda g, w, x, mean: wide(g) * wide(w) * (wide(x) - mean), _add, 0.0
-)
+def moments(x: Value, origin: Value) -> tuple[Value, Value]:
+    """Return the terms of the first two moments of x about an origin."""
+    d = wide(x) - wide(origin)
+    return d, d * d
 
 
-def _gradient(g: Value, x: Value, w: Value, mean: Value, scale: Value, c1: Value, c2: Value) -> Value:
-    return scale * (wide(g) * wide(w) - c1 - (wide(x) - mean) * scale * c2)
+def joint_moments(g: Value, x: Value, origin: Value) -> tuple[Value, Value, Value, Value]:
+    """Return the terms of the moments of x about an origin, and of those of g: by itself, and with x."""
+    d, upstream = wide(x) - wide(origin), wide(g)
+    return d, d * d, upstream, upstream * d
+
+
+def affine(x: Value, high: Value, low: Value, scale: Value, shift: Value) -> Value:
+    """Return (x - mean) * scale + shift, the mean being high + low."""
+    return ((x - high) - low) * scale + shift
+
+
+def gradient(g: Value, x: Value, high: Value, low: Value, scale: Value, c1: Value, c2: Value) -> Value:
+    """Return (g - c1 - (x - mean) * c2) * scale."""
+    return ((g - c1) - ((x - high) - low) * c2) * scale
 
 
 def _gradients(
-    g: Value, x: Value, w: Value, dw: Value, db: Value, mean: Value, scale: Value, c1: Value, c2: Value
-) -> tuple[Value, Value, Value]:
-    dx = _gradient(g, x, w, mean, scale, c1, c2)
-    return dx, dw + wide(g) * ((wide(x) - mean) * scale), db + wide(g)
+    g: Value, x: Value, w: Value, dw: Value, db: Value,
+    high: Value, low: Value, scale: Value, c1: Value, c2: Value,
+) -> tuple[Value, Value, Value]:  # fmt: skip
+    dx = gradient(g * w, x, high, low, scale, c1, c2)
+    return dx, dw + g * (((x - high) - low) * scale), db + g
 
 
-root = scalar(sqrt)
-_row_gradient = row_map("row_norm_gradient", _gradient)
+_add: Formula = lambda a, b: a + b
+row_moments = row_reduce("row_moments", moments, _add, 0.0)
+row_joint_moments = row_reduce("row_joint_moments", joint_moments, _add, 0.0)
+_weighted_moments = row_reduce(
+    "row_weighted_moments", lambda g, w, x, origin: joint_moments(g * w, x, origin), _add, 0.0
+)
+row_affine = row_map("row_affine", affine)
+_weighted = row_map("row_weighted", lambda x, w, b, high, low, scale: ((x - high) - low) * scale * w + b)
+_channel_gradient = row_map(
+    "row_channel_gradient",
+    lambda g, x, w, high, low, scale, c1, c2: gradient(g * w, x, high, low, scale, c1, c2),
+)
 _row_gradients = row_map("row_norm_gradients", _gradients, outs=3)
+root = scalar(sqrt)
 
 
 @device
-def _statistics(row: Any, eps: float, centered: int) -> tuple[float, float]:
-    """Return the mean and the reciprocal of the deviation."""
-    mean = row_sum(row) / row.size if centered else 0.0
-    return mean, 1.0 / root(row_squares(row, mean) / row.size + eps)
+def statistics(first: float, second: float, n: int, eps: float) -> tuple[float, float]:
+    """Return the mean about the origin, and the reciprocal of the deviation, from sums of the moments."""
+    mean = first / n
+    return mean, 1.0 / root(second / n - mean * mean + eps)
 
 
 @kernel
 def _normalize(lo: int, hi: int, x: A3, w: A1, b: A1, y: A3, eps: float, plan: Words) -> None:
     group, groups, centered = plan[0], plan[1], plan[2]
     rows, channels, inner = x.shape
+    own = x.dtype.type
     for r in range(lo * group, min(hi * group, rows)):
-        first = r % groups * channels
-        mean, scale = _statistics(x[r], eps, centered)
+        at = r % groups * channels
+        origin = x[r, 0, 0] if centered else own(0)
+        first, second = row_moments(x[r], origin)
+        distance, scale = statistics(first if centered else 0.0, second, channels * inner, eps)
+        mean = float(origin) + distance
+        high = own(mean)
+        low = own(mean - high)
         if inner == 1:
-            _weighted(y[r], x[r], w[first : first + channels], b[first : first + channels], mean, scale)
+            end = at + channels
+            _weighted(y[r], x[r], w[at:end], b[at:end], high, low, own(scale))
         else:
             for k in range(channels):
-                row_affine(y[r, k], x[r, k], mean, scale * w[first + k], b[first + k])
+                row_affine(y[r, k], x[r, k], high, low, own(scale * w[at + k]), b[at + k])
 
 
 @kernel
 def _normalize_backward(
     lo: int, hi: int, g: A3, x: A3, w: A1, dx: A3, partial: A3, eps: float, plan: Words
 ) -> None:
-    group, groups, centered = plan[0], plan[1], plan[2]
+    groups, centered = plan[0], plan[1]
     rows, channels, inner = x.shape
-    n = channels * inner
+    n, own = channels * inner, x.dtype.type
     for unit in range(lo, hi):
         partial[0, unit, :] = 0.0
         partial[1, unit, :] = 0.0
-        for r in range(unit * group, min((unit + 1) * group, rows)):
-            first = r % groups * channels
-            weight = w[first : first + channels]
-            dw = partial[0, unit, first : first + channels]
-            db = partial[1, unit, first : first + channels]
-            mean, scale = _statistics(x[r], eps, centered)
+        for r in range(unit * _ROWS, min((unit + 1) * _ROWS, rows)):
+            at = r % groups * channels
+            weight = w[at : at + channels]
+            dw, db = partial[0, unit, at : at + channels], partial[1, unit, at : at + channels]
+            origin = x[r, 0, 0] if centered else own(0)
             if inner == 1:
-                c1 = _dot(g[r], weight) / n if centered else 0.0
-                c2 = _weighted_moment(g[r], weight, x[r], mean) * scale / n
-                _row_gradients(dx[r], dw, db, g[r], x[r], weight, dw, db, mean, scale, c1, c2)
+                first, second, total, product = _weighted_moments(g[r], weight, x[r], origin)
+            else:
+                first, second, total, product = 0.0, 0.0, 0.0, 0.0
+                for k in range(channels):
+                    s1, s2, s3, s4 = row_joint_moments(g[r, k], x[r, k], origin)
+                    first += s1
+                    second += s2
+                    total += s3 * weight[k]
+                    product += s4 * weight[k]
+                    partial[2, unit, at + k], partial[3, unit, at + k] = s3, s4
+            distance, scale = statistics(first if centered else 0.0, second, n, eps)
+            mean = float(origin) + distance
+            high = own(mean)
+            low = own(mean - high)
+            c1 = own(total / n if centered else 0.0)
+            c2 = own((product - distance * total) / n * scale * scale)
+            if inner == 1:
+                _row_gradients(dx[r], dw, db, g[r], x[r], weight, dw, db, high, low, own(scale), c1, c2)
                 continue
-            c1, c2 = 0.0, 0.0
             for k in range(channels):
-                total, moment = row_sum(g[r, k]), row_moment(g[r, k], x[r, k], mean) * scale
-                dw[k] += moment
-                db[k] += total
-                c1 += weight[k] * total
-                c2 += weight[k] * moment
-            c1, c2 = c1 / n if centered else 0.0, c2 / n
-            for k in range(channels):
-                _row_gradient(dx[r, k], g[r, k], x[r, k], weight[k], mean, scale, c1, c2)
+                s3, s4 = partial[2, unit, at + k], partial[3, unit, at + k]
+                dw[k] += own((s4 - distance * s3) * scale)
+                db[k] += s3
+                _channel_gradient(dx[r, k], g[r, k], x[r, k], weight[k], high, low, own(scale), c1, c2)
 
 
 def normalize(
@@ -121,13 +158,6 @@ def normalize(
     return [_normalize(-(-rows // group), 0.5 * x.size, x, w, b, y, eps, plan)]
 
 
-def backward_units(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Return how many units the backward pass of x (rows, channels, inner) has, and their rows."""
-    rows, channels, inner = shape
-    group = max(_LEAST_ROWS, config.ELEMENTWISE_UNIT // (channels * inner))
-    return -(-rows // group), group
-
-
 def normalize_backward(
     operands: tuple[Operand, Operand, Operand],
     outputs: tuple[Operand, Operand, Operand],
@@ -140,12 +170,12 @@ def normalize_backward(
     (g, x, w), (dx, dw, db) = operands, outputs
     if not x.size:
         return [fill(out, 0) for out in outputs]
-    units, group = backward_units(x.shape)
-    partial = scratch((2, units, w.size), "float64")
-    plan = (group, groups, int(centered))
+    units = -(-x.shape[0] // _ROWS)
+    partial = scratch((4, units, w.size), x.dtype)  # the last two hold sums of a row, where inner is above 1
+    plan = (groups, int(centered))
     launches = [_normalize_backward(units, 1.0 * x.size, g, x, w, dx, partial, eps, plan)]
     for k, out in enumerate((dw, db)):
-        half = Operand(partial.buffer, Spec((1, units, w.size), partial.dtype), k * partial.spec.nbytes // 2)
+        half = Operand(partial.buffer, Spec((1, units, w.size), partial.dtype), k * partial.spec.nbytes // 4)
         sums = scratch((reduce.partials(half.shape),), "float64")
         launches += reduce.total.plan(half, out, sums.buffer)
     return launches
