@@ -32,6 +32,8 @@ _add_moments = row_map("row_add_moments", _more_moments, outs=2)
 _add_joint_moments = row_map("row_add_joint_moments", _more_joint_moments, outs=4)
 
 
+_add_to = row_map("row_add_to", lambda total, x: total + x)
+
 # A unit is a piece of n in one channel; where inner is 1, in all of them, row by row.
 
 
@@ -80,11 +82,11 @@ def _joint_moments(lo: int, hi: int, g: A3, x: A3, partial: A3, rows: int) -> No
 @kernel
 def _finish(lo: int, hi: int, x: A3, partial: A3, w: A1, made: A2, mean: A1, var: A1, eps: float) -> None:
     count, own = x.shape[0] * x.shape[2], x.dtype.type
+    sums = partial[0]
+    for p in range(1, partial.shape[0]):
+        _add_to(sums, sums, partial[p])
     for c in range(w.size):
-        first, second = 0.0, 0.0
-        for p in range(partial.shape[0]):
-            first += partial[p, 0, c]
-            second += partial[p, 1, c]
+        first, second = sums[0, c], sums[1, c]
         distance, scale = statistics(first, second, count, eps)
         center = x[0, c, 0] + distance
         mean[c], var[c] = center, second / count - distance * distance
@@ -97,15 +99,13 @@ def _finish_backward(
     lo: int, hi: int, x: A3, partial: A3, w: A1, made: A2, dw: A1, db: A1, eps: float
 ) -> None:
     count, own = x.shape[0] * x.shape[2], x.dtype.type
+    sums = partial[0]
+    for p in range(1, partial.shape[0]):
+        _add_to(sums, sums, partial[p])
     for c in range(w.size):
-        first, second, total, product = 0.0, 0.0, 0.0, 0.0
-        for p in range(partial.shape[0]):
-            first += partial[p, 0, c]
-            second += partial[p, 1, c]
-            total += partial[p, 2, c]
-            product += partial[p, 3, c]
-        distance, scale = statistics(first, second, count, eps)
-        center, product = x[0, c, 0] + distance, product - distance * total
+        total = sums[2, c]
+        distance, scale = statistics(sums[0, c], sums[1, c], count, eps)
+        center, product = x[0, c, 0] + distance, sums[3, c] - distance * total
         dw[c], db[c] = product * scale, total
         made[0, c] = own(center)
         made[1, c], made[2, c] = center - made[0, c], scale * w[c]

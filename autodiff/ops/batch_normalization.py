@@ -103,12 +103,12 @@ _BATCH: list[tuple[Shape, int]] = [
 _EPS: Meta = {"eps": 1e-5}
 
 
-def _bind_batch(w: Tensor, x: Tensor, **same: Tensor) -> None:
+def _check(x: Tensor, like: Tensor, *weights: Tensor) -> None:
     if x.ndim < 2 or x.size == 0:
         raise ValueError(
             f"batch_norm: x has shape {x.shape}, expected (batch, channels, ...), none of them 0"
         )
-    check_operands("batch_norm", w, 1, 1, x=x, **same)
+    check_operands("batch_norm", x, 1, 1, like, *weights)
 
 
 @op(
@@ -123,11 +123,12 @@ def _bind_batch(w: Tensor, x: Tensor, **same: Tensor) -> None:
     large=Case(((64, 32, 14, 14), (64, 32, 14, 14), (32,)), _EPS),
     magnitude=_terms,
     ulp=16,
+    recycled=True,
 )
 def batch_norm_backward(g: TensorLike, x: TensorLike, weight: TensorLike, eps: float) -> Bound:
     """Gradients of batch_norm: of x, of the weight, of the bias."""
     upstream, t, w = (as_float("batch_norm", a) for a in (g, x, weight))
-    _bind_batch(w, t, g=upstream)
+    _check(t, upstream, w)
     return (upstream, t, w), {"eps": eps}
 
 
@@ -143,12 +144,12 @@ def batch_norm_backward(g: TensorLike, x: TensorLike, weight: TensorLike, eps: f
     large=Case(((64, 32, 14, 14), (32,), (32,)), _EPS),
     # The variance of float64: moments about the first element lose 4 bits where that is the farthest one.
     ulp=32,
+    recycled=True,
 )
 def batch_norm(x: TensorLike, weight: TensorLike, bias: TensorLike, eps: float) -> Bound:
     """Channels (axis 1) at mean 0 and variance 1, times weight, plus bias; means and biased variances."""
     t, w, b = (as_float("batch_norm", a) for a in (x, weight, bias))
-    _bind_batch(w, t)
-    check_operands("batch_norm", w, 0, 1, bias=b)
+    _check(t, t, w, b)
     return (t, w, b), {"eps": eps}
 
 

@@ -127,19 +127,21 @@ _SHAPES: list[tuple[Shape, int, Meta]] = [
 ]
 
 
-def check_operands(name: str, w: Tensor, axis: int, groups: int, **same: Tensor) -> None:
-    """Check operands: `same` have the shape of the first of them, and w one element a channel."""
-    (first, x), *others = same.items()
-    same_float_dtype(name, **same, weight=w)
-    channels = x.shape[axis] if 0 <= axis < x.ndim else 0
-    wrong = channels == 0 or channels % groups or w.shape != (channels,)
-    if wrong or any(t.shape != x.shape for _, t in others):
-        given = ", ".join(f"{k} {t.shape}" for k, t in (*same.items(), ("weight", w)))
-        raise ValueError(
-            f"{name}: shapes are {given}, expected channels on axis {axis} and a weight for each"
-        )
-    if math.prod(x.shape[axis + 1 :]) == 0:
-        raise ValueError(f"{name}: {first} has shape {x.shape}, expected at least one element a channel")
+def check_operands(name: str, x: Tensor, axis: int, groups: int, like: Tensor, *weights: Tensor) -> None:
+    """Check that `like` has the shape of x, weights an element a channel, and all one float dtype."""
+    shape, dtype = x.array.shape, x.array.dtype
+    channels = shape[axis] if 0 <= axis < len(shape) else 0
+    fits = channels > 0 and channels % groups == 0 and 0 not in shape[axis:] and like.array.shape == shape
+    if fits and dtype.kind == "f" and like.array.dtype == dtype:
+        if all(w.array.shape == (channels,) and w.array.dtype == dtype for w in weights):
+            return
+    others = {f"operand {k}": t for k, t in enumerate((like, *weights), 1) if t is not x}
+    same_float_dtype(name, x=x, **others)
+    given = " and ".join(str(t.shape) for t in (x, *others.values()))
+    raise ValueError(
+        f"{name}: shapes are {given}, expected channels on axis {axis}, in {groups} groups, a weight for each, "
+        "and at least one element a channel"
+    )
 
 
 @op(
@@ -153,13 +155,14 @@ def check_operands(name: str, w: Tensor, axis: int, groups: int, **same: Tensor)
     wrong=Case(((3, 5), (3, 4), (5,)), _meta(1, 1)),
     large=Case(((2048, 1024), (2048, 1024), (1024,)), _meta(1, 1)),
     ulp=16,
+    recycled=True,
 )
 def normalize_backward(
     g: TensorLike, x: TensorLike, weight: TensorLike, axis: int, groups: int, eps: float, centered: bool
 ) -> Bound:
     """Gradients of normalize: of x, of the weight, of the bias."""
     upstream, t, w = (as_float("normalize", a) for a in (g, x, weight))
-    check_operands("normalize", w, axis, groups, x=t, g=upstream)
+    check_operands("normalize", t, axis, groups, upstream, w)
     return (upstream, t, w), _meta(axis, groups, eps, centered)
 
 
@@ -174,12 +177,12 @@ def normalize_backward(
     wrong=Case(((3, 5), (4,), (4,)), _meta(1, 1)),
     large=Case(((2048, 1024), (1024,), (1024,)), _meta(1, 1)),
     ulp=16,
+    recycled=True,
 )
 def normalize(
     x: TensorLike, weight: TensorLike, bias: TensorLike, axis: int, groups: int, eps: float, centered: bool
 ) -> Bound:
     """(x - mean) / sqrt(var + eps) * weight + bias, over each group of channels and all axes after theirs."""
     t, w, b = (as_float("normalize", a) for a in (x, weight, bias))
-    check_operands("normalize", w, axis, groups, x=t)
-    check_operands("normalize", w, 0, 1, bias=b)
+    check_operands("normalize", t, axis, groups, t, w, b)
     return (t, w, b), _meta(axis, groups, eps, centered)
