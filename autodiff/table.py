@@ -60,7 +60,8 @@ class Op:
     plan: (inputs, outputs, scratch, meta) -> kernel launches; `scratch(shape, dtype)` makes an operand.
     view: (array, meta) -> the same memory under another shape, for ops that run no kernel.
     vjp: a rule per argument; None for one that gets no gradient.
-    shared: (g, result, *arguments, **meta) -> what all rules are given for g; computed once.
+    shared: (g, result, *arguments, **meta) -> what all rules are given for g: computed once, perhaps by one
+        kernel that gives all gradients, of which each rule picks its own.
     failure: (tensors, meta) -> the error to raise when a kernel reported one.
     oracle: NumPy in float64, taking the arguments and metadata of `bind`.
     variadic: any number of arguments; the one VJP rule is told which by the keyword `argument`.
@@ -183,6 +184,11 @@ class Op:
             rule(g, ans, *node.inputs, **node.meta) if need and rule is not None else None
             for rule, need in zip(rules, needs, strict=True)
         ]
+
+
+def pick(argument: int) -> Rule:
+    """Return the rule that takes an argument's gradient from a sequence of them: what `shared` gave."""
+    return lambda gradients, *_, **meta: gradients[argument]
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,9 +14,12 @@ Element i of an array draws from the block `threefry(key, counter)` whose 64-bit
               bits of the stream SECOND
 """
 
+import functools
+import math
+
 from .formulas import log
 from .trigonometry import cos_turns
-from .vector import Value, select, sqrt
+from .vector import Formula, Value, select, sqrt
 
 #: The highest byte of the counter, so that draws, split keys and folded keys never share a block.
 BITS, SECOND, SPLIT, FOLD = 0, 0x40000000, -0x80000000, -0x40000000
@@ -98,3 +101,18 @@ def integers(key0: Value, key1: Value, low: Value, count: Value, index: Value) -
     """
     w0, w1 = (w.astype("int64") & 0xFFFFFFFF for w in _words(key0, key1, index, BITS))
     return low + ((w1 * count + ((w0 * count) >> 32)) >> 32)
+
+
+@functools.cache
+def dropout(rate: float) -> Formula:
+    """Return the formula x / (1 - rate) where uniform32 of an element is at least `rate`, else 0.
+
+    Both dtypes have the same mask. The key's words are int32, so that a vector has as many elements as of x.
+    """
+    least, scale = math.ceil(rate * 2**24), 1 / (1 - rate)
+
+    def formula(x: Value, key0: Value, key1: Value, index: Value) -> Value:
+        w0, _ = _words(key0, key1, index, BITS)
+        return select((w0 >> 8) >= least, x * scale, 0.0)
+
+    return formula

@@ -24,8 +24,8 @@ def row_reduce(
 ) -> Callable[..., Any]:
     """Make a function `(row, *numbers)` that combines `formula(element, *numbers)` over a row.
 
-    The result has the formula's dtype. `start`, for integers `start_int`, must leave any value as it
-    is when combined.
+    The result has the formula's dtype; where the formula gives a tuple, so does the function, and each part
+    is combined by itself. `start`, for integers `start_int`, must leave any value as it is when combined.
     """
 
     def stand_in(row: Any, *numbers: Any) -> Any:
@@ -35,16 +35,17 @@ def row_reduce(
     return stand_in
 
 
-def row_map(name: str, formula: Formula) -> Callable[..., Any]:
+def row_map(name: str, formula: Formula, outs: int = 1) -> Callable[..., Any]:
     """Make a function `(out, *rows_and_numbers)` that stores `formula` of them in a row, element by element.
 
-    `out` may be one of the rows.
+    `out` may be one of the rows. With `outs` above 1, so many rows come first, and the formula gives a
+    value for each.
     """
 
     def stand_in(out: Any, *arguments: Any) -> Any:
         raise TypeError(f"{name} runs only inside a kernel")
 
-    stand_in.for_numba = lambda: _map_intrinsic(name, formula)  # type: ignore[attr-defined]
+    stand_in.for_numba = lambda: _map_intrinsic(name, formula, outs)  # type: ignore[attr-defined]
     return stand_in
 
 
@@ -109,13 +110,14 @@ class _Row:
         ]
 
 
-def _write_map(row: _Row, formula: Formula) -> None:
+def _write_map(row: _Row, formula: Formula, outs: int) -> None:
     loop, b = row.loop, row.loop.builder
     count = loop.function.args[0]
 
     def step(i: ir.Value, mask: ir.Value | None = None) -> list[ir.Value]:
-        made = formula(*row.values(i, mask, first=1)).astype(row.dtypes[0])
-        loop.store(made, row.at(0, i), mask)
+        made = formula(*row.values(i, mask, first=outs))
+        for k, value in enumerate(made if outs > 1 else [made]):
+            loop.store(value.astype(row.dtypes[k]), row.at(k, i), mask)
         return []
 
     whole = b.and_(count, n64(-loop.lanes))
@@ -125,36 +127,64 @@ def _write_map(row: _Row, formula: Formula) -> None:
     b.ret_void()
 
 
-def _write_reduce(row: _Row, formula: Formula, combine: Formula, dtype: str, start: float) -> None:
+def _write_reduce(row: _Row, formula: Formula, combine: Formula, dtypes: list[str], start: float) -> None:
     loop, b, lanes = row.loop, row.loop.builder, row.loop.lanes
-    count = loop.function.args[0]
-    identity = constant(dtype, lanes, start)
+    count, parts = loop.function.args[0], len(dtypes)
+    # More accumulators than registers would go through memory.
+    chains = _CHAINS if parts <= 2 else _CHAINS // 2
+    identities = [constant(d, lanes, start) for d in dtypes]
 
-    def wrap(raw: ir.Value) -> Value:
-        return Value(b, dtype, lanes, raw)
+    def combined(totals: Sequence[ir.Value], values: Sequence[ir.Value]) -> list[ir.Value]:
+        return [
+            combine(Value(b, d, lanes, t), Value(b, d, lanes, v)).ir
+            for d, t, v in zip(dtypes, totals, values, strict=True)
+        ]
+
+    def made(i: ir.Value, mask: ir.Value | None) -> list[ir.Value]:
+        values = formula(*row.values(i, mask))
+        return [v.ir for v in (values if isinstance(values, tuple) else (values,))]
 
     def step(i: ir.Value, *totals: ir.Value) -> list[ir.Value]:
-        out = []
-        for k, total in enumerate(totals):
-            value = formula(*row.values(b.add(i, n64(k * lanes)), None))
-            out.append(combine(wrap(total), value).ir)
+        out: list[ir.Value] = []
+        for k in range(len(totals) // parts):
+            out += combined(totals[k * parts : (k + 1) * parts], made(b.add(i, n64(k * lanes)), None))
         return out
 
-    blocks = b.and_(count, n64(-_CHAINS * lanes))
+    blocks = b.and_(count, n64(-chains * lanes))
     whole = b.and_(count, n64(-lanes))
-    chains = loop.loop(n64(0), blocks, _CHAINS * lanes, step, [identity] * _CHAINS)
-    first = loop.loop(blocks, whole, lanes, step, chains[:1])
+    totals = loop.loop(n64(0), blocks, chains * lanes, step, identities * chains)
+    first = loop.loop(blocks, whole, lanes, step, totals[:parts])
     rest = b.sub(count, whole)
 
     def tail() -> list[ir.Value]:
         mask = loop.mask(rest)
-        value = formula(*row.values(whole, mask))
-        kept = wrap(b.select(mask, value.ir, identity))
-        return [combine(wrap(first[0]), kept).ir]
+        values = zip(made(whole, mask), identities, strict=True)
+        return combined(first, [b.select(mask, v, identity) for v, identity in values])
 
-    chains[0] = loop.when(b.icmp_signed(">", rest, n64(0)), tail, first)[0]
-    pairs = [combine(wrap(chains[k]), wrap(chains[k + 2])) for k in (0, 1)]
-    b.ret(_across(combine(*pairs), combine).ir)
+    totals[:parts] = loop.when(b.icmp_signed(">", rest, n64(0)), tail, first)
+    while len(totals) > parts:
+        half = len(totals) // 2
+        totals = [
+            v
+            for k in range(0, half, parts)
+            for v in combined(totals[k : k + parts], totals[half + k : half + k + parts])
+        ]
+    out = [_across(Value(b, d, lanes, t), combine).ir for d, t in zip(dtypes, totals, strict=True)]
+    if parts == 1:
+        b.ret(out[0])
+        return
+    pack = ir.Constant(_result_type(dtypes), ir.Undefined)
+    for k, value in enumerate(out):
+        pack = b.insert_value(pack, value, k)
+    b.ret(pack)
+
+
+def _result_type(dtypes: list[str]) -> ir.Type:
+    """Return void for no results, the type of one, a struct of several."""
+    if not dtypes:
+        return ir.VoidType()
+    kinds = [vector_type(d, 1) for d in dtypes]
+    return kinds[0] if len(kinds) == 1 else ir.LiteralStructType(kinds)
 
 
 def _across(total: Value, combine: Formula) -> Value:
@@ -178,26 +208,25 @@ def _call(
     signature: Any,
     args: Any,
     name: str,
-    dtype: str | None,
+    dtypes: list[str],
     write: Callable[[_Row], None],
 ) -> ir.Value:
     """Call a row function from a kernel, and write it where the module does not have it yet."""
     kinds = [signature.args[0], *signature.args[1]]
     flat, length = _flatten(context, builder, kinds, [args[0], *unpacked(builder, args[1])])
-    symbol = "_".join([name, *(_dtype(k) for k in kinds)])
-    result = ir.VoidType() if dtype is None else vector_type(dtype, 1)
-    loop = _function(builder.module, symbol, kinds, result, [dtype] if dtype else [])
+    symbol = "_".join([name, *(("a" if hasattr(k, "dtype") else "") + _dtype(k) for k in kinds)])
+    loop = _function(builder.module, symbol, kinds, _result_type(dtypes), dtypes)
     if loop is not None:
         write(_Row(loop, kinds))
     return builder.call(builder.module.globals[symbol], [length, *flat])
 
 
-def _map_intrinsic(name: str, formula: Formula) -> Any:
+def _map_intrinsic(name: str, formula: Formula, outs: int) -> Any:
     from numba import types
     from numba.extending import intrinsic
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        _call(context, builder, signature, args, name, None, lambda row: _write_map(row, formula))
+        _call(context, builder, signature, args, name, [], lambda row: _write_map(row, formula, outs))
         return context.get_dummy_value()
 
     @intrinsic
@@ -207,12 +236,12 @@ def _map_intrinsic(name: str, formula: Formula) -> Any:
     return call
 
 
-def _result_dtype(formula: Formula, kinds: Sequence[Any]) -> str:
-    """Return the dtype that a formula gives for these arguments: write it into a function thrown away."""
+def _result_dtypes(formula: Formula, kinds: Sequence[Any]) -> list[str]:
+    """Return the dtypes that a formula gives for these arguments: write it into a function thrown away."""
     loop = _function(ir.Module("probe"), "probe", kinds, ir.VoidType(), ["float64"])
     assert loop is not None
-    dtype: str = formula(*_Row(loop, kinds).values(n64(0), None)).dtype
-    return dtype
+    made = formula(*_Row(loop, kinds).values(n64(0), None))
+    return [v.dtype for v in (made if isinstance(made, tuple) else (made,))]
 
 
 def _reduce_intrinsic(name: str, formula: Formula, combine: Formula, starts: tuple[float, int]) -> Any:
@@ -220,17 +249,25 @@ def _reduce_intrinsic(name: str, formula: Formula, combine: Formula, starts: tup
     from numba.extending import intrinsic
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        dtype = _dtype(signature.return_type)
-        start = starts[0 if "float" in dtype else 1]
+        result = signature.return_type
+        several = isinstance(result, types.BaseTuple)
+        dtypes = [_dtype(k) for k in (result if several else (result,))]
+        start = starts[0 if "float" in dtypes[0] else 1]
 
         def write(row: _Row) -> None:
-            _write_reduce(row, formula, combine, dtype, start)
+            _write_reduce(row, formula, combine, dtypes, start)
 
-        return _call(context, builder, signature, args, name, dtype, write)
+        made = _call(context, builder, signature, args, name, dtypes, write)
+        if not several:
+            return made
+        return context.make_tuple(
+            builder, result, [builder.extract_value(made, k) for k in range(len(dtypes))]
+        )
 
     @intrinsic
     def call(typingctx, row, *arguments):  # type: ignore[no-untyped-def]
-        result = from_dtype(np.dtype(_result_dtype(formula, [row, *arguments])))
+        kinds = [from_dtype(np.dtype(d)) for d in _result_dtypes(formula, [row, *arguments])]
+        result = kinds[0] if len(kinds) == 1 else types.Tuple(kinds)
         return result(row, types.StarArgTuple.from_types(arguments)), codegen
 
     return call

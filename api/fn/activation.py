@@ -1,37 +1,77 @@
-"""Activations that are not rows of the op table: made of those that are."""
+"""Activations: the rows of the op table, with their arguments' defaults and checks."""
 
 from __future__ import annotations
 
-from treepie.autodiff import Tensor, ops
-from treepie.autodiff.arguments import as_float, one_axis
-from treepie.autodiff.ops import sigmoid, silu, softplus
+from treepie.autodiff import Tensor
+from treepie.autodiff.arguments import as_float, as_tensor, one_axis, same_float_dtype
+from treepie.autodiff.ops import activation as rows
+from treepie.autodiff.ops import sigmoid, silu
+from treepie.autodiff.ops.activation import (
+    gelu_approx,
+    hard_sigmoid,
+    hard_silu,
+    hard_tanh,
+    log_sigmoid,
+    mish,
+    relu6,
+    selu,
+    softsign,
+    sparse_plus,
+    sparse_sigmoid,
+)
 from treepie.autodiff.tensor import TensorLike
 
 swish = silu
+hard_swish = hard_silu
+
+# fmt: off
+__all__ = [
+    "celu", "elu", "gelu_approx", "glu", "hard_sigmoid", "hard_silu", "hard_swish", "hard_tanh", "leaky_relu",
+    "log_sigmoid", "mish", "prelu", "relu6", "selu", "softsign", "sparse_plus", "sparse_sigmoid",
+    "squareplus", "swish",
+]
+# fmt: on
 
 
 def leaky_relu(x: TensorLike, negative_slope: float = 0.01) -> Tensor:
-    """Return x where it is positive, negative_slope * x elsewhere."""
-    t = as_float("leaky_relu", x)
-    return ops.where(t > 0, t, t * negative_slope)
+    """Return x where it is positive, negative_slope * x elsewhere; the derivative at 0 is negative_slope."""
+    return rows.leaky_relu(x, negative_slope)
+
+
+def prelu(x: TensorLike, weight: TensorLike) -> Tensor:
+    """Return x where it is positive, weight * x elsewhere, with a weight that is learned (He et al. 2015).
+
+    x: (batch, channels, ...) or any shape.  weight: of one element, or (channels,) for axis 1 of x.
+    """
+    t, w = as_float("prelu", x), as_tensor(weight)
+    same_float_dtype("prelu", x=t, weight=w)
+    if w.size == 1 and w.ndim <= 1:
+        return rows.leaky_relu(t, w.reshape(()))
+    if t.ndim < 2 or w.shape != (t.shape[1],):
+        raise ValueError(
+            f"prelu: weight has shape {w.shape} and x {t.shape}, expected one element, or as many as x has "
+            "channels on axis 1"
+        )
+    return rows.leaky_relu(t, w.reshape((-1,) + (1,) * (t.ndim - 2)))
 
 
 def elu(x: TensorLike, alpha: float = 1.0) -> Tensor:
     """Return x where it is positive, alpha * (exp(x) - 1) elsewhere (Clevert et al. 2016)."""
-    t = as_float("elu", x)
-    # The branch that is not taken must not overflow: its gradient would be inf * 0.
-    return ops.where(t > 0, t, ops.expm1(ops.minimum(t, 0.0)) * alpha)
+    return rows.elu(x, alpha)
 
 
-def softsign(x: TensorLike) -> Tensor:
-    """Return x / (1 + |x|)."""
-    t = as_float("softsign", x)
-    return t / (1.0 + abs(t))
+def celu(x: TensorLike, alpha: float = 1.0) -> Tensor:
+    """Return x where it is positive, alpha * (exp(x / alpha) - 1) elsewhere (Barron 2017)."""
+    if isinstance(alpha, int | float) and alpha == 0:
+        raise ValueError("celu: alpha is 0, expected another number")
+    return rows.celu(x, alpha)
 
 
-def log_sigmoid(x: TensorLike) -> Tensor:
-    """Return log(sigmoid(x)), without overflow."""
-    return -softplus(-as_float("log_sigmoid", x))
+def squareplus(x: TensorLike, b: float = 4.0) -> Tensor:
+    """Return (x + sqrt(x^2 + b)) / 2, a smooth relu (Barron 2021); b is 0 or more."""
+    if isinstance(b, int | float) and not b >= 0:
+        raise ValueError(f"squareplus: b is {b}, expected 0 or more")
+    return rows.squareplus(x, b)
 
 
 def glu(x: TensorLike, axis: int = -1) -> Tensor:

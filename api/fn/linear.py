@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from treepie.autodiff import Tensor, ops, rng, zeros
+from treepie.autodiff import Tensor, ops, zeros
 from treepie.autodiff.arguments import as_float, as_tensor
+from treepie.autodiff.ops.random import dropout as dropout_row
 from treepie.autodiff.tensor import TensorLike
 
 
@@ -24,14 +25,13 @@ def linear(
 def dropout(x: TensorLike, rate: float, rngs: Tensor) -> Tensor:
     """Return x with each element set to 0 with probability `rate`, the others divided by 1 - rate.
 
-    rngs: a key.  Srivastava et al. 2014, scaled in training so that evaluation needs no change.
+    rngs: a key. Element i is kept where the uniform number of float32 that the key gives it (see
+    `treepie.kernels.random`) is at least `rate`, in both dtypes; the backward pass draws it again.
+    Srivastava et al. 2014, scaled in training so that evaluation needs no change.
     """
     check_rate(rate)
     t = as_float("dropout", x)
-    if rate == 0:
-        return t
-    kept = rng.bernoulli(rngs, 1.0 - rate, t.shape)
-    return ops.where(kept, t * (1.0 / (1.0 - rate)), 0.0)
+    return dropout_row(t, rngs, rate) if rate else t
 
 
 def check_rate(rate: float) -> None:

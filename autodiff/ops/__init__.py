@@ -1,6 +1,6 @@
 """All ops: importing this package fills the table."""
 
-from . import random, update
+from . import activation, batch_normalization, normalization, random, update
 from .advanced import At, getitem
 from .along import add_along_axis, gather, take_along_axis
 from .arithmetic import (
@@ -88,6 +88,7 @@ from .sort import argsort, sort, top_k
 __all__ = [
     "At",
     "abs",
+    "activation",
     "add",
     "add_along_axis",
     "all",
@@ -98,6 +99,7 @@ __all__ = [
     "astype",
     "attention",
     "attention_backward",
+    "batch_normalization",
     "broadcast_to",
     "ceil",
     "clip",
@@ -153,6 +155,7 @@ __all__ = [
     "mul",
     "neg",
     "norm",
+    "normalization",
     "not_equal",
     "one_hot",
     "outer",

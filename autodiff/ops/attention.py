@@ -13,7 +13,7 @@ from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_tensor, same_float_dtype
 from ..rng import bernoulli
-from ..table import Case, Meta, Rule, op
+from ..table import Case, Meta, op, pick
 from ..tensor import Tensor, TensorLike
 from ..transform import vjp
 from .arithmetic import exp, where
@@ -193,11 +193,6 @@ def _given(cotangents: Any, results: Any) -> list[Tensor]:
     ]
 
 
-def _pick(argument: int) -> Rule:
-    """Return the rule that takes an argument's gradient from those that are shared."""
-    return lambda gradients, *_, **meta: gradients[argument]
-
-
 def _backward_vjp(h: Any, result: Any, *arguments: Tensor, **meta: Any) -> Any:
     mask, key = arguments[5:7]
 
@@ -249,7 +244,7 @@ def _backward_case(case: Case) -> Case:
     signature="(b,h,q,e),(b,h,q),(b,h,q,d),(b,g,k,d),(b,g,k,e),(...),(2),(b,h,q,e),(b,h,q)->...",
     infer=lambda g, g_lse, q, k, v, mask, key, out, lse, **meta: [q, k, v],
     plan=_plan_backward,
-    vjp=tuple(None if k in (5, 6) else _pick(k) for k in range(9)),
+    vjp=tuple(None if k in (5, 6) else pick(k) for k in range(9)),
     shared=_backward_vjp,
     oracle=_backward_oracle,
     cases=[_backward_case(c) for c in _CASES],
@@ -308,7 +303,7 @@ def attention_backward(
         Spec(q.shape[:3], q.dtype),
     ],
     plan=_plan,
-    vjp=(_pick(0), _pick(1), _pick(2), None, None),
+    vjp=(pick(0), pick(1), pick(2), None, None),
     shared=_vjp,
     oracle=_oracle,
     cases=_CASES,

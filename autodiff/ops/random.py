@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +12,9 @@ from treepie.kernels import random as kernels
 from treepie.kernels.elementwise import elementwise as plan_elementwise
 from treepie.kernels.program import Launch, Operand, Spec
 
+from ..arguments import as_float, as_tensor
 from ..table import Case, Meta, Shape, op
-from ..tensor import Tensor, int64
+from ..tensor import Tensor, TensorLike, int32, int64
 
 Bound = tuple[tuple[Tensor, ...], Meta]
 
@@ -218,3 +220,38 @@ def random_integers(key: Tensor, bounds: Tensor, shape: Shape) -> Bound:
     if bounds.shape != (2,) or bounds.dtype != int64:
         raise ValueError(f"rng.randint: bounds have shape {bounds.shape}, expected (low, count)")
     return (check_key("rng.randint", key), bounds), {"shape": shape}
+
+
+#: Byte offsets of the low halves of a key's words.
+_LOW = (0, 8) if sys.byteorder == "little" else (4, 12)
+
+
+def _plan_dropout(inputs: list[Operand], outputs: list[Operand], scratch: Any, rate: float) -> list[Launch]:
+    x, key = inputs
+    # The low halves of the key's words, as int32: beside int64 a vector would have half as many elements.
+    one = Spec((), int32)
+    words = [Operand(key.buffer, one, key.offset + k) for k in _LOW]
+    return [plan_elementwise("dropout", kernels.dropout(rate), [x, *words], outputs, 90)]
+
+
+def _dropout_oracle(x: Any, key: Any, rate: float) -> Any:
+    u = (_block(key, x.size, kernels.BITS)[0] >> np.uint64(8)) / 2.0**24
+    return np.where(u.reshape(x.shape) >= rate, x / (1 - rate), 0.0)
+
+
+@op(
+    signature="(...),(2)->(...)",
+    infer=lambda x, key, rate: [Spec(x.shape, x.dtype)],
+    plan=_plan_dropout,
+    vjp=(lambda g, y, x, key, rate: dropout(g, key, rate), None),
+    oracle=_dropout_oracle,
+    cases=[
+        Case((s, (2,)), {"rate": r}, {1: 2**32})
+        for s, r in (((3, 5), 0.5), ((), 0.9), ((0, 2), 0.1), ((1000,), 0.25), ((37,), 0.0))
+    ],
+    wrong=Case(((3,), (3,)), {"rate": 0.5}, {1: 2**32}),
+    large=Case(((1000, 1000), (2,)), {"rate": 0.1}, {1: 2**32}),
+)
+def dropout(x: TensorLike, key: Tensor, rate: float) -> Bound:
+    """x / (1 - rate) where the key's uniform float32 number for an element is at least `rate`, else 0."""
+    return (as_float("dropout", x), check_key("dropout", as_tensor(key))), {"rate": float(rate)}

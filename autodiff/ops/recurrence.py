@@ -11,7 +11,7 @@ from treepie.kernels import recurrence as kernels
 from treepie.kernels.program import Spec
 
 from ..arguments import as_tensor, same_float_dtype
-from ..table import Case, Meta, Rule, Shape, op
+from ..table import Case, Meta, Shape, op, pick
 from ..tensor import Tensor, TensorLike
 from ..transform import vjp
 from .arithmetic import tanh
@@ -157,11 +157,6 @@ def _gru_backward(on: _Steps, g_h: Any, g_gates: Any, gates: Any, states: Any, h
     return on.stack(made), dh
 
 
-def _picks(count: int) -> tuple[Rule, ...]:
-    """Return rules that take their arguments' gradients from those that are shared."""
-    return tuple(lambda gradients, *_, k=k: gradients[k] for k in range(count))
-
-
 def _second(formula: Callable[..., Any]) -> Callable[..., Any]:
     """Return the VJP of a backward row: that of the same formula in plain ops."""
 
@@ -234,7 +229,7 @@ def _gru_backward_shapes(b: int, t: int, n: int) -> tuple[Shape, ...]:
     signature="(b,t,n),(b,t,n),(b,t,4n),(b,t,4n),(b,t,n),(b,n),(n,4n)->(b,t,4n),(b,n),(b,n)",
     infer=lambda g_h, g_c, g_gates, gates, cells, c0, w: [gates, c0, c0],
     plan=kernels.lstm_backward,
-    vjp=_picks(7),
+    vjp=tuple(map(pick, range(7))),
     shared=_second(_lstm_backward),
     oracle=lambda *arrays: _lstm_backward(_NUMPY, *arrays),
     cases=_cases(_lstm_backward_shapes),
@@ -266,7 +261,7 @@ def lstm_backward(
         x,
     ],
     plan=kernels.lstm,
-    vjp=_picks(5),
+    vjp=tuple(map(pick, range(5))),
     shared=_lstm_vjp,
     oracle=_lstm_oracle,
     cases=_cases(_lstm_shapes),
@@ -284,7 +279,7 @@ def lstm_steps(x: TensorLike, h0: TensorLike, c0: TensorLike, w: TensorLike, bia
     signature="(b,t,n),(b,t,4n),(b,t,4n),(b,t,n),(b,n),(n,3n)->(b,t,4n),(b,n)",
     infer=lambda g_h, g_gates, gates, states, h0, w: [gates, h0],
     plan=kernels.gru_backward,
-    vjp=_picks(6),
+    vjp=tuple(map(pick, range(6))),
     shared=_second(_gru_backward),
     oracle=lambda *arrays: _gru_backward(_NUMPY, *arrays),
     cases=_cases(_gru_backward_shapes),
@@ -314,7 +309,7 @@ def gru_backward(
         Spec((*x.shape[:2], 4 * w.shape[0]), x.dtype),
     ],
     plan=kernels.gru,
-    vjp=_picks(4),
+    vjp=tuple(map(pick, range(4))),
     shared=_gru_vjp,
     oracle=_gru_oracle,
     cases=_cases(_gru_shapes),

@@ -1,0 +1,27 @@
+"""Rows of a table by number."""
+
+from __future__ import annotations
+
+import math
+
+from treepie.autodiff import Tensor, ops
+from treepie.autodiff.arguments import as_tensor
+from treepie.autodiff.tensor import TensorLike
+
+
+def embedding(indices: TensorLike, weight: TensorLike, scale: bool = True) -> Tensor:
+    """Return the rows of a table, times sqrt(dim) with `scale` (Vaswani et al. 2017, section 3.4).
+
+    indices: (...) integers.  weight: (vocabulary, dim) float.  Result: (..., dim). As in NumPy, a negative
+    index counts from the end. Raises IndexError for one outside.
+    """
+    w = as_tensor(weight)
+    if w.ndim != 2 or w.dtype.kind != "f":
+        raise ValueError(
+            f"embedding: weight has shape {w.shape}, dtype {w.dtype.name}, expected floats (vocabulary, dim)"
+        )
+    i = as_tensor(indices)
+    if i.dtype.kind != "i":
+        raise TypeError(f"embedding: indices have dtype {i.dtype.name}, expected int32 or int64")
+    out = ops.take(w, i, 0)
+    return out * math.sqrt(w.shape[1]) if scale else out

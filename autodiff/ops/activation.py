@@ -1,0 +1,224 @@
+"""Activations of neural networks, element by element. Definitions follow `jax.nn`.
+
+At a kink, the derivative is that of the outer piece, constant or linear: 0 for relu6 at 0 and 6, for
+hard_tanh at -1 and 1, for hard_sigmoid at -3 and 3, for sparse_sigmoid at -1 and 1; hard_silu has 0 at -3 and
+1 at 3; leaky_relu and prelu have the slope, elu, celu and selu the derivative of the exponential piece at 0.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from treepie.kernels import formulas, vector
+from treepie.kernels.formulas import INFINITY
+
+from ..elementwise import elementwise
+from .arithmetic import abs, exp, expm1, minimum, sigmoid, sqrt, where
+
+_ALPHA, _SCALE = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
+#: From here on squareplus(x) is x, long before x * x overflows.
+_FAR = 2.0**60
+_ROOT = math.sqrt(2 / math.pi)
+
+
+@elementwise(
+    oracle=lambda x: np.clip(x, 0, 6),
+    vjp=lambda g, y, x: where((x > 0) & (x < 6), g, 0.0),
+    accepts="float",
+    ulp=0,
+    domain=(-8.0, 8.0),
+)
+def relu6(x: Any) -> Any:
+    """x limited to [0, 6]."""
+    return vector.minimum(vector.maximum(x, 0.0), 6.0)
+
+
+@elementwise(
+    oracle=lambda x: np.clip(x, -1, 1),
+    vjp=lambda g, y, x: where((x > -1) & (x < 1), g, 0.0),
+    accepts="float",
+    ulp=0,
+)
+def hard_tanh(x: Any) -> Any:
+    """x limited to [-1, 1]."""
+    return vector.minimum(vector.maximum(x, -1.0), 1.0)
+
+
+@elementwise(
+    oracle=lambda x: np.clip(x + 3, 0, 6) / 6,
+    vjp=lambda g, y, x: where((x > -3) & (x < 3), g * (1 / 6), 0.0),
+    accepts="float",
+    domain=(-5.0, 5.0),
+)
+def hard_sigmoid(x: Any) -> Any:
+    """relu6(x + 3) / 6."""
+    return vector.minimum(vector.maximum(x + 3.0, 0.0), 6.0) / 6.0
+
+
+@elementwise(
+    oracle=lambda x: x * np.clip(x + 3, 0, 6) / 6,
+    vjp=lambda g, y, x: where((x > -3) & (x < 3), g * (x * (1 / 3) + 0.5), where(x >= 3, g, 0.0)),
+    accepts="float",
+    domain=(-5.0, 5.0),
+)
+def hard_silu(x: Any) -> Any:
+    """x * hard_sigmoid(x), 0 at -inf."""
+    return vector.select(x <= -3.0, 0.0, vector.select(x >= 3.0, x, x * (x + 3.0) / 6.0))
+
+
+@elementwise(
+    oracle=lambda x, slope: np.where(x > 0, x, x * slope),
+    vjp=(
+        lambda g, y, x, slope: where(x > 0, g, g * slope),
+        lambda g, y, x, slope: where(x > 0, 0.0, g * x),
+    ),
+    accepts="float",
+)
+def leaky_relu(x: Any, slope: Any) -> Any:
+    """x where it is positive, x * slope elsewhere."""
+    return vector.select(x > 0, x, x * slope)
+
+
+@elementwise(
+    oracle=lambda x, alpha: np.where(x > 0, x, alpha * np.expm1(x)),
+    vjp=(
+        lambda g, y, x, alpha: where(x > 0, g, g * (y + alpha)),
+        lambda g, y, x, alpha: where(x > 0, 0.0, g * expm1(minimum(x, 0.0))),
+    ),
+    accepts="float",
+    flops=30,
+)
+def elu(x: Any, alpha: Any) -> Any:
+    """x where it is positive, alpha * (exp(x) - 1) elsewhere (Clevert et al. 2016)."""
+    return vector.select(x > 0, x, alpha * formulas.expm1(x))
+
+
+@elementwise(
+    oracle=lambda x, alpha: np.where(x > 0, x, alpha * np.expm1(x / alpha)),
+    vjp=(
+        lambda g, y, x, alpha: where(x > 0, g, g * exp(minimum(x, 0.0) / alpha)),
+        lambda g, y, x, alpha: where(
+            x > 0, 0.0, g * (expm1(minimum(x, 0.0) / alpha) - x / alpha * exp(minimum(x, 0.0) / alpha))
+        ),
+    ),
+    accepts="float",
+    domain={0: (-2.0, 2.0), 1: (0.5, 3.0)},
+    flops=30,
+)
+def celu(x: Any, alpha: Any) -> Any:
+    """x where it is positive, alpha * (exp(x / alpha) - 1) elsewhere (Barron 2017)."""
+    return vector.select(x > 0, x, alpha * formulas.expm1(x / alpha))
+
+
+@elementwise(
+    oracle=lambda x: _SCALE * np.where(x > 0, x, _ALPHA * np.expm1(x)),
+    vjp=lambda g, y, x: where(x > 0, g * _SCALE, g * (y + _SCALE * _ALPHA)),
+    accepts="float",
+    flops=30,
+)
+def selu(x: Any) -> Any:
+    """1.0507 * elu(x, 1.6733): keeps mean 0 and variance 1 (Klambauer et al. 2017)."""
+    return vector.select(x > 0, x * _SCALE, formulas.expm1(x) * (_SCALE * _ALPHA))
+
+
+def _inner(x: Any) -> Any:
+    return (x * x * 0.044715 + 1.0) * x * (2 * _ROOT)
+
+
+@elementwise(
+    oracle=lambda x: 0.5 * x * (1 + np.tanh(_ROOT * (x + 0.044715 * x**3))),
+    vjp=lambda g, y, x: (
+        g
+        * (
+            sigmoid(_inner(x))
+            + y * (1.0 - sigmoid(_inner(x))) * ((x * x * (3 * 0.044715) + 1.0) * (2 * _ROOT))
+        )
+    ),
+    accepts="float",
+    flops=40,
+    ulp=8,
+)
+def gelu_approx(x: Any) -> Any:
+    """gelu with tanh in place of erf: x * sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3)), 0 at -inf."""
+    low = vector.maximum(x, -100.0)  # the sigmoid is 0 there, and 0 * -inf would be NaN
+    return low * formulas.sigmoid(_inner(low))
+
+
+def _mish_terms(e: Any) -> tuple[Any, Any]:
+    """Return n and n + 2 for e = exp(x): tanh(softplus(x)) = n / (n + 2), n = e (e + 2)."""
+    n = e * (e + 2.0)
+    return n, n + 2.0
+
+
+def _mish_vjp(g: Any, y: Any, x: Any) -> Any:
+    e = exp(minimum(x, 40.0))
+    n, m = _mish_terms(e)
+    return g * (n / m + y * ((e + 1.0) / m * 4.0 / (e + 2.0)))
+
+
+@elementwise(
+    oracle=lambda x: x * np.tanh(np.logaddexp(x, 0)), vjp=_mish_vjp, accepts="float", flops=40, ulp=8
+)
+def mish(x: Any) -> Any:
+    """x * tanh(softplus(x)) (Misra 2019), 0 at -inf."""
+    low = vector.maximum(x, -1000.0)
+    n, m = _mish_terms(formulas.exp(vector.minimum(low, 40.0)))  # from 40 on, n / m is 1
+    return low * (n / m)
+
+
+@elementwise(
+    oracle=lambda x, b: (x + np.sqrt(x * x + b)) / 2,
+    vjp=(
+        lambda g, y, x, b: where(x > _FAR, g, g * y / sqrt(x * x + b)),
+        lambda g, y, x, b: g * 0.25 / sqrt(x * x + b),
+    ),
+    accepts="float",
+    domain={0: (-3.0, 3.0), 1: (0.5, 5.0)},
+    flops=15,
+)
+def squareplus(x: Any, b: Any) -> Any:
+    """(x + sqrt(x^2 + b)) / 2, without cancellation below 0 (Barron 2021)."""
+    root = vector.sqrt(x * x + b)
+    return vector.select(x > _FAR, x, vector.select(x > 0, (x + root) * 0.5, b * 0.5 / (root - x)))
+
+
+@elementwise(
+    oracle=lambda x: np.where(x <= -1, 0, np.where(x >= 1, x, (x + 1) ** 2 / 4)),
+    vjp=lambda g, y, x: g * sparse_sigmoid(x),
+    accepts="float",
+)
+def sparse_plus(x: Any) -> Any:
+    """0 up to -1, (x + 1)^2 / 4 to 1, then x (Liu & Blondel 2023)."""
+    near = x + 1.0
+    return vector.select(x <= -1.0, 0.0, vector.select(x >= 1.0, x, near * near * 0.25))
+
+
+@elementwise(
+    oracle=lambda x: np.clip((x + 1) / 2, 0, 1),
+    vjp=lambda g, y, x: where((x > -1) & (x < 1), g * 0.5, 0.0),
+    accepts="float",
+)
+def sparse_sigmoid(x: Any) -> Any:
+    """(x + 1) / 2 limited to [0, 1], the derivative of sparse_plus."""
+    return vector.minimum(vector.maximum(x * 0.5 + 0.5, 0.0), 1.0)
+
+
+@elementwise(
+    oracle=lambda x: x / (1 + np.abs(x)),
+    vjp=lambda g, y, x: g / ((abs(x) + 1.0) * (abs(x) + 1.0)),
+    accepts="float",
+    flops=8,
+)
+def softsign(x: Any) -> Any:
+    """x / (1 + |x|), -1 and 1 at the infinities."""
+    a = vector.fabs(x)
+    return vector.copysign(vector.select(a == INFINITY, 1.0, a / (a + 1.0)), x)
+
+
+@elementwise(
+    oracle=lambda x: -np.logaddexp(-x, 0), vjp=lambda g, y, x: g * sigmoid(-x), accepts="float", flops=50
+)
+def log_sigmoid(x: Any) -> Any:
+    """Logarithm of sigmoid(x), without overflow."""
+    return -formulas.softplus(-x)

@@ -1,0 +1,169 @@
+"""Batch normalisation: the channels of a tensor, axis 1, at mean 0 and variance 1 over all other axes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from treepie.kernels import batch_norm as kernels
+from treepie.kernels.program import Launch, Operand, Spec
+
+from ..arguments import as_float
+from ..elementwise import elementwise
+from ..table import Case, Meta, Shape, op, pick
+from ..tensor import Tensor, TensorLike
+from .arithmetic import add, div, mul, rsqrt, square, sub
+from .normalization import Bound, Gradients, by_formula, check_operands
+from .reduction import mean, sum
+from .shape import reshape
+
+
+def _channels(x: Operand) -> Operand:
+    return x.reshaped(x.shape[0], x.shape[1], math.prod(x.shape[2:]))
+
+
+def _plan_batch(inputs: list[Operand], outputs: list[Operand], scratch: Any, eps: float) -> list[Launch]:
+    (x, w, b), (y, *moments) = inputs, outputs
+    return kernels.batch_norm([_channels(x), w, b], [_channels(y), *moments], scratch, eps)
+
+
+def _plan_batch_backward(
+    inputs: list[Operand], outputs: list[Operand], scratch: Any, eps: float
+) -> list[Launch]:
+    (g, x, w), (dx, dw, db) = inputs, outputs
+    made = [_channels(dx), dw, db]
+    return kernels.batch_norm_backward([_channels(g), _channels(x), w], made, scratch, eps)
+
+
+def others(ndim: int) -> tuple[int, ...]:
+    """Return the axes that a channel's statistics are over: all but axis 1."""
+    return (0, *range(2, ndim))
+
+
+def along(v: Any, ndim: int) -> Any:
+    """Return one number a channel, (c,), as what broadcasts over the other axes."""
+    return reshape(v, (-1, *(1,) * (ndim - 2))) if ndim > 2 else v
+
+
+def _batch_oracle(x: Any, w: Any, b: Any, eps: float) -> Any:
+    axes, shape = others(x.ndim), (-1, *(1,) * (x.ndim - 2))
+    m, v = x.mean(axes), x.var(axes)
+    h = (x - m.reshape(shape)) / np.sqrt(v.reshape(shape) + eps)
+    return h * w.reshape(shape) + b.reshape(shape), m, v
+
+
+def _batch_backward_oracle(g: Any, x: Any, w: Any, eps: float) -> Any:
+    axes, shape = others(x.ndim), (-1, *(1,) * (x.ndim - 2))
+    r = 1 / np.sqrt(x.var(axes, keepdims=True) + eps)
+    h = (x - x.mean(axes, keepdims=True)) * r
+    part = h * (g * h).mean(axes, keepdims=True)
+    dx = w.reshape(shape) * r * (g - g.mean(axes, keepdims=True) - part)
+    return dx, (g * h).sum(axes), g.sum(axes)
+
+
+def _terms(g: Any, x: Any, w: Any, eps: float) -> Any:
+    """Return the size of the terms of dx, which cancel: of two values a channel, all but eps of them."""
+    made = _batch_backward_oracle(np.abs(g), x, w, eps)
+    scale = np.abs(w).max() / np.sqrt(x.var(others(x.ndim)).min() + eps)
+    return max(scale * np.abs(g).max(), *(np.abs(m).max() for m in made))
+
+
+def _batch_formula_backward(g: Tensor, x: Tensor, w: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    axes = others(x.ndim)
+    d = sub(x, mean(x, axes, True))
+    r = rsqrt(add(mean(square(d), axes, True), eps))
+    h = mul(d, r)
+    rest = sub(sub(g, mean(g, axes, True)), mul(h, mean(mul(g, h), axes, True)))
+    return mul(mul(along(w, x.ndim), r), rest), sum(mul(g, h), axes), sum(g, axes)
+
+
+def _batch_vjp(g: Any, ans: Any, x: Tensor, w: Tensor, b: Tensor, eps: float) -> Gradients:
+    """Return the gradients from those of (y, mean, var); the last two are seldom asked for."""
+    (gy, gm, gv), n = g, x.size // x.shape[1]
+    dx, dw, db = (None, None, None) if gy is None else batch_norm_backward(gy, x, w, eps)
+    parts = [dx]
+    if gm is not None:
+        parts.append(mul(along(div(gm, float(n)), x.ndim), Tensor(np.ones(x.shape, x.dtype))))
+    if gv is not None:
+        distance = sub(x, along(ans[1], x.ndim))
+        parts.append(mul(along(mul(gv, 2.0 / n), x.ndim), distance))
+    found = [p for p in parts if p is not None]
+    total = found[0]
+    for part in found[1:]:
+        total = add(total, part)
+    return total, dw, db
+
+
+_BATCH: list[tuple[Shape, int]] = [
+    ((6, 3), 3), ((2, 3, 5), 3), ((3, 2, 4, 5), 2), ((70, 33), 33), ((2, 1, 1), 1), ((4, 2, 17), 2),
+    ((1, 2, 1, 3), 2),
+]  # fmt: skip
+_EPS: Meta = {"eps": 1e-5}
+
+
+def _check(x: Tensor, like: Tensor, *weights: Tensor) -> None:
+    if x.ndim < 2 or x.size == 0:
+        raise ValueError(
+            f"batch_norm: x has shape {x.shape}, expected (batch, channels, ...), none of them 0"
+        )
+    check_operands("batch_norm", x, 1, 1, like, *weights)
+
+
+@op(
+    signature="(n,c,...),(n,c,...),(c)->(n,c,...),(c),(c)",
+    infer=lambda g, x, w, eps: [Spec(x.shape, x.dtype), Spec(w.shape, x.dtype), Spec(w.shape, x.dtype)],
+    plan=_plan_batch_backward,
+    shared=by_formula(_batch_formula_backward),
+    vjp=tuple(map(pick, range(3))),
+    oracle=_batch_backward_oracle,
+    cases=[Case((s, s, (c,)), _EPS) for s, c in _BATCH],
+    wrong=Case(((3, 5), (3, 4), (5,)), _EPS),
+    large=Case(((64, 32, 14, 14), (64, 32, 14, 14), (32,)), _EPS),
+    magnitude=_terms,
+    ulp=16,
+    recycled=True,
+)
+def batch_norm_backward(g: TensorLike, x: TensorLike, weight: TensorLike, eps: float) -> Bound:
+    """Gradients of batch_norm: of x, of the weight, of the bias."""
+    upstream, t, w = (as_float("batch_norm", a) for a in (g, x, weight))
+    _check(t, upstream, w)
+    return (upstream, t, w), {"eps": eps}
+
+
+@op(
+    signature="(n,c,...),(c),(c)->(n,c,...),(c),(c)",
+    infer=lambda x, w, b, eps: [Spec(x.shape, x.dtype), Spec(w.shape, x.dtype), Spec(w.shape, x.dtype)],
+    plan=_plan_batch,
+    shared=_batch_vjp,
+    vjp=tuple(map(pick, range(3))),
+    oracle=_batch_oracle,
+    cases=[Case((s, (c,), (c,)), _EPS) for s, c in _BATCH],
+    wrong=Case(((3, 5), (4,), (4,)), _EPS),
+    large=Case(((64, 32, 14, 14), (32,), (32,)), _EPS),
+    # The variance of float64: moments about the first element lose 4 bits where that is the farthest one.
+    ulp=32,
+    recycled=True,
+)
+def batch_norm(x: TensorLike, weight: TensorLike, bias: TensorLike, eps: float) -> Bound:
+    """Channels (axis 1) at mean 0 and variance 1, times weight, plus bias; means and biased variances."""
+    t, w, b = (as_float("batch_norm", a) for a in (x, weight, bias))
+    _check(t, t, w, b)
+    return (t, w, b), {"eps": eps}
+
+
+@elementwise(
+    oracle=lambda x, mean, scale, shift: (x - mean) * scale + shift,
+    vjp=(
+        lambda g, y, x, mean, scale, shift: g * scale,
+        lambda g, y, x, mean, scale, shift: -(g * scale),
+        lambda g, y, x, mean, scale, shift: g * (x - mean),
+        lambda g, y, x, mean, scale, shift: g,
+    ),
+    accepts="float",
+    flops=3,
+)
+def scale_shift(x: Any, mean: Any, scale: Any, shift: Any) -> Any:
+    """(x - mean) * scale + shift in one pass: normalisation by given statistics, moving averages."""
+    return (x - mean) * scale + shift

@@ -1,0 +1,155 @@
+"""Batch normalisation: each channel less its mean, over its deviation, then its weight and its bias.
+
+x is (n, channels, inner). Moments are summed in float64 about the channel's first element, over pieces of n
+of a size that the shape alone decides; `_finish` adds up the pieces and makes of them what the formulas of
+`norm.py` need, for each channel: the mean as a sum of two numbers, the scale, and c1 and c2 of the gradient.
+"""
+
+from typing import Any
+
+from . import config
+from .elementwise import elementwise
+from .kernel import A1, A2, A3, kernel
+from .norm import affine, gradient, joint_moments, moments, row_joint_moments, row_moments, statistics
+from .program import Launch, Operand, Spec
+from .rows import row_map
+from .vector import Value
+
+
+def _more_moments(first: Value, second: Value, x: Value, origin: Value) -> tuple[Value, Value]:
+    d, square = moments(x, origin)
+    return first + d, second + square
+
+
+def _more_joint_moments(
+    first: Value, second: Value, total: Value, product: Value, g: Value, x: Value, origin: Value
+) -> tuple[Value, Value, Value, Value]:
+    d, square, upstream, both = joint_moments(g, x, origin)
+    return first + d, second + square, total + upstream, product + both
+
+
+_add_moments = row_map("row_add_moments", _more_moments, outs=2)
+_add_joint_moments = row_map("row_add_joint_moments", _more_joint_moments, outs=4)
+
+
+_add_to = row_map("row_add_to", lambda total, x: total + x)
+
+# A unit is a piece of n in one channel; where inner is 1, in all of them, row by row.
+
+
+@kernel
+def _moments(lo: int, hi: int, x: A3, partial: A3, rows: int) -> None:
+    n, channels, inner = x.shape
+    for unit in range(lo, hi):
+        if inner == 1:
+            first, second = partial[unit, 0], partial[unit, 1]
+            first[:] = 0.0
+            second[:] = 0.0
+            for i in range(unit * rows, min((unit + 1) * rows, n)):
+                _add_moments(first, second, first, second, x[i], x[0])
+            continue
+        piece, c = unit // channels, unit % channels
+        s1, s2 = 0.0, 0.0
+        for i in range(piece * rows, min((piece + 1) * rows, n)):
+            t1, t2 = row_moments(x[i, c], x[0, c, 0])
+            s1 += t1
+            s2 += t2
+        partial[piece, 0, c], partial[piece, 1, c] = s1, s2
+
+
+@kernel
+def _joint_moments(lo: int, hi: int, g: A3, x: A3, partial: A3, rows: int) -> None:
+    n, channels, inner = x.shape
+    for unit in range(lo, hi):
+        if inner == 1:
+            p = partial[unit]
+            p[:, :] = 0.0
+            for i in range(unit * rows, min((unit + 1) * rows, n)):
+                _add_joint_moments(p[0], p[1], p[2], p[3], p[0], p[1], p[2], p[3], g[i], x[i], x[0])
+            continue
+        piece, c = unit // channels, unit % channels
+        s1, s2, s3, s4 = 0.0, 0.0, 0.0, 0.0
+        for i in range(piece * rows, min((piece + 1) * rows, n)):
+            t1, t2, t3, t4 = row_joint_moments(g[i, c], x[i, c], x[0, c, 0])
+            s1 += t1
+            s2 += t2
+            s3 += t3
+            s4 += t4
+        p = partial[piece]
+        p[0, c], p[1, c], p[2, c], p[3, c] = s1, s2, s3, s4
+
+
+@kernel
+def _finish(lo: int, hi: int, x: A3, partial: A3, w: A1, made: A2, mean: A1, var: A1, eps: float) -> None:
+    count, own = x.shape[0] * x.shape[2], x.dtype.type
+    sums = partial[0]
+    for p in range(1, partial.shape[0]):
+        _add_to(sums, sums, partial[p])
+    for c in range(w.size):
+        first, second = sums[0, c], sums[1, c]
+        distance, scale = statistics(first, second, count, eps)
+        center = x[0, c, 0] + distance
+        mean[c], var[c] = center, second / count - distance * distance
+        made[0, c] = own(center)
+        made[1, c], made[2, c] = center - made[0, c], scale * w[c]
+
+
+@kernel
+def _finish_backward(
+    lo: int, hi: int, x: A3, partial: A3, w: A1, made: A2, dw: A1, db: A1, eps: float
+) -> None:
+    count, own = x.shape[0] * x.shape[2], x.dtype.type
+    sums = partial[0]
+    for p in range(1, partial.shape[0]):
+        _add_to(sums, sums, partial[p])
+    for c in range(w.size):
+        total = sums[2, c]
+        distance, scale = statistics(sums[0, c], sums[1, c], count, eps)
+        center, product = x[0, c, 0] + distance, sums[3, c] - distance * total
+        dw[c], db[c] = product * scale, total
+        made[0, c] = own(center)
+        made[1, c], made[2, c] = center - made[0, c], scale * w[c]
+        made[3, c], made[4, c] = total / count, product / count * scale * scale
+
+
+def _cut(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Return the examples of a piece, how many pieces there are, how many units."""
+    n, channels, inner = shape
+    rows = max(1, config.ELEMENTWISE_UNIT // (inner if inner > 1 else channels))
+    pieces = -(-n // rows)
+    return rows, pieces, pieces * (channels if inner > 1 else 1)
+
+
+def _along(made: Operand, count: int) -> list[Operand]:
+    """Return the rows of a (count, channels) array as (channels, 1): one for each channel of x."""
+    channels, size = made.shape[1], made.dtype.itemsize
+    return [Operand(made.buffer, Spec((channels, 1), made.dtype), k * channels * size) for k in range(count)]
+
+
+def batch_norm(inputs: list[Operand], outputs: list[Operand], scratch: Any, eps: float) -> list[Launch]:
+    """Plan (y, mean, var) of (x, w, b): y = (x - mean) / sqrt(var + eps) * w + b.
+
+    x, y: (n, channels, inner).  The others: (channels,); var is the mean squared distance from the mean.
+    """
+    (x, w, b), (y, mean, var) = inputs, outputs
+    rows, pieces, units = _cut(x.shape)
+    partial, made = scratch((pieces, 2, w.size), "float64"), scratch((3, w.size), x.dtype)
+    return [
+        _moments(units, 0.3 * x.size, x, partial, rows),
+        _finish(1, 0.0, x, partial, w, made, mean, var, eps),
+        elementwise("norm_affine", affine, [x, *_along(made, 3), b.reshaped(b.size, 1)], [y], 5),
+    ]
+
+
+def batch_norm_backward(
+    inputs: list[Operand], outputs: list[Operand], scratch: Any, eps: float
+) -> list[Launch]:
+    """Plan the gradients (dx, dw, db) of `batch_norm` from (g, x, w); g, x, dx (n, channels, inner)."""
+    (g, x, w), (dx, dw, db) = inputs, outputs
+    rows, pieces, units = _cut(x.shape)
+    partial, made = scratch((pieces, 4, w.size), "float64"), scratch((5, w.size), x.dtype)
+    return [
+        _joint_moments(units, 0.6 * x.size, g, x, partial, rows),
+        _finish_backward(1, 0.0, x, partial, w, made, dw, db, eps),
+        elementwise("norm_gradient", gradient, [g, x, *_along(made, 5)], [dx], 8),
+    ]

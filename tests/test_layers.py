@@ -1,0 +1,115 @@
+"""The laws of layers (`tp.layer.check`), over a table of all layers; and that the laws can fail."""
+
+import numpy as np
+import pytest
+
+import treepie as tp
+from treepie.layer import Layer, Vars
+
+#: Name -> (layer, shape of an input, or an array of one). Append a line for a new layer.
+LAYERS = {
+    "linear": (tp.layer.linear(5, 3), (4, 5)),
+    "linear_without_bias": (tp.layer.linear(5, 3, bias=False), (2, 3, 5)),
+    "layer_norm": (tp.layer.layer_norm(7), (2, 3, 7)),
+    "rms_norm": (tp.layer.rms_norm(7), (3, 7)),
+    "group_norm": (tp.layer.group_norm(2, 6), (2, 6, 4, 3)),
+    "group_norm_of_vectors": (tp.layer.group_norm(2, 6), (3, 6)),
+    "batch_norm_2": (tp.layer.batch_norm(5), (6, 5)),
+    "batch_norm_3": (tp.layer.batch_norm(3), (4, 3, 5)),
+    "batch_norm_4": (tp.layer.batch_norm(3), (2, 3, 4, 5)),
+    "embedding": (tp.layer.embedding(11, 4), np.arange(22).reshape(2, 11) % 11),
+    "embedding_without_scale": (tp.layer.embedding(3, 4, scale=False), np.array([2, 0, 1, 1])),
+    "dropout": (tp.layer.dropout(0.3), (5, 40)),
+    "relu": (tp.layer.relu(), (4, 5)),
+    "gelu": (tp.layer.gelu(), (4, 5)),
+    "silu": (tp.layer.silu(), (4, 5)),
+    "tanh": (tp.layer.tanh(), (4, 5)),
+    "sigmoid": (tp.layer.sigmoid(), (4, 5)),
+    "flatten": (tp.layer.flatten(), (2, 3, 4)),
+    "lambda": (tp.layer.lambda_(lambda x: x * 2), (4, 5)),
+    "residual": (tp.layer.residual(tp.layer.linear(5, 5)), (4, 5)),
+    "compose": (tp.layer.compose(tp.layer.linear(5, 3), tp.layer.layer_norm(3)), (4, 5)),
+    "sequential": (
+        tp.layer.sequential(
+            [tp.layer.linear(5, 8), tp.layer.batch_norm(8), tp.layer.gelu(), tp.layer.dropout(0.5)]
+        ),
+        (6, 5),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_obeys_the_laws(name):
+    layer, given = LAYERS[name]
+    x = np.random.default_rng(1).standard_normal(given) if isinstance(given, tuple) else given
+    tp.layer.check(layer, x)
+
+
+@pytest.mark.parametrize("name", [n for n in tp.layer.__all__ if n[0].islower()])
+def test_every_constructor_is_in_the_table(name):
+    """By the name that the constructor is given in the table, up to a suffix."""
+    if name not in ("check", "summary"):
+        assert any(row.startswith(name.rstrip("_")) for row in LAYERS)
+
+
+def broken(apply, params=None, state=None):
+    """A layer with parameter w, that multiplies, unless `apply` says otherwise."""
+
+    def init(rngs, dtype):
+        made = {"w": tp.full((3,), 2.0, dtype)} if params is None else params(dtype)
+        return Vars(made, {"n": tp.zeros((), dtype)} if state is None else state(dtype), dtype)
+
+    return Layer(init, apply, "broken")
+
+
+calls = []
+
+
+def noisy(params, state, x, **given):
+    calls.append(1)
+    return x * params["w"] + float(len(calls)), state
+
+
+def wrong_rule():
+    @tp.custom_vjp
+    def square(x):
+        return x * x
+
+    square.defvjp(lambda x: (x * x, x), lambda x, g: (g * x,))
+    return square
+
+
+BROKEN = {
+    "two calls in evaluation with the same key gave different results": broken(noisy),
+    "parameter 'w' is float32, expected float64": broken(
+        lambda p, s, x, **given: (x * p["w"], s), params=lambda dtype: {"w": tp.ones((3,))}
+    ),
+    "result of evaluation '' is float64, expected float32": broken(
+        lambda p, s, x, **given: ((x * p["w"]).astype("float64"), s)
+    ),
+    "evaluation changed the state": broken(lambda p, s, x, **given: (x * p["w"], {"n": s["n"] + 1.0})),
+    "state after training: .*, expected": broken(
+        lambda p, s, x, *, training, **given: (x * p["w"], {} if training else s)
+    ),
+    "the gradient of 'w' in evaluation is all zero": broken(
+        lambda p, s, x, **given: (x * tp.stop_gradient(p["w"]) + p["w"] * 0.0, s)
+    ),
+    "gradients in evaluation: .* by central differences": broken(
+        lambda p, s, x, **given: (wrong_rule()(x * p["w"]), s)
+    ),
+}
+
+
+@pytest.mark.parametrize("message", BROKEN)
+def test_the_laws_can_fail(message):
+    with pytest.raises(AssertionError, match=f"layer.check: broken in float.*{message}"):
+        tp.layer.check(BROKEN[message], np.random.default_rng(1).standard_normal((2, 3)))
+
+
+def test_check_takes_a_context_and_trees():
+    def apply(params, state, x, *, ctx, **given):
+        return {"sum": (x["a"] + x["b"]) * params["w"] * ctx.get("mask").astype(x["a"].dtype)}, state
+
+    layer = broken(apply)
+    x = {"a": np.ones((2, 3)), "b": np.array([[1.0, 2.0, 3.0]])}
+    tp.layer.check(layer, x, ctx=tp.Context().set("mask", [1, 0, 1]).set("unused", [2]))
