@@ -175,27 +175,52 @@ class Optimizer:
         layout = state.layout or self._layout(params)
         return list(layout.flat(self._leaves(layout, "gradient", grads)))
 
-    def update_flat(self, state: OptState, params: Tree, flat: list[Tensor]) -> tuple[Tree, OptState]:
-        """Return what `update` does, from the buffers that `flat` gave."""
-        return self._run(state, params, flat, apply=True)
+    def buffers(self, state: OptState, params: Tree) -> tuple[list[Tensor], OptState]:
+        """Return parameters as buffers, not copied where they are such, and a state that knows them."""
+        layout = state.layout or self._layout(params)
+        flat = layout.flat(self._leaves(layout, "parameter", params))
+        return list(flat), OptState(state.count, state.buffers, layout)
+
+    def tree(self, state: OptState, buffers: Sequence[Tensor]) -> Tree:
+        """Return the tree whose leaves are views of buffers."""
+        assert state.layout is not None
+        return state.layout.tree(buffers)
+
+    def advance(
+        self, state: OptState, buffers: Sequence[Tensor], flat: Sequence[Tensor]
+    ) -> tuple[list[Tensor], OptState]:
+        """Return what `update` does, from and to buffers."""
+        assert state.layout is not None
+        return self._step(state, state.layout, buffers, flat, apply=True)
 
     def _run(self, state: OptState, params: Tree, flat: list[Tensor], apply: bool) -> tuple[Tree, OptState]:
+        layout = state.layout or self._layout(params)
+        values = layout.flat(self._leaves(layout, "parameter", params))
+        first, after = self._step(state, layout, values, flat, apply)
+        return layout.tree(first), after
+
+    def _step(
+        self,
+        state: OptState,
+        layout: _Layout,
+        values: Sequence[Tensor],
+        flat: Sequence[Tensor],
+        apply: bool,
+    ) -> tuple[list[Tensor], OptState]:
         numbers = self.numbers(state.count + 1)
         if not all(map(math.isfinite, numbers)):
             raise ValueError(
                 f"{self.name}: the hyperparameters of step {state.count + 1} are {numbers}, "
                 "expected finite numbers (see the schedule)"
             )
-        layout = state.layout or self._layout(params)
-        values = self._leaves(layout, "parameter", params)
         undecayed = (*numbers[:-1], 0.0)
         made = []
         for g, group in enumerate(layout.groups):
             old = tuple(moment[g] for moment in state.buffers)
             hyper = numbers if group.decayed else undecayed
-            made.append(self.rule(group.flat(values), flat[g], old, hyper, apply))
+            made.append(self.rule(values[g], flat[g], old, hyper, apply))
         first, *moments = zip(*made, strict=True) if made else [()] * (1 + self.moments)
-        return layout.tree(first), OptState(state.count + 1, tuple(moments), layout)
+        return list(first), OptState(state.count + 1, tuple(moments), layout)
 
     def _leaves(self, layout: _Layout, what: str, tree: Tree) -> list[Tensor]:
         """Return the leaves of a tree like the parameters, in their order."""

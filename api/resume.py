@@ -13,6 +13,7 @@ from .checkpoint import Entry, Every, Store
 from .data import Data, check_data, check_not_empty
 from .history import History
 from .state import TrainState
+from .window import Window
 
 
 class Run:
@@ -82,24 +83,24 @@ class Run:
             self.epoch, self.ended = epoch, False
             yield epoch
 
-    def after_step(self, st: TrainState) -> None:
+    def after_step(self, window: Window) -> None:
         """Write a checkpoint if one is due. After the last step of an epoch it waits for the scores."""
         if self.data.position < len(self.data):
-            self._write_if_due(st)
+            self._write_if_due(window)
 
-    def after_epoch(self, st: TrainState) -> None:
+    def after_epoch(self, window: Window) -> None:
         """Note that the epoch has ended."""
         self.ended = True
-        self._write_if_due(st)
+        self._write_if_due(window)
 
-    def finish(self, st: TrainState) -> None:
+    def finish(self, window: Window) -> None:
         """Write the last state, unless it was written."""
-        if self._plan and self._written != (st.step, self.epoch, self.ended):
-            self._write(st)
+        if self._plan and self._written != (window.steps, self.epoch, self.ended):
+            self._write(window.state())
 
-    def _write_if_due(self, st: TrainState) -> None:
-        if self._plan and st.step % self._plan.steps == 0:
-            self._write(st)
+    def _write_if_due(self, window: Window) -> None:
+        if self._plan and window.steps % self._plan.steps == 0:
+            self._write(window.state())
 
     def _write(self, st: TrainState) -> None:
         assert self._plan is not None

@@ -19,7 +19,7 @@ from treepie.kernels import memory, threads
 from treepie.kernels.native import compilations
 from treepie.kernels.program import Launch, Operand, Program, Spec
 
-from . import tape
+from . import capture, tape
 from .tensor import Tensor
 
 P = ParamSpec("P")
@@ -145,6 +145,8 @@ class Op:
             if plan.program.run(addresses) >= 0:
                 failed = self.failure
                 raise failed(*inputs, **meta) if failed else RuntimeError(f"{self} failed")
+        if capture.state.recorder is not None:
+            capture.state.recorder.add(self, plan.launches, inputs, meta, outputs, plan.scratch)
         return tuple(outputs)
 
     def _planned(self, inputs: tuple[Tensor, ...], meta: Meta) -> _Plan:
@@ -163,7 +165,7 @@ class Op:
         if any(s.size for s in made):
             launches = self.plan(operands[: len(specs)], operands[len(specs) :], scratch, **meta)
         program = Program(launches) if launches else None
-        return _Plan(tuple((s.shape, s.dtype) for s in made), tuple(sizes), program)
+        return _Plan(tuple((s.shape, s.dtype) for s in made), tuple(sizes), program, tuple(launches))
 
     def pull_back(
         self, node: tape.Node, gradients: Sequence[Tensor | None], needs: Sequence[bool]
@@ -213,6 +215,7 @@ class _Plan:
     outputs: tuple[tuple[Shape, np.dtype], ...]
     scratch: tuple[int, ...]
     program: Program | None
+    launches: tuple[Launch, ...]
 
 
 def address_of(array: np.ndarray) -> int:

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from treepie.kernels.config import DTYPES as DTYPES  # the api layer uses it too
 
+from . import capture
+
 if TYPE_CHECKING:
     from .tape import Node
 
@@ -94,9 +96,15 @@ class Tensor:
         return format(self.item(), spec) if spec and self.size == 1 else format(str(self), spec)
 
     # ---- what it holds
+    def _values(self) -> NDArray[Any]:
+        """Return the array for Python to read, which a program that is being captured can not repeat."""
+        if capture.state.recorder is not None:
+            capture.state.recorder.read(self)
+        return self.array
+
     def numpy(self) -> NDArray[Any]:
         """Return the elements as a read-only NumPy array, without a copy."""
-        view = self.array.view()
+        view = self._values().view()
         view.flags.writeable = False
         return view
 
@@ -114,7 +122,7 @@ class Tensor:
         self._check_constant()
         if options.get("max_version", (0, 0)) >= (1, 0):
             return self.numpy().__dlpack__(**options)
-        return self.array.__dlpack__(**{k: v for k, v in options.items() if k == "stream"})
+        return self._values().__dlpack__(**{k: v for k, v in options.items() if k == "stream"})
 
     def _check_constant(self) -> None:
         """Refuse to become another library's array where that would silently drop a gradient."""
@@ -132,12 +140,12 @@ class Tensor:
         """Return the one element as a Python number."""
         if self.size != 1:
             raise ValueError(f"item: a tensor of shape {self.shape} has {self.size} elements, expected 1")
-        value: float | int | bool = self.array.item()
+        value: float | int | bool = self._values().item()
         return value
 
     def tolist(self) -> Any:
         """Return the elements as nested lists of Python numbers."""
-        return self.array.tolist()
+        return self._values().tolist()
 
     def __float__(self) -> float:
         """Return the one element as a float."""

@@ -143,6 +143,15 @@ class Program:
         self._template = array("q", words)
         self._run = _runner()
 
+    def bound(self, addresses: Sequence[int]) -> "Bound":
+        """Return the program with its buffers at addresses, where they stay unless told."""
+        words = self._template[:]
+        slots: list[list[tuple[int, int]]] = [[] for _ in addresses]
+        for word, buffer, offset in self._slots:
+            words[word] = addresses[buffer] + offset
+            slots[buffer].append((word, offset))
+        return Bound(self, words, slots)
+
     def run(self, addresses: Sequence[int]) -> int:
         """Run all launches over the buffers at `addresses`.
 
@@ -151,11 +160,31 @@ class Program:
         words = self._template[:]
         for word, buffer, offset in self._slots:
             words[word] = addresses[buffer] + offset
+        return self.walk(words)
+
+    def walk(self, words: "array[int]") -> int:
+        """Run over a filled table."""
         base = words.buffer_info()[0]
         if self._parallel:
             with threads.region() as driver:
                 return self._run(base, self._count, driver)  # type: ignore[no-any-return]
         return self._run(base, self._count, 0)  # type: ignore[no-any-return]
+
+
+class Bound:
+    """A program whose buffers have addresses: a run patches none of its words."""
+
+    def __init__(self, program: Program, words: "array[int]", slots: list[list[tuple[int, int]]]) -> None:
+        self._program, self._words, self._slots = program, words, slots
+
+    def rebind(self, buffer: int, address: int) -> None:
+        """Move a buffer."""
+        for word, offset in self._slots[buffer]:
+            self._words[word] = address + offset
+
+    def run(self) -> int:
+        """Run all launches; returns as `Program.run` does."""
+        return self._program.walk(self._words)
 
 
 @functools.cache
@@ -212,6 +241,8 @@ def _run_ir() -> str:
     b.position_at_end(step)
     at = b.add(base, b.mul(row, number(16)))
     entry, block = b.load(word(b, at, 0)), b.add(base, b.load(word(b, at, 1)))
+    b.store(number(0), word(b, block, STATUS))  # a table may be walked many times
+    b.store(number(0), word(b, block, NEXT))
     team = b.load(word(b, block, THREADS))
     many = b.and_(b.icmp_signed(">", team, number(1)), b.icmp_signed("!=", driver, number(0)))
     b.cbranch(many, parallel, serial)

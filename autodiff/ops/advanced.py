@@ -166,7 +166,7 @@ def _of_mask(function: str, mask: Tensor, shape: Shape, axis: int) -> Tensor:
             f"{function}: a mask has shape {mask.shape} from axis {axis} on of shape {shape}, "
             f"expected {covered}"
         )
-    return Tensor(np.flatnonzero(mask.array).astype(int64))
+    return Tensor(np.flatnonzero(mask.numpy()).astype(int64))
 
 
 def _grouped(s: _Selection) -> tuple[list[int], int]:

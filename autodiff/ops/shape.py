@@ -177,6 +177,11 @@ def astype(x: TensorLike, dtype: Any) -> Tensor:
     return t if t.dtype == check_dtype("astype", dtype) else _astype(t, dtype)
 
 
+def copied(x: Tensor) -> Tensor:
+    """Return the same elements in memory of their own."""
+    return _astype(x, x.dtype)
+
+
 def _plan_slice(
     inputs: list[Operand],
     outputs: list[Operand],

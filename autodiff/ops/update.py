@@ -14,6 +14,7 @@ import numpy as np
 
 from treepie.kernels import vector
 from treepie.kernels.elementwise import elementwise as plan_elementwise
+from treepie.kernels.memory import aligned as aligned
 from treepie.kernels.memory import recycled as recycled  # the api layer uses it too
 from treepie.kernels.program import Launch, Operand, Spec
 

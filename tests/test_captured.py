@@ -1,0 +1,186 @@
+"""Steps of `fit` as captured programs: the bits of eager ones, for every layer; and what is not captured."""
+
+import numpy as np
+import pytest
+
+import treepie as tp
+from treepie.autodiff import capture
+from treepie.captured import Gradients
+
+from .test_layers import LAYERS
+
+KEY = tp.rng.key(3)
+RNG = np.random.default_rng(0)
+
+
+def eager(self, buffers, opt_state, state, x, target, key):
+    return self._eager(opt_state, self._optimizer.tree(opt_state, buffers), state, x, target, key)
+
+
+def mean_square(out, target):
+    """A loss for any tree of outputs, with targets that broadcast."""
+    leaves = [y for y in tp.ptree.leaves(out) if y.dtype.kind == "f"]
+    return sum(((y - target.astype(y.dtype)) * (y - target.astype(y.dtype))).mean() for y in leaves)
+
+
+def trained(layer, x, monkeypatch=None, steps=5, dtype=tp.float32, optimizer=None):
+    """Parameters and losses after some steps on batches of two sizes; eager with `monkeypatch`."""
+    if monkeypatch is not None:
+        monkeypatch.setattr(Gradients, "__call__", eager)
+    trainer = tp.Trainer(layer, optimizer or tp.optim.adam(0.01))
+    st = trainer.init(KEY, dtype)
+    elements = [(x if k % 4 < 3 else x[: len(x) - 1 or 1], np.float32(k)) for k in range(2 * steps)]
+    history = tp.History()
+    st = trainer.fit(st, tp.Data.of_array(elements), rngs=KEY, loss=mean_square, history=history)
+    leaves = [t.numpy() for tree in (st.vars.params, st.vars.state) for t in tp.ptree.leaves(tree)]
+    return leaves, history.steps
+
+
+@pytest.mark.parametrize("name", [k for k, (layer, _) in LAYERS.items() if layer.init(KEY).params])
+@pytest.mark.parametrize("dtype", [tp.float32, tp.float64], ids=str)
+def test_every_layer_trains_to_the_same_bits_as_eagerly(name, dtype, monkeypatch, capsys):
+    layer, given = LAYERS[name]
+    x = RNG.standard_normal(given) if isinstance(given, tuple) else given
+    made, losses = trained(layer, x, dtype=dtype)
+    assert "op by op" not in capsys.readouterr().err
+    want, eager_losses = trained(layer, x, monkeypatch, dtype=dtype)
+    assert losses == eager_losses
+    for a, b in zip(made, want, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        tp.optim.sgd(0.1),
+        tp.optim.rmsprop(0.01, momentum=0.9),
+        tp.optim.adamw(0.1, mask=lambda params: [{"weight": 1, "bias": 0}, {}]),
+    ],
+    ids=["sgd", "rmsprop", "adamw"],
+)
+def test_every_optimizer_too(optimizer, monkeypatch):
+    layer = tp.layer.sequential([tp.layer.linear(5, 3), tp.layer.tanh()])
+    x = RNG.standard_normal((4, 5))
+    made, losses = trained(layer, x, optimizer=optimizer)
+    want, eager_losses = trained(layer, x, monkeypatch, optimizer=optimizer)
+    assert losses == eager_losses
+    for a, b in zip(made, want, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_programs_run_and_share_memory(monkeypatch):
+    """The third step of a structure runs no op, and dead intermediate results lie over each other."""
+    programs = []
+    monkeypatch.setattr(capture.Captured, "__init__", _noted(capture.Captured.__init__, programs))
+    runs = []
+    monkeypatch.setattr(Gradients, "_eager", _noted(Gradients._eager, runs))
+    model = tp.layer.sequential([tp.layer.linear(64, 64), tp.layer.relu()] * 6)
+    trainer = tp.Trainer(model, tp.optim.sgd(0.01))
+    x = RNG.standard_normal((256, 64), "f4")
+    trainer.fit(trainer.init(KEY), tp.Data.repeat(10, (x, x)), loss=tp.loss.mse)
+    assert len(programs) == 1
+    assert len(runs) == 1
+    assert programs[0].bytes < programs[0].unshared / 2
+
+
+def _noted(function, seen):
+    def call(self, *args, **kwargs):
+        seen.append(self)
+        return function(self, *args, **kwargs)
+
+    return call
+
+
+@pytest.mark.parametrize("read", ["if", "item", "numpy"])
+def test_a_loss_that_reads_values_stays_eager_and_says_so(read, monkeypatch, capsys):
+    def loss(out, target):
+        d = out - target
+        large = {
+            "if": lambda: bool((d * d).mean() > 1.0),
+            "item": lambda: (d * d).mean().item() > 1.0,
+            "numpy": lambda: (d.numpy() ** 2).mean() > 1.0,
+        }[read]()
+        return abs(d).mean() if large else (d * d).mean()
+
+    def run():
+        trainer = tp.Trainer(tp.layer.linear(3, 1), tp.optim.sgd(0.2))
+        x = np.random.default_rng(0).standard_normal((8, 3), "f4")
+        data = tp.Data.repeat(30, (x, x @ np.array([[1.0], [-2.0], [3.0]], "f4")))
+        return trainer.fit(trainer.init(KEY), data, loss=loss).vars.params["weight"].numpy()
+
+    made = run()
+    said = capsys.readouterr().err
+    assert said.count("op by op") == 1
+    assert "reads the values of a tensor of shape" in said
+    monkeypatch.setattr(Gradients, "__call__", eager)
+    np.testing.assert_array_equal(made, run())
+
+
+def test_a_loss_that_changes_by_itself_is_found_out(capsys):
+    factors = iter(range(1, 100))
+    trainer = tp.Trainer(tp.layer.linear(3, 1), tp.optim.sgd(0.0))
+    history = tp.History()
+    x = np.ones((2, 3), "f4")
+    trainer.fit(
+        trainer.init(KEY),
+        tp.Data.repeat(5, (x, x[:, :1])),
+        loss=lambda out, target: tp.loss.mse(out, target) * float(next(factors)),
+        history=history,
+    )
+    assert "the loss differs when it runs again" in capsys.readouterr().err
+    losses = [loss for _, loss in history.steps]
+    np.testing.assert_allclose(np.array(losses) / losses[0], [1, 2, 3, 4, 5], rtol=1e-6)
+
+
+def test_a_label_out_of_range_raises_as_in_eager_steps_and_the_state_is_kept():
+    x = RNG.standard_normal((6, 4), "f4")
+    good, bad = np.array([0, 1, 2, 0, 1, 2], np.int32), np.array([0, 1, 3, 0, 1, 2], np.int32)
+    trainer = tp.Trainer(tp.layer.linear(4, 3), tp.optim.adam(0.1))
+    st = trainer.init(KEY)
+    data = tp.Data.of_array([(x, good)] * 5 + [(x, bad)])
+    with pytest.raises(ValueError, match="label is 3, expected") as caught:
+        trainer.fit(st, data, loss=tp.loss.cross_entropy_sparse)
+    kept = caught.value.state
+    assert kept.step == 5
+    again = trainer.fit(st, tp.Data.of_array([(x, good)] * 5), loss=tp.loss.cross_entropy_sparse)
+    for a, b in zip(*(tp.ptree.leaves(s.vars.params) for s in (kept, again)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_states_that_are_kept_do_not_change():
+    x = RNG.standard_normal((6, 5), "f4")
+    layer = tp.layer.sequential([tp.layer.linear(5, 300), tp.layer.batch_norm(300)])
+    trainer = tp.Trainer(layer, tp.optim.adam(0.1))
+    kept, copies = [], []
+
+    def report(step, loss, st):
+        kept.append(st)
+        trees = [st.vars.params, st.vars.state, list(st.opt_state.moments)]
+        copies.append([t.numpy().copy() for t in tp.ptree.leaves(trees)])
+
+    trainer.fit(
+        trainer.init(KEY), tp.Data.repeat(8, (x, np.ones((6, 300), "f4"))), loss=tp.loss.mse, report=report
+    )
+    for st, copy in zip(kept, copies, strict=True):
+        trees = [st.vars.params, st.vars.state, list(st.opt_state.moments)]
+        for a, b in zip(tp.ptree.leaves(trees), copy, strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert [st.step for st in kept] == list(range(1, 9))
+
+
+def test_another_number_of_threads_gives_the_same_bits():
+    before = tp.get_num_threads()
+    x = RNG.standard_normal((500, 60), "f4")
+
+    def run(counts):
+        trainer = tp.Trainer(tp.layer.linear(60, 40), tp.optim.sgd(0.1))
+        report = lambda step, loss, st: tp.set_num_threads(counts[step % len(counts)])
+        st = trainer.fit(
+            trainer.init(KEY), tp.Data.repeat(9, (x, x[:, :40])), loss=tp.loss.mse, report=report
+        )
+        return st.vars.params["weight"].numpy()
+
+    try:
+        np.testing.assert_array_equal(run([1]), run([2, 3]))
+    finally:
+        tp.set_num_threads(before)
