@@ -70,8 +70,8 @@ class Gradients:
         x: Any,
         target: Any,
         key: Tensor | None,
-    ) -> Slopes:
-        """Return the gradients of a step. buffers: the parameters'."""
+    ) -> tuple[Slopes, bool]:
+        """Return the gradients of a step, and whether a program made them. buffers: the parameters'."""
         parts = [t for part in (x, target, state) for t in ptree.leaves(part)]
         givens = [*buffers, *parts, *([] if key is None else [key])]
         structure = (
@@ -81,11 +81,11 @@ class Gradients:
         )
         program = self._programs.get(structure)
         if program is not None and structure in self._trusted:
-            return program(givens)
+            return program(givens), True
         arguments = (opt_state, self._optimizer.tree(opt_state, buffers), state, x, target, key)
         if structure not in self._programs and len(self._programs) < _MOST:
             self._programs[structure], slopes = self._recorded(givens, len(buffers), *arguments)
-            return slopes
+            return slopes, False
         slopes = self._eager(*arguments)
         if program is not None:
             difference = _difference(program(givens), slopes)
@@ -93,7 +93,7 @@ class Gradients:
                 self._trusted.add(structure)
             else:
                 self._refuse(structure, f"{difference} differs when it runs again")
-        return slopes
+        return slopes, False
 
     def _eager(self, opt_state: OptState, params: Any, state: Any, x: Any, target: Any, key: Any) -> Slopes:
         loss, grads, new = self._gradient(params, state, x, target, key)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from treepie.autodiff import Tensor, ops
 from treepie.autodiff.arguments import as_float, as_tensor
 from treepie.autodiff.tensor import TensorLike
@@ -48,14 +46,10 @@ def cross_entropy_sparse(logits: TensorLike, indices: TensorLike, ignore_index: 
     if ignore_index is None:
         return ops.mean(ops.cross_entropy_rows(x, labels))
     kept = labels != ignore_index
-    count = int(np.count_nonzero(kept.numpy()))
-    if not count:
-        raise ValueError(
-            f"cross_entropy_sparse: all indices are ignore_index {ignore_index}, expected at least "
-            "one that is not"
-        )
+    message = f"cross_entropy_sparse: all indices are ignore_index {ignore_index}, expected another one too"
+    count = ops.within(ops.sum(kept).astype(x.dtype), 1, labels.size, message)
     rows = ops.cross_entropy_rows(x, ops.where(kept, labels, 0))
-    return ops.sum(ops.where(kept, rows, 0.0)) / float(count)
+    return ops.sum(ops.where(kept, rows, 0.0)) / count
 
 
 def cross_entropy(logits: TensorLike, one_hot: TensorLike, label_smoothing: float = 0.0) -> Tensor:
@@ -83,10 +77,7 @@ def binary_cross_entropy(logits: TensorLike, labels: TensorLike) -> Tensor:
     logits, labels: one shape; labels from 0 to 1, else ValueError.
     """
     x, y = _pair("binary_cross_entropy", ("logits", "labels"), logits, labels)
-    values = y.numpy()
-    inside = (values >= 0) & (values <= 1)
-    if not inside.all():
-        raise ValueError(f"binary_cross_entropy: a label is {values[~inside].flat[0]}, expected 0 to 1")
+    y = ops.within(y, 0, 1, "binary_cross_entropy: a label is {}, expected 0 to 1")
     return ops.mean(y * ops.softplus(-x) + (1.0 - y) * ops.softplus(x))
 
 

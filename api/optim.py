@@ -187,11 +187,11 @@ class Optimizer:
         return state.layout.tree(buffers)
 
     def advance(
-        self, state: OptState, buffers: Sequence[Tensor], flat: Sequence[Tensor]
+        self, state: OptState, buffers: Sequence[Tensor], flat: Sequence[Tensor], in_place: bool
     ) -> tuple[list[Tensor], OptState]:
-        """Return what `update` does, from and to buffers."""
+        """Return what `update` does, from and to buffers; in_place where nobody else knows them."""
         assert state.layout is not None
-        return self._step(state, state.layout, buffers, flat, apply=True)
+        return self._step(state, state.layout, buffers, flat, apply=True, in_place=in_place)
 
     def _run(self, state: OptState, params: Tree, flat: list[Tensor], apply: bool) -> tuple[Tree, OptState]:
         layout = state.layout or self._layout(params)
@@ -206,6 +206,7 @@ class Optimizer:
         values: Sequence[Tensor],
         flat: Sequence[Tensor],
         apply: bool,
+        in_place: bool = False,
     ) -> tuple[list[Tensor], OptState]:
         numbers = self.numbers(state.count + 1)
         if not all(map(math.isfinite, numbers)):
@@ -218,7 +219,7 @@ class Optimizer:
         for g, group in enumerate(layout.groups):
             old = tuple(moment[g] for moment in state.buffers)
             hyper = numbers if group.decayed else undecayed
-            made.append(self.rule(values[g], flat[g], old, hyper, apply))
+            made.append(self.rule(values[g], flat[g], old, hyper, apply, in_place))
         first, *moments = zip(*made, strict=True) if made else [()] * (1 + self.moments)
         return list(first), OptState(state.count + 1, tuple(moments), layout)
 

@@ -45,6 +45,7 @@ class Window:
     def begin(self, st: TrainState) -> None:
         """Start from a state."""
         self._buffers, self._opt_state = self._optimizer.buffers(st.opt_state, st.vars.params)
+        self._shared = True  # whether others know the buffers
         self._state, self._dtype, self.steps = st.vars.state, st.vars.dtype, st.step
         self._seen: TrainState | None = st
 
@@ -53,6 +54,7 @@ class Window:
         if self._seen is None:
             vars = Vars(self._params(), self._state, self._dtype)
             self._seen = TrainState(vars, self._opt_state, self.steps)
+            self._shared = True
         return self._seen
 
     def _params(self) -> Any:
@@ -67,7 +69,10 @@ class Window:
                 flat = slopes.flat
                 if self._clip_norm is not None:
                     flat = optim.clip_by_global_norm(self._clip_norm, flat)
-                self._buffers, self._opt_state = self._optimizer.advance(self._opt_state, self._buffers, flat)
+                self._buffers, self._opt_state = self._optimizer.advance(
+                    self._opt_state, self._buffers, flat, in_place=not self._shared
+                )
+                self._shared = False
                 self._state = slopes.state
             self.steps, self._seen = self.steps + 1, None
             return slopes.loss
@@ -77,7 +82,10 @@ class Window:
         if len(batches) == 1 and self._loss is not None:
             x, target = map(_tensors, two("Trainer.fit", batches[0]))
             if x is not None and target is not None:
-                return self._captured(self._buffers, self._opt_state, self._state, x, target, key)
+                slopes, ran = self._captured(self._buffers, self._opt_state, self._state, x, target, key)
+                self._shared |= not ran  # a model that runs in Python may keep its parameters
+                return slopes
+        self._shared = True
         return self._mean(batches, key)
 
     def _of_target(

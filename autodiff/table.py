@@ -120,8 +120,14 @@ class Op:
             tape.record(self, inputs, meta, results)
         return results[0] if len(results) == 1 else results
 
-    def run(self, inputs: tuple[Tensor, ...], meta: Meta) -> tuple[Tensor, ...]:
-        """Compute the outputs, without recording."""
+    def run(
+        self, inputs: tuple[Tensor, ...], meta: Meta, into: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, ...]:
+        """Compute the outputs, without recording them on the tape.
+
+        into: tensors that become the outputs, of their shapes and dtypes. Nobody else may know them. An
+            elementwise op may be given its inputs.
+        """
         if self.view is not None:
             return (Tensor(self.view(inputs[0].array, **meta)),)
         key: list[Any] = [*meta.values()]
@@ -134,12 +140,12 @@ class Op:
             with compilations.watch():
                 plan = self._plans[tuple(key)] = self._planned(inputs, meta)
         empty = memory.recycled if self.recycled else memory.aligned
-        outputs = [Tensor(empty(shape, dtype)) for shape, dtype in plan.outputs]
+        outputs = list(into or [Tensor(empty(shape, dtype)) for shape, dtype in plan.outputs])
         if plan.program is not None:
             scratch = [memory.recycled((n,), _BYTE) for n in plan.scratch]
             addresses = [t.address for t in inputs]
             for out in outputs:
-                out._address = address_of(out.array)
+                out._address = out._address or address_of(out.array)
                 addresses.append(out._address)
             addresses += [address_of(a) for a in scratch]
             if plan.program.run(addresses) >= 0:

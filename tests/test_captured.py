@@ -14,7 +14,7 @@ RNG = np.random.default_rng(0)
 
 
 def eager(self, buffers, opt_state, state, x, target, key):
-    return self._eager(opt_state, self._optimizer.tree(opt_state, buffers), state, x, target, key)
+    return self._eager(opt_state, self._optimizer.tree(opt_state, buffers), state, x, target, key), False
 
 
 def mean_square(out, target):
@@ -145,6 +145,30 @@ def test_a_label_out_of_range_raises_as_in_eager_steps_and_the_state_is_kept():
     again = trainer.fit(st, tp.Data.of_array([(x, good)] * 5), loss=tp.loss.cross_entropy_sparse)
     for a, b in zip(*(tp.ptree.leaves(s.vars.params) for s in (kept, again)), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+LOSSES = {
+    "binary": (tp.loss.binary_cross_entropy, RNG.integers(0, 2, (6, 3)).astype("f4")),
+    "huber": (tp.loss.huber, RNG.standard_normal((6, 3), "f4")),
+    "one_hot": (tp.loss.cross_entropy, np.eye(3, dtype="f4")[[0, 1, 2, 0, 1, 2]]),
+    "ignored": (lambda out, y: tp.loss.cross_entropy_sparse(out, y, ignore_index=1), np.arange(6) % 3),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_is_captured(name, monkeypatch, capsys):
+    loss, target = LOSSES[name]
+    trainer = tp.Trainer(tp.layer.linear(4, 3), tp.optim.adam(0.1))
+    x = RNG.standard_normal((6, 4), "f4")
+
+    def run():
+        st = trainer.fit(trainer.init(KEY), tp.Data.repeat(6, (x, target)), loss=loss)
+        return st.vars.params["weight"].numpy()
+
+    made = run()
+    assert "op by op" not in capsys.readouterr().err
+    monkeypatch.setattr(Gradients, "__call__", eager)
+    np.testing.assert_array_equal(made, run())
 
 
 def test_states_that_are_kept_do_not_change():

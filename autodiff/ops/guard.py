@@ -1,0 +1,39 @@
+"""A check of values inside the step: its error comes from the kernel, in a captured program too."""
+
+from typing import Any
+
+import numpy as np
+
+from treepie.kernels.check import within as plan
+from treepie.kernels.program import Launch, Operand, Spec
+
+from ..arguments import as_float
+from ..table import Case, Meta, op
+from ..tensor import Tensor, TensorLike
+
+_ANY: Meta = {"low": -4.0, "high": 4.0, "message": "a value is {}"}
+
+
+def _plan(inputs: list[Operand], outputs: list[Operand], scratch: Any, **meta: Any) -> list[Launch]:
+    return [plan(*inputs, *outputs, meta["low"], meta["high"])]
+
+
+def _error(x: Tensor, low: float, high: float, message: str) -> Exception:
+    wrong = x.array[(x.array < low) | (x.array > high)]
+    return ValueError(message.format(wrong.flat[0]))
+
+
+@op(
+    signature="(...)->(...)",
+    infer=lambda x, **meta: [Spec(x.shape, x.dtype)],
+    plan=_plan,
+    failure=_error,
+    vjp=lambda g, y, x, **meta: g,
+    oracle=lambda x, **meta: np.asarray(x),
+    cases=[Case(s, _ANY) for s in (((3, 5),), ((),), ((0, 3),), ((40000,),))],
+    large=Case(((1000, 1000),), _ANY),
+    ulp=0,
+)
+def within(x: TensorLike, low: float, high: float, message: str) -> tuple[tuple[Tensor, ...], Meta]:
+    """x itself; ValueError(message.format(element)) where an element is outside [low, high]. NaN passes."""
+    return (as_float("within", x),), {"low": float(low), "high": float(high), "message": message}
