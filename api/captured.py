@@ -34,13 +34,16 @@ class _Program:
 
     def __init__(self, captured: Captured, flat: list[Tensor], state: Any) -> None:
         self.captured, self.flat, self.state = captured, flat, state
+        self.bare = not ptree.leaves(state)
 
     def __call__(self, givens: list[Tensor]) -> Slopes:
         self.captured.run(givens)
         loss, norm, *state = self.captured.tensors
-        rest = iter(state)
-        # The state is written to again by the next run; it is small, and a caller may keep it.
-        kept = ptree.map(lambda _: Tensor(next(rest).array.copy()), self.state)
+        kept = self.state
+        if not self.bare:
+            rest = iter(state)
+            # The state is written to again by the next run; it is small, and a caller may keep it.
+            kept = ptree.map(lambda _: Tensor(next(rest).array.copy()), self.state)
         return Slopes(float(loss.array), float(norm.array), self.flat, kept)
 
 
@@ -61,6 +64,7 @@ class Gradients:
         self._optimizer, self._gradient = optimizer, gradient
         self._programs: dict[Any, _Program | None] = {}
         self._trusted: set[Any] = set()
+        self._bare: Any = None  # a state that has no tensors, met before
 
     def __call__(
         self,
@@ -72,8 +76,10 @@ class Gradients:
         key: Tensor | None,
     ) -> tuple[Slopes, bool]:
         """Return the gradients of a step, and whether a program made them. buffers: the parameters'."""
-        parts = [t for part in (x, target, state) for t in ptree.leaves(part)]
-        givens = [*buffers, *parts, *([] if key is None else [key])]
+        noted = [] if state is self._bare else ptree.leaves(state)
+        if not noted:
+            self._bare = state
+        givens = [*buffers, *_leaves(x), *_leaves(target), *noted, *([] if key is None else [key])]
         structure = (
             get_num_threads(),
             *(_paths(part) for part in (x, target)),
@@ -129,6 +135,10 @@ class Gradients:
     def _refuse(self, structure: Any, why: str) -> None:
         self._programs[structure] = None
         _say(why)
+
+
+def _leaves(part: Any) -> list[Tensor]:
+    return [part] if type(part) is Tensor else ptree.leaves(part)
 
 
 def _paths(part: Any) -> tuple[str, ...]:

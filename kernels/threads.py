@@ -6,6 +6,7 @@ own; a forked child, or a machine with one core, runs the same code without the 
 """
 
 import contextlib
+import functools
 import os
 import re
 import threading
@@ -43,6 +44,7 @@ _driver = 0
 _on_change: list[Callable[[], None]] = []
 
 
+@functools.cache
 def default_threads() -> int:
     """Return how many threads kernels use unless told: `NUMBA_NUM_THREADS`, else the cores there are."""
     return int(os.environ.get("NUMBA_NUM_THREADS") or config.affinity())

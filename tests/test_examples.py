@@ -51,6 +51,17 @@ def test_mnist_reaches_988_of_1000_in_three_epochs():
     assert "epoch 3: test accuracy 9" in done.stdout
 
 
+def test_chars_learns_a_text_of_ones_own(tmp_path):
+    """40 steps on a text of a few words: their mean loss, from log(7) = 1.9 on."""
+    text = tmp_path / "text.txt"
+    text.write_text("to be or not " * 200)
+    command = [sys.executable, "-W", "error", "-m", "treepie.examples.chars", str(text), "--steps", "40"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    loss = float(done.stdout.split("step 40, loss ")[1].split(",")[0])
+    assert loss < 1.5
+
+
 def test_import_is_light():
     code = (
         "import sys, treepie as tp; "
