@@ -7,7 +7,7 @@ write more matrices like it; its operands are matrices like C, rows (a number fo
 import functools
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llvmlite import ir
 
@@ -35,6 +35,15 @@ class Epilogue:
     kinds: tuple[str, ...] = ()
     results: tuple[Operand, ...] = ()
     flops: float = 1.0
+
+    def of_row(self, batch: int) -> "Epilogue":
+        """Return what this is to a product of one column once that is seen as one row."""
+        if batch > 1 and self.operands:
+            raise NotImplementedError(
+                "an epilogue of single columns in a batch: its rows would be of one number"
+            )
+        kinds = tuple({ROW: COLUMN, COLUMN: ROW}.get(kind, kind) for kind in self.kinds)
+        return replace(self, kinds=kinds)
 
     def bound(self, c: Operand) -> tuple[int, tuple[int | Address, ...]]:
         """Return the address of the compiled function for a product C, and its argument words."""
