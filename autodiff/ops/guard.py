@@ -15,7 +15,7 @@ _ANY: Meta = {"low": -4.0, "high": 4.0, "message": "a value is {}"}
 
 
 def _plan(inputs: list[Operand], outputs: list[Operand], scratch: Any, **meta: Any) -> list[Launch]:
-    return [plan(*inputs, *outputs, meta["low"], meta["high"])]
+    return [plan(inputs[0], outputs[0], meta["low"], meta["high"])]
 
 
 def _error(x: Tensor, low: float, high: float, message: str) -> Exception:
