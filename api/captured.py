@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -80,6 +81,11 @@ class Gradients:
         if not noted:
             self._bare = state
         givens = [*buffers, *_leaves(x), *_leaves(target), *noted, *([] if key is None else [key])]
+        if _overlap(givens):
+            # A recording knows tensors by their memory: what is one here may be two in a later step.
+            x, target, state = (ptree.map(_copy, part) for part in (x, target, state))
+            noted = ptree.leaves(state)
+            givens = [*buffers, *_leaves(x), *_leaves(target), *noted, *([] if key is None else [key])]
         structure = (
             get_num_threads(),
             *(_paths(part) for part in (x, target)),
@@ -135,6 +141,16 @@ class Gradients:
     def _refuse(self, structure: Any, why: str) -> None:
         self._programs[structure] = None
         _say(why)
+
+
+def _overlap(givens: list[Tensor]) -> bool:
+    """Whether two tensors share memory."""
+    spans = sorted((t.address, t.address + t.array.nbytes) for t in givens)
+    return any(end > start for (_, end), (start, _) in itertools.pairwise(spans))
+
+
+def _copy(t: Tensor) -> Tensor:
+    return Tensor(t.array.copy())
 
 
 def _leaves(part: Any) -> list[Tensor]:
