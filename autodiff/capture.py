@@ -75,14 +75,10 @@ class Recorder:
         """Begin; `givens` are the tensors whose values are others in later runs."""
         self.calls: list[_Call] = []
         self.void: str | None = None
-        self.givens = list(givens)
         self.sizes: list[int] = []  # bytes of each buffer
         self.held: list[Tensor | None] = []  # the memory of each, so that no other gets its address
-        self.derived: set[int] = set()  # buffers that depend on givens: all that are not constants
         self._starts: list[tuple[int, int]] = []  # (address, buffer), sorted
-        for t in givens:
-            self._new(t)
-        self.derived.update(range(len(self.givens)))
+        self.derived = {self._new(t) for t in givens}  # buffers that depend on givens: all but constants
 
     def _new(self, t: Tensor) -> int:
         number = len(self.sizes)
