@@ -17,7 +17,7 @@ from .elementwise import fill
 from .kernel import A1, A3, Words, device, kernel, scalar
 from .program import Launch, Operand, Spec
 from .rows import row_map, row_reduce
-from .vector import Formula, Value, sqrt
+from .vector import Formula, Value, fma, sqrt
 
 #: Rows of which a unit of the backward pass adds up the gradients of weight and bias, in x's dtype; the
 #: units' sums are then added in float64. They are 2 % of the memory that a unit moves.
@@ -43,20 +43,20 @@ def joint_moments(g: Value, x: Value, origin: Value) -> tuple[Value, Value, Valu
 
 def affine(x: Value, high: Value, low: Value, scale: Value, shift: Value) -> Value:
     """Return (x - mean) * scale + shift, the mean being high + low."""
-    return ((x - high) - low) * scale + shift
+    return fma((x - high) - low, scale, shift)
 
 
 def gradient(g: Value, x: Value, high: Value, low: Value, scale: Value, c1: Value, c2: Value) -> Value:
     """Return (g - c1 - (x - mean) * c2) * scale."""
-    return ((g - c1) - ((x - high) - low) * c2) * scale
+    return fma(-((x - high) - low), c2, g - c1) * scale
 
 
 def _gradients(
     g: Value, x: Value, w: Value, dw: Value, db: Value,
     high: Value, low: Value, scale: Value, c1: Value, c2: Value,
 ) -> tuple[Value, Value, Value]:  # fmt: skip
-    dx = gradient(g * w, x, high, low, scale, c1, c2)
-    return dx, dw + g * (((x - high) - low) * scale), db + g
+    d = (x - high) - low
+    return fma(-d, c2, g * w - c1) * scale, fma(g, d * scale, dw), db + g
 
 
 _add: Formula = lambda a, b: a + b
@@ -66,7 +66,7 @@ _weighted_moments = row_reduce(
     "row_weighted_moments", lambda g, w, x, origin: joint_moments(g * w, x, origin), _add, 0.0
 )
 row_affine = row_map("row_affine", affine)
-_weighted = row_map("row_weighted", lambda x, w, b, high, low, scale: ((x - high) - low) * scale * w + b)
+_weighted = row_map("row_weighted", lambda x, w, b, high, low, scale: fma(((x - high) - low) * scale, w, b))
 _channel_gradient = row_map(
     "row_channel_gradient",
     lambda g, x, w, high, low, scale, c1, c2: gradient(g * w, x, high, low, scale, c1, c2),

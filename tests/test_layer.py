@@ -131,32 +131,6 @@ def test_summary():
     ]
 
 
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
-
-
-ACTIVATIONS = {
-    "elu": (tp.fn.elu, lambda x: np.where(x > 0, x, np.expm1(x))),
-    "glu": (tp.fn.glu, lambda x: x[:, :3] * sigmoid(x[:, 3:])),
-    "leaky_relu": (tp.fn.leaky_relu, lambda x: np.where(x > 0, x, 0.01 * x)),
-    "log_sigmoid": (tp.fn.log_sigmoid, lambda x: -np.log1p(np.exp(-x))),
-    "relu": (tp.fn.relu, lambda x: np.maximum(x, 0)),
-    "silu": (tp.fn.silu, lambda x: x * sigmoid(x)),
-    "softsign": (tp.fn.softsign, lambda x: x / (1 + np.abs(x))),
-}
-
-
-@pytest.mark.parametrize("name", ACTIVATIONS)
-def test_activations(name):
-    fn, oracle = ACTIVATIONS[name]
-    x = np.linspace(-4, 4.1, 24).reshape(4, 6)
-    np.testing.assert_allclose(fn(x), oracle(x), rtol=1e-13)
-
-
-def test_elu_has_a_gradient_where_exp_overflows():
-    np.testing.assert_array_equal(tp.grad(lambda x: tp.fn.elu(x).sum())(tp.tensor([1e4, -1e4])), [1, 0])
-
-
 INITIALIZERS = {  # mean, standard deviation, largest magnitude, for a (200, 300) matrix
     "uniform": (tp.init.uniform(0.3), 0.15, 0.3 / np.sqrt(12), 0.3),
     "normal": (tp.init.normal(0.3), 0.0, 0.3, np.inf),

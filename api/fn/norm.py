@@ -11,13 +11,25 @@ from treepie.autodiff.ops import normalization as rows
 from treepie.autodiff.ops import rsqrt
 from treepie.autodiff.tensor import TensorLike
 
+#: Arguments that multiply.
+_ONES = ("gamma", "scale")
 
-def _affine(
-    x: Tensor, channels: int, weight: TensorLike | None, bias: TensorLike | None
-) -> tuple[Tensor, Tensor]:
-    """Return weight and bias, by default ones and zeros."""
-    w = ones((channels,), x.dtype) if weight is None else as_tensor(weight)
-    return w, zeros((channels,), x.dtype) if bias is None else as_tensor(bias)
+
+def _per_channel(name: str, x: Tensor, axis: int, **given: TensorLike | None) -> list[Tensor]:
+    """Return arguments with one number a channel, by default ones if they multiply, else zeros."""
+    shape, made = (x.shape[axis],), []
+    for argument, value in given.items():
+        if value is None:
+            made.append(ones(shape, x.dtype) if argument in _ONES else zeros(shape, x.dtype))
+            continue
+        t = as_tensor(value)
+        if t.shape != shape or t.dtype != x.dtype:
+            raise (ValueError if t.shape != shape else TypeError)(
+                f"{name}: {argument} has shape {t.shape} and dtype {t.dtype.name}, expected {shape} and "
+                f"{x.dtype.name}, for x of shape {x.shape}"
+            )
+        made.append(t)
+    return made
 
 
 def check_eps(name: str, eps: float) -> float:
@@ -43,7 +55,7 @@ def layer_norm(
     Ba et al. 2016.
     """
     t = _features("layer_norm", x)
-    w, b = _affine(t, t.shape[-1], gamma, beta)
+    w, b = _per_channel("layer_norm", t, -1, gamma=gamma, beta=beta)
     return rows.normalize(t, w, b, t.ndim - 1, 1, check_eps("layer_norm", eps), True)
 
 
@@ -53,7 +65,7 @@ def rms_norm(x: TensorLike, scale: TensorLike | None = None, eps: float = 1e-6) 
     x: (..., features).  scale: (features,), by default 1.  Zhang & Sennrich 2019.
     """
     t = _features("rms_norm", x)
-    w, b = _affine(t, t.shape[-1], scale, None)
+    w, b = _per_channel("rms_norm", t, -1, scale=scale, bias=None)
     return rows.normalize(t, w, b, t.ndim - 1, 1, check_eps("rms_norm", eps), False)
 
 
@@ -75,7 +87,7 @@ def group_norm(
             f"group_norm: x has shape {t.shape} and num_groups is {groups}, expected (batch, channels, ...) "
             "with channels that it divides"
         )
-    w, b = _affine(t, t.shape[1], scale, bias)
+    w, b = _per_channel("group_norm", t, 1, scale=scale, bias=bias)
     return rows.normalize(t, w, b, 1, groups, check_eps("group_norm", eps), True)
 
 
@@ -97,17 +109,11 @@ def batch_norm(
     t = as_float("batch_norm", x)
     if t.ndim < 2:
         raise ValueError(f"batch_norm: x has shape {t.shape}, expected (batch, channels, ...)")
-    w, b = _affine(t, t.shape[1], scale, bias)
+    w, b = _per_channel("batch_norm", t, 1, scale=scale, bias=bias)
     check_eps("batch_norm", eps)
     if mean is None or var is None:
         return batch_statistics(t, w, b, eps)[0]
-    m, v = as_tensor(mean), as_tensor(var)
-    for name, given in (("scale", w), ("bias", b), ("mean", m), ("var", v)):
-        if given.shape != (t.shape[1],) or given.dtype != t.dtype:
-            raise ValueError(
-                f"batch_norm: {name} has shape {given.shape} and dtype {given.dtype.name}, expected "
-                f"{(t.shape[1],)} and {t.dtype.name}, for x of shape {t.shape}"
-            )
+    m, v = _per_channel("batch_norm", t, 1, mean=mean, var=var)
     factor = w * rsqrt(v + eps)
     return batch.scale_shift(t, *(batch.along(p, t.ndim) for p in (m, factor, b)))
 
