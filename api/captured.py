@@ -29,6 +29,11 @@ class Slopes:
     flat: list[Tensor]
     state: Any
 
+    @staticmethod
+    def of(loss: float, flat: list[Tensor], state: Any) -> Slopes:
+        """Return them with the norm, from gradients that were taken eagerly."""
+        return Slopes(loss, float(optim.global_norm(flat).item()), flat, state)
+
 
 class _Program:
     """The captured gradient of one structure, and the structure of what it gives."""
@@ -110,7 +115,7 @@ class Gradients:
     def _eager(self, opt_state: OptState, params: Any, state: Any, x: Any, target: Any, key: Any) -> Slopes:
         loss, grads, new = self._gradient(params, state, x, target, key)
         flat = self._optimizer.flat(opt_state, params, grads)
-        return Slopes(float(loss.item()), float(optim.global_norm(flat).item()), flat, new)
+        return Slopes.of(float(loss.item()), flat, new)
 
     def _recorded(
         self,
@@ -129,7 +134,7 @@ class Gradients:
             flat = [Tensor(np.empty_like(b.array)) for b in givens[:count]]
             norm = optim.global_norm(flat)
         made = self._optimizer.flat(opt_state, params, grads)
-        slopes = Slopes(float(loss.item()), float(optim.global_norm(made).item()), made, new)
+        slopes = Slopes.of(float(loss.item()), made, new)
         if recorder.void is not None:
             _say(recorder.void)
             return None, slopes

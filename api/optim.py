@@ -171,7 +171,7 @@ class Optimizer:
         return _Layout(params, self.mask(params) if callable(self.mask) else self.mask)
 
     def flat(self, state: OptState, params: Tree, grads: Tree) -> list[Tensor]:
-        """Return gradients as the buffers that `update_flat` takes, a tree that all functions here take."""
+        """Return gradients as the buffers that `advance` takes, a tree that all functions here take."""
         layout = state.layout or self._layout(params)
         return list(layout.flat(self._leaves(layout, "gradient", grads)))
 
@@ -194,10 +194,10 @@ class Optimizer:
         return self._step(state, state.layout, buffers, flat, apply=True, in_place=in_place)
 
     def _run(self, state: OptState, params: Tree, flat: list[Tensor], apply: bool) -> tuple[Tree, OptState]:
-        layout = state.layout or self._layout(params)
-        values = layout.flat(self._leaves(layout, "parameter", params))
-        first, after = self._step(state, layout, values, flat, apply)
-        return layout.tree(first), after
+        values, known = self.buffers(state, params)
+        assert known.layout is not None
+        first, after = self._step(known, known.layout, values, flat, apply)
+        return known.layout.tree(first), after
 
     def _step(
         self,

@@ -111,7 +111,7 @@ class Window:
         if len(batches) > 1:
             total, grads = total / count, ptree.map(lambda g: g / float(count), grads)
         flat = self._optimizer.flat(self._opt_state, params, grads)
-        return Slopes(total, float(optim.global_norm(flat).item()), flat, state)
+        return Slopes.of(total, flat, state)
 
     def _finite(self, slopes: Slopes) -> bool:
         """Whether a step may be taken; raise or warn where it may not."""
