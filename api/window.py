@@ -12,7 +12,7 @@ from treepie.autodiff.arguments import as_tensor
 from treepie.autodiff.transform import compilations
 
 from . import optim
-from .captured import Gradients, Slopes
+from .gradients import Gradients, Slopes
 from .layer import Vars
 from .state import TrainState
 

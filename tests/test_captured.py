@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import treepie as tp
-from treepie.autodiff import capture
-from treepie.captured import Gradients
+from treepie.autodiff import captured
+from treepie.gradients import Gradients
 
 from .test_layers import LAYERS
 
@@ -71,7 +71,7 @@ def test_every_optimizer_too(optimizer, monkeypatch):
 def test_programs_run_and_share_memory(monkeypatch):
     """The third step of a structure runs no op, and dead intermediate results lie over each other."""
     programs = []
-    monkeypatch.setattr(capture.Captured, "__init__", _noted(capture.Captured.__init__, programs))
+    monkeypatch.setattr(captured.Captured, "__init__", _noted(captured.Captured.__init__, programs))
     runs = []
     monkeypatch.setattr(Gradients, "_eager", _noted(Gradients._eager, runs))
     model = tp.layer.sequential([tp.layer.linear(64, 64), tp.layer.relu()] * 6)

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from treepie.autodiff import Tensor, ptree
-from treepie.autodiff.capture import Captured, get_num_threads, record
+from treepie.autodiff.capture import record
+from treepie.autodiff.captured import Captured, get_num_threads
 
 from . import optim
 from .optim import Optimizer, OptState
