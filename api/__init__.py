@@ -119,6 +119,7 @@ from treepie.kernels.threads import get_num_threads, set_num_threads
 from . import checkpoint, data, datasets, distributed, fn, hub, init, layer, loss, metric, optim
 from .data import Data
 from .history import History
+from .jit import jit
 from .layer import Context
 from .machine import show_config
 from .train import EarlyStop, Trainer
@@ -184,6 +185,7 @@ __all__ = [
     "int64",
     "isfinite",
     "isnan",
+    "jit",
     "layer",
     "less",
     "less_equal",

@@ -1,184 +1,186 @@
-"""Gradients of training steps as captured programs: what `Trainer.fit` runs once it has seen a step twice."""
+"""Gradients of training steps as programs: what `Trainer` runs once it has seen a step twice."""
 
 from __future__ import annotations
 
-import itertools
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from treepie.autodiff import Tensor, ptree
-from treepie.autodiff.capture import record
-from treepie.autodiff.captured import Captured, get_num_threads
+from treepie.autodiff.arguments import as_tensor
+from treepie.autodiff.capture import Recorder, blocks
+from treepie.autodiff.captured import Captured, Outline
+from treepie.autodiff.programs import Programs, get_num_threads
 
 from . import optim
+from .closure import Environment
+from .layer import Context, Vars
 from .optim import Optimizer, OptState
 
-#: (params, state, input, target, key) -> (loss, gradients, new state)
-Gradient = Callable[[Any, Any, Any, Any, Tensor | None], tuple[Tensor, Any, Any]]
+Loss = Callable[..., Tensor]
+#: (vars, input, loss of the output, training, key, context) -> (loss, gradients, the model's new state)
+Gradient = Callable[..., tuple[Tensor, Any, Any]]
+
+
+@dataclass
+class Step:
+    """What a gradient is taken of: loss(model(x), *target), at parameters that lie in buffers.
+
+    around: what the loss reads from outside, once it was looked at.
+    """
+
+    buffers: list[Tensor]
+    opt_state: OptState
+    state: Any
+    dtype: Any
+    x: Any
+    loss: Loss
+    target: tuple[Any, ...] = ()
+    key: Tensor | None = None
+    training: bool = True
+    ctx: Context | None = None
+    around: Environment | None = None
 
 
 @dataclass(frozen=True)
 class Slopes:
-    """The loss of a step, the norm of its gradients, these in flat buffers, and the model's new state."""
+    """The loss of a step, its gradients in flat buffers and their norm, and the model's new state.
 
-    loss: float
-    norm: float
+    All but the state are where the next gradient will be.
+    """
+
+    loss: Tensor
+    norm: Tensor
     flat: list[Tensor]
     state: Any
 
-    @staticmethod
-    def of(loss: float, flat: list[Tensor], state: Any) -> Slopes:
-        """Return them with the norm, from gradients that were taken eagerly."""
-        return Slopes(loss, float(optim.global_norm(flat).item()), flat, state)
 
+class Gradients(Programs[Step, Slopes]):
+    """Takes the gradients of steps.
 
-class _Program:
-    """The captured gradient of one structure, and the structure of what it gives."""
-
-    def __init__(self, captured: Captured, flat: list[Tensor], state: Any) -> None:
-        self.captured, self.flat, self.state = captured, flat, state
-        self.bare = not ptree.leaves(state)
-
-    def __call__(self, givens: list[Tensor]) -> Slopes:
-        self.captured.run(givens)
-        loss, norm, *state = self.captured.tensors
-        kept = self.state
-        if not self.bare:
-            rest = iter(state)
-            # The state is written to again by the next run; it is small, and a caller may keep it.
-            kept = ptree.map(lambda _: Tensor(next(rest).array.copy()), self.state)
-        return Slopes(float(loss.array), float(norm.array), self.flat, kept)
-
-
-#: Structures that a `fit` has programs for: of data whose every batch has another shape, few come again.
-_MOST = 64
-
-
-class Gradients:
-    """Takes gradients: eagerly when it first sees a structure, recorded; then by its program.
-
-    A structure is the shapes and dtypes of all that a step is given. The second time both run, and where
-    their bits differ, or where the recording is void, steps of that structure stay eager; why is said once.
-    What the model and the loss close over is what it was at the first step.
+    The model is taken to stay what it was; what the loss reads from outside is looked at in every step.
     """
 
     def __init__(self, optimizer: Optimizer, gradient: Gradient) -> None:
         """Take the optimizer, which says how gradients lie in buffers, and the eager function."""
+        super().__init__()
         self._optimizer, self._gradient = optimizer, gradient
-        self._programs: dict[Any, _Program | None] = {}
-        self._trusted: set[Any] = set()
         self._bare: Any = None  # a state that has no tensors, met before
+        self._targets: dict[Any, list[Tensor]] = {}  # where programs write gradients
+        self._said: set[str] = set()
 
-    def __call__(
-        self,
-        buffers: list[Tensor],
-        opt_state: OptState,
-        state: Any,
-        x: Any,
-        target: Any,
-        key: Tensor | None,
-    ) -> tuple[Slopes, bool]:
-        """Return the gradients of a step, and whether a program made them. buffers: the parameters'."""
-        noted = [] if state is self._bare else ptree.leaves(state)
+    def take(self, step: Step) -> tuple[Slopes, bool]:
+        """Return the gradients of a step, and whether a program made them."""
+        step.around = around = Environment.of(step.loss)
+        parts = [part for given in (step.x, *step.target) if (part := _part(given)) is not None]
+        if around.unknown is not None or len(parts) <= len(step.target):
+            self.refused(around.unknown or "what it is given is not a tree of tensors")
+            return self.eager(step), False
+        (step.x, leaves, paths), *others = parts
+        step.target = tuple([tree for tree, _, _ in others])
+        noted = [] if step.state is self._bare else ptree.leaves(step.state)
         if not noted:
-            self._bare = state
-        givens = [*buffers, *_leaves(x), *_leaves(target), *noted, *([] if key is None else [key])]
-        if _overlap(givens):
-            # A recording knows tensors by their memory: what is one here may be two in a later step.
-            x, target, state = (ptree.map(_copy, part) for part in (x, target, state))
-            noted = ptree.leaves(state)
-            givens = [*buffers, *_leaves(x), *_leaves(target), *noted, *([] if key is None else [key])]
+            self._bare = step.state
+        tensors = [*step.buffers, *leaves, *noted, *around.tensors]
+        for _, more, own in others:
+            tensors += more
+            paths += own
+        if step.key is not None:
+            tensors.append(step.key)
+        names: Any = None
+        if step.ctx is not None:
+            names = tuple(step.ctx.values)
+            tensors += step.ctx.values.values()
+        givens, places = blocks(tensors)
         structure = (
             get_num_threads(),
-            *(_paths(part) for part in (x, target)),
-            *((t.array.shape, t.array.dtype.char) for t in givens),
+            step.training,
+            step.key is None,
+            names,
+            paths,
+            places,
+            around.key,
+            step.opt_state.layout,
+            *[(t.array.shape, t.array.dtype.char) for t in tensors],
         )
-        program = self._programs.get(structure)
-        if program is not None and structure in self._trusted:
-            return program(givens), True
-        arguments = (opt_state, self._optimizer.tree(opt_state, buffers), state, x, target, key)
-        if structure not in self._programs and len(self._programs) < _MOST:
-            self._programs[structure], slopes = self._recorded(givens, len(buffers), *arguments)
-            return slopes, False
-        slopes = self._eager(*arguments)
-        if program is not None:
-            difference = _difference(program(givens), slopes)
-            if difference is None:
-                self._trusted.add(structure)
-            else:
-                self._refuse(structure, f"{difference} differs when it runs again")
-        return slopes, False
+        return self.call(structure, givens, step)
 
-    def _eager(self, opt_state: OptState, params: Any, state: Any, x: Any, target: Any, key: Any) -> Slopes:
-        loss, grads, new = self._gradient(params, state, x, target, key)
-        flat = self._optimizer.flat(opt_state, params, grads)
-        return Slopes.of(float(loss.item()), flat, new)
+    def _taken(self, step: Step) -> tuple[Tensor, Any, Any]:
+        params = self._optimizer.tree(step.opt_state, step.buffers)
+        return self._gradient(
+            Vars(params, step.state, step.dtype),
+            step.x,
+            (lambda out: step.loss(out, *step.target)) if step.target else step.loss,
+            step.training,
+            step.key,
+            step.ctx,
+        )
 
-    def _recorded(
-        self,
-        givens: list[Tensor],
-        count: int,
-        opt_state: OptState,
-        params: Any,
-        state: Any,
-        x: Any,
-        target: Any,
-        key: Any,
-    ) -> tuple[_Program | None, Slopes]:
-        """Return the program of a step, and its gradients. The first `count` givens are buffers."""
-        with record(givens) as recorder:
-            loss, grads, new = self._gradient(params, state, x, target, key)
-            flat = [Tensor(np.empty_like(b.array)) for b in givens[:count]]
-            norm = optim.global_norm(flat)
-        made = self._optimizer.flat(opt_state, params, grads)
-        slopes = Slopes.of(float(loss.item()), made, new)
-        if recorder.void is not None:
-            _say(recorder.void)
-            return None, slopes
-        places = ptree.leaves(self._optimizer.tree(opt_state, flat))
+    def eager(self, step: Step) -> Slopes:
+        """Take them op by op."""
+        loss, grads, state = self._taken(step)
+        flat = self._optimizer.flat(step.opt_state, grads)
+        return Slopes(loss, optim.global_norm(flat), flat, state)
+
+    def traced(self, recorder: Recorder, step: Step) -> tuple[Slopes, Outline, Any]:
+        """Take them op by op, recorded."""
+        assert step.around is not None
+        recorder.arrays = {id(a): t for a, t in step.around.arrays}
+        loss, grads, state = self._taken(step)
+        flat = self._room(step.buffers)
+        norm = optim.global_norm(flat)
+        places = ptree.leaves(self._optimizer.tree(step.opt_state, flat))
         placed = list(zip(ptree.leaves(grads), places, strict=True))
-        captured = Captured(recorder, [loss, norm, *ptree.leaves(new)], placed)
-        return _Program(captured, flat, new), slopes
+        outline = Outline.of(recorder, [loss, norm, *ptree.leaves(state)], placed)
+        made = self._optimizer.flat(step.opt_state, grads)
+        return Slopes(loss, optim.global_norm(made), made, state), outline, (flat, state)
 
-    def _refuse(self, structure: Any, why: str) -> None:
-        self._programs[structure] = None
-        _say(why)
+    def _room(self, buffers: list[Tensor]) -> list[Tensor]:
+        """Return where programs write gradients."""
+        shapes = tuple((b.shape, b.dtype) for b in buffers)
+        if shapes not in self._targets:
+            self._targets[shapes] = [Tensor(np.empty_like(b.array)) for b in buffers]
+        return self._targets[shapes]
+
+    def run(
+        self, program: Captured, pattern: Any, givens: Sequence[Tensor], step: Step, spare: bool = False
+    ) -> Slopes:
+        """Run a program."""
+        flat, state = pattern
+        loss, norm, *rest = program.run(givens)
+        if rest:
+            new = iter(rest)
+            # The state is written to again by the next run; it is small, and a caller may keep it.
+            state = ptree.map(lambda _: Tensor(next(new).array.copy()), state)
+        return Slopes(loss, norm, flat, state)
+
+    def named(self, result: Slopes) -> list[tuple[str, Tensor]]:
+        """Return the tensors of gradients."""
+        state = [("the model's state", as_tensor(t)) for t in ptree.leaves(result.state)]
+        return [("the loss", result.loss), *(("a gradient", t) for t in result.flat), *state]
+
+    def refused(self, why: str) -> None:
+        """Say, once, that a step runs op by op."""
+        if why not in self._said:
+            self._said.add(why)
+            say = f"treepie: steps of this model run op by op, not as one program: {why}"
+            print(say, file=sys.stderr, flush=True)
 
 
-def _overlap(givens: list[Tensor]) -> bool:
-    """Whether two tensors share memory."""
-    spans = sorted((t.address, t.address + t.array.nbytes) for t in givens)
-    return any(end > start for (_, end), (start, _) in itertools.pairwise(spans))
+#: An input or a target: the tree of tensors, its leaves and their paths.
+_Part = tuple[Any, list[Tensor], tuple[str, ...]]
 
 
-def _copy(t: Tensor) -> Tensor:
-    return Tensor(t.array.copy())
-
-
-def _leaves(part: Any) -> list[Tensor]:
-    return [part] if type(part) is Tensor else ptree.leaves(part)
-
-
-def _paths(part: Any) -> tuple[str, ...]:
-    return () if type(part) is Tensor else tuple(path for path, _ in ptree.flatten_with_paths(part))
-
-
-def _say(why: str) -> None:
-    print(f"treepie: steps of this fit run op by op, not as one program: {why}", file=sys.stderr, flush=True)
-
-
-def _difference(a: Slopes, b: Slopes) -> str | None:
-    """Name what is not the same, bit by bit, in two runs of one step."""
-
-    def bits(tensors: Iterable[Tensor]) -> list[bytes]:
-        return [t.array.tobytes() for t in tensors]
-
-    if np.float64(a.loss).tobytes() != np.float64(b.loss).tobytes():
-        return "the loss"
-    if bits(a.flat) != bits(b.flat):
-        return "a gradient"
-    return None if bits(ptree.leaves(a.state)) == bits(ptree.leaves(b.state)) else "the model's state"
+def _part(given: Any) -> _Part | None:
+    """Return an input or a target as tensors, None where it is something else."""
+    if type(given) is Tensor:
+        return given, [given], ()
+    try:
+        tree = ptree.map(as_tensor, given) if isinstance(given, tuple | dict) else as_tensor(given)
+    except (TypeError, ValueError):
+        return None
+    found = ptree.flatten_with_paths(tree)
+    return tree, [t for _, t in found], tuple(path for path, _ in found)

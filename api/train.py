@@ -19,13 +19,16 @@ from . import optim
 from .checkpoint import Every
 from .data import Data, check_data, check_not_empty
 from .distributed import Communicator, check_communicator
+from .gradients import Gradients, Step
 from .history import History, Progress
+from .jit import jit
 from .layer import Context, Layer, Vars
 from .metric import Metric
 from .resume import Run
 from .state import TrainState
-from .window import Loss, Window, arrays, two
+from .window import Window, arrays, two
 
+Loss = Callable[[Any], Tensor]
 Report = Callable[[int, float, TrainState], Any]
 Validation = tuple[Data, Mapping[str, Metric]]
 
@@ -35,7 +38,9 @@ class EarlyStop(Exception):
 
 
 class Trainer:
-    """Trains a model with an optimizer. It holds no state: methods take one and return the next."""
+    """Trains a model with an optimizer. It holds no state: methods take one and return the next.
+
+    It holds programs: the steps and predictions that it has seen twice."""
 
     def __init__(self, model: Layer, optimizer: optim.Optimizer) -> None:
         """Take a model and an optimizer, such as tp.optim.adam(1e-3)."""
@@ -45,6 +50,9 @@ class Trainer:
             given = type(optimizer).__name__
             raise TypeError(f"Trainer: optimizer is a {given}, expected one of tp.optim")
         self.model, self.optimizer = model, optimizer
+        # Programs of steps and of predictions, by the shapes of what they are given.
+        self._gradients = Gradients(optimizer, self._gradient)
+        self._outputs = jit(self._output, fallback=True)
 
     def init(self, rngs: Tensor, dtype: Any = float32) -> TrainState:
         """Return the state of a new model. rngs: a key.  dtype: float32 or float64."""
@@ -69,9 +77,13 @@ class Trainer:
         rngs: the key of this step, which dropout draws from.
         """
         with compilations.watch():
-            value, grads, state = self._gradient(st.vars, x, loss, training, rngs, ctx)
-            params, opt_state = self.optimizer.update(st.opt_state, st.vars.params, grads)
-            return value, TrainState(Vars(params, state, st.vars.dtype), opt_state, st.step + 1)
+            buffers, opt_state = self.optimizer.buffers(st.opt_state, st.vars.params)
+            batch = Step(buffers, opt_state, st.vars.state, st.vars.dtype, x, loss, (), rngs, training, ctx)
+            slopes, ran = self._gradients.take(batch)
+            value = Tensor(slopes.loss.array.copy()) if ran else slopes.loss
+            buffers, opt_state = self.optimizer.advance(opt_state, buffers, slopes.flat)
+            params = self.optimizer.tree(opt_state, buffers)
+            return value, TrainState(Vars(params, slopes.state, st.vars.dtype), opt_state, st.step + 1)
 
     def _gradient(
         self,
@@ -146,7 +158,7 @@ class Trainer:
         st = run.begin(st, resume)
         window = Window(
             self.optimizer,
-            lambda vars, x, objective, key: self._gradient(vars, x, objective, True, key, None),
+            self._gradients,
             loss,
             run.rngs,
             clip_norm,
@@ -202,7 +214,7 @@ class Trainer:
             of `ctx` whose first axis is as long as the input's are cut alike.
         """
         if batch_size is None:
-            return self.model.apply(st.vars, x, ctx=ctx)[0]
+            return self._outputs(st.vars, x, ctx)
         size = integer("Trainer.predict", "batch_size", batch_size)
         lengths = {leaf.shape[0] if leaf.ndim else 0 for leaf in arrays(x)}
         if size < 1 or len(lengths) != 1 or not (length := lengths.pop()):
@@ -215,8 +227,11 @@ class Trainer:
         for k in range(0, length, size):
             rows = slice(k, k + size)
             part = None if ctx is None else Context(_cut(ctx.values, length, rows))
-            outputs.append(self.model.apply(st.vars, _sliced(x, rows), ctx=part)[0])
+            outputs.append(self._outputs(st.vars, _sliced(x, rows), part))
         return ptree.map(lambda *ys: ops.concatenate(ys), *outputs)
+
+    def _output(self, vars: Vars, x: Any, ctx: Context | None) -> Any:
+        return self.model.apply(vars, x, ctx=ctx)[0]
 
     def evaluate(self, st: TrainState, data: Data, metrics: Mapping[str, Metric]) -> dict[str, Any]:
         """Return the score of each metric over the whole data, in evaluation mode.

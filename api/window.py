@@ -12,114 +12,101 @@ from treepie.autodiff.arguments import as_tensor
 from treepie.autodiff.transform import compilations
 
 from . import optim
-from .gradients import Gradients, Slopes
+from .gradients import Gradients, Slopes, Step
 from .layer import Vars
 from .state import TrainState
-
-Loss = Callable[[Any], Tensor]
-#: (vars, input, loss of the output, key) -> (loss, gradients, the model's new state)
-Gradient = Callable[[Vars, Any, Loss, Tensor | None], tuple[Tensor, Any, Any]]
 
 
 class Window:
     """Takes steps of some batches each, whose gradients are averaged by their sizes.
 
     Parameters are buffers here, as the optimizer has its moments; `state()` is the state that users see, made
-    when somebody asks. Where a step is of one batch, (input, target), its gradient is a captured program.
+    when somebody asks.
     """
 
     def __init__(
         self,
         optimizer: optim.Optimizer,
-        gradient: Gradient,
+        gradients: Gradients,
         loss: Callable[[Any, Any], Tensor] | None,
         rngs: Tensor | None,
         clip_norm: float | None,
         on_nonfinite: str,
         size: int,
     ) -> None:
-        self._optimizer, self._gradient, self._loss, self._rngs = optimizer, gradient, loss, rngs
+        self._optimizer, self._gradients, self._loss, self._rngs = optimizer, gradients, loss, rngs
         self._clip_norm, self._on_nonfinite, self.size = clip_norm, on_nonfinite, size
-        self._captured = Gradients(optimizer, self._of_target)
 
     def begin(self, st: TrainState) -> None:
         """Start from a state."""
         self._buffers, self._opt_state = self._optimizer.buffers(st.opt_state, st.vars.params)
         self._shared = True  # whether others know the buffers
+        self._in_place: optim.InPlace | None = None
         self._state, self._dtype, self.steps = st.vars.state, st.vars.dtype, st.step
         self._seen: TrainState | None = st
 
     def state(self) -> TrainState:
         """Return the state after the last step; later ones do not change it."""
         if self._seen is None:
-            vars = Vars(self._params(), self._state, self._dtype)
-            self._seen = TrainState(vars, self._opt_state, self.steps)
+            params = self._optimizer.tree(self._opt_state, self._buffers)
+            self._seen = TrainState(Vars(params, self._state, self._dtype), self._opt_state, self.steps)
             self._shared = True
         return self._seen
-
-    def _params(self) -> Any:
-        return self._optimizer.tree(self._opt_state, self._buffers)
 
     def step(self, batches: Sequence[Any]) -> float:
         """Take one step on batches, and return their mean loss."""
         with compilations.watch():
-            slopes = self._slopes(batches)
+            loss, norm, flat, state = self._mean(batches)
             # Only now does anything change. A step that is left out is counted, so that the keys go on.
-            if self._finite(slopes):
-                flat = slopes.flat
+            if self._finite(loss, norm, flat):
                 if self._clip_norm is not None:
                     flat = optim.clip_by_global_norm(self._clip_norm, flat)
-                self._buffers, self._opt_state = self._optimizer.advance(
-                    self._opt_state, self._buffers, flat, in_place=not self._shared
-                )
-                self._shared = False
-                self._state = slopes.state
+                self._advance(flat)
+                self._state = state
             self.steps, self._seen = self.steps + 1, None
-            return slopes.loss
+            return loss
 
-    def _slopes(self, batches: Sequence[Any]) -> Slopes:
+    def _advance(self, flat: list[Tensor]) -> None:
+        """Update the parameters, in place where nobody else knows them."""
+        if self._shared:
+            made = self._optimizer.advance(self._opt_state, self._buffers, flat)
+            (self._buffers, self._opt_state), self._shared, self._in_place = made, False, None
+            return
+        if self._in_place is None or not self._in_place.fits(self._buffers, flat):
+            self._in_place = optim.InPlace(self._optimizer, self._opt_state, self._buffers, flat)
+        self._opt_state = self._in_place(self._opt_state)
+
+    def _mean(self, batches: Sequence[Any]) -> tuple[float, float, list[Tensor], Any]:
+        """Return the loss, the norm of its gradients, these in flat buffers, and the model's new state."""
         key = None if self._rngs is None else rng.fold_in(self._rngs, self.steps)
-        if len(batches) == 1 and self._loss is not None:
-            x, target = map(_tensors, two("Trainer.fit", batches[0]))
-            if x is not None and target is not None:
-                slopes, ran = self._captured(self._buffers, self._opt_state, self._state, x, target, key)
-                self._shared |= not ran  # a model that runs in Python may keep its parameters
-                return slopes
-        self._shared = True
-        return self._mean(batches, key)
-
-    def _of_target(
-        self, params: Any, state: Any, x: Any, target: Any, key: Tensor | None
-    ) -> tuple[Tensor, Any, Any]:
-        assert self._loss is not None
-        loss = self._loss
-        return self._gradient(Vars(params, state, self._dtype), x, lambda out: loss(out, target), key)
-
-    def _mean(self, batches: Sequence[Any], key: Tensor | None) -> Slopes:
-        params, total, count, grads, state = self._params(), 0.0, 0, None, self._state
+        if len(batches) == 1:
+            slopes = self._slopes(batches[0], key, self._state)
+            return float(slopes.loss.array), float(slopes.norm.array), slopes.flat, slopes.state
+        total, count, state, flat = 0.0, 0, self._state, None
         for k, element in enumerate(batches):
-            x, objective = _example(element, self._loss)
-            own = rng.fold_in(key, k) if key is not None and len(batches) > 1 else key
-            value, slopes, state = self._gradient(Vars(params, state, self._dtype), x, objective, own)
-            if len(batches) == 1:
-                total, count, grads = float(value.item()), 1, slopes
-                break
-            size = _length(x)
-            total, count = total + value.item() * size, count + size
-            slopes = ptree.map(lambda g, n=size: g * float(n), slopes)
-            grads = slopes if grads is None else ptree.map(lambda a, b: a + b, grads, slopes)
-        if len(batches) > 1:
-            total, grads = total / count, ptree.map(lambda g: g / float(count), grads)
-        flat = self._optimizer.flat(self._opt_state, params, grads)
-        return Slopes.of(total, flat, state)
+            slopes = self._slopes(element, rng.fold_in(key, k) if key is not None else None, state)
+            size, state = _length(element[0]), slopes.state
+            total, count = total + slopes.loss.item() * size, count + size
+            scaled = [g * float(size) for g in slopes.flat]
+            flat = scaled if flat is None else [a + b for a, b in zip(flat, scaled, strict=True)]
+        assert flat is not None
+        flat = [g / float(count) for g in flat]
+        return total / count, float(optim.global_norm(flat).item()), flat, state
 
-    def _finite(self, slopes: Slopes) -> bool:
+    def _slopes(self, element: Any, key: Tensor | None, state: Any) -> Slopes:
+        x, loss, target = _example(element, self._loss)
+        step = Step(self._buffers, self._opt_state, state, self._dtype, x, loss, target, key)
+        slopes, ran = self._gradients.take(step)
+        self._shared |= not ran  # a model that runs in Python may keep its parameters
+        return slopes
+
+    def _finite(self, loss: float, norm: float, flat: list[Tensor]) -> bool:
         """Whether a step may be taken; raise or warn where it may not."""
-        what = f"the loss is {slopes.loss}"
-        if math.isfinite(slopes.loss):
-            if math.isfinite(slopes.norm):
+        what = f"the loss is {loss}"
+        if math.isfinite(loss):
+            if math.isfinite(norm):
                 return True
-            grads = ptree.flatten_with_paths(self._optimizer.tree(self._opt_state, slopes.flat))
+            grads = ptree.flatten_with_paths(self._optimizer.tree(self._opt_state, flat))
             bad = [path for path, g in grads if not ops.all(ops.isfinite(g)).item()]
             what = f"the gradient of {', '.join(map(repr, bad)) or 'all'} is not finite"
         step = self.steps + 1
@@ -140,31 +127,23 @@ def two(function: str, element: Any) -> tuple[Any, Any]:
     return element
 
 
-def _example(element: Any, loss: Callable[[Any, Any], Tensor] | None) -> tuple[Any, Loss]:
-    """Return an input and a function of the output."""
+def _example(
+    element: Any, loss: Callable[[Any, Any], Tensor] | None
+) -> tuple[Any, Callable[..., Tensor], tuple[Any, ...]]:
+    """Return an input, a loss, and what the loss takes besides the output."""
     x, second = two("Trainer.fit", element)
     if loss is not None:
         if callable(second):
             raise TypeError(
                 "Trainer.fit: an element of data holds a function and loss is given, expected one of the two"
             )
-        return x, lambda out: loss(out, second)
+        return x, loss, (second,)
     if not callable(second):
         raise TypeError(
             f"Trainer.fit: an element of data is (input, {type(second).__name__}), expected "
             "(input, loss_fn), or (input, target) with loss="
         )
-    return x, second
-
-
-def _tensors(part: Any) -> Any:
-    """Return an input or a target as tensors, None where it is something else: its step is not captured."""
-    if type(part) is Tensor:
-        return part
-    try:
-        return ptree.map(as_tensor, part) if isinstance(part, tuple | dict) else as_tensor(part)
-    except (TypeError, ValueError):
-        return None
+    return x, second, ()
 
 
 def arrays(x: Any) -> list[Any]:

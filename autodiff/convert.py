@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from treepie.kernels import memory
 from treepie.kernels.config import DTYPES
 
+from . import capture
 from .tensor import Tensor, TensorLike, bool_, check_dtype, float32, float64, int32, int64
 
 _BY_KIND = {"b": bool_, "i": int64, "u": int64, "f": float64}
@@ -34,6 +35,10 @@ def tensor(data: TensorLike, dtype: Any = None) -> Tensor:
     if isinstance(data, list | tuple) and _holds_tensors(data):
         # By an op, through which gradients pass.
         return tensor(ops.stack([tensor(x) for x in data]), want)
+    if capture.state.recorder is not None:
+        given = capture.state.recorder.converted(data)
+        if given is not None:
+            return ops.astype(given, want) if want is not None and want != given.dtype else given
     native = isinstance(data, np.ndarray | np.generic) or hasattr(data, "__array__")
     try:
         array = np.asarray(data)

@@ -117,6 +117,7 @@ class Elementwise(Op):
 
     formula: Formula = lambda x: x
     flops: float = 1.0
+    in_place: bool = True
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the op; given formula values, continue the formula."""

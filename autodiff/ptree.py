@@ -29,6 +29,11 @@ def register_dataclass(cls: type[T]) -> type[T]:
     return cls
 
 
+def is_registered(node: object) -> bool:
+    """Whether an object is of a registered dataclass."""
+    return type(node) in _dataclasses
+
+
 def _children(tree: Tree, path: str) -> list[tuple[str, Tree]] | None:
     """Return the named children of a node, None for a leaf."""
     if isinstance(tree, dict):
@@ -45,7 +50,7 @@ def _children(tree: Tree, path: str) -> list[tuple[str, Tree]] | None:
         return list(tree.items())
     if isinstance(tree, list | tuple):
         return [(str(k), child) for k, child in enumerate(tree)]
-    if type(tree) in _dataclasses:
+    if is_registered(tree):
         return [(f.name, getattr(tree, f.name)) for f in dataclasses.fields(tree)]
     return None
 

@@ -72,6 +72,7 @@ class Op:
         by default the largest element of the result.
     second_order: whether the gradient of the gradient is checked too.
     recycled: results are memory that was given out before (see `kernels/memory.py`).
+    in_place: an output may lie where an input of its size does: the kernel goes element by element.
     wrong: a case whose shapes must be refused.  large: the benchmark's case.
     """
 
@@ -97,6 +98,7 @@ class Op:
     dtypes: tuple[str, ...] = ("float32", "float64")
     second_order: bool = True
     recycled: bool = False
+    in_place: bool = False
     doc: str = ""
     _plans: dict[Any, _Plan] = field(default_factory=dict)
 
@@ -154,6 +156,20 @@ class Op:
         if capture.state.recorder is not None:
             capture.state.recorder.add(self, plan.launches, inputs, meta, outputs, plan.scratch)
         return tuple(outputs)
+
+    def bound(self, inputs: tuple[Tensor, ...], into: Sequence[Tensor]) -> Callable[[], None]:
+        """Return what runs the op again and again on tensors that stay where they are, without metadata."""
+        plan = self._planned(inputs, {})
+        assert not plan.scratch
+        if plan.program is None:
+            return lambda: None
+        tensors = (*inputs, *into)
+        bound = plan.program.bound([t.address for t in tensors])
+
+        def run(_: tuple[Tensor, ...] = tensors) -> None:  # which hold the memory
+            bound.run()
+
+        return run
 
     def _planned(self, inputs: tuple[Tensor, ...], meta: Meta) -> _Plan:
         specs = [Spec(t.shape, t.dtype) for t in inputs]

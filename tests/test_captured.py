@@ -1,5 +1,7 @@
 """Steps of `fit` as captured programs: the bits of eager ones, for every layer; and what is not captured."""
 
+import random
+
 import numpy as np
 import pytest
 
@@ -13,8 +15,8 @@ KEY = tp.rng.key(3)
 RNG = np.random.default_rng(0)
 
 
-def eager(self, buffers, opt_state, state, x, target, key):
-    return self._eager(opt_state, self._optimizer.tree(opt_state, buffers), state, x, target, key), False
+def eager(self, structure, givens, arguments):
+    return self.eager(arguments), False
 
 
 def mean_square(out, target):
@@ -26,7 +28,7 @@ def mean_square(out, target):
 def trained(layer, x, monkeypatch=None, steps=5, dtype=tp.float32, optimizer=None):
     """Parameters and losses after some steps on batches of two sizes; eager with `monkeypatch`."""
     if monkeypatch is not None:
-        monkeypatch.setattr(Gradients, "__call__", eager)
+        monkeypatch.setattr(Gradients, "call", eager)
     trainer = tp.Trainer(layer, optimizer or tp.optim.adam(0.01))
     st = trainer.init(KEY, dtype)
     elements = [(x if k % 4 < 3 else x[: len(x) - 1 or 1], np.float32(k)) for k in range(2 * steps)]
@@ -73,7 +75,7 @@ def test_programs_run_and_share_memory(monkeypatch):
     programs = []
     monkeypatch.setattr(captured.Captured, "__init__", _noted(captured.Captured.__init__, programs))
     runs = []
-    monkeypatch.setattr(Gradients, "_eager", _noted(Gradients._eager, runs))
+    monkeypatch.setattr(Gradients, "eager", _noted(Gradients.eager, runs))
     model = tp.layer.sequential([tp.layer.linear(64, 64), tp.layer.relu()] * 6)
     trainer = tp.Trainer(model, tp.optim.sgd(0.01))
     x = RNG.standard_normal((256, 64), "f4")
@@ -112,24 +114,23 @@ def test_a_loss_that_reads_values_stays_eager_and_says_so(read, monkeypatch, cap
     said = capsys.readouterr().err
     assert said.count("op by op") == 1
     assert "reads the values of a tensor of shape" in said
-    monkeypatch.setattr(Gradients, "__call__", eager)
+    monkeypatch.setattr(Gradients, "call", eager)
     np.testing.assert_array_equal(made, run())
 
 
 def test_a_loss_that_changes_by_itself_is_found_out(capsys):
-    factors = iter(range(1, 100))
+    random.seed(1)
     trainer = tp.Trainer(tp.layer.linear(3, 1), tp.optim.sgd(0.0))
     history = tp.History()
     x = np.ones((2, 3), "f4")
     trainer.fit(
         trainer.init(KEY),
         tp.Data.repeat(5, (x, x[:, :1])),
-        loss=lambda out, target: tp.loss.mse(out, target) * float(next(factors)),
+        loss=lambda out, target: tp.loss.mse(out, target) * random.random(),
         history=history,
     )
     assert "the loss differs when it runs again" in capsys.readouterr().err
-    losses = [loss for _, loss in history.steps]
-    np.testing.assert_allclose(np.array(losses) / losses[0], [1, 2, 3, 4, 5], rtol=1e-6)
+    assert len({loss for _, loss in history.steps}) == 5
 
 
 def test_a_label_out_of_range_raises_as_in_eager_steps_and_the_state_is_kept():
@@ -167,7 +168,7 @@ def test_every_loss_is_captured(name, monkeypatch, capsys):
 
     made = run()
     assert "op by op" not in capsys.readouterr().err
-    monkeypatch.setattr(Gradients, "__call__", eager)
+    monkeypatch.setattr(Gradients, "call", eager)
     np.testing.assert_array_equal(made, run())
 
 
@@ -186,7 +187,7 @@ def test_inputs_and_targets_that_share_memory_in_some_steps(monkeypatch, capsys)
 
     made = run()
     assert "op by op" not in capsys.readouterr().err
-    monkeypatch.setattr(Gradients, "__call__", eager)
+    monkeypatch.setattr(Gradients, "call", eager)
     assert made == run()
 
 

@@ -8,6 +8,7 @@ arrive as one float array, so that a schedule changes no program.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,8 @@ Bound = tuple[tuple[Tensor, ...], Meta]
 
 def _rule(
     name: str, moments: int, hyper: int, formula: Callable[..., Any], oracle: Callable[..., Any]
-) -> Callable[..., Any]:
-    """Register the rows of a rule; return a function (parameter, gradient, moments, hyper, apply)."""
+) -> Rule:
+    """Register the rows of a rule."""
 
     def row(suffix: str, add: bool) -> Op:
         own = f"{name}_{suffix}"
@@ -75,33 +76,33 @@ def _rule(
                 domain=(0.05, 0.95),
                 ulp=16,
                 recycled=True,
+                in_place=True,
                 doc=f"{'New parameter' if add else 'Change'} and moments by {name}.",
             )
         )
 
     step, update = row("step", add=False), row("update", add=True)
-    return _caller(step, update)
+    return Rule(step, update, hyper)
 
 
-def _caller(step: Op, update: Op) -> Callable[..., tuple[Tensor, ...]]:
-    """Return the function of a rule's two rows."""
+@dataclass(frozen=True)
+class Rule:
+    """The two rows of a rule, and how many hyperparameters they take."""
 
-    def call(
-        p: Tensor,
-        g: Tensor,
-        old: tuple[Tensor, ...],
-        numbers: tuple[float, ...],
-        apply: bool,
-        in_place: bool = False,
+    step: Op
+    update: Op
+    hyper: int
+
+    def __call__(
+        self, p: Tensor, g: Tensor, old: tuple[Tensor, ...], hyper: Tensor, apply: bool
     ) -> tuple[Tensor, ...]:
-        scalars = Tensor(np.array(numbers, p.dtype))
-        if in_place:
-            # These are buffers that fitted in the last step: to check them again would take 9 us.
-            return update.run((p, g, *old, scalars), {}, (p, *old))
-        out = (update if apply else step)(p, g, *old, scalars)
+        """Return the change, or the new parameter where it is applied, and the new moments."""
+        out = (self.update if apply else self.step)(p, g, *old, hyper)
         return out if isinstance(out, tuple) else (out,)
 
-    return call
+    def in_place(self, p: Tensor, g: Tensor, old: tuple[Tensor, ...], hyper: Tensor) -> Callable[[], None]:
+        """Return what updates a parameter and its moments where they are, by what g and hyper then hold."""
+        return self.update.bound((p, g, *old, hyper), (p, *old))
 
 
 def _sgd(p: Any, g: Any, lr: Any) -> Any:
@@ -157,9 +158,8 @@ def _adagrad_rule(sqrt: Callable[[Any], Any]) -> Callable[..., Any]:
     return formula
 
 
-#: Each takes (parameter, gradient, moments, hyperparameters, apply, in_place) and returns (change or new
-#: parameter, moments...). Hyperparameters in the order of the formulas above; `rest1` is 1 - b1,
-#: `unbias1` is 1 / (1 - b1**t), computed in float64. Kingma & Ba 2015, Algorithm 1; decoupled weight
+#: Hyperparameters are one tensor, in the order of the formulas above; `rest1` is 1 - b1, `unbias1` is
+#: 1 / (1 - b1**t), computed in float64. Kingma & Ba 2015, Algorithm 1; decoupled weight
 #: decay: Loshchilov & Hutter 2019, Algorithm 2; Tieleman & Hinton 2012; Duchi et al. 2011.
 sgd = _rule("sgd", 0, 1, _sgd, _sgd)
 momentum = _rule("momentum", 1, 2, _momentum, _momentum)

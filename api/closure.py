@@ -1,0 +1,150 @@
+"""What a function reads besides its arguments: the cells of its closure, its globals, its defaults.
+
+A program repeats what a function did, not its Python code. So what the code would have found is looked at
+before each run: tensors and arrays are given to the program anew, everything else must be what it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import sys
+import types
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import numpy as np
+
+from treepie.autodiff import Tensor
+from treepie.autodiff.arguments import as_tensor
+
+from .layer import Layer
+from .optim import Optimizer
+
+#: Packages whose functions, modules and objects stay as they are.
+_FIXED_PACKAGES = {*sys.stdlib_module_names, "numpy", "treepie", "numba"} - {"__main__"}
+_FIXED = (type, types.BuiltinFunctionType, np.ufunc, np.dtype, enum.Enum, Layer, Optimizer)
+_PLAIN = (bool, int, str, bytes, type(None), type(...))
+_MOST = 200  # things that are looked at
+
+
+class Environment:
+    """The tensors that a function reads, and `key`: all else that decides what it does.
+
+    arrays: NumPy's arrays among them, each with the tensor that is made of it.
+    unknown: why what it reads can not be told, where it can not.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        """Look around a function."""
+        self.tensors: list[Tensor] = []
+        self.arrays: list[tuple[Any, Tensor]] = []
+        self.unknown: str | None = None
+        self._parts: list[Hashable] = []
+        self._seen: dict[int, int] = {}
+        self._visit(function, getattr(function, "__name__", "the function"))
+        self.key = tuple(self._parts)
+
+    @staticmethod
+    def of(function: Callable[..., Any]) -> Environment:
+        """Look around a function, or remember it where it is a library's own."""
+        return (
+            _fixed(function)
+            if type(function) is types.FunctionType and _is_fixed(function)
+            else Environment(function)
+        )
+
+    def _visit(self, x: Any, name: str) -> None:
+        kind = type(x)
+        if kind is Tensor:
+            self._parts.append(Tensor)
+            self.tensors.append(x)
+        elif kind in _PLAIN:
+            self._parts.append((kind, x))
+        elif kind in (float, complex, slice) or isinstance(x, np.generic):
+            self._parts.append((kind, repr(x)))  # which tells -0.0 from 0.0, and a NaN is itself
+        elif isinstance(x, _FIXED) or _is_fixed(x):
+            self._parts.append(x)
+        elif id(x) in self._seen:
+            self._parts.append(("again", self._seen[id(x)]))
+        elif len(self._seen) >= _MOST:
+            self.unknown = self.unknown or f"it reads more than {_MOST} things from outside, such as {name!r}"
+        else:
+            self._seen[id(x)] = len(self._seen)
+            self._compound(x, name)
+
+    def _compound(self, x: Any, name: str) -> None:
+        """Visit what an object that may change holds."""
+        kind = type(x)
+        if isinstance(x, types.FunctionType):
+            self._function(x)
+        elif isinstance(x, np.ndarray) and x.dtype.kind in "biuf":
+            self.arrays.append((x, as_tensor(x)))
+            self._visit(self.arrays[-1][1], name)
+        elif isinstance(x, list | tuple):
+            self._parts.append((kind, len(x)))
+            for k, child in enumerate(x):
+                self._visit(child, f"{name}[{k}]")
+        elif isinstance(x, dict):
+            self._parts.append((kind, len(x)))
+            for k, child in x.items():
+                self._visit(k, name)
+                self._visit(child, f"{name}[{k!r}]")
+        elif isinstance(x, types.MethodType):
+            self._visit((x.__func__, x.__self__), name)
+        elif isinstance(x, functools.partial):
+            self._visit((x.func, x.args, x.keywords), name)
+        elif isinstance(x, types.ModuleType):
+            self._parts.append(x)  # of its content, what a function names is visited with the function
+        elif hasattr(x, "__wrapped__"):
+            self._visit((kind, x.__wrapped__), name)
+        elif dataclasses.is_dataclass(x):
+            self._visit((kind, [getattr(x, f.name) for f in dataclasses.fields(x)]), name)
+        elif str(kind.__module__).split(".")[0] == "treepie":
+            self._parts.append(x)
+        elif hasattr(x, "__dict__") and not hasattr(kind, "__slots__"):
+            self._visit((kind, vars(x)), name)
+        else:
+            self.unknown = self.unknown or f"it reads {name!r}, a {kind.__name__} whose content is not known"
+
+    def _function(self, f: types.FunctionType) -> None:
+        code = f.__code__
+        self._parts.append(code)
+        for cell_name, cell in zip(code.co_freevars, f.__closure__ or (), strict=True):
+            try:
+                content = cell.cell_contents
+            except ValueError:  # assigned later
+                content = ValueError
+            self._visit(content, cell_name)
+        if f.__defaults__ or f.__kwdefaults__:
+            self._visit((f.__defaults__, f.__kwdefaults__), f"a default of {f.__name__}")
+        names = _names(code)
+        for name in names:
+            value = f.__globals__.get(name, self)
+            if value is self:
+                continue
+            self._visit(value, name)
+            if isinstance(value, types.ModuleType) and not _is_fixed(value):
+                for attribute in names:
+                    if attribute in vars(value):
+                        self._visit(vars(value)[attribute], f"{name}.{attribute}")
+
+
+def _is_fixed(x: Any) -> bool:
+    """Whether a function or a module belongs to a library that does not change."""
+    if isinstance(x, types.ModuleType):
+        return x.__name__.split(".")[0] in _FIXED_PACKAGES
+    return isinstance(x, types.FunctionType) and str(x.__module__).split(".")[0] in _FIXED_PACKAGES
+
+
+@functools.lru_cache(maxsize=1000)
+def _fixed(function: Callable[..., Any]) -> Environment:
+    return Environment(function)
+
+
+@functools.lru_cache(maxsize=10_000)
+def _names(code: types.CodeType) -> tuple[str, ...]:
+    """Return the names of globals and attributes in a function's code, and in that of functions within."""
+    inner = [c for c in code.co_consts if isinstance(c, types.CodeType)]
+    return tuple(dict.fromkeys([*code.co_names, *(name for c in inner for name in _names(c))]))

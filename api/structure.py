@@ -1,0 +1,88 @@
+"""Trees of whatever a user's function takes and gives, as a structure and tensors, and back.
+
+Besides the trees of `ptree`: the states of models, optimizers and training, whose counts of steps are another
+in every call, and numbers, strings and the like, which belong to the structure.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from treepie.autodiff import Tensor, ptree
+from treepie.autodiff.arguments import as_tensor
+from treepie.autodiff.capture import Counter
+
+from .layer import Context, Vars
+from .optim import OptState
+from .state import TrainState
+
+#: Fields that count steps.
+_COUNTS = {(OptState, "count"), (TrainState, "step")}
+_STATES = (Vars, OptState, TrainState, Context)
+
+
+@dataclass
+class Flat:
+    """The tensors of a tree, its counts of steps, and its structure, hashable: all else."""
+
+    tensors: list[Tensor] = field(default_factory=list)
+    counts: list[Any] = field(default_factory=list)
+    structure: Hashable = None
+
+
+def flatten(name: str, tree: Any) -> Flat:
+    """Take a tree apart; raise TypeError, which names the function and the path, where it can not be."""
+    flat = Flat()
+    flat.structure = _taken(name, tree, "", flat)
+    return flat
+
+
+def _taken(name: str, x: Any, path: str, flat: Flat) -> Hashable:
+    kind = type(x)
+    if kind is Tensor or isinstance(x, np.ndarray):
+        flat.tensors.append(as_tensor(x))
+        return Tensor
+    if isinstance(x, dict):
+        parts = tuple(_taken(name, v, f"{path}[{k!r}]", flat) for k, v in x.items())
+        return (kind, tuple(x), parts)
+    if isinstance(x, list | tuple):
+        return (kind, len(x), tuple(_taken(name, v, f"{path}[{k}]", flat) for k, v in enumerate(x)))
+    if kind in _STATES or ptree.is_registered(x):
+        parts = []
+        for f in dataclasses.fields(x):
+            value = getattr(x, f.name)
+            if (kind, f.name) in _COUNTS:
+                flat.counts.append(value)
+                parts.append(Counter)
+            else:
+                parts.append(_taken(name, value, f"{path}.{f.name}", flat))
+        return (kind, None, tuple(parts))
+    try:
+        hash(x)
+    except TypeError:
+        raise TypeError(
+            f"{name}{path} is a {kind.__name__}, expected a tree of tensors (and numbers, strings or None)"
+        ) from None
+    return ("value", kind, repr(x) if isinstance(x, float) else x, x)
+
+
+def rebuild(structure: Any, tensors: Iterator[Any], counts: Iterator[Any]) -> Any:
+    """Put a tree together again around other tensors and counts."""
+    if structure is Tensor:
+        return next(tensors)
+    if structure is Counter:
+        return next(counts)
+    kind, keys, parts = structure[0], structure[1], structure[2]
+    if kind == "value":
+        return structure[3]
+    children = [rebuild(p, tensors, counts) for p in parts]
+    if issubclass(kind, dict):
+        return kind(zip(keys, children, strict=True))
+    if issubclass(kind, tuple) and hasattr(kind, "_fields"):
+        return kind(*children)
+    return kind(children) if issubclass(kind, list | tuple) else kind(*children)
