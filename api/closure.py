@@ -20,12 +20,12 @@ from treepie.autodiff import Tensor
 from treepie.autodiff.arguments import as_tensor
 
 from .layer import Layer
-from .optim import Optimizer
+from .optim import Layout, Optimizer
 
 #: Packages whose functions, modules and objects stay as they are.
 _FIXED_PACKAGES = {*sys.stdlib_module_names, "numpy", "treepie", "numba"} - {"__main__"}
-_FIXED = (type, types.BuiltinFunctionType, np.ufunc, np.dtype, enum.Enum, Layer, Optimizer)
-_PLAIN = (bool, int, str, bytes, type(None), type(...))
+_FIXED = (type, types.BuiltinFunctionType, np.ufunc, np.dtype, enum.Enum, Layer, Layout, Optimizer)
+PLAIN = (bool, int, str, bytes, type(None), type(...))
 _MOST = 200  # things that are looked at
 
 
@@ -42,7 +42,7 @@ class Environment:
         self.arrays: list[tuple[Any, Tensor]] = []
         self.unknown: str | None = None
         self._parts: list[Hashable] = []
-        self._seen: dict[int, int] = {}
+        self._seen: dict[int, tuple[int, Any]] = {}  # by id; held, since an id is another's after a death
         self._visit(function, getattr(function, "__name__", "the function"))
         self.key = tuple(self._parts)
 
@@ -51,7 +51,7 @@ class Environment:
         """Look around a function, or remember it where it is a library's own."""
         return (
             _fixed(function)
-            if type(function) is types.FunctionType and _is_fixed(function)
+            if type(function) is types.FunctionType and is_fixed(function)
             else Environment(function)
         )
 
@@ -60,18 +60,18 @@ class Environment:
         if kind is Tensor:
             self._parts.append(Tensor)
             self.tensors.append(x)
-        elif kind in _PLAIN:
+        elif kind in PLAIN:
             self._parts.append((kind, x))
         elif kind in (float, complex, slice) or isinstance(x, np.generic):
             self._parts.append((kind, repr(x)))  # which tells -0.0 from 0.0, and a NaN is itself
-        elif isinstance(x, _FIXED) or _is_fixed(x):
+        elif is_fixed(x):
             self._parts.append(x)
         elif id(x) in self._seen:
-            self._parts.append(("again", self._seen[id(x)]))
+            self._parts.append(("again", self._seen[id(x)][0]))
         elif len(self._seen) >= _MOST:
             self.unknown = self.unknown or f"it reads more than {_MOST} things from outside, such as {name!r}"
         else:
-            self._seen[id(x)] = len(self._seen)
+            self._seen[id(x)] = len(self._seen), x
             self._compound(x, name)
 
     def _compound(self, x: Any, name: str) -> None:
@@ -125,14 +125,16 @@ class Environment:
             if value is self:
                 continue
             self._visit(value, name)
-            if isinstance(value, types.ModuleType) and not _is_fixed(value):
+            if isinstance(value, types.ModuleType) and not is_fixed(value):
                 for attribute in names:
                     if attribute in vars(value):
                         self._visit(vars(value)[attribute], f"{name}.{attribute}")
 
 
-def _is_fixed(x: Any) -> bool:
-    """Whether a function or a module belongs to a library that does not change."""
+def is_fixed(x: Any) -> bool:
+    """Whether an object stays as it is: of a library that does not change, or of a type that does not."""
+    if isinstance(x, _FIXED):
+        return True
     if isinstance(x, types.ModuleType):
         return x.__name__.split(".")[0] in _FIXED_PACKAGES
     return isinstance(x, types.FunctionType) and str(x.__module__).split(".")[0] in _FIXED_PACKAGES

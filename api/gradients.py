@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,13 +63,14 @@ class Gradients(Programs[Step, Slopes]):
     The model is taken to stay what it was; what the loss reads from outside is looked at in every step.
     """
 
+    subject = "steps of this model"
+
     def __init__(self, optimizer: Optimizer, gradient: Gradient) -> None:
         """Take the optimizer, which says how gradients lie in buffers, and the eager function."""
         super().__init__()
         self._optimizer, self._gradient = optimizer, gradient
         self._bare: Any = None  # a state that has no tensors, met before
         self._targets: dict[Any, list[Tensor]] = {}  # where programs write gradients
-        self._said: set[str] = set()
 
     def take(self, step: Step) -> tuple[Slopes, bool]:
         """Return the gradients of a step, and whether a program made them."""
@@ -161,13 +161,6 @@ class Gradients(Programs[Step, Slopes]):
         """Return the tensors of gradients."""
         state = [("the model's state", as_tensor(t)) for t in ptree.leaves(result.state)]
         return [("the loss", result.loss), *(("a gradient", t) for t in result.flat), *state]
-
-    def refused(self, why: str) -> None:
-        """Say, once, that a step runs op by op."""
-        if why not in self._said:
-            self._said.add(why)
-            say = f"treepie: steps of this model run op by op, not as one program: {why}"
-            print(say, file=sys.stderr, flush=True)
 
 
 #: An input or a target: the tree of tensors, its leaves and their paths.

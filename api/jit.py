@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,6 +42,7 @@ class Jitted(Programs[_Call, Any]):
         functools.update_wrapper(self, function)
         self.function, self._donate, self._fallback = function, donate, fallback
         self._name = getattr(function, "__name__", type(function).__name__)
+        self.subject = f"calls of {self._name}"
 
     def __repr__(self) -> str:
         """Show the function's name."""
@@ -55,7 +55,7 @@ class Jitted(Programs[_Call, Any]):
             if around.unknown is not None:
                 self.refused(around.unknown)
                 return self.function(*args, **kwargs)
-            flat = flatten(self._name, (args, kwargs))
+            flat = flatten(f"jit: {self._name}, (args, kwargs)", (args, kwargs))
             tensors = [*flat.tensors, *around.tensors]
             givens, places = blocks(tensors)
             donated = self._donated(args, places)
@@ -114,12 +114,12 @@ class Jitted(Programs[_Call, Any]):
         return arguments.donated
 
     def refused(self, why: str) -> None:
-        """Raise, or say, that it runs op by op."""
+        """Say that it runs op by op, or raise."""
         if not self._fallback:
             raise ValueError(
                 f"jit: {self._name} can not run as one program: {why} (fallback=True runs it op by op)"
             )
-        print(f"treepie: {self._name} runs op by op, not as one program: {why}", file=sys.stderr, flush=True)
+        super().refused(why)
 
 
 def jit(

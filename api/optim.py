@@ -57,7 +57,7 @@ class _Group:
         return ops.concatenate([ops.reshape(t, (-1,)) for t in mine])
 
 
-class _Layout:
+class Layout:
     """Where each leaf of a tree is in the buffers: a group for each dtype, with a mask for each decay too."""
 
     def __init__(self, params: Tree, mask: Tree | None) -> None:
@@ -100,7 +100,7 @@ class OptState:
 
     count: int
     buffers: tuple[tuple[Tensor, ...], ...]
-    layout: _Layout | None
+    layout: Layout | None
 
     @property
     def moments(self) -> tuple[Tree, ...]:
@@ -168,8 +168,8 @@ class Optimizer:
         rows = [self._leaves(layout, "moment", tree) for tree in trees]
         return OptState(count, tuple(layout.flat(row) for row in rows), layout)
 
-    def _layout(self, params: Tree) -> _Layout:
-        return _Layout(params, self.mask(params) if callable(self.mask) else self.mask)
+    def _layout(self, params: Tree) -> Layout:
+        return Layout(params, self.mask(params) if callable(self.mask) else self.mask)
 
     def flat(self, state: OptState, grads: Tree) -> list[Tensor]:
         """Return gradients as the buffers that `advance` takes, a tree that all functions here take."""
@@ -203,7 +203,7 @@ class Optimizer:
     def _step(
         self,
         state: OptState,
-        layout: _Layout,
+        layout: Layout,
         values: Sequence[Tensor],
         flat: Sequence[Tensor],
         apply: bool,
@@ -233,7 +233,7 @@ class Optimizer:
     def _undecayed(self, step: int) -> tuple[float, ...]:
         return (*self._decayed(step)[:-1], 0.0)
 
-    def _leaves(self, layout: _Layout, what: str, tree: Tree) -> list[Tensor]:
+    def _leaves(self, layout: Layout, what: str, tree: Tree) -> list[Tensor]:
         """Return the leaves of a tree like the parameters, in their order."""
         leaves: list[Tensor] = []
 
@@ -245,7 +245,7 @@ class Optimizer:
         self._check_leaves(layout, what, leaves)
         return leaves
 
-    def _check_leaves(self, layout: _Layout, what: str, leaves: list[Tensor]) -> None:
+    def _check_leaves(self, layout: Layout, what: str, leaves: list[Tensor]) -> None:
         """Refuse a leaf of another shape or dtype than the state was made for, by its path."""
         for k, t in enumerate(leaves):
             shape, dtype = layout.shapes[k], layout.dtypes[k]

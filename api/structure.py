@@ -17,6 +17,7 @@ from treepie.autodiff import Tensor, ptree
 from treepie.autodiff.arguments import as_tensor
 from treepie.autodiff.capture import Counter
 
+from .closure import PLAIN, is_fixed
 from .layer import Context, Vars
 from .optim import OptState
 from .state import TrainState
@@ -44,7 +45,7 @@ def flatten(name: str, tree: Any) -> Flat:
 
 def _taken(name: str, x: Any, path: str, flat: Flat) -> Hashable:
     kind = type(x)
-    if kind is Tensor or isinstance(x, np.ndarray):
+    if kind is Tensor or isinstance(x, np.ndarray | np.generic):
         flat.tensors.append(as_tensor(x))
         return Tensor
     if isinstance(x, dict):
@@ -53,22 +54,20 @@ def _taken(name: str, x: Any, path: str, flat: Flat) -> Hashable:
     if isinstance(x, list | tuple):
         return (kind, len(x), tuple(_taken(name, v, f"{path}[{k}]", flat) for k, v in enumerate(x)))
     if kind in _STATES or ptree.is_registered(x):
-        parts = []
+        fields: list[Hashable] = []
         for f in dataclasses.fields(x):
             value = getattr(x, f.name)
             if (kind, f.name) in _COUNTS:
                 flat.counts.append(value)
-                parts.append(Counter)
+                fields.append(Counter)
             else:
-                parts.append(_taken(name, value, f"{path}.{f.name}", flat))
-        return (kind, None, tuple(parts))
-    try:
-        hash(x)
-    except TypeError:
-        raise TypeError(
-            f"{name}{path} is a {kind.__name__}, expected a tree of tensors (and numbers, strings or None)"
-        ) from None
-    return ("value", kind, repr(x) if isinstance(x, float) else x, x)
+                fields.append(_taken(name, value, f"{path}.{f.name}", flat))
+        return (kind, None, tuple(fields))
+    if kind in PLAIN or kind is float or is_fixed(x):
+        return ("value", kind, repr(x) if kind is float else x, x)
+    raise TypeError(
+        f"{name}{path} is a {kind.__name__}, expected a tree of tensors (and numbers, strings or None)"
+    )
 
 
 def rebuild(structure: Any, tensors: Iterator[Any], counts: Iterator[Any]) -> Any:

@@ -286,7 +286,7 @@ def _grouped(tensors: Sequence[Tensor]) -> tuple[list[Tensor], tuple[tuple[int, 
         return list(tensors), ()
     made: list[Tensor] = []
     places = [(0, 0)] * len(tensors)
-    for group in groups:
+    for group in sorted(groups, key=min):  # an order that does not depend on where memory is
         first = tensors[group[0]]
         for k in group:
             places[k] = (len(made), tensors[k].address - first.address)

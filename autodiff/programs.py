@@ -8,6 +8,7 @@ the program runs alone.
 from __future__ import annotations
 
 import hashlib
+import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
@@ -38,12 +39,18 @@ class _Known:
 
 
 class Programs(ABC, Generic[A, R]):
-    """Runs a function: op by op while a structure is new, by its program once that is proven."""
+    """Runs a function: op by op while a structure is new, by its program once that is proven.
+
+    subject: what runs, in the plural.
+    """
+
+    subject = "calls"
 
     def __init__(self) -> None:
         """Begin with no structure known."""
         self._known: dict[Hashable, _Known] = {}
         self._lock = threading.Lock()
+        self._said: set[str] = set()
         self.arena = Arena()
 
     @property
@@ -114,9 +121,12 @@ class Programs(ABC, Generic[A, R]):
     def named(self, result: R) -> list[tuple[str, Tensor]]:
         """Return the tensors of a result, with what to call them."""
 
-    @abstractmethod
     def refused(self, why: str) -> None:
-        """Learn that a structure stays eager."""
+        """Say, once for each reason, that something runs op by op."""
+        if why not in self._said:
+            self._said.add(why)
+            say = f"treepie: {self.subject} run op by op, not as one program: {why}"
+            print(say, file=sys.stderr, flush=True)
 
     def donated(self, arguments: A) -> Sequence[int]:
         """Return the numbers of givens whose memory results may take."""

@@ -95,7 +95,9 @@ def flatten_with_paths(tree: Tree) -> list[tuple[str, Tensor]]:
 
 def leaves(tree: Tree) -> list[Tensor]:
     """Return the leaves in order."""
-    return [x for _, x in _walk(tree, "")]
+    found: list[Tensor] = []
+    map(found.append, tree)
+    return found
 
 
 def flatten(tree: Tree) -> tuple[list[Tensor], Callable[[list[Any]], Tree]]:
@@ -113,39 +115,61 @@ def flatten(tree: Tree) -> tuple[list[Tensor], Callable[[list[Any]], Tree]]:
 
 def map(fn: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
     """Apply `fn` to the leaves of one tree, or to those of several with the same structure."""
-    return _map(fn, "", tree, others)
+    return _map(fn, None, tree, others)
 
 
-def _map(fn: Callable[..., Any], path: str, tree: Tree, others: tuple[Tree, ...]) -> Tree:
-    children = _children(tree, path)
+#: Leaves that need no further look.
+_LEAVES = {Tensor, int, float}
+
+#: Names on the way from the root, the last one first; a string only where there is an error to raise.
+_Way = Any
+
+
+def _map(fn: Callable[..., Any], way: _Way, tree: Tree, others: tuple[Tree, ...]) -> Tree:
+    kind = type(tree)
+    if kind in _LEAVES:
+        for other in others:
+            if type(other) not in _LEAVES and _children(other, "") is not None:
+                raise ValueError(f"ptree.map: at {_at(way)} one tree has a leaf, another a node")
+        return fn(tree, *[o if type(o) in _LEAVES else _leaf(o, _at(way)) for o in others])
+    if kind is dict and tree.keys() <= _checked:
+        for other in others:
+            if type(other) is not dict or other.keys() != tree.keys():
+                raise _differing(way, tree, other)
+        return {k: _map(fn, (way, k), v, tuple([o[k] for o in others])) for k, v in tree.items()}
+    if kind is list and not others:
+        return [_map(fn, (way, str(k)), v, ()) for k, v in enumerate(tree)]
+    children = _children(tree, _at(way, root=""))
     if children is None:
         for other in others:
-            if _children(other, path) is not None:
-                raise ValueError(f"ptree.map: at {path or 'the root'} one tree has a leaf, another a node")
-        return fn(_leaf(tree, path), *(_leaf(o, path) for o in others))
+            if _children(other, "") is not None:
+                raise ValueError(f"ptree.map: at {_at(way)} one tree has a leaf, another a node")
+        return fn(_leaf(tree, _at(way)), *(_leaf(o, _at(way)) for o in others))
     rows = []
     for other in others:
-        theirs = _children(other, path)
-        if (
-            theirs is None
-            or type(other) is not type(tree)
-            or {k for k, _ in theirs} != {k for k, _ in children}
-        ):
-            mine = f"{type(tree).__name__} of {[k for k, _ in children]}"
-            found = (
-                type(other).__name__
-                if theirs is None
-                else f"{type(other).__name__} of {[k for k, _ in theirs]}"
-            )
-            raise ValueError(f"ptree.map: at {path or 'the root'} the trees differ: {mine}, and {found}")
-        rows.append(dict(theirs))
-    return _rebuilt(
-        tree,
-        [
-            _map(fn, f"{path}.{name}" if path else name, child, tuple(r[name] for r in rows))
-            for name, child in children
-        ],
-    )
+        theirs = _children(other, _at(way, root=""))
+        names = None if theirs is None else {k for k, _ in theirs}
+        if type(other) is not kind or names != {k for k, _ in children}:
+            raise _differing(way, tree, other)
+        rows.append(dict(theirs or ()))
+    made = [_map(fn, (way, name), child, tuple([r[name] for r in rows])) for name, child in children]
+    return _rebuilt(tree, made)
+
+
+def _at(way: _Way, root: str = "the root") -> str:
+    names: list[str] = []
+    while way is not None:
+        way, name = way
+        names.append(name)
+    return ".".join(reversed(names)) or root
+
+
+def _differing(way: _Way, tree: Tree, other: Tree) -> ValueError:
+    def shown(node: Tree) -> str:
+        children = _children(node, _at(way, root=""))
+        return type(node).__name__ + ("" if children is None else f" of {[k for k, _ in children]}")
+
+    return ValueError(f"ptree.map: at {_at(way)} the trees differ: {shown(tree)}, and {shown(other)}")
 
 
 def fold(fn: Callable[[T, Tensor], T], init: T, tree: Tree) -> T:

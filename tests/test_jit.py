@@ -1,0 +1,315 @@
+"""`tp.jit`: the bits of eager calls, whatever a function takes, gives and reads; and what is refused."""
+
+import functools
+import types
+
+import numpy as np
+import pytest
+
+import treepie as tp
+from treepie.layer import Vars
+
+RNG = np.random.default_rng(5)
+KEY = tp.rng.key(1)
+MODEL = tp.layer.sequential([tp.layer.linear(6, 8), tp.layer.tanh(), tp.layer.linear(8, 3)])
+SCALE = 2.0
+
+
+def batch(seed, n=5):
+    rng = np.random.default_rng(seed)
+    return tp.tensor(rng.standard_normal((n, 6), "f4")), tp.tensor(rng.integers(0, 3, n))
+
+
+def same(a, b):
+    for x, y in zip(tp.ptree.leaves(a), tp.ptree.leaves(b), strict=True):
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
+def training(optimizer, clip=None):
+    def step(vars, state, x, y):
+        def objective(params):
+            out, _ = MODEL.apply(vars.with_params(params), x, training=True)
+            return tp.loss.cross_entropy_sparse(out, y)
+
+        loss, grads = tp.value_and_grad(objective)(vars.params)
+        params, state = optimizer.update(state, vars.params, grads)
+        return loss, vars.with_params(params), state
+
+    return step
+
+
+def trained(step, optimizer, steps=7):
+    vars = MODEL.init(KEY)
+    state, losses = optimizer.init(vars.params), []
+    for k in range(steps):
+        loss, vars, state = step(vars, state, *batch(k))
+        losses.append(loss)
+    return losses, vars.params, state
+
+
+@pytest.mark.parametrize("donate", [(), (0, 1)])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        tp.optim.adam(tp.optim.schedule.cosine_decay(0.1, 6)),
+        tp.optim.sgd(0.1),
+        tp.optim.adamw(0.1, mask=lambda params: [{"weight": 1, "bias": 0}, {}, {"weight": 1, "bias": 0}]),
+    ],
+    ids=["adam", "sgd", "adamw"],
+)
+def test_a_training_step_with_a_schedule(optimizer, donate):
+    step = training(optimizer)
+    jitted = tp.jit(step, donate=donate)
+    losses, params, state = trained(jitted, optimizer)
+    want_losses, want, want_state = trained(step, optimizer)
+    same(losses, want_losses)
+    same(params, want)
+    same(list(state.moments), list(want_state.moments))
+    assert state.count == want_state.count == 7
+    assert jitted.programs
+
+
+def test_donated_memory_becomes_the_result():
+    step = tp.jit(lambda w, g: w - 0.1 * g, donate=0)
+    g = tp.ones((1000, 100))
+    w = tp.zeros((1000, 100))
+    addresses = []
+    for _ in range(5):
+        w = step(w, g)
+        addresses.append(w.address)
+    assert addresses[-1] == addresses[-2]
+    np.testing.assert_allclose(w.numpy(), -0.5, rtol=1e-6)
+
+
+def test_results_are_not_changed_by_later_calls():
+    f = tp.jit(lambda x: (x * 2, x.sum()))
+    inputs = [tp.tensor(RNG.standard_normal((300, 200), "f4")) for _ in range(6)]
+    for x, (y, total) in [(x, f(x)) for x in inputs]:
+        np.testing.assert_array_equal(y.numpy(), (x * 2).numpy())
+        assert total.item() == x.sum().item()
+
+
+def test_closures_globals_and_defaults_are_looked_at_in_every_call():
+    box = {"w": tp.ones(3), "power": 2, "rows": [np.arange(3.0)]}
+    state = types.SimpleNamespace(shift=tp.zeros(3))
+
+    def helper(x):
+        return x * box["w"] ** box["power"]
+
+    f = tp.jit(lambda x: helper(x) * SCALE + state.shift + tp.tensor(box["rows"][0], tp.float32))
+    g = lambda x: helper(x) * SCALE + state.shift + tp.tensor(box["rows"][0], tp.float32)
+    for k in range(12):
+        box["w"] = tp.full(3, 1.0 + k % 5)
+        box["rows"] = [np.arange(3.0) + k]
+        box["power"] = 2 + (k > 8)
+        state.shift = tp.full(3, float(k))
+        same(f(tp.ones(3)), g(tp.ones(3)))
+    assert f.programs
+
+
+def test_an_array_computed_from_one_outside_is_refused():
+    labels = np.array([0, 1, 2])
+
+    def loss(x):
+        return tp.loss.cross_entropy_sparse(x, labels + 0)
+
+    with pytest.raises(ValueError, match=r"it makes a NumPy array of shape \(3,\)"):
+        tp.jit(loss)(tp.ones((3, 3)))
+
+
+def test_an_array_made_inside_is_a_constant_where_none_comes_from_outside():
+    f = tp.jit(lambda x: x + np.arange(3, dtype="f4"))
+    for k in range(5):
+        np.testing.assert_array_equal(f(tp.full(3, float(k))).numpy(), k + np.arange(3, dtype="f4"))
+    assert f.programs
+
+
+def test_reading_a_value_raises_and_falls_back(capsys):
+    def f(x):
+        return x * 2 if x.sum() > 0 else x * 3
+
+    with pytest.raises(
+        ValueError, match=r"f can not run as one program: it reads the values .* \(\) in Python"
+    ):
+        tp.jit(f)(tp.ones(3))
+    loose = tp.jit(f, fallback=True)
+    for sign in (1, -1, 1, -1, -1):
+        same(loose(tp.full(3, float(sign))), f(tp.full(3, float(sign))))
+    said = capsys.readouterr().err
+    assert said.count("calls of f run op by op") == 1
+    assert not loose.programs
+
+
+def test_a_count_of_steps_that_python_reads_is_refused():
+    optimizer = tp.optim.sgd(0.1)
+
+    def step(params, state):
+        grads = params if state.count < 3 else tp.ptree.map(lambda p: -p, params)
+        return optimizer.update(state, params, grads)
+
+    params = {"w": tp.ones(3)}
+    with pytest.raises(ValueError, match="it reads a count of steps in Python"):
+        tp.jit(step)(params, optimizer.init(params))
+
+
+@pytest.mark.parametrize(
+    "what", [iter([1]), (k for k in range(3)), object()], ids=["iterator", "generator", "object"]
+)
+def test_things_whose_content_is_not_known_are_refused(what):
+    def f(x):
+        return x * (1 if what is None else 2)
+
+    with pytest.raises(ValueError, match=r"it reads 'what', a .* whose content is not known"):
+        tp.jit(f)(tp.ones(2))
+
+
+def test_python_that_computes_something_of_its_own_is_found_out(capsys):
+    rng = np.random.default_rng(0)
+    f = tp.jit(lambda x: x * float(np.random.default_rng().random()), fallback=True)
+    for _ in range(4):
+        f(tp.ones(2))
+    assert "tensor 0 of the result differs when it runs again" in capsys.readouterr().err
+    assert rng is not None
+
+
+class Net:
+    """A model as an object, whose weights are rebound."""
+
+    def __init__(self):
+        self.w, self.rate = tp.ones((3, 3)), 0.5
+
+    def forward(self, x, *, flip=False):
+        return (-x if flip else x) @ self.w * self.rate
+
+
+def test_methods_partials_and_keywords():
+    net = Net()
+    f, g = tp.jit(net.forward), functools.partial(tp.jit(Net.forward), net)
+    for k in range(8):
+        net.w = tp.full((3, 3), float(k))
+        x = tp.tensor(RNG.standard_normal((2, 3), "f4"))
+        same(f(x, flip=bool(k % 2)), net.forward(x, flip=bool(k % 2)))
+        same(tp.jit(functools.partial(net.forward, flip=True))(x), net.forward(x, flip=True))
+    with pytest.raises(TypeError, match=r"forward, \(args, kwargs\)\[0\]\[0\] is a Net, expected"):
+        g(x)
+
+
+def test_gradients_pass_through_and_programs_nest():
+    inner = tp.jit(lambda x: (x * x).sum())
+    outer = tp.jit(lambda x: inner(x) + tp.grad(inner)(x).sum())
+    for k in range(5):
+        x = tp.tensor([1.0 + k, 2.0])
+        inner(x)
+        same(tp.grad(inner)(x), 2 * x)
+        assert outer(x).item() == float((x * x).sum() + 2 * x.sum())
+    assert outer.programs
+
+
+def test_what_a_function_may_return():
+    c = tp.tensor([7.0])
+
+    def f(x, y):
+        z = x + y
+        return {
+            "same": x,
+            "twice": (z, z),
+            "view": z.reshape((2, 2))[1],
+            "constant": c,
+            "none": None,
+            "number": 3,
+        }
+
+    g = tp.jit(f)
+    for k in range(6):
+        x, y = tp.full(4, float(k)), tp.tensor(RNG.standard_normal(4), tp.float32)
+        made, want = g(x, y), f(x, y)
+        assert (made.pop("none"), made.pop("number")) == (want.pop("none"), want.pop("number"))
+        same(made, want)
+        assert made["same"].address != x.address or k < 2
+    with pytest.raises(TypeError, match=r"the result of <lambda>.* is a set, expected a tree of tensors"):
+        tp.jit(lambda x: {1, 2})(c)
+
+
+def test_numbers_belong_to_the_structure_and_arrays_are_tensors():
+    f = tp.jit(lambda x, n, mode: x * n if mode == "mul" else x + n)
+    for k in range(9):
+        x = RNG.standard_normal(3)
+        n, mode = (2, 3.0)[k % 2], ("mul", "add")[k % 3 == 0]
+        want = x * n if mode == "mul" else x + n
+        np.testing.assert_array_equal(f(x, n, mode).numpy(), want)
+
+
+def test_many_structures_stay_right():
+    f = tp.jit(lambda x: (x * 2).sum())
+    for n in range(1, 90):
+        assert f(tp.ones(n)).item() == 2.0 * n
+    assert f(tp.ones(3)).item() == 6.0
+
+
+def test_arguments_that_share_memory():
+    whole = tp.tensor(RNG.standard_normal(8), tp.float32)
+    a, b = whole[:6], whole[2:]
+    views = [
+        (tp.Tensor(whole.array[i : i + 6]), tp.Tensor(whole.array[j : j + 6]))
+        for i, j in ((0, 2), (2, 0), (1, 1))
+    ]
+    f, g = tp.jit(lambda x, y: x * y + x), lambda x, y: x * y + x
+    for x, y in [(a, a), (a, b), *views, (b, a)] * 4:
+        same(f(x, y), g(x, y))
+
+
+def test_errors_are_those_of_eager_calls():
+    f = tp.jit(lambda x, y: tp.loss.cross_entropy_sparse(x, y))
+    x, y = tp.ones((2, 3)), tp.tensor([0, 2])
+    for _ in range(3):
+        f(x, y)
+    with pytest.raises(ValueError, match="label is 3"):
+        f(x, tp.tensor([0, 3]))
+    assert np.isfinite(f(x, y).item())
+    with pytest.raises(TypeError, match="function is a int"):
+        tp.jit(3)
+
+
+def test_it_decorates_and_keeps_the_name():
+    @tp.jit(fallback=True)
+    def double(x):
+        """Twice x."""
+        return x * 2
+
+    assert double.__name__ == "double"
+    assert double.__doc__ == "Twice x."
+    assert repr(double) == "jit(double)"
+    assert double(tp.ones(1)).item() == 2.0
+
+
+def test_a_whole_trainer_step_inside():
+    trainer = tp.Trainer(MODEL, tp.optim.adam(0.1))
+
+    def step(st, x, y):
+        return trainer.step(st, x, loss=lambda out: tp.loss.cross_entropy_sparse(out, y))
+
+    def run(function):
+        st = trainer.init(KEY)
+        for k in range(6):
+            loss, st = function(st, *batch(k))
+        return loss, st
+
+    (loss, st), (want_loss, want) = run(tp.jit(step)), run(step)
+    assert st.step == want.step == 6
+    assert loss.item() == want_loss.item()
+    assert isinstance(st.vars, Vars)
+    same(st.vars.params, want.vars.params)
+
+
+def test_another_number_of_threads():
+    before = tp.get_num_threads()
+    f = tp.jit(lambda x: (x @ x).sum(0))
+    x = tp.tensor(RNG.standard_normal((200, 200), "f4"))
+    try:
+        made = []
+        for n in (1, 1, 1, 3, 3, 3, 1):
+            tp.set_num_threads(n)
+            made.append(f(x).numpy().tobytes())
+        assert len(set(made)) == 1
+    finally:
+        tp.set_num_threads(before)
