@@ -118,6 +118,7 @@ from treepie.kernels.threads import get_num_threads, set_num_threads
 
 from . import checkpoint, data, datasets, distributed, fn, hub, init, layer, loss, metric, optim
 from .data import Data
+from .explain import explain
 from .history import History
 from .jit import jit
 from .layer import Context
@@ -165,6 +166,7 @@ __all__ = [
     "erf",
     "exp",
     "expand_dims",
+    "explain",
     "expm1",
     "eye",
     "flip",

@@ -20,7 +20,8 @@ from treepie.autodiff import Tensor
 from treepie.autodiff.arguments import as_tensor
 
 from .layer import Layer
-from .optim import Layout, Optimizer
+from .layout import Layout
+from .optim import Optimizer
 
 #: Packages whose functions, modules and objects stay as they are.
 _FIXED_PACKAGES = {*sys.stdlib_module_names, "numpy", "treepie", "numba"} - {"__main__"}

@@ -41,12 +41,12 @@ class Jitted(Programs[_Call, Any]):
         super().__init__()
         functools.update_wrapper(self, function)
         self.function, self._donate, self._fallback = function, donate, fallback
-        self._name = getattr(function, "__name__", type(function).__name__)
-        self.subject = f"calls of {self._name}"
+        self.name = getattr(function, "__name__", type(function).__name__)
+        self.subject = f"calls of {self.name}"
 
     def __repr__(self) -> str:
         """Show the function's name."""
-        return f"jit({self._name})"
+        return f"jit({self.name})"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the function."""
@@ -55,7 +55,7 @@ class Jitted(Programs[_Call, Any]):
             if around.unknown is not None:
                 self.refused(around.unknown)
                 return self.function(*args, **kwargs)
-            flat = flatten(f"jit: {self._name}, (args, kwargs)", (args, kwargs))
+            flat = flatten(f"jit: {self.name}, (args, kwargs)", (args, kwargs))
             tensors = [*flat.tensors, *around.tensors]
             givens, places = blocks(tensors)
             donated = self._donated(args, places)
@@ -67,7 +67,7 @@ class Jitted(Programs[_Call, Any]):
         """Return the blocks that hold nothing but donated tensors."""
         if not self._donate:
             return ()
-        owners = [k in self._donate for k, a in enumerate(args) for _ in flatten(self._name, a).tensors]
+        owners = [k in self._donate for k, a in enumerate(args) for _ in flatten(self.name, a).tensors]
         kept: set[int] = set()
         given: set[int] = set()
         for k in range(max(len(places), len(owners))):
@@ -85,7 +85,7 @@ class Jitted(Programs[_Call, Any]):
         recorder.arrays = {id(a): t for a, t in arguments.around.arrays}
         counts = [Counter(n, k) for k, n in enumerate(arguments.flat.counts)]
         args, kwargs = arguments.arguments(counts)
-        result = flatten(f"jit: the result of {self._name}", self.function(*args, **kwargs))
+        result = flatten(f"jit: the result of {self.name}", self.function(*args, **kwargs))
         numbers = [int(c.value) if isinstance(c, Counter) else c for c in result.counts]
         made = rebuild(result.structure, iter(result.tensors), iter(numbers))
         outline = Outline.of(recorder, result.tensors, fresh=True)
@@ -107,7 +107,7 @@ class Jitted(Programs[_Call, Any]):
 
     def named(self, result: Any) -> list[tuple[str, Tensor]]:
         """Return the tensors of a result."""
-        return [(f"tensor {k} of the result", t) for k, t in enumerate(flatten(self._name, result).tensors)]
+        return [(f"tensor {k} of the result", t) for k, t in enumerate(flatten(self.name, result).tensors)]
 
     def donated(self, arguments: _Call) -> Sequence[int]:
         """Return the numbers of donated givens."""
@@ -117,7 +117,7 @@ class Jitted(Programs[_Call, Any]):
         """Say that it runs op by op, or raise."""
         if not self._fallback:
             raise ValueError(
-                f"jit: {self._name} can not run as one program: {why} (fallback=True runs it op by op)"
+                f"jit: {self.name} can not run as one program: {why} (fallback=True runs it op by op)"
             )
         super().refused(why)
 

@@ -50,9 +50,9 @@ class Trainer:
             given = type(optimizer).__name__
             raise TypeError(f"Trainer: optimizer is a {given}, expected one of tp.optim")
         self.model, self.optimizer = model, optimizer
-        # Programs of steps and of predictions, by the shapes of what they are given.
-        self._gradients = Gradients(optimizer, self._gradient)
-        self._outputs = jit(self._output, fallback=True)
+        #: Programs of steps and of predictions, by the shapes of what they are given.
+        self.gradients = Gradients(optimizer, self._gradient)
+        self.outputs = jit(self._output, fallback=True)
 
     def init(self, rngs: Tensor, dtype: Any = float32) -> TrainState:
         """Return the state of a new model. rngs: a key.  dtype: float32 or float64."""
@@ -79,7 +79,7 @@ class Trainer:
         with compilations.watch():
             buffers, opt_state = self.optimizer.buffers(st.opt_state, st.vars.params)
             batch = Step(buffers, opt_state, st.vars.state, st.vars.dtype, x, loss, (), rngs, training, ctx)
-            slopes, ran = self._gradients.take(batch)
+            slopes, ran = self.gradients.take(batch)
             value = Tensor(slopes.loss.array.copy()) if ran else slopes.loss
             buffers, opt_state = self.optimizer.advance(opt_state, buffers, slopes.flat)
             params = self.optimizer.tree(opt_state, buffers)
@@ -158,7 +158,7 @@ class Trainer:
         st = run.begin(st, resume)
         window = Window(
             self.optimizer,
-            self._gradients,
+            self.gradients,
             loss,
             run.rngs,
             clip_norm,
@@ -197,6 +197,8 @@ class Trainer:
             except BaseException as error:
                 error.state = window.state()  # type: ignore[attr-defined]
                 raise
+            finally:
+                self.gradients.release()
         return window.state()
 
     def _scores(self, window: Window, validate: Validation | None) -> dict[str, Any]:
@@ -214,7 +216,7 @@ class Trainer:
             of `ctx` whose first axis is as long as the input's are cut alike.
         """
         if batch_size is None:
-            return self._outputs(st.vars, x, ctx)
+            return self.outputs(st.vars, x, ctx)
         size = integer("Trainer.predict", "batch_size", batch_size)
         lengths = {leaf.shape[0] if leaf.ndim else 0 for leaf in arrays(x)}
         if size < 1 or len(lengths) != 1 or not (length := lengths.pop()):
@@ -227,7 +229,7 @@ class Trainer:
         for k in range(0, length, size):
             rows = slice(k, k + size)
             part = None if ctx is None else Context(_cut(ctx.values, length, rows))
-            outputs.append(self._outputs(st.vars, _sliced(x, rows), part))
+            outputs.append(self.outputs(st.vars, _sliced(x, rows), part))
         return ptree.map(lambda *ys: ops.concatenate(ys), *outputs)
 
     def _output(self, vars: Vars, x: Any, ctx: Context | None) -> Any:

@@ -121,10 +121,11 @@ class Captured:
         # Of the memory that was recorded, constants alone are held on to, and targets.
         outside = {o.buffer for item in self.launches for _, o in item.slots}
         outside |= {moved_to(p).buffer for p in places}
-        self.givens = recorder.givens
-        self._held = [t if b in outside else None for b, t in enumerate(recorder.held)]
-        self._held[: self.givens] = [None] * self.givens
-        self._addresses = [0 if t is None else t.address for t in [*self._held, None]]
+        #: How many of the buffers are givens; the bytes of each, the arena last; what those outside are.
+        self.givens, self.sizes = recorder.givens, [*recorder.sizes, self.bytes]
+        self.constants = [t if b in outside else None for b, t in enumerate([*recorder.held, None])]
+        self.constants[: self.givens] = [None] * self.givens
+        self._addresses = [0 if t is None else t.address for t in self.constants]
         self.program = Program(self.launches)
         self._bound = self.program.bound(self._addresses)
         self._fresh = [(p.buffer, recorder.sizes[p.buffer]) for p in own.values()]
@@ -179,7 +180,7 @@ class Captured:
         elif p.buffer == self._arena_buffer:
             owner = self._arena.memory
         else:
-            held = givens[p.buffer] if p.buffer < self.givens else self._held[p.buffer]
+            held = givens[p.buffer] if p.buffer < self.givens else self.constants[p.buffer]
             assert held is not None
             owner = _bytes(held)
         return np.ndarray(spec.shape, spec.dtype, owner, p.offset)

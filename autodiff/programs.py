@@ -58,6 +58,11 @@ class Programs(ABC, Generic[A, R]):
         """The programs that are proven by now."""
         return [known.program for known in self._known.values() if known.program]
 
+    def release(self) -> None:
+        """Give back the memory of intermediate results; the next run takes new."""
+        with self._lock:
+            self.arena.release()
+
     def call(self, structure: Hashable, givens: Sequence[Tensor], arguments: A) -> tuple[R, bool]:
         """Return the function's result, and whether a program alone gave it.
 

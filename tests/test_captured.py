@@ -262,7 +262,7 @@ def test_losses_in_closures_are_captured_with_what_they_hold(kind, monkeypatch, 
         return history.steps
 
     steps = run()
-    assert trainer._gradients.programs
+    assert trainer.gradients.programs
     assert "op by op" not in capsys.readouterr().err
     monkeypatch.setattr(Gradients, "call", eager)
     assert steps == run()
@@ -298,7 +298,7 @@ def test_single_steps_with_contexts_keys_and_both_modes(training, monkeypatch):
         ]
 
     made = run()
-    assert trainer._gradients.programs
+    assert trainer.gradients.programs
     monkeypatch.setattr(Gradients, "call", eager)
     for a, b in zip(made, run(), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -315,7 +315,7 @@ def test_every_layer_predicts_the_same_bits(name, capsys):
     want = [layer.apply(st.vars, x if k != 4 else x[:1])[0] for k in range(6)]
     for a, b in zip(tp.ptree.leaves(outputs), tp.ptree.leaves(want), strict=True):
         np.testing.assert_array_equal(a.numpy(), b.numpy())
-    assert trainer._outputs.programs
+    assert trainer.outputs.programs
 
 
 def test_accumulated_steps_are_captured(monkeypatch):
@@ -332,7 +332,7 @@ def test_accumulated_steps_are_captured(monkeypatch):
         return st.vars.params[0]["weight"].numpy()
 
     made = run()
-    assert trainer._gradients.programs
+    assert trainer.gradients.programs
     monkeypatch.setattr(Gradients, "call", eager)
     np.testing.assert_array_equal(made, run())
 
@@ -342,7 +342,7 @@ def test_a_step_allocates_nothing_that_it_keeps():
     trainer = tp.Trainer(tp.layer.sequential([tp.layer.linear(50, 40), tp.layer.relu()]), tp.optim.adam(0.1))
     x = tp.tensor(RNG.standard_normal((64, 50), "f4"))
     y = tp.tensor(RNG.standard_normal((64, 40), "f4"))
-    window = Window(trainer.optimizer, trainer._gradients, tp.loss.mse, None, None, "raise", 1)
+    window = Window(trainer.optimizer, trainer.gradients, tp.loss.mse, None, None, "raise", 1)
     window.begin(trainer.init(KEY))
     for _ in range(5):
         window.step([(x, y)])
