@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import treepie as tp
+from treepie.__main__ import main
 
 MNIST = Path(__file__).parents[2] / "shared" / "data" / "mnist"
 
@@ -91,3 +92,16 @@ def test_digits():
     images, labels = sklearn.load_digits(return_X_y=True)
     np.testing.assert_array_equal(x_test, images[::5].astype(np.float32) / 16)
     np.testing.assert_array_equal(y_test, labels[::5])
+
+
+def test_the_command_line_shows_the_machine_and_warms_the_cache(capsys):
+    main(["info"])
+    assert "kernel cache" in capsys.readouterr().out
+    main(["warmup", "float32"])
+    main(["warmup", "float32"])
+    first, second = capsys.readouterr().out.splitlines()
+    assert "operations in float32" in first
+    assert " 0 kernels compiled" in second
+    with pytest.raises(SystemExit):
+        main(["warmup", "float16"])
+    assert "a dtype is 'float16', expected float32 or float64" in capsys.readouterr().err
