@@ -116,6 +116,7 @@ def _build(
     all_dtypes, all_kinds = [dtype, *dtypes, *[dtype] * results], [MATRIX, *kinds, *[MATRIX] * results]
     sizes = [bytes_of(d) for d in all_dtypes]
     n = loop.word(0)
+    below = b.mul(b.sub(last, first), n)  # elements from here to the tile that is likely next
     bases = [loop.word(1 + k) for k in range(len(sizes))]
     inputs = range(1 + len(dtypes))
 
@@ -131,6 +132,9 @@ def _build(
         def step(j: ir.Value, mask: ir.Value | None = None) -> list[ir.Value]:
             places = [b.add(a, b.mul(j, n64(size))) for a, size in zip(at, sizes, strict=True)]
             values = [fixed[k] if k in fixed else loop.load(all_dtypes[k], places[k], mask) for k in inputs]
+            for k in inputs[1:]:
+                if all_kinds[k] == MATRIX:
+                    loop.prefetch(b.add(places[k], b.mul(below, n64(sizes[k]))))
             targets = [places[0], *places[len(inputs) :]]
             for value, target in zip(_several(formula(*values)), targets, strict=True):
                 loop.store(value, target, mask)

@@ -108,6 +108,25 @@ def test_what_is_fused(f, shapes, left, dtype):
     check(f, *givens)
 
 
+def test_groups_that_would_need_each_other_stay_apart():
+    """The product takes the sum, so it waits for exp; its softmax does too, and exp can not take v."""
+
+    def f(x, w):
+        t = x @ w
+        s, o = ops.softmax(t), ops.exp(x)
+        return t + o, o * s
+
+    assert names(f, normal(4, 4), normal(4, 4)) == ["exp", "matmul + add", "softmax", "mul"]
+    check(f, normal(4, 4), normal(4, 4))
+
+
+def test_large_products_take_what_pays():
+    x, w = normal(600, 8), normal(8, 500)
+    assert names(lambda x, w: ops.relu(x @ w), x, w) == ["matmul + relu"]
+    assert names(lambda x, w: ops.gelu(x @ w), x, w) == ["matmul", "gelu"]
+    assert names(lambda x, w: (lambda y: (y, ops.relu(y)))(x @ w), x, w) == ["matmul", "relu"]
+
+
 def test_a_product_without_terms_has_its_epilogue_too():
     x, w, b, c = normal(4, 0), normal(0, 3), normal(3), normal(4, 1)
     f = lambda x, w, b, c: ops.relu(ops.linear(x, w, b, "gelu")[0]) * c
