@@ -26,7 +26,7 @@ def names(f, *givens):
     """The calls that are left of a function's."""
     recorder, results = recorded(f, givens)
     wanted = {recorder.place(t).buffer for t in results}
-    return [call.op.name for call in fused(recorder, recorder.calls, wanted)]
+    return [call.op.name for call in fused(recorder, captured._needed(recorder.calls, wanted), wanted)]
 
 
 def check(f, *givens):
