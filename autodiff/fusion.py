@@ -1,6 +1,6 @@
 """Fusion: recorded calls become fewer ones, which read and write less memory and give the same bits.
 
-What constants alone determine is not computed again, nor the same call twice. An elementwise call joins the
+What constants alone determine is computed once, and no call is made twice. An elementwise call joins the
 matrix product that made one of its operands, as what becomes of each tile while it is in cache, or else the
 elementwise call that did; what only members of such a group read is not stored. A formula's operations are
 neither reordered nor contracted, so a chain has the bits of its links.
@@ -13,33 +13,63 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
+from treepie.kernels import memory
+from treepie.kernels.program import Program
+
 from .capture import Call, Place, Recorder
 from .group import Group, is_elementwise, needed
+from .tensor import Tensor
+
+#: What calls on constants give is held on to up to so many bytes each; more is computed again in every run.
+_HELD = 1 << 20
 
 
 def fused(recorder: Recorder, calls: Sequence[Call], wanted: set[int]) -> list[Call]:
     """Return calls that compute the wanted buffers of a recording as `calls` do."""
-    groups = _grouped(_distinct(recorder, calls, wanted), wanted)
+    groups = _grouped(_distinct(_folded(recorder, calls, wanted), wanted), wanted)
     stored = wanted | {b for group in groups for b in group.reads}
     return [group.call(stored, recorder.sizes) for group in _ordered(groups)]
 
 
-def _distinct(recorder: Recorder, calls: Sequence[Call], wanted: set[int]) -> list[Call]:
-    """Leave out calls on constants, whose results the recording holds, and calls that another one equals."""
+def _folded(recorder: Recorder, calls: Sequence[Call], wanted: set[int]) -> list[Call]:
+    """Run calls on constants here, once; the recording holds what they give."""
+    kept = []
+    for call in calls:
+        apart = wanted.isdisjoint(call.made) and call.op.failure is None
+        size = sum(recorder.sizes[b] for b in call.made)
+        if apart and size <= _HELD and all(_constant(recorder, p) for p, _ in call.inputs):
+            for b in call.made:
+                recorder.held[b] = Tensor(memory.aligned((recorder.sizes[b],), np.dtype("u1")))
+            if call.launches:
+                tensors = [recorder.held[p.buffer] for p in call.places]
+                addresses = [t.address for t in tensors if t is not None]
+                Program(call.launches).run(
+                    [a + p.offset for a, p in zip(addresses, call.places, strict=True)]
+                )
+        else:
+            kept.append(call)
+    return kept
+
+
+def _constant(recorder: Recorder, p: Place) -> bool:
+    return recorder.held[p.buffer] is not None and p.buffer not in recorder.derived
+
+
+def _distinct(calls: Sequence[Call], wanted: set[int]) -> list[Call]:
+    """Leave out calls that another one equals."""
     kept: list[Call] = []
     first: dict[Any, Call] = {}
     same: dict[int, int] = {}  # buffer -> the equal one that is made earlier
     for old in calls:
         call = _renamed(old, same) if same else old
-        free = wanted.isdisjoint(call.made)
-        if free and recorder.derived.isdisjoint(call.made):
-            continue
         key = (call.op, tuple(call.inputs), tuple(call.meta.items()))
-        if free and key in first:
+        if key in first and wanted.isdisjoint(call.made):
             same.update(zip(call.made, first[key].made, strict=True))
-            continue
-        first.setdefault(key, call)
-        kept.append(call)
+        else:
+            first.setdefault(key, call)
+            kept.append(call)
     return kept
 
 

@@ -36,6 +36,7 @@ class Fused:
     """What stands for an op where a call does the work of several."""
 
     name: str
+    in_place: bool
     failure: None = None
 
 
@@ -146,7 +147,7 @@ class Group:
         launches = (elementwise(self._symbol(), formula, read, written, _flops(self.calls)),)
         inputs = [(p, spec) for p, spec, _ in self.operands]
         places = [*(p for p, _ in inputs), *map(Place, made)]
-        return Call(Fused(self._title()), {}, launches, places, inputs, outputs, tuple(made))
+        return Call(Fused(self._title(), True), {}, launches, places, inputs, outputs, tuple(made))
 
     def _product(self, made: list[int], sizes: list[int]) -> Call:
         root = self.root
@@ -181,7 +182,8 @@ class Group:
         )
         launches = root.op.plan(read, written, scratch, **root.meta, epilogue=epilogue)
         places = [*(p for p, _ in inputs), *map(Place, buffers)]
-        return Call(Fused(self._title()), root.meta, tuple(launches), places, inputs, outputs, buffers)
+        # Not in place: a product writes partial sums before it reads its operands for the last time.
+        return Call(Fused(self._title(), False), root.meta, tuple(launches), places, inputs, outputs, buffers)
 
     def _title(self) -> str:
         return " + ".join(call.op.name for call in self.calls)

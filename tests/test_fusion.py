@@ -6,7 +6,7 @@ import pytest
 import treepie as tp
 from treepie.autodiff import captured, ops
 from treepie.autodiff.capture import record
-from treepie.autodiff.captured import Captured
+from treepie.autodiff.captured import Captured, Outline
 from treepie.autodiff.fusion import fused
 
 RNG = np.random.default_rng(0)
@@ -32,12 +32,11 @@ def names(f, *givens):
 def check(f, *givens):
     """Same bits as eagerly, on what was recorded and on other values; return the program."""
     recorder, results = recorded(f, givens)
-    program = Captured(recorder, results, [])
+    program = Captured(recorder, Outline.of(recorder, results))
     for scale in (1.0, -1.5, np.nan):
         others = [t * scale if t.dtype.kind == "f" else t for t in givens]
-        program.run(others)
-        want = f(*others)
-        for a, b in zip(program.tensors, want if isinstance(want, tuple) else (want,), strict=True):
+        made, want = program.run(others), f(*others)
+        for a, b in zip(made, want if isinstance(want, tuple) else (want,), strict=True):
             np.testing.assert_array_equal(a.numpy(), b.numpy())
     return program
 
@@ -93,8 +92,8 @@ X, W, B = (5, 33), (33, 37), (37,)
         (lambda x, w, b: x @ w + b, (X, W, (3, 5, 37)), ["matmul", "add"]),
         # or of another dtype, or no size; where an operand is no matrix, row or column,
         (lambda x, w: x @ w > 0, (X, W), ["matmul", "greater"]),
-        (lambda x, w: ops.relu(x @ w).sum(), ((0, 33), W), ["matmul", "sum"]),
-        (lambda x, w, b: ops.relu(ops.linear(x, w, b)).sum(), (X, (33, 0), (0,)), ["linear", "sum"]),
+        (lambda x, w: ops.relu(x @ w).sum(), ((0, 33), W), ["sum"]),
+        (lambda x, w, b: ops.relu(ops.linear(x, w, b)).sum(), (X, (33, 0), (0,)), ["sum"]),
         (lambda x, w, b: ops.reshape(x @ w, (2, 3, 4)) * b, ((6, 5), (5, 4), (3, 4)), ["matmul", "mul"]),
         # a part of the result, or the second result of a call.
         (lambda x, w: ops.tanh((x @ w)[1:]), (X, W), ["matmul", "strided_slice", "tanh"]),
@@ -118,6 +117,14 @@ def test_groups_that_would_need_each_other_stay_apart():
 
     assert names(f, normal(4, 4), normal(4, 4)) == ["exp", "matmul + add", "softmax", "mul"]
     check(f, normal(4, 4), normal(4, 4))
+
+
+def test_large_constants_are_not_held():
+    f = lambda n: lambda x: (x + ops.exp(tp.zeros((n,)))).sum()
+    assert names(f(1000), normal(1000)) == ["add", "sum"]
+    assert names(f(1 << 19), normal(1 << 19)) == ["exp + add", "sum"]
+    check(f(1000), normal(1000))
+    check(f(1 << 19), normal(1 << 19))
 
 
 def test_large_products_take_what_pays():
@@ -175,7 +182,7 @@ def test_random_functions_keep_their_bits(seed, shape, monkeypatch):
     made = check(random_function(seed), *givens)
     monkeypatch.setattr(captured, "fused", lambda recorder, calls, wanted: calls)
     plain = check(random_function(seed), *givens)
-    assert made.launches < plain.launches
+    assert len(made.launches) < len(plain.launches)
     assert made.unshared <= plain.unshared
 
 
@@ -183,8 +190,8 @@ def programs_of(model, loss, x, y, monkeypatch):
     made = []
     init = Captured.__init__
 
-    def noted(self, *args):
-        init(self, *args)
+    def noted(self, *args, **options):
+        init(self, *args, **options)
         made.append(self)
 
     monkeypatch.setattr(Captured, "__init__", noted)
@@ -202,7 +209,9 @@ def test_relu_and_its_gradient_vanish_from_a_step(monkeypatch):
     with monkeypatch.context() as plain:
         plain.setattr(captured, "fused", lambda recorder, calls, wanted: calls)
         (before,) = programs_of(model, tp.loss.cross_entropy_sparse, x, y, monkeypatch)
-    assert before.launches - made.launches == 6 + 2  # and two on constants: 1 / 64, for each example
+    assert (
+        len(before.launches) - len(made.launches) == 6 + 2
+    )  # and two on constants: 1 / 64, for each example
     assert before.unshared - made.unshared >= 6 * 64 * 40 * 4
 
 
