@@ -18,6 +18,7 @@ from treepie.kernels.program import Launch, Operand, Program, Spec
 from treepie.kernels.threads import get_num_threads as get_num_threads  # the api layer uses it too
 
 from .capture import Call, Place, Recorder, state
+from .fusion import fused
 from .ops.shape import copied
 from .tensor import Tensor
 
@@ -96,7 +97,7 @@ class Captured:
             own[buffer] = Place(len(recorder.sizes))
             recorder.sizes.append(recorder.sizes[buffer])
             recorder.held.append(None)
-        calls = _needed(recorder.calls, wanted)
+        calls = fused(recorder, _needed(recorder.calls, wanted), wanted)
         self._in_place = _in_place(calls, donated, recorder.sizes, own)
         elsewhere = targets | own
         layout, self.bytes = _layout(calls, {p.buffer for p in places}, set(elsewhere), recorder.sizes)

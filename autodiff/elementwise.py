@@ -165,44 +165,64 @@ class _Backward:
         assert row.vjp is not None
         self.wanted, count = wanted, len(wanted)
         rules = [r for r, w in zip(row.vjp, wanted, strict=True) if w and r is not None]
-        # A rule that hands g on needs no kernel: run the rules once, on values of a function that
-        # is thrown away, to see which do.
-        scratch = ir.IRBuilder(
-            ir.Function(ir.Module(), ir.FunctionType(ir.VoidType(), []), "probe").append_basic_block()
+        # A rule that hands g on needs no kernel, and what none of the others reads is not kept for them:
+        # run the rules once, on the arguments of a function that is thrown away, to see which.
+        conditions = [k + 2 for k in row.cases[0].integers]
+        kinds = [vector_type("bool" if k in conditions else "float64", 2) for k in range(count + 2)]
+        probe = ir.Function(ir.Module(), ir.FunctionType(ir.VoidType(), kinds), "probe")
+        builder = ir.IRBuilder(probe.append_basic_block())
+        g, *others = (
+            Value(builder, "bool" if k in conditions else "float64", 2, a) for k, a in enumerate(probe.args)
         )
-        g, y, *xs = [self._probe(scratch, row, k) for k in range(-2, count)]
-        passes: list[Any] = [rule(g, y, *xs) for rule in rules]
-        self.passed = [out is g for out in passes]
+        made: list[Any] = [rule(g, *others) for rule in rules]
+        self.passed = [out is g for out in made]
         kernels = [r for r, p in zip(rules, self.passed, strict=True) if not p]
         self.op: Op | None = None
         if kernels:
-            code = "".join("1" if w else "0" for w in wanted)
-            formula = _formula_of(kernels)
+            read = _sources([out.ir for out, p in zip(made, self.passed, strict=True) if not p])
+            #: Which of (g, result, operands) the kernel takes; g always, since it has the shape.
+            self.taken = [k for k, a in enumerate(probe.args) if not k or a in read]
+            name = f"{row.name}_vjp{''.join('1' if w else '0' for w in wanted)}"
+            formula, flops = _formula_of(kernels, self.taken, count + 2), row.flops + 2
             self.op = replace(
                 row,
-                name=f"{row.name}_vjp{code}",
-                infer=lambda g, y, *xs: [Spec(g.shape, g.dtype)] * len(kernels),
-                plan=_planner(f"{row.name}_vjp{code}", formula, row.flops + 2),
+                name=name,
+                infer=lambda g, *others: [Spec(g.shape, g.dtype)] * len(kernels),
+                plan=_planner(name, formula, flops),
                 formula=formula,
+                flops=flops,
                 _plans={},
             )
-
-    @staticmethod
-    def _probe(builder: ir.IRBuilder, row: Elementwise, argument: int) -> Value:
-        dtype = "bool" if argument in row.cases[0].integers else "float64"
-        return Value(builder, dtype, 2, ir.Constant(vector_type(dtype, 2), [1, 1]))
 
     def __call__(self, g: Tensor, node: tape.Node) -> list[Tensor | None]:
         made: Iterator[Tensor] = iter(())
         if self.op is not None:
-            made = iter(self.op.run((g, *node.results(), *node.inputs), {}))
+            given = (g, *node.results(), *node.inputs)
+            made = iter(self.op.run(tuple(given[k] for k in self.taken), {}))
         passed = iter(self.passed)
         return [(g if next(passed) else next(made)) if w else None for w in self.wanted]
 
 
-def _formula_of(rules: list[Rule]) -> Formula:
-    def formula(g: Value, y: Value, *xs: Value) -> tuple[Any, ...]:
-        return tuple(rule(g, y, *xs) for rule in rules)
+def _sources(made: list[ir.Value]) -> set[ir.Value]:
+    """Return what branch-free code computes values from, the values too."""
+    seen: set[ir.Value] = set()
+    stack = list(made)
+    while stack:
+        value = stack.pop()
+        if value not in seen:
+            seen.add(value)
+            stack += getattr(value, "operands", [])
+    return seen
+
+
+def _formula_of(rules: list[Rule], taken: list[int], count: int) -> Formula:
+    """Return the rules as a formula of what they read of their `count` arguments."""
+
+    def formula(*values: Value) -> tuple[Any, ...]:
+        arguments = [values[0]] * count  # g stands for what no result depends on
+        for k, value in zip(taken, values, strict=True):
+            arguments[k] = value
+        return tuple(rule(*arguments) for rule in rules)
 
     return formula
 

@@ -58,6 +58,7 @@ class Op:
     bind: (arguments as users give them) -> tensors, metadata; raises for what can not be.
     infer: (input specs, meta) -> output specs, the shape rule.
     plan: (inputs, outputs, scratch, meta) -> kernel launches; `scratch(shape, dtype)` makes an operand.
+    epilogue: whether `plan` takes `epilogue=` too: what becomes of the matrix that is its first result.
     view: (array, meta) -> the same memory under another shape, for ops that run no kernel.
     vjp: a rule per argument; None for one that gets no gradient.
     shared: (g, result, *arguments, **meta) -> what all rules are given for g: computed once, perhaps by one
@@ -99,6 +100,7 @@ class Op:
     second_order: bool = True
     recycled: bool = False
     in_place: bool = False
+    epilogue: bool = False
     doc: str = ""
     _plans: dict[Any, _Plan] = field(default_factory=dict)
 

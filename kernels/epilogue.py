@@ -1,22 +1,25 @@
 """Epilogues: formulas over the tiles of a matrix product, while they are in cache.
 
 `C = act(A B + bias)` costs a pass over C less for each of its steps. An epilogue changes C in place and may
-write more matrices like it; its operands are matrices like C, rows (a number for each column), or columns.
+write more matrices like it; its operands are matrices like C, rows (a number for each column), columns, or
+single numbers.
 """
 
 import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from llvmlite import ir
 
 from . import native
+from .elementwise import elementwise
 from .loops import I64, Loop, bytes_of, n64
-from .program import Address, Operand
+from .program import Address, Launch, Operand
 from .vector import BITS, Formula
 
-MATRIX, ROW, COLUMN = "m", "r", "c"
+MATRIX, ROW, COLUMN, SCALAR = "m", "r", "c", "s"
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class Epilogue:
     """C, and what else is written, = formula(C, *operands).
 
     name: unique to the formula; part of the compiled function's name.
-    kinds: for each operand MATRIX (rows, n), ROW (n,) or COLUMN (rows,), rows counted over all of a batch.
+    kinds: for each operand MATRIX (rows, n), ROW (n,), COLUMN (rows,), rows counted over all of a batch, or
+        SCALAR: one number.
     results: matrices that are written besides C, of C's dtype.
     flops: operations an element costs.
     """
@@ -36,20 +40,53 @@ class Epilogue:
     results: tuple[Operand, ...] = ()
     flops: float = 1.0
 
-    def of_row(self, batch: int) -> "Epilogue":
+    def of_row(self) -> "Epilogue":
         """Return what this is to a product of one column once that is seen as one row."""
-        if batch > 1 and self.operands:
-            raise NotImplementedError(
-                "an epilogue of single columns in a batch: its rows would be of one number"
-            )
-        kinds = tuple({ROW: COLUMN, COLUMN: ROW}.get(kind, kind) for kind in self.kinds)
+        kinds = tuple({ROW: SCALAR, COLUMN: MATRIX}.get(kind, kind) for kind in self.kinds)
         return replace(self, kinds=kinds)
+
+    def then(self, other: "Epilogue | None") -> "Epilogue":
+        """Return this epilogue, and another one after it on the C that it leaves."""
+        if other is None:
+            return self
+        return Epilogue(
+            f"{self.name}_{other.name}",
+            _both(self.formula, len(self.operands), other.formula),
+            (*self.operands, *other.operands),
+            (*self.kinds, *other.kinds),
+            (*self.results, *other.results),
+            self.flops + other.flops,
+        )
+
+    def alone(self, c: Operand) -> Launch:
+        """Plan it as a launch of its own, where no product makes C."""
+        rows, n = c.size // c.shape[-1], c.shape[-1]
+        shapes = {MATRIX: (rows, n), ROW: (n,), COLUMN: (rows, 1), SCALAR: ()}
+        read = [o.reshaped(*shapes[kind]) for o, kind in zip(self.operands, self.kinds, strict=True)]
+        written = [o.reshaped(rows, n) for o in (c, *self.results)]
+        return elementwise(self.name, self.formula, [written[0], *read], written, self.flops)
 
     def bound(self, c: Operand) -> tuple[int, tuple[int | Address, ...]]:
         """Return the address of the compiled function for a product C, and its argument words."""
         dtypes = tuple(o.dtype.name for o in self.operands)
         entry = _entry(self.name, self.formula, c.dtype.name, dtypes, self.kinds, len(self.results))
         return entry, (c.shape[-1], *(Address(o) for o in (c, *self.operands, *self.results)))
+
+
+@functools.cache
+def _both(first: Formula, count: int, second: Formula) -> Formula:
+    """Return second(first(c, *the first `count` operands), *the others); further results follow C."""
+
+    def formula(c: Any, *operands: Any) -> tuple[Any, ...]:
+        made, rest = _several(first(c, *operands[:count])), operands[count:]
+        last = _several(second(made[0], *rest))
+        return (last[0], *made[1:], *last[1:])
+
+    return formula
+
+
+def _several(made: Any) -> tuple[Any, ...]:
+    return made if isinstance(made, tuple) else (made,)
 
 
 @functools.cache
@@ -79,25 +116,27 @@ def _build(
     all_dtypes, all_kinds = [dtype, *dtypes, *[dtype] * results], [MATRIX, *kinds, *[MATRIX] * results]
     sizes = [bytes_of(d) for d in all_dtypes]
     n = loop.word(0)
+    below = b.mul(b.sub(last, first), n)  # elements from here to the tile that is likely next
     bases = [loop.word(1 + k) for k in range(len(sizes))]
     inputs = range(1 + len(dtypes))
 
     def row(i: ir.Value) -> list[ir.Value]:
         flat = b.add(b.mul(i, n), left)
-        starts = {MATRIX: flat, ROW: left, COLUMN: i}
+        starts = {MATRIX: flat, ROW: left, COLUMN: i, SCALAR: n64(0)}
         at = [
             b.add(base, b.mul(starts[kind], n64(size)))
             for base, kind, size in zip(bases, all_kinds, sizes, strict=True)
         ]
-        fixed = {k: loop.load_one(all_dtypes[k], at[k]) for k in inputs if all_kinds[k] == COLUMN}
+        fixed = {k: loop.load_one(all_dtypes[k], at[k]) for k in inputs if all_kinds[k] in (COLUMN, SCALAR)}
 
         def step(j: ir.Value, mask: ir.Value | None = None) -> list[ir.Value]:
             places = [b.add(a, b.mul(j, n64(size))) for a, size in zip(at, sizes, strict=True)]
             values = [fixed[k] if k in fixed else loop.load(all_dtypes[k], places[k], mask) for k in inputs]
-            made = formula(*values)
+            for k in inputs[1:]:
+                if all_kinds[k] == MATRIX:
+                    loop.prefetch(b.add(places[k], b.mul(below, n64(sizes[k]))))
             targets = [places[0], *places[len(inputs) :]]
-            outputs = made if isinstance(made, tuple) else (made,)
-            for value, target in zip(outputs, targets, strict=True):
+            for value, target in zip(_several(formula(*values)), targets, strict=True):
                 loop.store(value, target, mask)
             return []
 

@@ -132,6 +132,12 @@ class Loop:
         pointer = self.builder.inttoptr(address, self._memory(dtype)[1].as_pointer())
         return self._loaded(dtype, self.splat(self.builder.load(pointer)))
 
+    def prefetch(self, address: ir.Value) -> None:
+        """Have the line of the cache at an address loaded; any address may be given."""
+        at, number = self.builder.inttoptr(address, I8.as_pointer()), ir.Constant
+        function = declare(self.module, "llvm.prefetch.p0", ir.VoidType(), [at.type, I32, I32, I32])
+        self.builder.call(function, [at, number(I32, 0), number(I32, 2), number(I32, 1)])
+
     def _loaded(self, dtype: str, raw: ir.Value) -> Value:
         if dtype == "bool":
             raw = self.builder.icmp_unsigned("!=", raw, ir.Constant(raw.type, None))

@@ -195,7 +195,7 @@ def plan(
     if n == 1 < m:
         # A column is a row in memory: of b' a' every lane of a vector is used, of a b one. 75 us became 14.
         row = b.reshaped(b.shape[0], 1, k)
-        turned = epilogue.of_row(batch) if epilogue else None
+        turned = epilogue.of_row() if epilogue else None
         return plan(row, a, c.reshaped(batch, 1, m), False, not transpose_a, packed, turned)
     dtype, item = c.dtype.name, c.dtype.itemsize
     cut = _grid((m, k, n), batch, transpose_a, transpose_b, dtype)

@@ -24,7 +24,7 @@ _ROOT = math.sqrt(2 / math.pi)
 
 @elementwise(
     oracle=lambda x: np.minimum(np.maximum(x, 0), 6),
-    vjp=lambda g, y, x: where((x > 0) & (x < 6), g, 0.0),
+    vjp=lambda g, y, x: where((y > 0) & (y < 6), g, 0.0),
     accepts="float",
     ulp=0,
     domain=(-8.0, 8.0),
@@ -36,7 +36,7 @@ def relu6(x: Any) -> Any:
 
 @elementwise(
     oracle=lambda x: np.clip(x, -1, 1),
-    vjp=lambda g, y, x: where((x > -1) & (x < 1), g, 0.0),
+    vjp=lambda g, y, x: where((y > -1) & (y < 1), g, 0.0),
     accepts="float",
     ulp=0,
 )

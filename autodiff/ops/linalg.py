@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from treepie.kernels import formulas, vector
 from treepie.kernels import matmul as kernels
-from treepie.kernels.elementwise import elementwise, fill
+from treepie.kernels.elementwise import fill
 from treepie.kernels.epilogue import ROW, Epilogue
 from treepie.kernels.program import Launch, Operand, Spec
 from treepie.kernels.vector import Formula
@@ -40,12 +41,13 @@ def _plan(
     scratch: Any,
     transpose_a: bool,
     transpose_b: bool,
+    epilogue: Epilogue | None = None,
 ) -> list[Launch]:
     (a, b), (out,) = inputs, outputs
     m, k = _matrix(a.shape, transpose_a)
     n = out.shape[-1]
     if not k:
-        return [fill(out, 0)]
+        return [fill(out, 0), *([epilogue.alone(out)] if epilogue else [])]
     a, b = (x.reshaped(x.size // (k * y), *x.shape[-2:]) for x, y in ((a, m), (b, n)))
     if b.shape[0] == 1 and not transpose_a:
         a, m = (
@@ -55,7 +57,7 @@ def _plan(
     c = out.reshaped(out.size // (m * n), m, n)
     sizes = kernels.scratch(m, k, n, a.shape[0], b.shape[0], transpose_a, transpose_b, c.dtype.name)
     packed = [scratch((size,), c.dtype).buffer for size in sizes]
-    return kernels.plan(a, b, c, transpose_a, transpose_b, (packed[0], packed[1]))
+    return kernels.plan(a, b, c, transpose_a, transpose_b, (packed[0], packed[1]), epilogue)
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -84,6 +86,7 @@ def _oracle(a: Any, b: Any, transpose_a: bool = False, transpose_b: bool = False
     signature="(...,m,k),(...,k,n)->(...,m,n)",
     infer=_infer,
     plan=_plan,
+    epilogue=True,
     vjp=(_vjp_a, _vjp_b),
     oracle=_oracle,
     magnitude=lambda a, b, **meta: _oracle(np.abs(a), np.abs(b), **meta),
@@ -149,6 +152,7 @@ def _infer_linear(x: Spec, weight: Spec, bias: Spec, activation: str | None) -> 
     return [Spec((*x.shape[:-1], weight.shape[1]), x.dtype)] * (2 if activation in _OF_SUM else 1)
 
 
+@functools.cache
 def _formula(activation: str | None) -> Formula:
     if activation in _OF_SUM:
 
@@ -160,17 +164,22 @@ def _formula(activation: str | None) -> Formula:
 
 
 def _plan_linear(
-    inputs: list[Operand], outputs: list[Operand], scratch: Any, activation: str | None
+    inputs: list[Operand],
+    outputs: list[Operand],
+    scratch: Any,
+    activation: str | None,
+    epilogue: Epilogue | None = None,
 ) -> list[Launch]:
     (x, weight, bias), (out, *kept) = inputs, outputs
     k, n = weight.shape
-    name, formula = f"linear_{activation}", _formula(activation)
+    own = 40.0 if activation else 1.0
+    after = Epilogue(f"linear_{activation}", _formula(activation), (bias,), (ROW,), tuple(kept), own)
+    after = after.then(epilogue)
     if not k:
-        return [fill(out, 0), elementwise(name, formula, [out, bias], [out, *kept])]
+        return [fill(out, 0), after.alone(out)]
     m = x.size // k
     sizes = kernels.scratch(m, k, n, 1, 1, False, False, out.dtype.name)
     packed = [scratch((size,), out.dtype).buffer for size in sizes]
-    after = Epilogue(name, formula, (bias,), (ROW,), tuple(kept), 40.0 if activation else 1.0)
     a, b, c = x.reshaped(1, m, k), weight.reshaped(1, k, n), out.reshaped(1, m, n)
     return kernels.plan(a, b, c, False, False, (packed[0], packed[1]), after)
 
@@ -205,6 +214,7 @@ _LINEAR = [(3, 5), (5, 4), (4,)]
     signature="(...,k),(k,n),(n)->(...,n)",
     infer=_infer_linear,
     plan=_plan_linear,
+    epilogue=True,
     shared=_before_activation,
     vjp=(
         lambda g, y, x, w, b, activation: reshape(product(_rows(g), w, False, True), x.shape),

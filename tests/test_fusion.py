@@ -1,0 +1,228 @@
+"""Fused calls: the bits of those that they stand for, in fewer launches and less memory."""
+
+import numpy as np
+import pytest
+
+import treepie as tp
+from treepie.autodiff import captured, ops
+from treepie.autodiff.capture import record
+from treepie.autodiff.captured import Captured, Outline
+from treepie.autodiff.fusion import fused
+
+RNG = np.random.default_rng(0)
+
+
+def normal(*shape, dtype="f4"):
+    return tp.tensor(RNG.standard_normal(shape).astype(dtype))
+
+
+def recorded(f, givens):
+    with record(givens) as recorder:
+        results = f(*givens)
+    return recorder, list(results) if isinstance(results, tuple) else [results]
+
+
+def names(f, *givens):
+    """The calls that are left of a function's."""
+    recorder, results = recorded(f, givens)
+    wanted = {recorder.place(t).buffer for t in results}
+    return [call.op.name for call in fused(recorder, captured._needed(recorder.calls, wanted), wanted)]
+
+
+def check(f, *givens):
+    """Same bits as eagerly, on what was recorded and on other values; return the program."""
+    recorder, results = recorded(f, givens)
+    program = Captured(recorder, Outline.of(recorder, results))
+    for scale in (1.0, -1.5, np.nan):
+        others = [t * scale if t.dtype.kind == "f" else t for t in givens]
+        made, want = program.run(others), f(*others)
+        for a, b in zip(made, want if isinstance(want, tuple) else (want,), strict=True):
+            np.testing.assert_array_equal(a.numpy(), b.numpy())
+    return program
+
+
+X, W, B = (5, 33), (33, 37), (37,)
+
+
+@pytest.mark.parametrize(
+    ("f", "shapes", "left"),
+    [
+        (lambda x, w, b: ops.relu(ops.linear(x, w, b)), (X, W, B), ["linear + relu"]),
+        (lambda x, w, b: ops.gelu(ops.linear(x, w, b, "tanh")), (X, W, B), ["linear + gelu"]),
+        (lambda x, w, b, r: r + ops.linear(x, w, b), (X, W, B, (5, 37)), ["linear + add"]),
+        (lambda x, w, row: (x @ w) * row, (X, W, (37,)), ["matmul + mul"]),
+        (lambda x, w, column: (x @ w) - column, (X, W, (5, 1)), ["matmul + sub"]),
+        (lambda x, w, scalar: (x @ w) / scalar, (X, W, ()), ["matmul + div"]),
+        (lambda x, w, c: ops.where(c > 0, x @ w, 0.0), (X, W, (5, 37)), ["greater", "matmul + where"]),
+        # Several links; an operand that is read twice; a result that others need.
+        (lambda x, w, b: ops.square((x @ w + b) * b) - b, (X, W, B), ["matmul + add + mul + square + sub"]),
+        (lambda x, w: (lambda y: (y, ops.gelu(y)))(x @ w), (X, W), ["matmul + gelu"]),
+        (lambda x, w: (lambda y: ops.tanh(y) + ops.relu(y))(x @ w), (X, W), ["matmul + tanh + relu + add"]),
+        (lambda x, w: (lambda y: (ops.tanh(y), y.sum()))(x @ w), (X, W), ["matmul + tanh", "sum"]),
+        # The later of two products takes their sum, whichever operand it is.
+        (lambda x, w: x @ w + (x * 2.0) @ w, (X, W), ["matmul", "mul", "matmul + add"]),
+        (lambda x, w: (lambda a: (x * 2.0) @ w + a)(x @ w), (X, W), ["matmul", "mul", "matmul + add"]),
+        # A column is planned as a row.
+        (
+            lambda x, w, b, r: ops.relu(x @ w + b) * r,
+            (X, (33, 1), (1,), (5, 1)),
+            ["matmul + add + relu + mul"],
+        ),
+        # Leading axes, and another shape of the result.
+        (lambda x, w, b: ops.relu(x @ w + b), ((2, 5, 7), (7, 9), (9,)), ["matmul + add + relu"]),
+        (lambda x, w, b: ops.relu(x @ w + b), ((2, 5, 7), (2, 7, 9), (9,)), ["matmul + add + relu"]),
+        (lambda x, w, b: (x @ w) * b, ((2, 5, 7), (2, 7, 1), (2, 5, 1)), ["matmul + mul"]),
+        (lambda x, w, b: ops.reshape(x @ w, (3, 2, 4)) * b, ((6, 5), (5, 4), (4,)), ["matmul + mul"]),
+        (lambda x, w, b: ops.reshape(x @ w, (6, 2, 2)) * b, ((6, 5), (5, 4), (2, 2)), ["matmul + mul"]),
+        # Without a product.
+        (lambda x, y: ops.tanh(x * y) + 1.0, ((4, 9), (9,)), ["mul + tanh + add"]),
+        (lambda x, y: ops.square(ops.reshape(x - y, (6, 6))), ((4, 9), (4, 1)), ["sub + square"]),
+        (lambda x, y: ops.where(x > y, x, y).sum(), ((4, 9), (4, 9)), ["greater + where", "sum"]),
+        # What is computed twice, and of constants alone.
+        (lambda x, w: (ops.exp(x) @ w) * (ops.exp(x) @ w), (X, W), ["exp", "matmul + mul"]),
+        (lambda x, w: x @ w * (tp.tensor(2.0) + 1), (X, W), ["matmul + mul"]),
+        # Not where the other operand is made of the product's result, or the result is of another shape,
+        (lambda x, w: (lambda y: y / y.sum())(x @ w), (X, W), ["matmul", "sum", "div"]),
+        (
+            lambda x, w: (lambda y: ops.exp(y - y.max(-1, keepdims=True)))(x @ w),
+            (X, W),
+            ["matmul", "max", "sub + exp"],
+        ),
+        (lambda x, w: (lambda y: y * (y @ w))(x @ w), ((4, 4), (4, 4)), ["matmul", "matmul + mul"]),
+        (lambda x, w, b: x @ w + b, (X, W, (3, 5, 37)), ["matmul", "add"]),
+        # or of another dtype, or no size; where an operand is no matrix, row or column,
+        (lambda x, w: x @ w > 0, (X, W), ["matmul", "greater"]),
+        (lambda x, w: ops.relu(x @ w).sum(), ((0, 33), W), ["sum"]),
+        (lambda x, w, b: ops.relu(ops.linear(x, w, b)).sum(), (X, (33, 0), (0,)), ["sum"]),
+        (lambda x, w, b: ops.reshape(x @ w, (2, 3, 4)) * b, ((6, 5), (5, 4), (3, 4)), ["matmul", "mul"]),
+        # a part of the result, or the second result of a call.
+        (lambda x, w: ops.tanh((x @ w)[1:]), (X, W), ["matmul", "strided_slice", "tanh"]),
+        (lambda x, w, b: ops.relu(ops.linear(x, w, b, "gelu")[1]), (X, W, B), ["linear", "relu"]),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_what_is_fused(f, shapes, left, dtype):
+    givens = [normal(*shape, dtype=dtype) for shape in shapes]
+    assert names(f, *givens) == left
+    check(f, *givens)
+
+
+def test_groups_that_would_need_each_other_stay_apart():
+    """The product takes the sum, so it waits for exp; its softmax does too, and exp can not take v."""
+
+    def f(x, w):
+        t = x @ w
+        s, o = ops.softmax(t), ops.exp(x)
+        return t + o, o * s
+
+    assert names(f, normal(4, 4), normal(4, 4)) == ["exp", "matmul + add", "softmax", "mul"]
+    check(f, normal(4, 4), normal(4, 4))
+
+
+def test_large_constants_are_not_held():
+    f = lambda n: lambda x: (x + ops.exp(tp.zeros((n,)))).sum()
+    assert names(f(1000), normal(1000)) == ["add", "sum"]
+    assert names(f(1 << 19), normal(1 << 19)) == ["exp + add", "sum"]
+    check(f(1000), normal(1000))
+    check(f(1 << 19), normal(1 << 19))
+
+
+def test_large_products_take_what_pays():
+    x, w = normal(600, 8), normal(8, 500)
+    assert names(lambda x, w: ops.relu(x @ w), x, w) == ["matmul + relu"]
+    assert names(lambda x, w: ops.gelu(x @ w), x, w) == ["matmul", "gelu"]
+    assert names(lambda x, w: (lambda y: (y, ops.relu(y)))(x @ w), x, w) == ["matmul", "relu"]
+
+
+def test_a_product_without_terms_has_its_epilogue_too():
+    x, w, b, c = normal(4, 0), normal(0, 3), normal(3), normal(4, 1)
+    f = lambda x, w, b, c: ops.relu(ops.linear(x, w, b, "gelu")[0]) * c
+    assert names(f, x, w, b, c) == ["linear + relu + mul"]
+    check(f, x, w, b, c)
+
+    def g(x, w, b):
+        y = x @ w
+        return y, ops.relu(y + b)
+
+    assert names(g, x, w, b) == ["matmul + add + relu"]
+    check(g, x, w, b)
+
+
+def random_function(seed):
+    """A function of matrices, rows, columns and scalars: products, and elementwise ops on what there is."""
+    unary = [ops.relu, ops.tanh, ops.neg, ops.square, ops.gelu, lambda x: x * 0.5, ops.sigmoid]
+    binary = [ops.add, ops.sub, ops.mul, ops.maximum, lambda a, b: ops.where(a > b, a, -b)]
+
+    def f(x, w, row, column, scalar):
+        rng = np.random.default_rng(seed)
+        values = [x @ w, ops.linear(x, w, row)]
+        for _ in range(12):
+            kind = rng.integers(8)
+            a, b = (values[k] for k in rng.integers(max(0, len(values) - 4), len(values), 2))
+            if kind < 3:
+                values.append(unary[rng.integers(len(unary))](a))
+            elif kind < 6:
+                other = [b, b, row, column, scalar][rng.integers(5)]
+                pair = (a, other) if rng.integers(2) else (other, a)
+                values.append(binary[rng.integers(len(binary))](*pair))
+            elif kind == 6:
+                values.append(ops.tanh(a) @ ops.product(w, w, True, False))
+            else:
+                values.append(a - a.mean(rng.integers(2), keepdims=True))
+        return tuple(values[k] for k in rng.choice(len(values), 3, replace=False))
+
+    return f
+
+
+@pytest.mark.parametrize("shape", [(13, 9, 35), (7, 5, 1), (1, 6, 20)], ids=str)
+@pytest.mark.parametrize("seed", range(12))
+def test_random_functions_keep_their_bits(seed, shape, monkeypatch):
+    m, k, n = shape
+    givens = normal(m, k), normal(k, n), normal(n), normal(m, 1), normal()
+    made = check(random_function(seed), *givens)
+    monkeypatch.setattr(captured, "fused", lambda recorder, calls, wanted: calls)
+    plain = check(random_function(seed), *givens)
+    assert len(made.launches) < len(plain.launches)
+    assert made.unshared <= plain.unshared
+
+
+def programs_of(model, loss, x, y, monkeypatch):
+    made = []
+    init = Captured.__init__
+
+    def noted(self, *args, **options):
+        init(self, *args, **options)
+        made.append(self)
+
+    monkeypatch.setattr(Captured, "__init__", noted)
+    trainer = tp.Trainer(model, tp.optim.sgd(0.1))
+    trainer.fit(trainer.init(tp.rng.key(0)), tp.Data.repeat(4, (x, y)), loss=loss)
+    return made
+
+
+def test_relu_and_its_gradient_vanish_from_a_step(monkeypatch):
+    """Of three hidden layers, 6 passes over memory; and no sum before a relu is kept."""
+    L = tp.layer
+    model = L.sequential([*[L.linear(40, 40), L.relu()] * 3, L.linear(40, 10)])
+    x, y = normal(64, 40), tp.tensor(RNG.integers(0, 10, 64).astype("i4"))
+    (made,) = programs_of(model, tp.loss.cross_entropy_sparse, x, y, monkeypatch)
+    with monkeypatch.context() as plain:
+        plain.setattr(captured, "fused", lambda recorder, calls, wanted: calls)
+        (before,) = programs_of(model, tp.loss.cross_entropy_sparse, x, y, monkeypatch)
+    assert (
+        len(before.launches) - len(made.launches) == 6 + 2
+    )  # and two on constants: 1 / 64, for each example
+    assert before.unshared - made.unshared >= 6 * 64 * 40 * 4
+
+
+def test_equal_layers_have_one_compiled_function():
+    from treepie.kernels import native
+
+    def f(x, w, b):
+        for _ in range(6):
+            x = ops.tanh(ops.linear(x, w, b)) * 0.25 + x
+        return x
+
+    check(f, normal(8, 24), normal(24, 24), normal(24))
+    found = [name for name in native._addresses if "tanh_mul_add" in name]
+    assert len(found) == 1
