@@ -11,7 +11,7 @@ import enum
 import functools
 import sys
 import types
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,9 +25,27 @@ from .optim import Optimizer
 
 #: Packages whose functions, modules and objects stay as they are.
 _FIXED_PACKAGES = {*sys.stdlib_module_names, "numpy", "treepie", "numba"} - {"__main__"}
-_FIXED = (type, types.BuiltinFunctionType, np.ufunc, np.dtype, enum.Enum, Layer, Layout, Optimizer)
+_FIXED = (types.BuiltinFunctionType, np.ufunc, np.dtype, enum.Enum, Layer, Layout, Optimizer)
 PLAIN = (bool, int, str, bytes, type(None), type(...))
 _MOST = 200  # things that are looked at
+
+
+class Same:
+    """An object as a key: equal to itself alone."""
+
+    __slots__ = ("is_",)
+
+    def __init__(self, x: Any) -> None:
+        """Hold an object."""
+        self.is_ = x
+
+    def __hash__(self) -> int:
+        """Return a hash of its identity."""
+        return id(self.is_)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether another one holds the same object."""
+        return type(other) is Same and self.is_ is other.is_
 
 
 class Environment:
@@ -37,24 +55,23 @@ class Environment:
     unknown: why what it reads can not be told, where it can not.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        """Look around a function."""
+    def __init__(self, function: Callable[..., Any], others: Sequence[Callable[..., Any]] = ()) -> None:
+        """Look around a function, and around others that it calls."""
         self.tensors: list[Tensor] = []
         self.arrays: list[tuple[Any, Tensor]] = []
         self.unknown: str | None = None
         self._parts: list[Hashable] = []
         self._seen: dict[int, tuple[int, Any]] = {}  # by id; held, since an id is another's after a death
-        self._visit(function, getattr(function, "__name__", "the function"))
+        for f in (function, *others):
+            self._visit(f, getattr(f, "__name__", type(f).__name__))
         self.key = tuple(self._parts)
 
     @staticmethod
-    def of(function: Callable[..., Any]) -> Environment:
-        """Look around a function, or remember it where it is a library's own."""
-        return (
-            _fixed(function)
-            if type(function) is types.FunctionType and is_fixed(function)
-            else Environment(function)
-        )
+    def of(function: Callable[..., Any], others: tuple[Callable[..., Any], ...] = ()) -> Environment:
+        """Look around functions, or remember what a library's own has around it."""
+        if not others and type(function) is types.FunctionType and is_fixed(function):
+            return _fixed(function)
+        return Environment(function, others)
 
     def _visit(self, x: Any, name: str) -> None:
         kind = type(x)
@@ -66,7 +83,7 @@ class Environment:
         elif kind in (float, complex, slice) or isinstance(x, np.generic):
             self._parts.append((kind, repr(x)))  # which tells -0.0 from 0.0, and a NaN is itself
         elif is_fixed(x):
-            self._parts.append(x)
+            self._parts.append(Same(x))
         elif id(x) in self._seen:
             self._parts.append(("again", self._seen[id(x)][0]))
         elif len(self._seen) >= _MOST:
@@ -97,13 +114,17 @@ class Environment:
         elif isinstance(x, functools.partial):
             self._visit((x.func, x.args, x.keywords), name)
         elif isinstance(x, types.ModuleType):
-            self._parts.append(x)  # of its content, what a function names is visited with the function
+            self._parts.append(Same(x))  # of its content, what a function names is visited with the function
         elif hasattr(x, "__wrapped__"):
             self._visit((kind, x.__wrapped__), name)
         elif dataclasses.is_dataclass(x):
             self._visit((kind, [getattr(x, f.name) for f in dataclasses.fields(x)]), name)
-        elif str(kind.__module__).split(".")[0] == "treepie":
-            self._parts.append(x)
+        elif _package(kind) == "treepie":
+            self._parts.append(Same(x))
+        elif isinstance(x, type):
+            self._parts.append(Same(x))
+            for own in (k for k in x.__mro__ if not is_fixed(k)):
+                self._visit([f for f in map(_method, vars(own).values()) if f is not None], own.__name__)
         elif hasattr(x, "__dict__") and not hasattr(kind, "__slots__"):
             self._visit((kind, vars(x)), name)
         else:
@@ -138,7 +159,45 @@ def is_fixed(x: Any) -> bool:
         return True
     if isinstance(x, types.ModuleType):
         return x.__name__.split(".")[0] in _FIXED_PACKAGES
-    return isinstance(x, types.FunctionType) and str(x.__module__).split(".")[0] in _FIXED_PACKAGES
+    return isinstance(x, types.FunctionType | type) and _package(x) in _FIXED_PACKAGES
+
+
+def _package(x: Any) -> str:
+    return str(x.__module__).split(".")[0]
+
+
+def _owner(x: Any) -> str:
+    """Return the package of a method; nothing for anything else."""
+    return _package(x) if isinstance(x, types.MethodType) else ""
+
+
+def _method(x: Any) -> Any:
+    """Return the function of a class's attribute, None where it is none."""
+    x = x.fget if isinstance(x, property) else getattr(x, "__func__", x)
+    return x if isinstance(x, types.FunctionType) else None
+
+
+def functions_of(model: Layer) -> tuple[Callable[..., Any], ...]:
+    """Return the functions that users have put into a model: of layers of their own, and of `lambda_`."""
+    found: dict[int, Callable[..., Any]] = {}
+    seen: set[int] = set()
+    stack: list[Any] = [model]
+    while stack:
+        x = stack.pop()
+        if id(x) in seen:
+            continue
+        seen.add(id(x))  # all are held by the model
+        if isinstance(x, Layer):
+            stack.append(x.function)
+        elif isinstance(x, list | tuple):
+            stack += x
+        elif isinstance(x, dict):
+            stack += x.values()
+        elif isinstance(x, types.FunctionType) and _package(x) == "treepie":
+            stack += [cell.cell_contents for cell in x.__closure__ or ()]
+        elif callable(x) and not is_fixed(x) and "treepie" not in (_package(type(x)), _owner(x)):
+            found[id(x)] = x
+    return tuple(found.values())
 
 
 @functools.lru_cache(maxsize=1000)

@@ -60,21 +60,27 @@ class Slopes:
 class Gradients(Programs[Step, Slopes]):
     """Takes the gradients of steps.
 
-    The model is taken to stay what it was; what the loss reads from outside is looked at in every step.
+    What the loss, and functions that users have put into the model, read from outside is looked at in every
+    step.
     """
 
     subject = "steps of this model"
 
-    def __init__(self, optimizer: Optimizer, gradient: Gradient) -> None:
-        """Take the optimizer, which says how gradients lie in buffers, and the eager function."""
+    def __init__(
+        self, optimizer: Optimizer, gradient: Gradient, calls: tuple[Callable[..., Any], ...] = ()
+    ) -> None:
+        """Take the optimizer, which says how gradients lie in buffers, and the eager function.
+
+        calls: the users' functions that the model calls.
+        """
         super().__init__()
-        self._optimizer, self._gradient = optimizer, gradient
+        self._optimizer, self._gradient, self._calls = optimizer, gradient, calls
         self._bare: Any = None  # a state that has no tensors, met before
         self._targets: dict[Any, list[Tensor]] = {}  # where programs write gradients
 
     def take(self, step: Step) -> tuple[Slopes, bool]:
         """Return the gradients of a step, and whether a program made them."""
-        step.around = around = Environment.of(step.loss)
+        step.around = around = Environment.of(step.loss, self._calls)
         parts = [part for given in (step.x, *step.target) if (part := _part(given)) is not None]
         if around.unknown is not None or len(parts) <= len(step.target):
             self.refused(around.unknown or "what it is given is not a tree of tensors")

@@ -36,11 +36,17 @@ class Jitted(Programs[_Call, Any]):
 
     fresh = True
 
-    def __init__(self, function: Callable[..., Any], donate: tuple[int, ...], fallback: bool) -> None:
-        """Take a function; see `jit`."""
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        donate: tuple[int, ...] = (),
+        fallback: bool = False,
+        calls: tuple[Callable[..., Any], ...] = (),
+    ) -> None:
+        """Take a function; see `jit`. calls: functions that it calls in ways that can not be seen."""
         super().__init__()
         functools.update_wrapper(self, function)
-        self.function, self._donate, self._fallback = function, donate, fallback
+        self.function, self._donate, self._fallback, self._calls = function, donate, fallback, calls
         self.name = getattr(function, "__name__", type(function).__name__)
         self.subject = f"calls of {self.name}"
 
@@ -51,7 +57,7 @@ class Jitted(Programs[_Call, Any]):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the function."""
         with compilations.watch():
-            around = Environment.of(self.function)
+            around = Environment.of(self.function, self._calls)
             if around.unknown is not None:
                 self.refused(around.unknown)
                 return self.function(*args, **kwargs)

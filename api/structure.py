@@ -17,7 +17,7 @@ from treepie.autodiff import Tensor, ptree
 from treepie.autodiff.arguments import as_tensor
 from treepie.autodiff.capture import Counter
 
-from .closure import PLAIN, is_fixed
+from .closure import PLAIN, Same, is_fixed
 from .layer import Context, Vars
 from .optim import OptState
 from .state import TrainState
@@ -63,8 +63,12 @@ def _taken(name: str, x: Any, path: str, flat: Flat) -> Hashable:
             else:
                 fields.append(_taken(name, value, f"{path}.{f.name}", flat))
         return (kind, None, tuple(fields))
-    if kind in PLAIN or kind is float or is_fixed(x):
-        return ("value", kind, repr(x) if kind is float else x, x)
+    if kind in PLAIN:
+        return ("value", kind, x)
+    if kind is float:
+        return ("value", kind, repr(x))  # which tells -0.0 from 0.0, and a NaN is itself
+    if is_fixed(x):
+        return ("value", Same, Same(x))
     raise TypeError(
         f"{name}{path} is a {kind.__name__}, expected a tree of tensors (and numbers, strings or None)"
     )
@@ -76,9 +80,9 @@ def rebuild(structure: Any, tensors: Iterator[Any], counts: Iterator[Any]) -> An
         return next(tensors)
     if structure is Counter:
         return next(counts)
-    kind, keys, parts = structure[0], structure[1], structure[2]
+    kind, keys, parts = structure
     if kind == "value":
-        return structure[3]
+        return float(parts) if keys is float else parts.is_ if keys is Same else parts
     children = [rebuild(p, tensors, counts) for p in parts]
     if issubclass(kind, dict):
         return kind(zip(keys, children, strict=True))

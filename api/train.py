@@ -17,11 +17,12 @@ from treepie.autodiff.transform import compilations
 
 from . import optim
 from .checkpoint import Every
+from .closure import functions_of
 from .data import Data, check_data, check_not_empty
 from .distributed import Communicator, check_communicator
 from .gradients import Gradients, Step
 from .history import History, Progress
-from .jit import jit
+from .jit import Jitted
 from .layer import Context, Layer, Vars
 from .metric import Metric
 from .resume import Run
@@ -51,8 +52,9 @@ class Trainer:
             raise TypeError(f"Trainer: optimizer is a {given}, expected one of tp.optim")
         self.model, self.optimizer = model, optimizer
         #: Programs of steps and of predictions, by the shapes of what they are given.
-        self.gradients = Gradients(optimizer, self._gradient)
-        self.outputs = jit(self._output, fallback=True)
+        own = functions_of(model)
+        self.gradients = Gradients(optimizer, self._gradient, own)
+        self.outputs = Jitted(self._output, fallback=True, calls=own)
 
     def init(self, rngs: Tensor, dtype: Any = float32) -> TrainState:
         """Return the state of a new model. rngs: a key.  dtype: float32 or float64."""

@@ -384,3 +384,41 @@ def test_the_network_of_mnist_both_ways(monkeypatch):
     assert losses == eager_losses
     for a, b in zip(made, want, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_what_layers_of_ones_own_read_is_looked_at_in_every_step(monkeypatch):
+    held = {"scale": tp.ones(3)}
+
+    class Shift:
+        def __init__(self):
+            self.by = 0.0
+
+        def __call__(self, x):
+            return x * held["scale"] + self.by
+
+    shift = Shift()
+    own = tp.layer.Layer(
+        init=lambda rngs, dtype: tp.layer.Vars({"w": tp.ones(3)}, {}, dtype),
+        apply=lambda params, state, x, **_: (x * params["w"] + held["scale"], state),
+    )
+    model = tp.layer.sequential([tp.layer.linear(4, 3), tp.layer.residual(own), tp.layer.lambda_(shift)])
+    trainer = tp.Trainer(model, tp.optim.sgd(0.1))
+    x, y = RNG.standard_normal((5, 4), "f4"), RNG.standard_normal((5, 3), "f4")
+
+    def run():
+        losses, outputs = [], []
+
+        def report(step, loss, st):
+            losses.append(loss)
+            outputs.append(trainer.predict(st, x).tolist())
+            held["scale"], shift.by = tp.full(3, 1.0 / step), float(step > 6)
+
+        held["scale"], shift.by = tp.ones(3), 0.0
+        trainer.fit(trainer.init(KEY), tp.Data.repeat(12, (x, y)), loss=tp.loss.mse, report=report)
+        return losses, outputs
+
+    made = run()
+    assert trainer.gradients.programs
+    assert trainer.outputs.programs
+    monkeypatch.setattr(Programs, "call", eager)
+    assert made == run()

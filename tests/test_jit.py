@@ -194,6 +194,23 @@ def test_methods_partials_and_keywords():
         g(x)
 
 
+def test_an_optimizer_with_a_mask_may_be_an_argument_or_outside():
+    mask = [{"weight": True, "bias": False}, {}, {"weight": True, "bias": False}]
+    optimizer = tp.optim.adamw(0.1, mask=mask)
+    params = MODEL.init(KEY).params
+
+    def update(optimizer, params, state):
+        return optimizer.update(state, params, params)
+
+    f, g = tp.jit(update), tp.jit(lambda params, state: optimizer.update(state, params, params))
+    state = optimizer.init(params)
+    for _ in range(4):
+        same(f(optimizer, params, state)[0], update(optimizer, params, state)[0])
+        same(g(params, state)[0], update(optimizer, params, state)[0])
+    assert f.programs
+    assert g.programs
+
+
 def test_gradients_pass_through_and_programs_nest():
     inner = tp.jit(lambda x: (x * x).sum())
     outer = tp.jit(lambda x: inner(x) + tp.grad(inner)(x).sum())

@@ -76,6 +76,11 @@ class Layer:
         """Make a layer of its two functions."""
         self._init, self._apply, self.name = init, apply, name
 
+    @property
+    def function(self) -> Apply:
+        """The function that it applies."""
+        return self._apply
+
     def __repr__(self) -> str:
         """Show the name."""
         return f"Layer({self.name})"
