@@ -1,0 +1,205 @@
+"""Programs wherever a Trainer runs a model: closures, single steps, predictions, memory, whole examples."""
+
+import importlib
+import re
+import sys
+import tracemalloc
+
+import numpy as np
+import pytest
+
+import treepie as tp
+from treepie.autodiff.programs import Programs
+from treepie.examples import mnist
+from treepie.gradients import Gradients
+from treepie.window import Window
+
+from .test_captured import KEY, RNG, eager, trained
+from .test_layers import LAYERS
+
+
+def closures(batches):
+    for x, y in batches:
+        yield x, lambda out, y=y: tp.loss.cross_entropy_sparse(out, y)
+
+
+@pytest.mark.parametrize("kind", ["tensors", "arrays", "pairs"])
+def test_losses_in_closures_are_captured_with_what_they_hold(kind, monkeypatch, capsys):
+    rng = np.random.default_rng(1)
+    batches = [(rng.standard_normal((6, 4), "f4"), rng.integers(0, 3, 6)) for _ in range(8)]
+    made = {
+        "tensors": lambda: closures([(tp.tensor(x), tp.tensor(y)) for x, y in batches]),
+        "arrays": lambda: closures(batches),
+        "pairs": lambda: tp.Data.of_array([tuple(map(tp.tensor, b)) for b in batches]).map(
+            lambda xy: (xy[0], lambda out: tp.loss.cross_entropy_sparse(out, xy[1]))
+        ),
+    }[kind]
+    trainer = tp.Trainer(tp.layer.sequential([tp.layer.linear(4, 3), tp.layer.tanh()]), tp.optim.adam(0.1))
+
+    def run():
+        history = tp.History()
+        data = tp.Data.of_array(list(made()))
+        trainer.fit(trainer.init(KEY), data, rngs=KEY, history=history)
+        return history.steps
+
+    steps = run()
+    assert trainer.gradients.programs
+    assert "op by op" not in capsys.readouterr().err
+    monkeypatch.setattr(Gradients, "call", eager)
+    assert steps == run()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_single_steps_with_contexts_keys_and_both_modes(training, monkeypatch):
+    layer = tp.layer.sequential(
+        [
+            tp.layer.multi_head_attention(8, 2),
+            tp.layer.dropout(0.3),
+            tp.layer.flatten(),
+            tp.layer.linear(40, 2),
+        ]
+    )
+    trainer = tp.Trainer(layer, tp.optim.rmsprop(0.01))
+    x = tp.tensor(RNG.standard_normal((3, 5, 8), "f4"))
+    masks = [tp.tensor(np.tri(3, 5, k, "i4") + np.eye(3, 5, dtype="i4")) for k in range(7)]
+
+    def run():
+        st, states, losses = trainer.init(KEY), [], []
+        for k, mask in enumerate(masks):
+            ctx = tp.Context().set("attention_mask", mask)
+            target = tp.full((3, 2), float(k))
+            loss, st = trainer.step(
+                st, x, lambda out, t=target: tp.loss.mse(out, t), training, tp.rng.key(k), ctx
+            )
+            losses.append(loss)
+            states.append(st)
+        return [
+            t.numpy()
+            for t in tp.ptree.leaves([losses, [[s.vars.params, *s.opt_state.moments] for s in states]])
+        ]
+
+    made = run()
+    assert trainer.gradients.programs
+    monkeypatch.setattr(Gradients, "call", eager)
+    for a, b in zip(made, run(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_layer_predicts_the_same_bits(name, capsys):
+    layer, given = LAYERS[name]
+    x = RNG.standard_normal(given).astype("f4") if isinstance(given, tuple) else given
+    trainer = tp.Trainer(layer, tp.optim.sgd(0.1))
+    st = trainer.init(KEY)
+    outputs = [trainer.predict(st, x if k != 4 else x[:1]) for k in range(6)]
+    assert "op by op" not in capsys.readouterr().err
+    want = [layer.apply(st.vars, x if k != 4 else x[:1])[0] for k in range(6)]
+    for a, b in zip(tp.ptree.leaves(outputs), tp.ptree.leaves(want), strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+    assert trainer.outputs.programs
+
+
+def test_accumulated_steps_are_captured(monkeypatch):
+    rows = RNG.standard_normal((40, 4), "f4")
+    data = lambda: tp.Data.prepare((rows, rows[:, :2]), batch_size=3)
+    trainer = tp.Trainer(
+        tp.layer.sequential([tp.layer.linear(4, 2), tp.layer.dropout(0.2)]), tp.optim.adam(0.1)
+    )
+
+    def run():
+        st = trainer.fit(
+            trainer.init(KEY), data(), rngs=KEY, loss=tp.loss.mse, accumulate_steps=3, clip_norm=0.5
+        )
+        return st.vars.params[0]["weight"].numpy()
+
+    made = run()
+    assert trainer.gradients.programs
+    monkeypatch.setattr(Gradients, "call", eager)
+    np.testing.assert_array_equal(made, run())
+
+
+def test_a_step_allocates_nothing_that_it_keeps():
+    """tracemalloc: what 200 steps leave behind, and the most that they hold at once."""
+    trainer = tp.Trainer(tp.layer.sequential([tp.layer.linear(50, 40), tp.layer.relu()]), tp.optim.adam(0.1))
+    x = tp.tensor(RNG.standard_normal((64, 50), "f4"))
+    y = tp.tensor(RNG.standard_normal((64, 40), "f4"))
+    window = Window(trainer.optimizer, trainer.gradients, tp.loss.mse, None, None, "raise", 1)
+    window.begin(trainer.init(KEY))
+    for _ in range(5):
+        window.step([(x, y)])
+    tracemalloc.start()
+    try:
+        for _ in range(200):  # whatever Python keeps for itself
+            window.step([(x, y)])
+        before, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        for _ in range(200):
+            window.step([(x, y)])
+        after, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 500
+    assert peak - before < 5000  # Python's own objects: an output is 10 kB
+
+
+@pytest.mark.parametrize("example", ["xor", "digits", "chars"])
+def test_examples_print_the_same_both_ways(example, monkeypatch, capsys, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("to be or not " * 200)
+    monkeypatch.setattr(sys, "argv", [example, *([str(text), "--steps", "20"] if example == "chars" else [])])
+    module = importlib.import_module(f"treepie.examples.{example}")
+
+    def run():
+        module.main()
+        return re.sub(r"[\d.]+ s\b", "", capsys.readouterr().out)
+
+    made = run()
+    monkeypatch.setattr(Programs, "call", eager)
+    assert made == run()
+
+
+def test_the_network_of_mnist_both_ways(monkeypatch):
+    x = RNG.standard_normal((16, 1, 28, 28)).astype("f4")
+    made, losses = trained(mnist.model(), x, steps=3)
+    want, eager_losses = trained(mnist.model(), x, monkeypatch, steps=3)
+    assert losses == eager_losses
+    for a, b in zip(made, want, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_what_layers_of_ones_own_read_is_looked_at_in_every_step(monkeypatch):
+    held = {"scale": tp.ones(3)}
+
+    class Shift:
+        def __init__(self):
+            self.by = 0.0
+
+        def __call__(self, x):
+            return x * held["scale"] + self.by
+
+    shift = Shift()
+    own = tp.layer.Layer(
+        init=lambda rngs, dtype: tp.layer.Vars({"w": tp.ones(3)}, {}, dtype),
+        apply=lambda params, state, x, **_: (x * params["w"] + held["scale"], state),
+    )
+    model = tp.layer.sequential([tp.layer.linear(4, 3), tp.layer.residual(own), tp.layer.lambda_(shift)])
+    trainer = tp.Trainer(model, tp.optim.sgd(0.1))
+    x, y = RNG.standard_normal((5, 4), "f4"), RNG.standard_normal((5, 3), "f4")
+
+    def run():
+        losses, outputs = [], []
+
+        def report(step, loss, st):
+            losses.append(loss)
+            outputs.append(trainer.predict(st, x).tolist())
+            held["scale"], shift.by = tp.full(3, 1.0 / step), float(step > 6)
+
+        held["scale"], shift.by = tp.ones(3), 0.0
+        trainer.fit(trainer.init(KEY), tp.Data.repeat(12, (x, y)), loss=tp.loss.mse, report=report)
+        return losses, outputs
+
+    made = run()
+    assert trainer.gradients.programs
+    assert trainer.outputs.programs
+    monkeypatch.setattr(Programs, "call", eager)
+    assert made == run()
