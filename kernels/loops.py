@@ -133,10 +133,11 @@ class Loop:
         return self._loaded(dtype, self.splat(self.builder.load(pointer)))
 
     def prefetch(self, address: ir.Value) -> None:
-        """Have the line of the cache at an address loaded; any address may be given."""
-        at, number = self.builder.inttoptr(address, I8.as_pointer()), ir.Constant
+        """Bring the line of the cache at an address into it; whatever the address is, it is no error."""
+        at = self.builder.inttoptr(address, I8.as_pointer())
         function = declare(self.module, "llvm.prefetch.p0", ir.VoidType(), [at.type, I32, I32, I32])
-        self.builder.call(function, [at, number(I32, 0), number(I32, 2), number(I32, 1)])
+        to_read, keep, data = (ir.Constant(I32, word) for word in (0, 3, 1))
+        self.builder.call(function, [at, to_read, keep, data])
 
     def _loaded(self, dtype: str, raw: ir.Value) -> Value:
         if dtype == "bool":

@@ -8,21 +8,23 @@ from .epilogue import Epilogue
 from .kernel import A1, A3, Words, call_address, kernel
 from .program import Launch, Operand, Spec
 
-#: Terms of a block of the sum at most: a panel of B of 384 x 32 float32 is 48 kB, and stays in cache.
+#: Terms of a block of the sum at most: the first-level cache holds a strip of A of 12 x 512 float32, 24 kB.
 _DEPTH = 512
 
-#: B is read where it is if so few strips of A use it.
-_FEW_STRIPS = 2
+#: B is read where it is if so few strips of A use it, or if a block of it has at most so many bytes: half of
+#: the second-level cache holds it, packing it cost 2 to 5 %, and a unit can go from strip to strip.
+_FEW_STRIPS, _NEAR = 2, 512 << 10
 
 #: Bytes of a block of A that a unit of work goes over for every panel of B: the second-level cache holds it.
 _STAYS = 768 << 10
 
-#: Strips of A and panels of B in a unit, where the product is cut along both.
-_UNIT = (16, 4)
+#: Strips of A and panels of B in a unit of a large product, and strips that pay for packing a panel.
+_UNIT, _PAYS = (16, 4), 32
 
-#: A is packed if B has more panels than this, and A's rows are this far from each other, in bytes, or, where
-#: it is transposed, has so many terms. The terms of a strip lie in lines of the cache that are a row apart.
-_FEW_PANELS, _FAR, _LONG = 4, 2048, 512
+#: A is packed if B has more panels than this, and A's rows are a multiple of so many bytes apart: a strip's
+#: terms are then in one set of the first-level cache, which has room for 8 of its 12 rows. Else it costs: of
+#: 128 x 784 x 512, 10 to 40 % with the launch.
+_FEW_PANELS, _WAY = 4, 4096
 
 
 @kernel
@@ -53,9 +55,10 @@ def _tiles(
     epilogue: Words,
 ) -> None:
     # plan: depth, terms of a block, rows of a strip of A, columns of a panel of B, strips and panels of a
-    # unit, units along n, rows of the last tile, whether A is packed, and so padded. steps, in bytes: in A
-    # from row to row, term to term, strip to strip, matrix to matrix; in B from term to term, panel to panel,
-    # matrix to matrix, and what `pack` is given. functions: the tile, the last tile, pack, epilogue; or 0.
+    # unit, units along n, rows of the last tile, whether A is packed, and so padded, and whether a unit goes
+    # from strip to strip, or from panel to panel. steps, in bytes: in A from row to row, term to term, strip
+    # to strip, matrix to matrix; in B from term to term, panel to panel, matrix to matrix, and what `pack` is
+    # given. functions: the tile, the last tile, pack, epilogue; or 0.
     m, n, item = c.shape[1], c.shape[2], c.itemsize
     depth, block, high, wide, low = plan[0], plan[1], plan[2], plan[3], plan[7]
     panels_a, panels_b = (m + high - 1) // high, (n + wide - 1) // wide
@@ -67,14 +70,19 @@ def _tiles(
         for piece in range((depth + block - 1) // block):
             start = piece * block
             k = min(block, depth - start)
-            for j in range(left, min(left + plan[5], panels_b)):
-                panel, step = matrix_b + start * steps[4] + j * steps[5], steps[4]
-                used = min(wide, n - j * wide)
-                if functions[2]:
-                    mine = scratch.ctypes.data + unit * block * wide * item
-                    call_address(functions[2], panel, steps[7], k, used, mine)
-                    panel, step = mine, wide * item
-                for i in range(top, min(top + plan[4], panels_a)):
+            strips, panels = min(plan[4], panels_a - top), min(plan[5], panels_b - left)
+            for outer in range(strips if plan[9] else panels):
+                for inner in range(panels if plan[9] else strips):
+                    i, j = top + inner, left + outer
+                    if plan[9]:
+                        i, j = top + outer, left + inner
+                    panel, step = matrix_b + start * steps[4] + j * steps[5], steps[4]
+                    used = min(wide, n - j * wide)
+                    if functions[2]:
+                        mine = scratch.ctypes.data + unit * block * wide * item
+                        if inner == 0:
+                            call_address(functions[2], panel, steps[7], k, used, mine)
+                        panel, step = mine, wide * item
                     strip, row = matrix_a + i * steps[2] + start * steps[1], i * high
                     tile, first, last = functions[0], 0, high
                     if m - row < high:
@@ -130,21 +138,43 @@ def grid(
     high, wide, item = gemm.within(m), gemm.panel(dtype, n), 4 if dtype == "float32" else 8
     strips, panels = -(-m // high), -(-n // wide)
     block = -(-k // -(-k // _DEPTH))
-    packs_a = panels > _FEW_PANELS and (k > _LONG if transpose_a else k * item > _FAR)
-    if batch >= 4 * team:
-        per_m, per_n = strips, panels
-    elif panels >= 2 * team and m * block * item <= _STAYS:
-        per_m, per_n = strips, max(1, panels // (8 * team))
-    else:
-        per_m, per_n = _UNIT
-        while per_m * per_n > 1 and batch * -(-strips // per_m) * -(-panels // per_n) < 4 * team:
-            per_m, per_n = (per_m // 2, per_n) if per_m >= per_n else (per_m, per_n // 2)
+    packs_a = panels > _FEW_PANELS and not transpose_a and k * item % _WAY == 0
     masks = n % wide and config.isa() == "generic"  # which has no masked loads
-    if not transpose_b and not masks and (strips <= _FEW_STRIPS or n <= wide):
+    near = block * n * item <= _NEAR
+    if not transpose_b and not masks and (strips <= _FEW_STRIPS or near):
         packs_b = "no"
     else:
-        packs_b = "inside" if per_m >= strips else "before"
+        packs_b = "inside" if near or m * block * item <= _STAYS else "before"
+    least = -(-4 * team // batch)
+    if batch >= 4 * team:
+        per_m, per_n = strips, panels
+        packs_b = "inside" if packs_b == "before" else packs_b
+    elif packs_b != "before" and (cut := _cut(strips, panels, _PAYS * (packs_b == "inside"), least, team)):
+        per_m, per_n = cut
+    else:
+        per_m, per_n = _UNIT
+        while per_m * per_n > 1 and -(-strips // per_m) * -(-panels // per_n) < least:
+            per_m, per_n = (per_m // 2, per_n) if per_m >= per_n else (per_m, per_n // 2)
+        packs_b = packs_b.replace("inside", "before")
     return Grid(high, wide, block, per_m, per_n, packs_a, packs_b)
+
+
+def _cut(strips: int, panels: int, fewest: int, least: int, team: int) -> tuple[int, int] | None:
+    """Return strips and panels of a unit, of at least `least` units that are even work for the team.
+
+    A unit is as wide as C where that is even to 3 %: threads that write next to each other in the same rows
+    cost 6 % at 2048 x 128 x 128. It has at least `fewest` strips, or all.
+    """
+    best, found = math.inf, None
+    for parts in (1 << i for i in range(panels.bit_length())):
+        per_n = -(-panels // parts)
+        columns = -(-panels // per_n)
+        per_m = max(-(-strips // -(-least // columns)), min(fewest, strips))
+        units = -(-strips // per_m) * columns
+        longest = -(-units // team) * per_m * per_n
+        if units >= least and longest < 0.97 * best:
+            best, found = longest, (per_m, per_n)
+    return found
 
 
 def _grid(shape: tuple[int, int, int], batch: int, ta: bool, tb: bool, dtype: str) -> Grid:
@@ -206,7 +236,7 @@ def plan(
     row_a, step_a = (1, m) if transpose_a else (k, 1)
     steps_a = (row_a, step_a, high * row_a, m * k * (a.shape[0] > 1))
     if cut.packs_a:
-        launches.append(_packed(a, room[0], transpose_a, high))
+        launches.append(_packed(a, room[0], False, high))
         steps_a = (1, high, high * k, -(-m // high) * high * k * (a.shape[0] > 1))
     term_b, next_b = (1, wide * k) if transpose_b else (n, wide)
     steps_b, source = (term_b, next_b, k * n * (b.shape[0] > 1), k if transpose_b else n), b
@@ -222,7 +252,8 @@ def plan(
     units_n = -(-panels // cut.per_n)
     after, words = epilogue.bound(c) if epilogue else (0, ())
     cost = 2.0 * k + (epilogue.flops if epilogue else 0.0)
-    numbers = (k, cut.block, high, wide, cut.per_m, cut.per_n, units_n, low, int(cut.packs_a))
+    flags = (int(cut.packs_a), int(cut.packs_b == "no"))
+    numbers = (k, cut.block, high, wide, cut.per_m, cut.per_n, units_n, low, *flags)
     launches.append(
         _tiles(
             batch * cut.units(m, n),
