@@ -18,8 +18,9 @@ _FEW_STRIPS, _NEAR = 2, 512 << 10
 #: Bytes of a block of A that a unit of work goes over for every panel of B: the second-level cache holds it.
 _STAYS = 768 << 10
 
-#: Strips of A and panels of B in a unit of a large product, and strips that pay for packing a panel.
-_UNIT, _PAYS = (16, 4), 32
+#: Strips of A and panels of B in a unit of a large product; strips that pay for packing a panel in each unit,
+#: and for the way to it: units of 3 strips lost 5 % on those of 11 at 256 x 256 x 256.
+_UNIT, _PAYS, _FEWEST = (16, 4), 32, 8
 
 #: A is packed if B has more panels than this, and A's rows are a multiple of so many bytes apart: a strip's
 #: terms are then in one set of the first-level cache, which has room for 8 of its 12 rows. Else it costs: of
@@ -54,27 +55,27 @@ def _tiles(
     functions: Words,
     epilogue: Words,
 ) -> None:
-    # plan: depth, terms of a block, rows of a strip of A, columns of a panel of B, strips and panels of a
-    # unit, units along n, rows of the last tile, whether A is packed, and so padded, and whether a unit goes
-    # from strip to strip, or from panel to panel. steps, in bytes: in A from row to row, term to term, strip
-    # to strip, matrix to matrix; in B from term to term, panel to panel, matrix to matrix, and what `pack` is
-    # given. functions: the tile, the last tile, pack, epilogue; or 0.
+    # plan: depth, terms of a block, rows of a strip of A, columns of a panel of B, units along m and along n,
+    # rows of the last tile, whether A is packed, and so padded, and whether a unit goes from strip to strip,
+    # or from panel to panel. steps, in bytes: in A from row to row, term to term, strip to strip, matrix to
+    # matrix; in B from term to term, panel to panel, matrix to matrix, and what `pack` is given. functions:
+    # the tile, the last tile, pack, epilogue; or 0.
     m, n, item = c.shape[1], c.shape[2], c.itemsize
-    depth, block, high, wide, low = plan[0], plan[1], plan[2], plan[3], plan[7]
+    depth, block, high, wide, low = plan[0], plan[1], plan[2], plan[3], plan[6]
     panels_a, panels_b = (m + high - 1) // high, (n + wide - 1) // wide
-    units = (panels_a + plan[4] - 1) // plan[4] * plan[6]
+    units_m, units_n = plan[4], plan[5]
     for unit in range(lo, hi):
-        batch, place = unit // units, unit % units
-        top, left = place // plan[6] * plan[4], place % plan[6] * plan[5]
+        batch, down, across = unit // (units_m * units_n), unit // units_n % units_m, unit % units_n
+        top, left = down * panels_a // units_m, across * panels_b // units_n
+        strips, panels = (down + 1) * panels_a // units_m - top, (across + 1) * panels_b // units_n - left
         matrix_a, matrix_b = a.ctypes.data + batch * steps[3], b.ctypes.data + batch * steps[6]
         for piece in range((depth + block - 1) // block):
             start = piece * block
             k = min(block, depth - start)
-            strips, panels = min(plan[4], panels_a - top), min(plan[5], panels_b - left)
-            for outer in range(strips if plan[9] else panels):
-                for inner in range(panels if plan[9] else strips):
+            for outer in range(strips if plan[8] else panels):
+                for inner in range(panels if plan[8] else strips):
                     i, j = top + inner, left + outer
-                    if plan[9]:
+                    if plan[8]:
                         i, j = top + outer, left + inner
                     panel, step = matrix_b + start * steps[4] + j * steps[5], steps[4]
                     used = min(wide, n - j * wide)
@@ -87,7 +88,7 @@ def _tiles(
                     tile, first, last = functions[0], 0, high
                     if m - row < high:
                         tile, last = functions[1], m - row
-                        if not plan[8]:
+                        if not plan[7]:
                             # The last tile begins earlier, lest it read past the end of A.
                             first, last = low - last, low
                             row, strip = row - first, strip - first * steps[0]
@@ -108,27 +109,22 @@ def _tiles(
                         start,
                     )
                     if functions[3] and start + k == depth:
-                        rows = batch * m + row
-                        call_address(
-                            functions[3], epilogue.ctypes.data, rows + first, rows + last, j * wide, used
-                        )
+                        row += batch * m
+                        words = epilogue.ctypes.data
+                        call_address(functions[3], words, row + first, row + last, j * wide, used)
 
 
 @dataclass(frozen=True)
 class Grid:
-    """How a product is cut: the tile, strips and panels of a unit, what is packed, terms of a block."""
+    """How a product is cut: the tile, terms of a block, units along m and n, what is packed."""
 
     high: int
     wide: int
     block: int
-    per_m: int
-    per_n: int
+    units_m: int
+    units_n: int
     packs_a: bool
     packs_b: str  # "no", "before" all tiles, or "inside" of a unit
-
-    def units(self, m: int, n: int) -> int:
-        """Return how many units one matrix has."""
-        return -(-m // (self.high * self.per_m)) * -(-n // (self.wide * self.per_n))
 
 
 def grid(
@@ -145,35 +141,32 @@ def grid(
         packs_b = "no"
     else:
         packs_b = "inside" if near or m * block * item <= _STAYS else "before"
-    least = -(-4 * team // batch)
     if batch >= 4 * team:
-        per_m, per_n = strips, panels
-        packs_b = "inside" if packs_b == "before" else packs_b
-    elif packs_b != "before" and (cut := _cut(strips, panels, _PAYS * (packs_b == "inside"), least, team)):
-        per_m, per_n = cut
-    else:
-        per_m, per_n = _UNIT
-        while per_m * per_n > 1 and -(-strips // per_m) * -(-panels // per_n) < least:
-            per_m, per_n = (per_m // 2, per_n) if per_m >= per_n else (per_m, per_n // 2)
-        packs_b = packs_b.replace("inside", "before")
-    return Grid(high, wide, block, per_m, per_n, packs_a, packs_b)
+        return Grid(high, wide, block, 1, 1, packs_a, packs_b.replace("before", "inside"))
+    least = -(-4 * team // batch)
+    fewest = _PAYS if packs_b == "inside" else max(1, min(_FEWEST, strips // 2))
+    if packs_b != "before" and (units := _cut(strips, panels, fewest, least, team)):
+        return Grid(high, wide, block, *units, packs_a, packs_b)
+    per_m, per_n = _UNIT
+    while per_m * per_n > 1 and -(-strips // per_m) * -(-panels // per_n) < least:
+        per_m, per_n = (per_m // 2, per_n) if per_m >= per_n else (per_m, per_n // 2)
+    units = -(-strips // per_m), -(-panels // per_n)
+    return Grid(high, wide, block, *units, packs_a, packs_b.replace("inside", "before"))
 
 
 def _cut(strips: int, panels: int, fewest: int, least: int, team: int) -> tuple[int, int] | None:
-    """Return strips and panels of a unit, of at least `least` units that are even work for the team.
+    """Return how many units along m and n, at least `least` together, are even work for the team.
 
     A unit is as wide as C where that is even to 3 %: threads that write next to each other in the same rows
     cost 6 % at 2048 x 128 x 128. It has at least `fewest` strips, or all.
     """
     best, found = math.inf, None
-    for parts in (1 << i for i in range(panels.bit_length())):
-        per_n = -(-panels // parts)
-        columns = -(-panels // per_n)
-        per_m = max(-(-strips // -(-least // columns)), min(fewest, strips))
-        units = -(-strips // per_m) * columns
-        longest = -(-units // team) * per_m * per_n
+    for columns in (*(1 << i for i in range((panels - 1).bit_length())), panels):
+        rows = min(-(-least // columns), max(strips // fewest, 1))
+        units, wide = rows * columns, -(-panels // columns)
+        longest = -(-(strips * panels * -(-units // team)) // (units * wide)) * wide
         if units >= least and longest < 0.97 * best:
-            best, found = longest, (per_m, per_n)
+            best, found = longest, (rows, columns)
     return found
 
 
@@ -200,7 +193,7 @@ def scratch(
     size_b = {
         "no": 0,
         "before": batch_b * -(-n // cut.wide) * cut.wide * k,
-        "inside": batch * cut.units(m, n) * cut.block * cut.wide,
+        "inside": batch * cut.units_m * cut.units_n * cut.block * cut.wide,
     }[cut.packs_b]
     return size_a, size_b
 
@@ -249,14 +242,13 @@ def plan(
     left = room[0] if cut.packs_a else a
     scratch_b = room[1] if pack else source
     operands = [x.reshaped(x.size) for x in (left, source, scratch_b)]
-    units_n = -(-panels // cut.per_n)
     after, words = epilogue.bound(c) if epilogue else (0, ())
     cost = 2.0 * k + (epilogue.flops if epilogue else 0.0)
     flags = (int(cut.packs_a), int(cut.packs_b == "no"))
-    numbers = (k, cut.block, high, wide, cut.per_m, cut.per_n, units_n, low, *flags)
+    numbers = (k, cut.block, high, wide, cut.units_m, cut.units_n, low, *flags)
     launches.append(
         _tiles(
-            batch * cut.units(m, n),
+            batch * cut.units_m * cut.units_n,
             batch * m * n * cost * config.FLOP_NS,
             *operands,
             c,

@@ -125,10 +125,11 @@ def test_grids_have_work_for_all_threads(team):
     ):
         for ta, tb in BOTH:
             cut = matmul.grid(m, k, n, batch, ta, tb, "float32", team)
-            units = batch * cut.units(m, n)
             share = batch * m * n / team
-            assert units >= 2 * team
-            assert min(cut.high * cut.per_m, m) * min(cut.wide * cut.per_n, n) <= share / 2
+            assert batch * cut.units_m * cut.units_n >= 2 * team
+            rows = cut.high * -(-m // (cut.high * cut.units_m))
+            columns = cut.wide * -(-n // (cut.wide * cut.units_n))
+            assert min(rows, m) * min(columns, n) <= share / 2
 
 
 FORCED = """
