@@ -127,8 +127,7 @@ class Captured:
         self.constants = [t if b in outside else None for b, t in enumerate([*recorder.held, None])]
         self.constants[: self.givens] = [None] * self.givens
         self._addresses = [0 if t is None else t.address for t in self.constants]
-        self.program = Program(self.launches)
-        self._bound = self.program.bound(self._addresses)
+        self._bound = Program(self.launches, spinning=True).bound(self._addresses)
         self._fresh = [(p.buffer, recorder.sizes[p.buffer]) for p in own.values()]
         self._results = [(moved_to(p), spec) for p, spec in zip(places, outline.specs, strict=True)]
         #: Bytes that the arena's buffers would take without sharing.

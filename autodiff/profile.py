@@ -49,7 +49,7 @@ def described(program: Captured, runs: int = 0) -> list[Kernels]:
         mine = list(group)
         call = mine[0][0][0]
         spent = [t for _, _, t in mine if t is not None]
-        team = max(threads.team(launch.units, launch.work_ns) for _, launch, _ in mine)
+        team = max(threads.team(launch.units, launch.work_ns, spinning=True) for _, launch, _ in mine)
         inputs = [spec for _, spec in call.inputs]
         total = sum(spent) if spent else None
         made.append(Kernels(call.op.name, inputs, call.outputs, len(mine), team, total))
@@ -62,7 +62,7 @@ def seconds(program: Captured, runs: int) -> list[float]:
     Floats that the program is given are small random numbers, integers and bools are 0.
     """
     addresses, held = _memory(program)
-    singles = [Program([launch]).bound(addresses) for launch in program.launches]
+    singles = [Program([launch], spinning=True).bound(addresses) for launch in program.launches]
     times: list[list[float]] = [[] for _ in singles]
     for _ in range(runs + 1):  # the first one warms up
         for single, mine in zip(singles, times, strict=True):

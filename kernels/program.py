@@ -127,14 +127,15 @@ def launch(entry: int, units: int, work_ns: float, arguments: Sequence[Argument]
 class Program:
     """Launches in order, over numbered buffers."""
 
-    def __init__(self, launches: Sequence[Launch]) -> None:
+    def __init__(self, launches: Sequence[Launch], spinning: bool = False) -> None:
+        """Lay out a table. spinning: see `threads.team`."""
         self._count = len(launches)
         words: list[int] = [0] * (2 * self._count)
         self._slots: list[tuple[int, int, int]] = []
         self._parallel = False
         for row, item in enumerate(launches):
             words[2 * row : 2 * row + 2] = item.entry, 8 * len(words)
-            team = threads.team(item.units, item.work_ns)
+            team = threads.team(item.units, item.work_ns, spinning)
             self._parallel |= team > 1
             words += [0, item.units, team, 0]
             for word, operand in item.slots:

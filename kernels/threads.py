@@ -83,14 +83,17 @@ def layer() -> str:
     return str(numba.threading_layer())
 
 
-def team(units: int, work_ns: float) -> int:
-    """Return how many threads a launch gets: 1 where a parallel region would cost more than it gains."""
-    most = min(units, get_num_threads())
-    if most < 2 or work_ns < config.PARALLEL_GAIN * min(config.PARALLEL_COST_NS.values()):
+def team(units: int, work_ns: float, spinning: bool = False) -> int:
+    """Return how many threads a launch gets: 1 where a parallel region would cost more than it gains.
+
+    spinning: whether it is one of many, between which the threads do not go to sleep.
+    """
+    most, costs = min(units, get_num_threads()), config.PARALLEL_COST_NS
+    if spinning:
+        costs = config.SPINNING_COST_NS
+    if most < 2 or work_ns < config.PARALLEL_GAIN * min(costs.values()):
         return 1
-    if work_ns < config.PARALLEL_GAIN * config.PARALLEL_COST_NS[layer()]:
-        return 1
-    return most
+    return most if work_ns >= config.PARALLEL_GAIN * costs[layer()] else 1
 
 
 def _after_fork_in_child() -> None:

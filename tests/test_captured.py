@@ -82,7 +82,8 @@ def test_programs_run_and_share_memory(monkeypatch):
     trainer.fit(trainer.init(KEY), tp.Data.repeat(10, (x, x)), loss=tp.loss.mse)
     assert len(programs) == 1
     assert len(runs) == 1
-    assert programs[0].bytes < programs[0].unshared / 2
+    activations = 6 * x.nbytes  # which the backward pass reads; gradients lie where dead ones were
+    assert activations < programs[0].bytes < activations + 2 * x.nbytes < programs[0].unshared
 
 
 def _noted(function, seen):
