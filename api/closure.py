@@ -27,7 +27,8 @@ from .optim import Optimizer
 _FIXED_PACKAGES = {*sys.stdlib_module_names, "numpy", "treepie", "numba"} - {"__main__"}
 _FIXED = (types.BuiltinFunctionType, np.ufunc, np.dtype, enum.Enum, Layer, Layout, Optimizer)
 PLAIN = (bool, int, str, bytes, type(None), type(...))
-_MOST = 200  # things that are looked at
+#: Things that are looked at, and bytes of an array of NumPy's, which is copied at each look.
+_MOST, _LARGE = 2000, 1 << 24
 
 
 class Same:
@@ -86,7 +87,7 @@ class Environment:
             self._parts.append(Same(x))
         elif id(x) in self._seen:
             self._parts.append(("again", self._seen[id(x)][0]))
-        elif len(self._seen) >= _MOST:
+        elif len(self._parts) >= _MOST:
             self.unknown = self.unknown or f"it reads more than {_MOST} things from outside, such as {name!r}"
         else:
             self._seen[id(x)] = len(self._seen), x
@@ -97,13 +98,20 @@ class Environment:
         kind = type(x)
         if isinstance(x, types.FunctionType):
             self._function(x)
+        elif isinstance(x, np.ndarray) and x.nbytes > _LARGE:
+            self.unknown = self.unknown or (
+                f"it reads {name!r}, an array of {x.nbytes >> 20} MB, which would be copied in each call "
+                "(make a tensor of it)"
+            )
         elif isinstance(x, np.ndarray) and x.dtype.kind in "biuf":
             self.arrays.append((x, as_tensor(x)))
             self._visit(self.arrays[-1][1], name)
         elif isinstance(x, list | tuple):
             self._parts.append((kind, len(x)))
-            for k, child in enumerate(x):
+            for k, child in enumerate(x[:_MOST]):
                 self._visit(child, f"{name}[{k}]")
+            if len(x) > _MOST:
+                self.unknown = self.unknown or f"it reads {name!r}, a {kind.__name__} of {len(x)} things"
         elif isinstance(x, dict):
             self._parts.append((kind, len(x)))
             for k, child in x.items():

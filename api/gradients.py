@@ -17,6 +17,7 @@ from treepie.autodiff.programs import Programs, get_num_threads
 from . import optim
 from .closure import Environment
 from .layer import Context, Vars
+from .layer.core import inputs
 from .optim import Optimizer, OptState
 
 Loss = Callable[..., Tensor]
@@ -178,7 +179,7 @@ def _part(given: Any) -> _Part | None:
     if type(given) is Tensor:
         return given, [given], ()
     try:
-        tree = ptree.map(as_tensor, given) if isinstance(given, tuple | dict) else as_tensor(given)
+        tree = inputs(given)
     except (TypeError, ValueError):
         return None
     found = ptree.flatten_with_paths(tree)

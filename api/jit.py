@@ -34,8 +34,6 @@ class _Call:
 class Jitted(Programs[_Call, Any]):
     """A function that runs as one program once it was called twice with arguments of the same shapes."""
 
-    fresh = True
-
     def __init__(
         self,
         function: Callable[..., Any],
@@ -125,7 +123,7 @@ class Jitted(Programs[_Call, Any]):
             raise ValueError(
                 f"jit: {self.name} can not run as one program: {why} (fallback=True runs it op by op)"
             )
-        super().refused(why)
+        self.say(why)
 
 
 def jit(

@@ -24,6 +24,7 @@ from .gradients import Gradients, Step
 from .history import History, Progress
 from .jit import Jitted
 from .layer import Context, Layer, Vars
+from .layer.core import inputs
 from .metric import Metric
 from .resume import Run
 from .state import TrainState
@@ -218,7 +219,7 @@ class Trainer:
             of `ctx` whose first axis is as long as the input's are cut alike.
         """
         if batch_size is None:
-            return self.outputs(st.vars, x, ctx)
+            return self.outputs(st.vars, inputs(x), ctx)
         size = integer("Trainer.predict", "batch_size", batch_size)
         lengths = {leaf.shape[0] if leaf.ndim else 0 for leaf in arrays(x)}
         if size < 1 or len(lengths) != 1 or not (length := lengths.pop()):
@@ -231,7 +232,7 @@ class Trainer:
         for k in range(0, length, size):
             rows = slice(k, k + size)
             part = None if ctx is None else Context(_cut(ctx.values, length, rows))
-            outputs.append(self.outputs(st.vars, _sliced(x, rows), part))
+            outputs.append(self.outputs(st.vars, inputs(_sliced(x, rows)), part))
         return ptree.map(lambda *ys: ops.concatenate(ys), *outputs)
 
     def _output(self, vars: Vars, x: Any, ctx: Context | None) -> Any:

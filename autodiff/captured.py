@@ -166,6 +166,10 @@ class Captured:
                 self._tensors = made  # until the arena moves
         return made
 
+    def forget(self) -> None:
+        """Let go of results that lie in the arena."""
+        self._tensors = None
+
     def _move(self, buffer: int, address: int) -> bool:
         moved = self._addresses[buffer] != address
         if moved:

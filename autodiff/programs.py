@@ -30,12 +30,13 @@ _MOST = 64
 
 @dataclass
 class _Known:
-    """What is known of a structure: its recording, later its program. Neither: it stays eager."""
+    """What is known of a structure: its recording, then its program. With neither, it stays eager."""
 
     recorder: Recorder | None = None
     outline: Outline | None = None
     pattern: Any = None  # how a result is put together from tensors
     program: Captured | None = None
+    proven: bool = False
 
 
 class Programs(ABC, Generic[A, R]):
@@ -56,11 +57,14 @@ class Programs(ABC, Generic[A, R]):
     @property
     def programs(self) -> list[Captured]:
         """The programs that are proven by now."""
-        return [known.program for known in self._known.values() if known.program]
+        return [known.program for known in self._known.values() if known.program and known.proven]
 
     def release(self) -> None:
         """Give back the memory of intermediate results; the next run takes new."""
         with self._lock:
+            for known in self._known.values():
+                if known.program is not None:
+                    known.program.forget()
             self.arena.release()
 
     def call(self, structure: Hashable, givens: Sequence[Tensor], arguments: A) -> tuple[R, bool]:
@@ -71,14 +75,17 @@ class Programs(ABC, Generic[A, R]):
         if tape.recording() or capture.state.recorder is not None:
             return self.eager(arguments), False  # it is part of what is recorded
         known = self._known.get(structure)
-        if known is not None and known.program is not None:
+        if known is None:
+            if len(self._known) < _MOST:
+                return self._recorded(structure, givens, arguments), False
+            self.say(f"of its arguments, {_MOST} structures have programs already")
+            return self.eager(arguments), False
+        if known.proven and known.program is not None:
             with self._lock:
                 return self.run(known.program, known.pattern, givens, arguments), True
-        if known is not None and known.recorder is not None:
-            return self._proven(known, givens, arguments), False
-        if known is not None or len(self._known) >= _MOST:
+        if known.recorder is None:
             return self.eager(arguments), False
-        return self._recorded(structure, givens, arguments), False
+        return self._proven(known, givens, arguments), False
 
     def _recorded(self, structure: Hashable, givens: Sequence[Tensor], arguments: A) -> R:
         with record(givens) as recorder:
@@ -92,19 +99,20 @@ class Programs(ABC, Generic[A, R]):
 
     def _proven(self, known: _Known, givens: Sequence[Tensor], arguments: A) -> R:
         """Run both ways, and trust the program if both give the same bits."""
-        assert known.recorder is not None
-        assert known.outline is not None
-        program = Captured(known.recorder, known.outline, self.arena, self.donated(arguments))
         with self._lock:
+            if known.program is None and known.recorder is not None and known.outline is not None:
+                donated = self.donated(arguments)
+                known.program = Captured(known.recorder, known.outline, self.arena, donated)
+            program = known.program
+            assert program is not None
             found = _digests(self.named(self.run(program, known.pattern, givens, arguments, spare=True)))
-            self.arena.release()  # the same step op by op takes as much
+        self.release()  # the same op by op takes as much
         result = self.eager(arguments)
         both = zip(found, _digests(self.named(result)), strict=True)
         different = next((name for (name, a), (_, b) in both if a != b), None)
+        known.proven = different is None
         known.recorder = known.outline = None
-        if different is None:
-            known.program = program
-        else:
+        if different is not None:
             self.refused(f"{different} differs when it runs again")
         return result
 
@@ -127,11 +135,15 @@ class Programs(ABC, Generic[A, R]):
         """Return the tensors of a result, with what to call them."""
 
     def refused(self, why: str) -> None:
+        """Learn that a structure stays eager."""
+        self.say(why)
+
+    def say(self, why: str) -> None:
         """Say, once for each reason, that something runs op by op."""
         if why not in self._said:
             self._said.add(why)
-            say = f"treepie: {self.subject} run op by op, not as one program: {why}"
-            print(say, file=sys.stderr, flush=True)
+            what = f"treepie: {self.subject} run op by op, not as one program: {why}"
+            print(what, file=sys.stderr, flush=True)
 
     def donated(self, arguments: A) -> Sequence[int]:
         """Return the numbers of givens whose memory results may take."""
@@ -140,4 +152,4 @@ class Programs(ABC, Generic[A, R]):
 
 def _digests(tensors: Sequence[tuple[str, Tensor]]) -> list[tuple[str, bytes]]:
     """Return digests of the bits of tensors, by their names."""
-    return [(name, hashlib.sha256(t.array.tobytes()).digest()) for name, t in tensors]
+    return [(name, hashlib.sha256(t.array.reshape(-1).view("u1").data).digest()) for name, t in tensors]

@@ -124,14 +124,8 @@ class Op:
             tape.record(self, inputs, meta, results)
         return results[0] if len(results) == 1 else results
 
-    def run(
-        self, inputs: tuple[Tensor, ...], meta: Meta, into: Sequence[Tensor] | None = None
-    ) -> tuple[Tensor, ...]:
-        """Compute the outputs, without recording them on the tape.
-
-        into: tensors that become the outputs, of their shapes and dtypes. Nobody else may know them. An
-            elementwise op may be given its inputs.
-        """
+    def run(self, inputs: tuple[Tensor, ...], meta: Meta) -> tuple[Tensor, ...]:
+        """Compute the outputs, without recording them on the tape."""
         if self.view is not None:
             return (Tensor(self.view(inputs[0].array, **meta)),)
         key: list[Any] = [*meta.values()]
@@ -144,7 +138,7 @@ class Op:
             with compilations.watch():
                 plan = self._plans[tuple(key)] = self._planned(inputs, meta)
         empty = memory.recycled if self.recycled else memory.aligned
-        outputs = list(into or [Tensor(empty(shape, dtype)) for shape, dtype in plan.outputs])
+        outputs = [Tensor(empty(shape, dtype)) for shape, dtype in plan.outputs]
         if plan.program is not None:
             scratch = [memory.recycled((n,), _BYTE) for n in plan.scratch]
             addresses = [t.address for t in inputs]
@@ -160,7 +154,10 @@ class Op:
         return tuple(outputs)
 
     def bound(self, inputs: tuple[Tensor, ...], into: Sequence[Tensor]) -> Callable[[], None]:
-        """Return what runs the op again and again on tensors that stay where they are, without metadata."""
+        """Return what runs the op again and again on tensors that stay where they are, without metadata.
+
+        into: tensors that become the outputs, of their shapes and dtypes; inputs too if it is `in_place`.
+        """
         plan = self._planned(inputs, {})
         assert not plan.scratch
         if plan.program is None:

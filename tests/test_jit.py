@@ -2,6 +2,7 @@
 
 import functools
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -161,6 +162,39 @@ def test_things_whose_content_is_not_known_are_refused(what):
 
     with pytest.raises(ValueError, match=r"it reads 'what', a .* whose content is not known"):
         tp.jit(f)(tp.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("what", "why"),
+    [
+        (np.zeros(1 << 23), "'what', an array of 64 MB, which would be copied"),
+        (list(range(10_000)), "'what', a list of 10000 things"),
+        ({k: [k] for k in range(3000)}, "more than 2000 things"),
+    ],
+    ids=["array", "list", "dict"],
+)
+def test_what_takes_long_to_look_at_is_refused(what, why):
+    with pytest.raises(ValueError, match=why):
+        tp.jit(lambda x: x * len(what))(tp.ones(2))
+
+
+def test_threads_may_share_a_jitted_function():
+    f = tp.jit(lambda x: (x * 2).sum())
+
+    def work(k):
+        return [f(tp.full((50, 50), float(k))).item() for _ in range(30)]
+
+    with ThreadPoolExecutor(4) as pool:
+        for k, found in enumerate(pool.map(work, range(8))):
+            assert found == [2.0 * k * 2500] * 30
+
+
+def test_empty_results():
+    f = tp.jit(lambda x: (x[:0] * 2, x[:0], x.sum()))
+    for k in range(5):
+        a, b, total = f(tp.full(3, float(k)))
+        assert a.shape == b.shape == (0,)
+        assert total.item() == 3.0 * k
 
 
 def test_python_that_computes_something_of_its_own_is_found_out(capsys):

@@ -116,7 +116,7 @@ class Layer:
         """
         rows = seen.get()
         start = len(rows) if rows is not None else 0
-        t, dtype = _input(x, vars.dtype), vars.dtype
+        t, dtype = _cast(inputs(x), vars.dtype), vars.dtype
         made = self._apply(vars.params, vars.state, t, dtype=dtype, training=training, rngs=rngs, ctx=ctx)
         if not isinstance(made, tuple) or len(made) != 2:
             raise TypeError(f"Layer.apply: {self.name} returned {type(made).__name__}, expected (y, state)")
@@ -129,11 +129,15 @@ class Layer:
         return y, vars.with_state(state)
 
 
-def _input(x: Any, dtype: np.dtype) -> Any:
+def inputs(x: Any) -> Any:
+    """Return what a model is given as a tensor, or a tuple or dict of tensors."""
+    return ptree.map(as_tensor, x) if isinstance(x, tuple | dict) else as_tensor(x)
+
+
+def _cast(x: Any, dtype: np.dtype) -> Any:
     if isinstance(x, tuple | dict):
-        return ptree.map(lambda leaf: _input(leaf, dtype), x)
-    t = as_tensor(x)
-    return t.astype(dtype) if t.dtype.kind == "f" else t
+        return ptree.map(lambda leaf: _cast(leaf, dtype), x)
+    return x.astype(dtype) if x.dtype.kind == "f" else x
 
 
 def stateless(name: str, function: Callable[[Any], Any]) -> Layer:
