@@ -1,7 +1,7 @@
 """Tensors, the op table, the tape, and transformations of functions.
 
 Read in this order: `table.py` (what a row is), `elementwise.py` and `ops/` (the rows), `tensor.py`,
-`tape.py`, `transform.py`, `capture.py`.
+`tape.py`, `transform.py`, `capture.py`, `captured.py`, `fusion.py`, `programs.py`.
 """
 
 from .tensor import Tensor, bool_, float32, float64, int32, int64  # isort: skip

@@ -7,6 +7,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from numba.core.runtime import _nrt_python, rtsys
 
 import treepie as tp
 from treepie.autodiff.programs import Programs
@@ -119,7 +120,7 @@ def test_accumulated_steps_are_captured(monkeypatch):
 
 
 def test_a_step_allocates_nothing_that_it_keeps():
-    """tracemalloc: what 200 steps leave behind, and the most that they hold at once."""
+    """tracemalloc: what 200 steps leave behind, and the most that they hold at once; what Numba counts."""
     trainer = tp.Trainer(tp.layer.sequential([tp.layer.linear(50, 40), tp.layer.relu()]), tp.optim.adam(0.1))
     x = tp.tensor(RNG.standard_normal((64, 50), "f4"))
     y = tp.tensor(RNG.standard_normal((64, 40), "f4"))
@@ -127,6 +128,8 @@ def test_a_step_allocates_nothing_that_it_keeps():
     window.begin(trainer.init(KEY))
     for _ in range(5):
         window.step([(x, y)])
+    _nrt_python.memsys_enable_stats()
+    arrays = rtsys.get_allocation_stats().alloc
     tracemalloc.start()
     try:
         for _ in range(200):  # whatever Python keeps for itself
@@ -138,6 +141,7 @@ def test_a_step_allocates_nothing_that_it_keeps():
         after, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
+    assert rtsys.get_allocation_stats().alloc == arrays  # kernels make no arrays of their own
     assert after - before < 500
     assert peak - before < 5000  # Python's own objects: an output is 10 kB
 
