@@ -22,269 +22,241 @@ from .blocks import (
     DROPPED,
     GROUP,
     HEADS,
+    ITEM,
     KEYS,
     KEYS_A_BLOCK,
-    MASK_BATCH,
-    MASK_HEAD,
-    MASK_QUERY,
-    PACK_K,
-    PACK_KT,
-    PACK_V,
+    PACK,
     PLACES,
     QUERIES,
     QUERIES_A_BLOCK,
     TASKS,
-    TILE,
     UNIT_BYTES,
     UNITS,
     WIDE,
-    WIDE_K,
-    WIDE_V,
     by_keys,
     by_queries,
     clear,
+    clear_rest,
+    copy_rows,
     drop,
-    exp_minus,
+    exp_slope,
+    exp_sum,
+    finish,
+    heads_at,
     hide,
+    keys_seen,
+    mask_row,
     multiply,
-    pack_panels,
-    pack_transposed,
+    pack_transposed_at,
+    row_at,
     row_dot,
+    row_fill,
     row_max,
-    row_sum,
     row_times,
-    slope,
 )
-from .formulas import exp, log
-from .kernel import A1, A2, Array, Kernel, Words, device, kernel, rows_at, scalar
+from .formulas import exp
+from .kernel import A1, A2, Array, Kernel, Words, device, kernel, scalar
 from .program import Address, Launch, Operand
 
-#: A launch has as many units as tasks, unless their scratch were more than so many bytes and so many units.
-_SCRATCH, _UNITS = 1 << 24, 16
+#: A launch has at most so many units: more would each find their scratch in no cache (64 units took 1.08 of
+#: the time of 32 or 16, backward for 64 heads of 128 x 32).
+_UNITS = 32
 
-#: Chunks that the queries of few heads are cut into, at least where there are so many: each packs all keys.
-_CHUNKS = 4
+#: Queries of few heads are cut into chunks, for so many tasks. Each chunk packs all keys: there are more
+#: chunks than the second number only while the keys that they pack are less than the third, in bytes.
+_TASKS, _CHUNKS, _PACKED = 16, 4, 1 << 24
 
-_exp, _log = scalar(exp), scalar(log)
+_exp = scalar(exp)
 
-#: Places in a unit's scratch: K transposed; V, backward transposed; the queries; the block of scores; 0, 1,
-#: 2, ... for dropout; a number or two for each query. Backward also K, the gradient's rows, these and the
-#: queries in panels, and the block of the scores' gradients.
-_KT, _V, _Q, _P, _COLUMNS, _STATE = range(PLACES, PLACES + 6)
-_K, _G, _QP, _GP, _DP = range(PLACES + 6, PLACES + 11)
+#: Places in a unit's scratch: K transposed; V, backward transposed; queries; the block of scores; the output
+#: of the queries, backward their gradient; 0, 1, 2, ... for dropout; of each query the maximum and the sum so
+#: far. Backward also K, rows of the output's gradient, the block of the scores' gradients, those of K and V,
+#: and a number for each query.
+_KT, _V, _Q, _P, _O, _COLUMNS, _TOPS, _SUMS = range(PLACES, PLACES + 8)
+_K, _G, _DP, _DK, _DV, _DELTAS = range(PLACES + 8, PLACES + 14)
 #: Addresses of the arrays.
-_ARRAYS = PLACES + 11
+_ARRAYS = PLACES + 14
 _AT_Q, _AT_K, _AT_V, _AT_OUT, _AT_LSE, _AT_G, _AT_G_LSE, _AT_DQ, _AT_DK, _AT_DV = range(_ARRAYS, _ARRAYS + 10)
-
-
-@device
-def _seen(plan: Array, query: int, start: int, stop: int) -> Any:
-    """Return how many keys from `start` to stop - 1 a query sees."""
-    return max(0, min(stop, query + 1) - start) if plan[CAUSAL] else stop - start
-
-
-@device
-def _mask_row(row: int, plan: Array) -> Any:
-    """Return the row of the mask for a row of the queries, (batch, heads, queries) in one."""
-    head, query = row // plan[QUERIES], row % plan[QUERIES]
-    batch = head // plan[HEADS]
-    return batch * plan[MASK_BATCH] + head % plan[HEADS] * plan[MASK_HEAD] + query * plan[MASK_QUERY]
 
 
 @device
 def _count(base: int, key: Array, plan: Array) -> None:
     """Write 0, 1, 2, ... to scratch, which the draws of a row count from."""
-    columns = rows_at(base + plan[_COLUMNS], 1, KEYS_A_BLOCK * plan[DROPPED], key)[0]
+    columns = row_at(base + plan[_COLUMNS], KEYS_A_BLOCK * plan[DROPPED], key)
     for j in range(columns.size):
         columns[j] = j
 
 
 @device
 def _drop(row: Array, base: int, key: Array, index: int, rate: float, plan: Array) -> None:
-    columns = rows_at(base + plan[_COLUMNS], 1, row.size, key)[0]
+    columns = row_at(base + plan[_COLUMNS], row.size, key)
     drop(row, row, columns, key[0], key[1], index, 1.0 - rate)
 
 
 @device
-def _gather(made: int, source: int, row: int, shape: Any, factor: Any, like: Array) -> Any:
-    """Copy rows of an array, times a factor, to scratch: a tile reads whole strips of them."""
-    rows, width = shape
-    given = rows_at(source + row * width * like.itemsize, rows, width, like)
-    copy = rows_at(made, rows, width, like)
+def _soften(
+    base: int, row: int, window: Any, mask: Array, key: Array, rate: float, like: Array, plan: Array
+) -> None:
+    """Make exponentials of a block of scores, and bring what there was before to their scale."""
+    (first, rows, start, stop), dim_v = window, plan[DIM_V]
+    tops, sums = row_at(base + plan[_TOPS], rows, like), row_at(base + plan[_SUMS], rows, like)
     for i in range(rows):
-        row_times(copy[i], given[i], factor)
-    return copy
-
-
-@device
-def _soften(row: Array, out: Array, tops: Array, sums: Array, i: int) -> None:
-    """Make exponentials of a row of scores, and bring what there was before to their scale."""
-    before, top = tops[i], row_max(row)
-    if before >= top:  # not of a NaN
-        top = before
-    if top == -math.inf:  # nothing is kept so far
-        clear(row)
-        return
-    exp_minus(row, row, top)
-    factor = _exp(before - top)
-    if before != -math.inf and factor != 1:
-        row_times(out, out, factor)
-    tops[i], sums[i] = top, sums[i] * factor + row_sum(row)
-
-
-@device
-def _forward_block(base: int, row: int, q: Array, mask: Array, key: Array, rate: float, plan: Array) -> None:
-    item, (rows, _), first = q.itemsize, q.shape, row % plan[QUERIES]
-    block = rows_at(base + plan[_P], rows, KEYS_A_BLOCK, q)
-    state = rows_at(base + plan[_STATE], 2, QUERIES_A_BLOCK, q)
-    out = rows_at(plan[_AT_OUT] + row * plan[DIM_V] * item, rows, plan[DIM_V], q)
-    lse = rows_at(plan[_AT_LSE] + row * item, 1, rows, q)[0]
-    for i in range(rows):
-        state[0, i], state[1, i] = -math.inf, 0
-    reach = min(plan[KEYS], first + rows) if plan[CAUSAL] else plan[KEYS]
-    for start in range(0, reach, KEYS_A_BLOCK):
-        stop = min(reach, start + KEYS_A_BLOCK)
-        multiply(plan[TILE], q, base + plan[_KT], block, start, stop, first, plan)
-        for i in range(rows):
-            seen = _seen(plan, first + i, start, stop)
-            clear(block[i, seen : stop - start])
-            if seen > 0:
-                scores = block[i, :seen]
-                if mask.size:
-                    hide(scores, mask, _mask_row(row + i, plan), start)
-                _soften(scores, out[i], state[0], state[1], i)
+        seen, at = keys_seen(plan, first + i, start, stop), base + plan[_P] + i * KEYS_A_BLOCK * plan[ITEM]
+        if seen > 0:
+            p, before = row_at(at, seen, like), tops[i]
+            if mask.size:
+                hide(p, mask, mask_row(row + i, plan), start)
+            top = row_max(p)
+            if before >= top:  # not of a NaN
+                top = before
+            if top == -math.inf:  # nothing is kept so far
+                clear(p)
+            else:
+                total = exp_sum(p, p, top)
+                if before != -math.inf and before != top:
+                    factor = _exp(before - top)
+                    made = row_at(base + plan[_O] + i * dim_v * plan[ITEM], dim_v, like)
+                    row_times(made, made, factor)
+                    sums[i] *= factor
+                tops[i] = top
+                sums[i] += total
                 if plan[DROPPED]:
-                    _drop(scores, base, key, (row + i) * plan[KEYS] + start, rate, plan)
-        by_keys(1, block, base + plan[_V], out, start, stop, first, plan)
-    for i in range(rows):
-        lse[i] = 0
-        if state[0, i] != -math.inf:
-            lse[i] = state[0, i] + _log(state[1, i])
-            row_times(out[i], out[i], q.dtype.type(1) / state[1, i])
+                    _drop(p, base, key, (row + i) * plan[KEYS] + start, rate, plan)
+            clear_rest(at, seen, stop - start, like, plan)
+
+
+@device
+def _forward_block(
+    base: int, row: int, window: Any, mask: Array, key: Array, rate: float, like: Array, plan: Array
+) -> None:
+    """Do queries whose rows are in scratch.  window: the first in its head, and how many."""
+    (first, rows), keys = window, plan[KEYS]
+    tops, sums = row_at(base + plan[_TOPS], rows, like), row_at(base + plan[_SUMS], rows, like)
+    row_fill(tops, like.dtype.type(-math.inf))
+    clear(sums)
+    reach = min(keys, first + rows) if plan[CAUSAL] else keys
+    for start in range(0, reach, KEYS_A_BLOCK):
+        block = first, rows, start, min(reach, start + KEYS_A_BLOCK)
+        multiply(base + plan[_Q], plan[DIM], base + plan[_KT], base + plan[_P], block, plan)
+        _soften(base, row, block, mask, key, rate, like, plan)
+        by_keys(1, base + plan[_P], base + plan[_V], base + plan[_O], block, plan)
+    finish(row_at(plan[_AT_LSE] + row * plan[ITEM], rows, like), sums, tops, sums)
 
 
 @kernel
 def _attention(lo: int, hi: int, work: A1, mask: A2, key: A1, scale: float, rate: float, plan: Words) -> None:
-    item, dim, dim_v, keys = work.itemsize, plan[DIM], plan[DIM_V], plan[KEYS]
-    queries, chunks, units = plan[QUERIES], plan[CHUNKS], plan[UNITS]
-    total = (queries + QUERIES_A_BLOCK - 1) // QUERIES_A_BLOCK
+    dim, dim_v, keys, queries, chunks = plan[DIM], plan[DIM_V], plan[KEYS], plan[QUERIES], plan[CHUNKS]
+    blocks, group, item = (queries + QUERIES_A_BLOCK - 1) // QUERIES_A_BLOCK, plan[GROUP], plan[ITEM]
+    size, size_v, one = dim * item, dim_v * item, work.dtype.type(1)
     for unit in range(lo, hi):
         base = (work.ctypes.data + 63) // 64 * 64 + unit * plan[UNIT_BYTES]
         _count(base, key, plan)
-        for task in range(unit * plan[TASKS] // units, (unit + 1) * plan[TASKS] // units):
-            head, chunk = task // chunks, task % chunks
-            begin = chunk * total // chunks * QUERIES_A_BLOCK
-            end = min(queries, (chunk + 1) * total // chunks * QUERIES_A_BLOCK)
+        sums = row_at(base + plan[_SUMS], QUERIES_A_BLOCK, work)
+        for task in range(unit * plan[TASKS] // plan[UNITS], (unit + 1) * plan[TASKS] // plan[UNITS]):
+            shared, chunk = task // chunks, task % chunks
+            begin = chunk * blocks // chunks * QUERIES_A_BLOCK
+            end = min(queries, (chunk + 1) * blocks // chunks * QUERIES_A_BLOCK)
             reach = min(keys, end) if plan[CAUSAL] else keys
-            k = rows_at(plan[_AT_K] + head * keys * dim * item, reach, dim, work)
-            v = rows_at(plan[_AT_V] + head * keys * dim_v * item, reach, dim_v, work)
-            pack_transposed(plan[PACK_KT], base + plan[_KT], k, plan[WIDE])
-            pack_panels(plan[PACK_V], base + plan[_V], v, plan[WIDE_V], keys)
-            for member in range(plan[GROUP]):
+            at, apart = heads_at(shared, 0, plan[HEADS] // group, keys, plan)
+            k, v, shape = plan[_AT_K] + at * dim, plan[_AT_V] + at * dim_v, (reach, dim)
+            pack_transposed_at(plan[PACK], base + plan[_KT], k, apart * dim, shape, plan[WIDE], item)
+            copy_rows(base + plan[_V], size_v, v, apart * dim_v, (reach, dim_v), one, work)
+            for head in range(shared * group, shared * group + group):
                 for first in range(begin, end, QUERIES_A_BLOCK):
-                    row = (head * plan[GROUP] + member) * queries + first
-                    shape = (min(QUERIES_A_BLOCK, end - first), dim)
-                    q = _gather(base + plan[_Q], plan[_AT_Q], row, shape, work.dtype.type(scale), work)
-                    _forward_block(base, row, q, mask, key, rate, plan)
+                    window = first, min(QUERIES_A_BLOCK, end - first)
+                    at, apart = heads_at(head, first, plan[HEADS], queries, plan)
+                    q, shape, factor = plan[_AT_Q] + at * dim, (window[1], dim), work.dtype.type(scale)
+                    copy_rows(base + plan[_Q], size, q, apart * dim, shape, factor, work)
+                    _forward_block(base, head * queries + first, window, mask, key, rate, work, plan)
+                    out, step = plan[_AT_OUT] + at * dim_v, apart * dim_v
+                    for i in range(window[1]):
+                        made = row_at(base + plan[_O] + i * size_v, dim_v, work)
+                        row_times(row_at(out + i * step, dim_v, work), made, sums[i])
 
 
 @device
 def _slopes(
-    block: Array,
-    slopes: Array,
-    base: int,
-    row: int,
-    window: Any,
-    mask: Array,
-    key: Array,
-    rate: float,
-    plan: Array,
+    base: int, row: int, window: Any, mask: Array, key: Array, rate: float, like: Array, plan: Array
 ) -> None:
     """Make probabilities of a block of scores, and the gradients of scores of those of probabilities."""
-    item, rows, (start, stop) = block.itemsize, block.shape[0], window
-    deltas = rows_at(base + plan[_STATE], 1, rows, block)[0]
-    lse = rows_at(plan[_AT_LSE] + row * item, 1, rows, block)[0]
+    (first, rows, start, stop), step = window, KEYS_A_BLOCK * plan[ITEM]
+    block, slopes = base + plan[_P], base + plan[_DP]
+    deltas = row_at(base + plan[_DELTAS], rows, like)
+    lse = row_at(plan[_AT_LSE] + row * plan[ITEM], rows, like)
     for i in range(rows):
-        seen = _seen(plan, row % plan[QUERIES] + i, start, stop)
-        clear(block[i, seen : stop - start])
-        clear(slopes[i, seen : stop - start])
+        seen, at_p, at_dp = keys_seen(plan, first + i, start, stop), block + i * step, slopes + i * step
         if seen > 0:
-            p, dp, index = block[i, :seen], slopes[i, :seen], (row + i) * plan[KEYS] + start
+            p, dp, index = row_at(at_p, seen, like), row_at(at_dp, seen, like), (row + i) * plan[KEYS] + start
             if mask.size:
-                hide(p, mask, _mask_row(row + i, plan), start)
-            exp_minus(p, p, lse[i])
+                hide(p, mask, mask_row(row + i, plan), start)
             if plan[DROPPED]:
                 _drop(dp, base, key, index, rate, plan)
-            slope(dp, p, dp, deltas[i])
+            exp_slope(p, dp, p, dp, lse[i], deltas[i])
             if plan[DROPPED]:
                 _drop(p, base, key, index, rate, plan)
+            clear_rest(at_p, seen, stop - start, like, plan)
+            clear_rest(at_dp, seen, stop - start, like, plan)
+
+
+@device
+def _deltas(base: int, row: int, rows: int, out: int, step: int, like: Array, plan: Array) -> None:
+    """Write to scratch what the gradients of a row's scores are less than those of its probabilities."""
+    dim_v, size = plan[DIM_V], plan[DIM_V] * plan[ITEM]
+    deltas = row_at(base + plan[_DELTAS], rows, like)
+    g_lse = row_at(plan[_AT_G_LSE] + row * plan[ITEM], rows, like)
+    for i in range(rows):
+        g, made = row_at(base + plan[_G] + i * size, dim_v, like), row_at(out + i * step, dim_v, like)
+        deltas[i] = row_dot(g, made) - g_lse[i]
 
 
 @device
 def _backward_block(
-    base: int,
-    row: int,
-    rows: int,
-    like: Array,
-    mask: Array,
-    key: Array,
-    scale: float,
-    rate: float,
-    plan: Array,
+    base: int, row: int, window: Any, mask: Array, key: Array, rate: float, like: Array, plan: Array
 ) -> None:
-    item, dim, dim_v, keys = like.itemsize, plan[DIM], plan[DIM_V], plan[KEYS]
-    head, first = row // (plan[QUERIES] * plan[GROUP]), row % plan[QUERIES]
-    factor, one = like.dtype.type(scale), like.dtype.type(1)
-    q = _gather(base + plan[_Q], plan[_AT_Q], row, (rows, dim), factor, like)
-    g = _gather(base + plan[_G], plan[_AT_G], row, (rows, dim_v), one, like)
-    pack_panels(plan[PACK_K], base + plan[_QP], q, plan[WIDE_K], QUERIES_A_BLOCK)
-    pack_panels(plan[PACK_V], base + plan[_GP], g, plan[WIDE_V], QUERIES_A_BLOCK)
-    out = rows_at(plan[_AT_OUT] + row * dim_v * item, rows, dim_v, like)
-    deltas = rows_at(base + plan[_STATE], 1, rows, like)[0]
-    g_lse = rows_at(plan[_AT_G_LSE] + row * item, 1, rows, like)[0]
-    for i in range(rows):
-        deltas[i] = row_dot(g[i], out[i]) - g_lse[i]
-    block = rows_at(base + plan[_P], rows, KEYS_A_BLOCK, like)
-    slopes = rows_at(base + plan[_DP], rows, KEYS_A_BLOCK, like)
-    dq = rows_at(plan[_AT_DQ] + row * dim * item, rows, dim, like)
-    dk = rows_at(plan[_AT_DK] + head * keys * dim * item, keys, dim, like)
-    dv = rows_at(plan[_AT_DV] + head * keys * dim_v * item, keys, dim_v, like)
-    reach = min(keys, first + rows) if plan[CAUSAL] else keys
+    """Do queries whose rows, and their gradient's, are in scratch.  window: as for `_forward_block`."""
+    first, rows = window
+    reach = min(plan[KEYS], first + rows) if plan[CAUSAL] else plan[KEYS]
     for start in range(0, reach, KEYS_A_BLOCK):
-        stop = min(reach, start + KEYS_A_BLOCK)
-        multiply(plan[TILE], q, base + plan[_KT], block, start, stop, first, plan)
-        multiply(plan[TILE], g, base + plan[_V], slopes, start, stop, first, plan)
-        _slopes(block, slopes, base, row, (start, stop), mask, key, rate, plan)
-        by_keys(0, slopes, base + plan[_K], dq, start, stop, first, plan)
-        by_queries(0, slopes, base + plan[_QP], dk[start:stop], rows, start, first, plan)
-        by_queries(1, block, base + plan[_GP], dv[start:stop], rows, start, first, plan)
-    for i in range(rows):
-        row_times(dq[i], dq[i], factor)
+        block = first, rows, start, min(reach, start + KEYS_A_BLOCK)
+        multiply(base + plan[_Q], plan[DIM], base + plan[_KT], base + plan[_P], block, plan)
+        multiply(base + plan[_G], plan[DIM_V], base + plan[_V], base + plan[_DP], block, plan)
+        _slopes(base, row, block, mask, key, rate, like, plan)
+        by_keys(0, base + plan[_DP], base + plan[_K], base + plan[_O], block, plan)
+        by_queries(0, base + plan[_DP], base + plan[_Q], base + plan[_DK], block, plan)
+        by_queries(1, base + plan[_P], base + plan[_G], base + plan[_DV], block, plan)
 
 
 @kernel
 def _attention_backward(
     lo: int, hi: int, work: A1, mask: A2, key: A1, scale: float, rate: float, plan: Words
 ) -> None:
-    item, dim, dim_v, keys = work.itemsize, plan[DIM], plan[DIM_V], plan[KEYS]
-    queries, units = plan[QUERIES], plan[UNITS]
-    reach = min(keys, queries) if plan[CAUSAL] else keys
+    dim, dim_v, keys, queries, group = plan[DIM], plan[DIM_V], plan[KEYS], plan[QUERIES], plan[GROUP]
+    reach, item, pack, wide = min(keys, queries) if plan[CAUSAL] else keys, plan[ITEM], plan[PACK], plan[WIDE]
+    size, size_v, factor, one = dim * item, dim_v * item, work.dtype.type(scale), work.dtype.type(1)
     for unit in range(lo, hi):
         base = (work.ctypes.data + 63) // 64 * 64 + unit * plan[UNIT_BYTES]
         _count(base, key, plan)
-        for head in range(unit * plan[TASKS] // units, (unit + 1) * plan[TASKS] // units):
-            k = rows_at(plan[_AT_K] + head * keys * dim * item, reach, dim, work)
-            v = rows_at(plan[_AT_V] + head * keys * dim_v * item, reach, dim_v, work)
-            clear(rows_at(plan[_AT_DK] + head * keys * dim * item, 1, keys * dim, work)[0])
-            clear(rows_at(plan[_AT_DV] + head * keys * dim_v * item, 1, keys * dim_v, work)[0])
-            pack_transposed(plan[PACK_KT], base + plan[_KT], k, plan[WIDE])
-            pack_transposed(plan[PACK_KT], base + plan[_V], v, plan[WIDE])
-            pack_panels(plan[PACK_K], base + plan[_K], k, plan[WIDE_K], keys)
-            for member in range(plan[GROUP]):
+        for shared in range(unit * plan[TASKS] // plan[UNITS], (unit + 1) * plan[TASKS] // plan[UNITS]):
+            at_keys, between = heads_at(shared, 0, plan[HEADS] // group, keys, plan)
+            k, v = plan[_AT_K] + at_keys * dim, plan[_AT_V] + at_keys * dim_v
+            copy_rows(base + plan[_K], size, k, between * dim, (reach, dim), one, work)
+            pack_transposed_at(pack, base + plan[_KT], base + plan[_K], size, (reach, dim), wide, item)
+            pack_transposed_at(pack, base + plan[_V], v, between * dim_v, (reach, dim_v), wide, item)
+            clear(row_at(base + plan[_DK], keys * dim, work))
+            clear(row_at(base + plan[_DV], keys * dim_v, work))
+            for head in range(shared * group, shared * group + group):
                 for first in range(0, queries, QUERIES_A_BLOCK):
-                    row = (head * plan[GROUP] + member) * queries + first
-                    rows = min(QUERIES_A_BLOCK, queries - first)
-                    _backward_block(base, row, rows, work, mask, key, scale, rate, plan)
+                    row, rows = head * queries + first, min(QUERIES_A_BLOCK, queries - first)
+                    at, apart = heads_at(head, first, plan[HEADS], queries, plan)
+                    (at, step), (at_v, step_v) = (at * dim, apart * dim), (at * dim_v, apart * dim_v)
+                    copy_rows(base + plan[_Q], size, plan[_AT_Q] + at, step, (rows, dim), factor, work)
+                    copy_rows(base + plan[_G], size_v, plan[_AT_G] + at_v, step_v, (rows, dim_v), one, work)
+                    _deltas(base, row, rows, plan[_AT_OUT] + at_v, step_v, work, plan)
+                    _backward_block(base, row, (first, rows), mask, key, rate, work, plan)
+                    copy_rows(plan[_AT_DQ] + at, step, base + plan[_O], size, (rows, dim), factor, work)
+            dk, dv = plan[_AT_DK] + at_keys * dim, plan[_AT_DV] + at_keys * dim_v
+            copy_rows(dk, between * dim, base + plan[_DK], size, (keys, dim), one, work)
+            copy_rows(dv, between * dim_v, base + plan[_DV], size_v, (keys, dim_v), one, work)
 
 
 @dataclass(frozen=True)
@@ -292,12 +264,14 @@ class Attention:
     """Plans attention of one kind.
 
     scale: factor of the scores.  is_causal: query i sees keys 0 to i.  dropout: a rate.
+    seq_first: arrays of heads are (batch, n, heads, d) instead of (batch, heads, n, d).
     mask: (batch or 1, heads or 1, queries or 1, keys or 1) bool, or of no elements.  key: (2,), of dropout.
     """
 
     scale: float
     is_causal: bool
     dropout: float
+    seq_first: bool
 
     def forward(
         self, given: Sequence[Operand], made: Sequence[Operand], scratch: Callable[..., Operand]
@@ -306,12 +280,9 @@ class Attention:
 
         given: q (batch, heads, queries, d), k (batch, kv_heads, keys, d), v (batch, kv_heads, keys, d_v), at
         least one key; mask; key. lse: logarithm of the sum of the exponentials of the scores; 0 where no key
-        is seen. scratch: (shape, dtype) -> operand.
+        is seen; in this order of axes always. scratch: (shape, dtype) -> operand.
         """
-        q, k = given[:2]
-        blocks, heads = -(-q.shape[2] // QUERIES_A_BLOCK), k.shape[0] * k.shape[1]
-        chunks = min(blocks, -(-_UNITS // heads), max(_CHUNKS, _SCRATCH // k.spec.nbytes))
-        return [self._launch(_attention, (*given[:3], *made), given[3:], chunks, 2, scratch)]
+        return [self._launch(_attention, (*given[:3], *made), given[3:], 2, scratch)]
 
     def backward(
         self, given: Sequence[Operand], others: Sequence[Operand], scratch: Callable[..., Operand]
@@ -320,39 +291,44 @@ class Attention:
 
         given: as for `forward`.  others: out, lse, gradients of out and lse, and those of q, k and v.
         """
-        return [self._launch(_attention_backward, (*given[:3], *others), given[3:], 1, 5, scratch)]
+        return [self._launch(_attention_backward, (*given[:3], *others), given[3:], 5, scratch)]
 
     def _launch(
         self,
         kernel: Kernel,
         arrays: Sequence[Operand],
         mask_and_key: Sequence[Operand],
-        chunks: int,
         products: int,
         scratch: Callable[..., Operand],
     ) -> Launch:
-        q, v, (mask, key) = arrays[0], arrays[2], mask_and_key
-        (batch, heads, queries, dim), (_, kv_heads, keys, dim_v) = q.shape, v.shape
-        dtype = q.dtype.name
+        q, k, v, (mask, key) = *arrays[:3], mask_and_key
+        (heads, queries), (kv_heads, keys) = (sizes_of(x.shape, self.seq_first) for x in (q, k))
+        batch, dim, dim_v, dtype, item = q.shape[0], q.shape[3], v.shape[3], q.dtype.name, q.dtype.itemsize
         wide = [gemm.panel(dtype, n) for n in (keys, dim, dim_v)]
         tiles = [gemm.micro_kernel(dtype, w) for w in wide]
-        packers = [gemm.packer(dtype, w, k == 0) for k, w in enumerate(wide)]
-        places, size = _places(dim, dim_v, keys, wide, q.dtype.itemsize, self.dropout > 0, products > 2)
+        places, size = _places(dim, dim_v, keys, wide, item, self.dropout > 0, products > 2)
+        chunks = 1
+        if products == 2:
+            most = max(_CHUNKS, _PACKED // k.spec.nbytes)
+            chunks = min(-(-queries // QUERIES_A_BLOCK), -(-_TASKS // (batch * kv_heads)), most)
         tasks = batch * kv_heads * chunks
-        units = min(tasks, max(_UNITS, _SCRATCH // size))
+        units = min(tasks, _UNITS)
         masks = mask.shape if mask.size else (1, 1, 1, 1)
         strides = [int(n > 1) * math.prod(masks[a + 1 : 3]) for a, n in enumerate(masks[:3])]
         sizes = (dim, dim_v, queries, keys, heads // kv_heads, heads, chunks, tasks, units)
-        flags = (int(self.is_causal), int(self.dropout > 0))
-        words = (*sizes, *flags, gemm.rows(), *wide, *tiles, *packers, *strides, size, *places)
-        addresses = [Address(a) for a in arrays]
+        flags = (item, int(self.is_causal), int(self.dropout > 0), int(self.seq_first))
+        words = (*sizes, *flags, gemm.rows(), *wide, *tiles, gemm.packer(dtype, wide[0], True), *strides)
         rows = mask.reshaped(math.prod(masks[:3]) if mask.size else 0, masks[3])
-        work = scratch((units * size // q.dtype.itemsize + 64,), q.dtype)
+        work = scratch((units * size // item + 64,), q.dtype)
         scores = batch * heads * queries * keys / (2 if self.is_causal else 1)
         flops = scores * (products * (dim + dim_v) + 40 + 150 * (self.dropout > 0))
-        return kernel(
-            units, flops * config.FLOP_NS, work, rows, key, self.scale, self.dropout, (*words, *addresses)
-        )
+        plan: tuple[int | Address, ...] = (*words, size, *places, *(Address(a) for a in arrays))
+        return kernel(units, flops * config.FLOP_NS, work, rows, key, self.scale, self.dropout, plan)
+
+
+def sizes_of(shape: Sequence[int], seq_first: bool) -> tuple[int, int]:
+    """Return how many heads and rows an array of heads has."""
+    return (shape[2], shape[1]) if seq_first else (shape[1], shape[2])
 
 
 def _places(
@@ -360,19 +336,21 @@ def _places(
 ) -> tuple[list[int], int]:
     """Return where in a unit's scratch each of its places is, and the bytes of all of them."""
     block, padded = QUERIES_A_BLOCK * KEYS_A_BLOCK, -(-keys // wide[0]) * wide[0]
-    wide_k, wide_v = (-(-n // w) * w for n, w in zip((dim, dim_v), wide[1:], strict=True))
+    # A tile reads whole vectors, also behind the last row.
+    queries_q, queries_v = QUERIES_A_BLOCK * dim + wide[1], QUERIES_A_BLOCK * dim_v + wide[2]
     counts = {
         _KT: padded * dim,
-        _V: padded * dim_v if backward else keys * wide_v,
-        _Q: QUERIES_A_BLOCK * dim,
+        _V: padded * dim_v + wide[2],
+        _Q: queries_q,
         _P: block,
         _COLUMNS: KEYS_A_BLOCK * 8 // item * dropped,
-        _STATE: 2 * QUERIES_A_BLOCK,
-        _K: keys * wide_k * backward,
-        _G: QUERIES_A_BLOCK * dim_v * backward,
-        _QP: QUERIES_A_BLOCK * wide_k * backward,
-        _GP: QUERIES_A_BLOCK * wide_v * backward,
+        **dict.fromkeys((_TOPS, _SUMS, _DELTAS), QUERIES_A_BLOCK),
+        _K: (keys * dim + wide[1]) * backward,
+        _G: queries_v * backward,
         _DP: block * backward,
+        _O: QUERIES_A_BLOCK * (dim if backward else dim_v),
+        _DK: keys * dim * backward,
+        _DV: keys * dim_v * backward,
     }
     places, size = [], 0
     for place in range(PLACES, _ARRAYS):

@@ -5,9 +5,10 @@ of `gemm.py`; in causal attention the tiles, and the terms of sums, that no quer
 """
 
 import math
+from typing import Any
 
-from .formulas import exp
-from .kernel import Array, call_address, device
+from .formulas import exp, log
+from .kernel import Array, call_address, device, rows_at
 from .random import uniform32
 from .rows import row_map, row_reduce
 from .vector import Formula, Value, maximum, select
@@ -17,20 +18,37 @@ from .vector import Formula, Value, maximum, select
 QUERIES_A_BLOCK, KEYS_A_BLOCK = 48, 192
 
 #: Words of a plan: sizes, tiles and packers, strides of the mask, places in scratch, addresses of arrays.
-DIM, DIM_V, QUERIES, KEYS, GROUP, HEADS, CHUNKS, TASKS, UNITS, CAUSAL, DROPPED = range(11)
-HIGH, WIDE, WIDE_K, WIDE_V, TILE, TILE_K, TILE_V = range(11, 18)
-PACK_KT, PACK_K, PACK_V = range(18, 21)
+DIM, DIM_V, QUERIES, KEYS, GROUP, HEADS, CHUNKS, TASKS, UNITS, ITEM, CAUSAL, DROPPED, SEQ_FIRST = range(13)
+HIGH, WIDE, WIDE_K, WIDE_V, TILE, TILE_K, TILE_V, PACK = range(13, 21)
 MASK_BATCH, MASK_HEAD, MASK_QUERY, UNIT_BYTES = range(21, 25)
 PLACES = 25
 
 _add: Formula = lambda a, b: a + b
 row_max = row_reduce("row_max", lambda x: x, maximum, -math.inf)
-row_sum = row_reduce("row_sum_own", lambda x: x, _add, -0.0)
 row_dot = row_reduce("row_dot", lambda x, y: x.astype("float64") * y.astype("float64"), _add, -0.0)
 row_times = row_map("row_times_own", lambda x, factor: x * factor)
-exp_minus = row_map("row_exp_minus", lambda x, top: exp(x - top))
-slope = row_map("row_slope", lambda p, dp, delta: p * (dp - delta))
+row_fill = row_map("row_fill", lambda value: value)
+#: exp(x - top), stored, and the sum of it.
+exp_sum = row_reduce("row_exp_sum", lambda x, top: exp(x - top), _add, -0.0, stored=True)
 _hide = row_map("row_hide", lambda x, kept: select(kept, x, -math.inf))
+
+
+def _finished(top: Value, total: Value) -> tuple[Value, Value]:
+    nothing = top == -math.inf
+    return select(nothing, 0.0, top + log(total)), select(nothing, 1.0, 1.0 / total)
+
+
+#: From maxima and sums of rows: logarithms of sums of exponentials, and factors that make weights of these.
+finish = row_map("row_finish", _finished, outs=2)
+
+
+def _sloped(x: Value, dp: Value, lse: Value, delta: Value) -> tuple[Value, Value]:
+    p = exp(x - lse)
+    return p, p * (dp - delta)
+
+
+#: From scores and the gradients of probabilities: probabilities, and the gradients of scores.
+exp_slope = row_map("row_exp_slope", _sloped, outs=2)
 
 
 def _dropped(x: Value, column: Value, key0: Value, key1: Value, first: Value, keep: Value) -> Value:
@@ -42,13 +60,56 @@ def _dropped(x: Value, column: Value, key0: Value, key1: Value, first: Value, ke
 drop = row_map("row_drop", _dropped)
 
 
+# Attention sees memory as addresses, and rows of it as arrays: Numba compiles slices a third slower.
+
+
+@device
+def row_at(address: int, n: int, like: Array) -> Any:
+    """See n elements at an address as an array."""
+    return rows_at(address, 1, n, like)[0]
+
+
+@device
+def heads_at(head: int, first: int, heads: int, count: int, plan: Array) -> Any:
+    """Return where a row of a head is in an array, and how far the next is, in bytes times its width.
+
+    head: its number in (batch, heads).  first: the row's in its head.  count: rows of a head.
+    """
+    if plan[SEQ_FIRST]:
+        index, apart = (head // heads * count + first) * heads + head % heads, heads
+    else:
+        index, apart = head * count + first, 1
+    return index * plan[ITEM], apart * plan[ITEM]
+
+
+@device
+def copy_rows(to: int, to_step: int, source: int, step: int, shape: Any, factor: Any, like: Array) -> None:
+    """Copy rows, times a factor: from `step` bytes apart to `to_step` bytes apart.
+
+    Tiles work on copies in scratch: they read whole strips of rows, and rows that lie far apart share few
+    lines of the first-level cache (8 heads of 512 x 128, with rows 4 kB apart, took 1.25 of the time backward
+    without copies).
+    """
+    rows, width = shape
+    for i in range(rows):
+        row_times(row_at(to + i * to_step, width, like), row_at(source + i * step, width, like), factor)
+
+
+@device
+def pack_transposed_at(
+    pack: int, panels: int, source: int, step: int, shape: Any, wide: int, item: int
+) -> None:
+    """Pack rows (n, depth), `step` bytes apart, in panels of `wide` rows, (depth, wide) each."""
+    n, depth = shape
+    for at in range((n + wide - 1) // wide):
+        i = at * wide
+        call_address(pack, source + i * step, step, depth, min(wide, n - i), panels + i * depth * item)
+
+
 @device
 def pack_transposed(pack: int, panels: int, x: Array, wide: int) -> None:
     """Pack x (n, depth) in panels of `wide` rows, (depth, wide) each, by a packer that transposes."""
-    item, (n, depth) = x.itemsize, x.shape
-    for at in range((n + wide - 1) // wide):
-        start, used = at * wide * depth * item, min(wide, n - at * wide)
-        call_address(pack, x.ctypes.data + start, depth * item, depth, used, panels + start)
+    pack_transposed_at(pack, panels, x.ctypes.data, x.strides[0], x.shape, wide, x.itemsize)
 
 
 @device
@@ -61,70 +122,82 @@ def pack_panels(pack: int, panels: int, x: Array, wide: int, depth: int) -> None
         call_address(pack, x.ctypes.data + j * item, x.strides[0], n, min(wide, m - j), panel)
 
 
+# Of a block, `window` is its first query in the head, how many there are, and where its keys start and stop.
+
+
 @device
-def multiply(
-    tile: int, a: Array, panels: int, block: Array, start: int, stop: int, first: int, plan: Array
-) -> None:
-    """Set block to a (queries, depth) times keys start to stop - 1 of panels (depth, wide) of keys."""
-    item, (rows, depth) = a.itemsize, a.shape
-    high, wide = plan[HIGH], plan[WIDE]
+def multiply(a: int, depth: int, panels: int, block: int, window: Any, plan: Array) -> None:
+    """Set a block to rows (queries, depth) times its keys, of panels (depth, wide) of all keys."""
+    (first, rows, start, stop), item = window, plan[ITEM]
+    high, wide, tile, step, step_c = plan[HIGH], plan[WIDE], plan[TILE], depth * item, KEYS_A_BLOCK * item
     for column in range((stop - start + wide - 1) // wide):
         j = start + column * wide
-        b, used = panels + j * depth * item, min(wide, stop - j)
-        for strip in range((rows + high - 1) // high):
+        # In causal attention, up from the strip whose last query sees key j.
+        skip = max(0, j - first) // high if plan[CAUSAL] else 0
+        for strip in range(skip, (rows + high - 1) // high):
             i = strip * high
-            if not plan[CAUSAL] or j < first + i + high:
-                left, c = a.ctypes.data + i * depth * item, block[i, j - start :].ctypes.data
-                step_c, last = KEYS_A_BLOCK * item, min(high, rows - i)
-                call_address(
-                    tile, depth, left, depth * item, item, b, wide * item, c, step_c, 0, last, used, 0
-                )
+            row, b, c = a + i * step, panels + j * step, block + i * step_c + (j - start) * item
+            last, used = min(high, rows - i), min(wide, stop - j)
+            call_address(tile, depth, row, step, item, b, wide * item, c, step_c, 0, last, used, 0)
 
 
 @device
-def by_keys(
-    kind: int, block: Array, panels: int, out: Array, start: int, stop: int, first: int, plan: Array
-) -> None:
-    """Add block times panels (keys, wide) to out (queries, width), or set it at the first keys.
+def by_keys(kind: int, block: int, right: int, out: int, window: Any, plan: Array) -> None:
+    """Add a block times rows of keys to rows of its queries, `out`, or set these at the first keys.
 
-    kind: 0 for panels of what is `DIM` wide, 1 for `DIM_V`.
+    kind: 0 for rows that are `DIM` wide, 1 for `DIM_V`.  right: the rows of all keys.
     """
-    item, (rows, width) = out.itemsize, out.shape
-    high, wide, tile = plan[HIGH], plan[WIDE_K + kind], plan[TILE_K + kind]
-    step_a, step_c = KEYS_A_BLOCK * item, width * item
+    (first, rows, start, stop), item, width = window, plan[ITEM], plan[DIM + kind]
+    high, wide, tile, step = plan[HIGH], plan[WIDE_K + kind], plan[TILE_K + kind], width * plan[ITEM]
     for strip in range((rows + high - 1) // high):
         i = strip * high
         depth = (min(stop, first + i + high) if plan[CAUSAL] else stop) - start
         if depth > 0:
+            a, step_a, last = block + i * KEYS_A_BLOCK * item, KEYS_A_BLOCK * item, min(high, rows - i)
             for column in range((width + wide - 1) // wide):
                 j = column * wide
-                b = panels + (j * plan[KEYS] + start * wide) * item
-                a, c = block[i].ctypes.data, out[i, j:].ctypes.data
-                last, used = min(high, rows - i), min(wide, width - j)
-                call_address(tile, depth, a, step_a, item, b, wide * item, c, step_c, 0, last, used, start)
+                b, c, used = right + start * step + j * item, out + i * step + j * item, min(wide, width - j)
+                call_address(tile, depth, a, step_a, item, b, step, c, step, 0, last, used, start)
 
 
 @device
-def by_queries(
-    kind: int, block: Array, panels: int, out: Array, rows: int, start: int, first: int, plan: Array
-) -> None:
-    """Add block transposed, of `rows` queries, times panels (queries, wide) to out (keys, width).
+def by_queries(kind: int, block: int, right: int, out: int, window: Any, plan: Array) -> None:
+    """Add a block transposed, times rows of its queries, to rows of its keys.
 
-    out: the keys of the block, from `start` on.  kind: as in `by_keys`.
+    kind: as in `by_keys`.  right: the rows of its queries.  out: the rows of all keys.
     """
-    item, (keys, width) = out.itemsize, out.shape
-    high, wide, tile = plan[HIGH], plan[WIDE_K + kind], plan[TILE_K + kind]
-    step_a, step_c = KEYS_A_BLOCK * item, width * item
-    for strip in range((keys + high - 1) // high):
-        i = strip * high
-        skip = max(0, start + i - first) if plan[CAUSAL] else 0
+    (first, rows, start, stop), item, width = window, plan[ITEM], plan[DIM + kind]
+    high, wide, tile, step = plan[HIGH], plan[WIDE_K + kind], plan[TILE_K + kind], width * plan[ITEM]
+    for strip in range((stop - start + high - 1) // high):
+        i = start + strip * high
+        skip = max(0, i - first) if plan[CAUSAL] else 0
         if skip < rows:
+            a, step_a = block + (skip * KEYS_A_BLOCK + i - start) * item, KEYS_A_BLOCK * item
+            depth, last = rows - skip, min(high, stop - i)
             for column in range((width + wide - 1) // wide):
                 j = column * wide
-                b = panels + (j * QUERIES_A_BLOCK + skip * wide) * item
-                a, c = block[skip, i:].ctypes.data, out[i, j:].ctypes.data
-                last, used = min(high, keys - i), min(wide, width - j)
-                call_address(tile, rows - skip, a, item, step_a, b, wide * item, c, step_c, 0, last, used, 1)
+                b, c, used = right + skip * step + j * item, out + i * step + j * item, min(wide, width - j)
+                call_address(tile, depth, a, item, step_a, b, step, c, step, 0, last, used, 1)
+
+
+@device
+def keys_seen(plan: Array, query: int, start: int, stop: int) -> Any:
+    """Return how many keys from `start` to stop - 1 a query sees."""
+    return max(0, min(stop, query + 1) - start) if plan[CAUSAL] else stop - start
+
+
+@device
+def clear_rest(row: int, seen: int, keys: int, like: Array, plan: Array) -> None:
+    """Clear what tiles on the diagonal read behind the last key that a row sees."""
+    clear(row_at(row + seen * plan[ITEM], min(plan[HIGH], keys - seen), like))
+
+
+@device
+def mask_row(row: int, plan: Array) -> Any:
+    """Return the row of the mask for a row of the queries, (batch, heads, queries) in one."""
+    head, query = row // plan[QUERIES], row % plan[QUERIES]
+    batch = head // plan[HEADS]
+    return batch * plan[MASK_BATCH] + head % plan[HEADS] * plan[MASK_HEAD] + query * plan[MASK_QUERY]
 
 
 @device
@@ -133,12 +206,10 @@ def hide(row: Array, mask: Array, at: int, start: int) -> None:
     if mask.shape[1] > 1:
         _hide(row, row, mask[at, start : start + row.size])
     elif not mask[at, 0]:
-        for j in range(row.size):
-            row[j] = -math.inf
+        row_fill(row, row.dtype.type(-math.inf))
 
 
 @device
 def clear(row: Array) -> None:
     """Set a row to zero."""
-    for j in range(row.size):
-        row[j] = 0
+    row_fill(row, row.dtype.type(0))

@@ -20,18 +20,24 @@ _CHAINS = 4
 
 
 def row_reduce(
-    name: str, formula: Formula, combine: Formula, start: float, start_int: int = 0
+    name: str,
+    formula: Formula,
+    combine: Formula,
+    start: float,
+    start_int: int = 0,
+    stored: bool = False,
 ) -> Callable[..., Any]:
     """Make a function `(row, *numbers)` that combines `formula(element, *numbers)` over a row.
 
     The result has the formula's dtype; where the formula gives a tuple, so does the function, and each part
     is combined by itself. `start`, for integers `start_int`, must leave any value as it is when combined.
+    stored: the function is `(out, *rows_and_numbers)`, and stores the formula's values as `row_map` does.
     """
 
     def stand_in(row: Any, *numbers: Any) -> Any:
         raise TypeError(f"{name} runs only inside a kernel")
 
-    stand_in.for_numba = lambda: _reduce_intrinsic(name, formula, combine, (start, start_int))  # type: ignore[attr-defined]
+    stand_in.for_numba = lambda: _reduce_intrinsic(name, formula, combine, (start, start_int), stored)  # type: ignore[attr-defined]
     return stand_in
 
 
@@ -127,7 +133,9 @@ def _write_map(row: _Row, formula: Formula, outs: int) -> None:
     b.ret_void()
 
 
-def _write_reduce(row: _Row, formula: Formula, combine: Formula, dtypes: list[str], start: float) -> None:
+def _write_reduce(
+    row: _Row, formula: Formula, combine: Formula, dtypes: list[str], start: float, stored: bool
+) -> None:
     loop, b, lanes = row.loop, row.loop.builder, row.loop.lanes
     count, parts = loop.function.args[0], len(dtypes)
     # More accumulators than registers would go through memory.
@@ -141,7 +149,9 @@ def _write_reduce(row: _Row, formula: Formula, combine: Formula, dtypes: list[st
         ]
 
     def made(i: ir.Value, mask: ir.Value | None) -> list[ir.Value]:
-        values = formula(*row.values(i, mask))
+        values = formula(*row.values(i, mask, first=int(stored)))
+        if stored:
+            loop.store(values, row.at(0, i), mask)
         return [v.ir for v in (values if isinstance(values, tuple) else (values,))]
 
     def step(i: ir.Value, *totals: ir.Value) -> list[ir.Value]:
@@ -236,15 +246,17 @@ def _map_intrinsic(name: str, formula: Formula, outs: int) -> Any:
     return call
 
 
-def _result_dtypes(formula: Formula, kinds: Sequence[Any]) -> list[str]:
+def _result_dtypes(formula: Formula, kinds: Sequence[Any], first: int) -> list[str]:
     """Return the dtypes that a formula gives for these arguments: write it into a function thrown away."""
     loop = _function(ir.Module("probe"), "probe", kinds, ir.VoidType(), ["float64"])
     assert loop is not None
-    made = formula(*_Row(loop, kinds).values(n64(0), None))
+    made = formula(*_Row(loop, kinds).values(n64(0), None, first))
     return [v.dtype for v in (made if isinstance(made, tuple) else (made,))]
 
 
-def _reduce_intrinsic(name: str, formula: Formula, combine: Formula, starts: tuple[float, int]) -> Any:
+def _reduce_intrinsic(
+    name: str, formula: Formula, combine: Formula, starts: tuple[float, int], stored: bool
+) -> Any:
     from numba import from_dtype, types
     from numba.extending import intrinsic
 
@@ -255,7 +267,7 @@ def _reduce_intrinsic(name: str, formula: Formula, combine: Formula, starts: tup
         start = starts[0 if "float" in dtypes[0] else 1]
 
         def write(row: _Row) -> None:
-            _write_reduce(row, formula, combine, dtypes, start)
+            _write_reduce(row, formula, combine, dtypes, start, stored)
 
         made = _call(context, builder, signature, args, name, dtypes, write)
         if not several:
@@ -266,7 +278,7 @@ def _reduce_intrinsic(name: str, formula: Formula, combine: Formula, starts: tup
 
     @intrinsic
     def call(typingctx, row, *arguments):  # type: ignore[no-untyped-def]
-        kinds = [from_dtype(np.dtype(d)) for d in _result_dtypes(formula, [row, *arguments])]
+        kinds = [from_dtype(np.dtype(d)) for d in _result_dtypes(formula, [row, *arguments], int(stored))]
         result = kinds[0] if len(kinds) == 1 else types.Tuple(kinds)
         return result(row, types.StarArgTuple.from_types(arguments)), codegen
 

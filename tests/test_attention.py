@@ -192,6 +192,31 @@ def test_equals_pytorch():
         np.testing.assert_allclose(mine, other.numpy(), atol=1e-12)
 
 
+@pytest.mark.parametrize("kv_heads", [6, 2])
+def test_both_orders_of_axes_give_the_same_bits(kv_heads):
+    shapes = [(2, 70, 6, 20), (2, 250, kv_heads, 20), (2, 250, kv_heads, 7), (2, 70, 6, 7)]
+    q, k, v, g = (tp.tensor(x, dtype=tp.float32) for x in drawn(*shapes))
+    mask = np.random.default_rng(1).random((2, 6, 70, 250)) < 0.7
+    meta = {"scale": 0.2, "is_causal": True, "dropout": 0.1}
+
+    def run(seq_first, *arrays):
+        return OPS["attention"](*arrays, mask, KEY, **meta, seq_first=seq_first)
+
+    made, pullback = tp.vjp(lambda *a: run(True, *a), q, k, v)
+    grads = pullback((g, tp.ones(made[1].shape)))
+    want, pullback = tp.vjp(lambda *a: run(False, *a), *(x.swapaxes(1, 2) for x in (q, k, v)))
+    others = pullback((g.swapaxes(1, 2), tp.ones(made[1].shape)))
+    np.testing.assert_array_equal(made[1], want[1])
+    for a, b in zip((made[0], *grads), (want[0], *others), strict=True):
+        assert a.shape[1] in (70, 250)
+        np.testing.assert_array_equal(a, b.swapaxes(1, 2))
+    angles = [x.astype(np.float32) for x in drawn((70, 10), (70, 10))]
+    turned, again = (
+        OPS["rope_turn"](x, *angles, seq_first=f) for x, f in ((q, True), (q.swapaxes(1, 2), False))
+    )
+    np.testing.assert_array_equal(turned, again.swapaxes(1, 2))
+
+
 def test_rope_turns_pairs_half_a_row_apart():
     x = drawn((2, 3, 5, 8))[0]
     angles = np.arange(7, 12)[:, None] * 100.0 ** (-np.arange(4) / 4)

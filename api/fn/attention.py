@@ -35,6 +35,21 @@ def dot_product_attention(
 
     Vaswani et al. 2017; computed by blocks as in Dao et al. 2022.
     """
+    return attend(q, k, v, mask, is_causal, dropout, rngs, scale)
+
+
+def attend(
+    q: TensorLike,
+    k: TensorLike,
+    v: TensorLike,
+    mask: TensorLike | None,
+    is_causal: bool,
+    dropout: float,
+    rngs: Tensor | None,
+    scale: float | None = None,
+    seq_first: bool = False,
+) -> Tensor:
+    """Return `dot_product_attention`; with `seq_first` q, k, v and the result are (batch, seq, heads, d)."""
     name = "dot_product_attention"
     check_rate(dropout)
     if dropout and rngs is None:
@@ -47,7 +62,9 @@ def dot_product_attention(
         kept = kept.reshape((kept.shape[0], 1, 1, kept.shape[1]))
     key = zeros((2,), dtype=int64) if rngs is None else rngs
     factor = 1 / math.sqrt(max(1, query.shape[-1] if query.ndim else 1)) if scale is None else float(scale)
-    return ops.attention(query, k, v, kept, key, scale=factor, is_causal=is_causal, dropout=dropout)[0]
+    return ops.attention(
+        query, k, v, kept, key, scale=factor, is_causal=is_causal, dropout=dropout, seq_first=seq_first
+    )[0]
 
 
 def rope(x: TensorLike, theta: float = 10000.0, offset: int = 0) -> Tensor:
@@ -59,13 +76,18 @@ def rope(x: TensorLike, theta: float = 10000.0, offset: int = 0) -> Tensor:
 
     Su et al. 2021.
     """
-    t = as_float("rope", x)
+    return turned(x, theta, offset)
+
+
+def turned(x: TensorLike, theta: float, offset: int = 0, seq_first: bool = False) -> Tensor:
+    """Return `rope`; with `seq_first` of an array (..., seq, heads, d)."""
+    t, axis = as_float("rope", x), -3 if seq_first else -2
     if t.ndim < 2 or t.shape[-1] < 2 or t.shape[-1] % 2:
         raise ValueError(f"rope: x has shape {t.shape}, expected (..., seq, d) with an even d")
     if not theta > 0:
         raise ValueError(f"rope: theta is {theta}, expected a positive number")
-    cos, sin = _angles(t.shape[-2], t.shape[-1], float(theta), integer("rope", "offset", offset), t.dtype)
-    return ops.rope_turn(t, cos, sin)
+    cos, sin = _angles(t.shape[axis], t.shape[-1], float(theta), integer("rope", "offset", offset), t.dtype)
+    return ops.rope_turn(t, cos, sin, seq_first=seq_first)
 
 
 @functools.lru_cache(maxsize=64)

@@ -8,6 +8,7 @@ from treepie.autodiff import Tensor, rng
 from treepie.autodiff.arguments import integer
 
 from .. import fn
+from ..fn.attention import attend, turned
 from ..fn.linear import check_rate
 from ..init import glorot_uniform
 from .core import Context, Layer, Tree, Vars
@@ -69,13 +70,13 @@ def multi_head_attention(
             for p, heads in (("q_proj", num_heads), ("k_proj", kv_heads), ("v_proj", kv_heads))
         )
         if rope:
-            q, k = fn.rope(q, rope_theta), fn.rope(k, rope_theta)
-        out = fn.dot_product_attention(q, k, v, mask, is_causal, rate, rngs if rate else None)
-        return fn.linear(out.swapaxes(1, 2).reshape(x.shape), params["out_proj"]), state
+            q, k = (turned(t, rope_theta, seq_first=True) for t in (q, k))
+        out = attend(q, k, v, mask, is_causal, rate, rngs if rate else None, seq_first=True)
+        return fn.linear(out.reshape(x.shape), params["out_proj"]), state
 
     return Layer(init, apply, f"multi_head_attention({embed_dim}, {num_heads})")
 
 
 def _heads(x: Tensor, heads: int) -> Tensor:
-    """Split the last axis: (batch, seq, heads d) -> (batch, heads, seq, d)."""
-    return x.reshape((*x.shape[:2], heads, x.shape[2] // heads)).swapaxes(1, 2)
+    """Split the last axis: (batch, seq, heads d) -> (batch, seq, heads, d), the same memory."""
+    return x.reshape((*x.shape[:2], heads, x.shape[2] // heads))

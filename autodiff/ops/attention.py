@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from treepie.kernels.attention import Attention
+from treepie.kernels.attention import Attention, sizes_of
 from treepie.kernels.elementwise import fill
 from treepie.kernels.program import Launch, Operand, Spec
 
@@ -21,7 +22,7 @@ from .compare import not_equal
 from .linalg import product
 from .random import check_key, uniform_oracle
 from .reduction import sum
-from .shape import expand_dims, reshape
+from .shape import expand_dims, reshape, swapaxes
 
 Bound = tuple[tuple[Tensor, ...], Meta]
 
@@ -35,20 +36,25 @@ def _bind(
     scale: float,
     is_causal: bool,
     dropout: float,
+    seq_first: bool,
 ) -> Bound:
     tensors = [as_tensor(t) for t in (q, k, v)]
     same_float_dtype("attention", q=tensors[0], k=tensors[1], v=tensors[2])
     a, b, c = (t.shape for t in tensors)
     fits = len(a) == len(b) == len(c) == 4 and a[0] == b[0] and b[:3] == c[:3] and a[3] == b[3]
-    if not fits or min(*a[1:2], b[1], a[3], c[3]) < 1 or a[1] % b[1]:
+    (heads, queries), (kv_heads, keys) = (sizes_of(x, seq_first) if fits else (0, 0) for x in (a, b))
+    if min(heads, kv_heads) < 1 or min(a[3], c[3]) < 1 or heads % kv_heads:
+        of_queries, of_keys = (
+            ("seq_q, heads", "seq_k, kv_heads") if seq_first else ("heads, seq_q", "kv_heads, seq_k")
+        )
         raise ValueError(
-            f"attention: q has shape {a}, k {b} and v {c}, expected (batch, heads, seq_q, d), "
-            "(batch, kv_heads, seq_k, d) and (batch, kv_heads, seq_k, d_v), kv_heads a divisor of heads"
+            f"attention: q has shape {a}, k {b} and v {c}, expected (batch, {of_queries}, d), "
+            f"(batch, {of_keys}, d) and (batch, {of_keys}, d_v), kv_heads a divisor of heads"
         )
     kept = as_tensor(mask)
     if kept.dtype.kind == "f":
         raise TypeError(f"attention: mask has dtype {kept.dtype.name}, expected bool or an integer dtype")
-    whole = (a[0], a[1], a[2], b[2])
+    whole = (a[0], heads, queries, keys)
     if kept.size == 0:
         kept = reshape(kept, (0, 0, 0, 0))
     elif kept.ndim != 4 or any(n not in (1, m) for n, m in zip(kept.shape, whole, strict=True)):
@@ -56,7 +62,12 @@ def _bind(
     if kept.dtype.kind != "b":
         kept = not_equal(kept, 0)
     drawn = check_key("attention", as_tensor(key)) if dropout else as_tensor(np.zeros(2, np.int64))
-    meta = {"scale": float(scale), "is_causal": bool(is_causal), "dropout": float(dropout)}
+    meta = {
+        "scale": float(scale),
+        "is_causal": bool(is_causal),
+        "dropout": float(dropout),
+        "seq_first": bool(seq_first),
+    }
     return (*tensors, kept, drawn), meta
 
 
@@ -71,6 +82,24 @@ def _plan_backward(inputs: list[Operand], outputs: list[Operand], scratch: Any, 
     if not k.size or not q.size:
         return [fill(made, 0) for made in outputs if made.size]
     return Attention(**meta).backward(inputs[2:7], (out, lse, g, g_lse, *outputs), scratch)
+
+
+def _rows(q: Spec | Tensor, seq_first: bool) -> tuple[int, ...]:
+    """Return (batch, heads, seq_q)."""
+    return (q.shape[0], *sizes_of(q.shape, seq_first))
+
+
+def _heads_first(oracle: Callable[..., Any], arrays: Sequence[int], results: Sequence[int]) -> Any:
+    """Make an oracle that takes `seq_first`: of arrays and results, by their numbers, axes are swapped."""
+
+    def call(*arguments: Any, seq_first: bool = False, **meta: Any) -> Any:
+        if not seq_first:
+            return oracle(*arguments, **meta)
+        given = [np.swapaxes(x, 1, 2) if k in arrays else x for k, x in enumerate(arguments)]
+        made = oracle(*given, **meta)
+        return tuple(np.swapaxes(x, 1, 2) if k in results else x for k, x in enumerate(made))
+
+    return call
 
 
 def _kept(mask: Any, key: Any, shape: Any, is_causal: bool) -> Any:
@@ -155,8 +184,11 @@ def _backward_in_ops(
     scale: float,
     is_causal: bool,
     dropout: float,
+    seq_first: bool,
 ) -> tuple[Tensor, ...]:
     """`attention_backward` in plain ops, with the matrix of scores: what its own gradient is taken of."""
+    if seq_first:
+        g, q, k, v, out = (swapaxes(t, 1, 2) for t in (g, q, k, v, out))
     shape = (*q.shape[:3], k.shape[2])
     hidden = np.zeros((1, 1, *shape[2:]), bool)
     if is_causal:
@@ -182,7 +214,8 @@ def _backward_in_ops(
     ds = p * (product(g, wide_v, False, True) * factors + rest) * scale
     dq = product(ds, wide_k)
     dk, dv = sum(product(ds, q, True), 2), sum(product(p * factors, g, True), 2)
-    return reshape(dq, (*shape[:3], k.shape[3])), dk, dv
+    made = reshape(dq, (*shape[:3], k.shape[3])), dk, dv
+    return tuple(swapaxes(t, 1, 2) for t in made) if seq_first else made
 
 
 def _given(cotangents: Any, results: Any) -> list[Tensor]:
@@ -212,7 +245,7 @@ def _vjp(g: Any, result: Any, *arguments: Tensor, **meta: Any) -> Any:
     return dq, dk, dv
 
 
-_META = {"scale": 0.5, "is_causal": False, "dropout": 0.0}
+_META = {"scale": 0.5, "is_causal": False, "dropout": 0.0, "seq_first": False}
 _NONE = {3: 2, 4: 2**32}
 
 
@@ -230,13 +263,16 @@ _CASES = [
     _case((1, 2, 3, 20), (1, 2, 195, 20), 4, (1, 1, 3, 1), dropout=0.5),
     _case((1, 2, 0, 4), (1, 2, 3, 4), 4),
     _case((1, 2, 3, 4), (1, 2, 0, 4), 4),
+    _case((2, 9, 4, 5), (2, 7, 2, 5), 3, (2, 1, 1, 7), is_causal=True, dropout=0.25, seq_first=True),
+    _case((1, 50, 2, 8), (1, 200, 1, 8), 33, (1, 2, 50, 200), seq_first=True),
+    _case((1, 3, 2, 4), (1, 0, 2, 4), 4, seq_first=True),
 ]
 
 
 def _backward_case(case: Case) -> Case:
     q, v = case.shapes[0], case.shapes[2]
-    out = (*q[:3], v[3])
-    return Case((out, q[:3], *case.shapes, out, q[:3]), case.meta, {5: 2, 6: 2**32})
+    out, rows = (*q[:3], v[3]), (q[0], *sizes_of(q, case.meta["seq_first"]))
+    return Case((out, rows, *case.shapes, out, rows), case.meta, {5: 2, 6: 2**32})
 
 
 @op(
@@ -246,7 +282,7 @@ def _backward_case(case: Case) -> Case:
     plan=_plan_backward,
     vjp=tuple(None if k in (5, 6) else pick(k) for k in range(9)),
     shared=_backward_vjp,
-    oracle=_backward_oracle,
+    oracle=_heads_first(_backward_oracle, (0, 2, 3, 4, 7), (0, 1, 2)),
     cases=[_backward_case(c) for c in _CASES],
     wrong=Case(
         (
@@ -282,13 +318,14 @@ def attention_backward(
     scale: float,
     is_causal: bool,
     dropout: float,
+    seq_first: bool = False,
 ) -> Bound:
     """Gradients of attention with respect to q, k and v."""
-    inputs, meta = _bind(q, k, v, mask, key, scale, is_causal, dropout)
+    inputs, meta = _bind(q, k, v, mask, key, scale, is_causal, dropout, seq_first)
     others = [as_tensor(t) for t in (g, g_lse, out, lse)]
     same_float_dtype("attention", q=inputs[0], g=others[0], g_lse=others[1], out=others[2], lse=others[3])
-    rows = inputs[0].shape[:3]
-    whole = (*rows, inputs[2].shape[3])
+    rows = _rows(inputs[0], seq_first)
+    whole = (*inputs[0].shape[:3], inputs[2].shape[3])
     for t, shape in zip(others, (whole, rows, whole, rows), strict=True):
         if t.shape != shape:
             raise ValueError(f"attention: a result or its gradient has shape {t.shape}, expected {shape}")
@@ -298,14 +335,14 @@ def attention_backward(
 @op(
     name="attention",
     signature="(b,h,q,d),(b,g,k,d),(b,g,k,e),(...),(2)->(b,h,q,e),(b,h,q)",
-    infer=lambda q, k, v, mask, key, **meta: [
+    infer=lambda q, k, v, mask, key, *, seq_first, **meta: [
         Spec((*q.shape[:3], v.shape[3]), q.dtype),
-        Spec(q.shape[:3], q.dtype),
+        Spec(_rows(q, seq_first), q.dtype),
     ],
     plan=_plan,
     vjp=(pick(0), pick(1), pick(2), None, None),
     shared=_vjp,
-    oracle=_oracle,
+    oracle=_heads_first(_oracle, (0, 1, 2), (0,)),
     cases=_CASES,
     wrong=Case(((1, 3, 4, 5), (1, 2, 4, 5), (1, 2, 4, 5), (0,), (2,)), _META, _NONE),
     large=_case((4, 4, 512, 64), (4, 4, 512, 64), 64, is_causal=True),
@@ -322,10 +359,13 @@ def attention(
     scale: float,
     is_causal: bool,
     dropout: float,
+    seq_first: bool = False,
 ) -> Bound:
     """Softmax(scale q k') v over heads, and the logarithms of the softmax's sums.
 
     mask: nonzero keeps; broadcasts to (batch, heads, seq_q, seq_k), or (0,) for none.  key: of dropout.
+    seq_first: q, k, v and the result are (batch, seq, heads, d) instead of (batch, heads, seq, d); the
+    logarithms are (batch, heads, seq_q) in either order.
     Where a query sees no key, both results are 0.
     """
-    return _bind(q, k, v, mask, key, scale, is_causal, dropout)
+    return _bind(q, k, v, mask, key, scale, is_causal, dropout, seq_first)
