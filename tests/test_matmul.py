@@ -9,6 +9,7 @@ import llvmlite.binding as llvm
 import numpy as np
 import pytest
 
+from treepie.autodiff import OPS, tensor
 from treepie.kernels import config, gemm, matmul, threads
 from treepie.kernels.epilogue import COLUMN, MATRIX, ROW, Epilogue
 from treepie.kernels.program import Operand, Program, Spec
@@ -93,6 +94,19 @@ def test_epilogues_see_each_element_once(transpose_a, transpose_b, dtype):
         check(m, k, n, transpose_a, transpose_b, dtype, after=True)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("after", [False, True])
+def test_a_high_product_of_a_long_transposed_matrix(dtype, after):
+    """It is made transposed, unless there is an epilogue: one way or the other the same bits."""
+    m, k, n = 1000, 600, 37
+    assert matmul._turns(m, k, n, 1, True, False)
+    assert not matmul._turns(m, k, n, 2, True, False)
+    check(m, k, n, True, False, dtype, after=after)
+    a, b = (np.random.default_rng(0).standard_normal(s).astype(dtype) for s in ((k, m), (k, n)))
+    made = OPS["matmul"](tensor(a), tensor(b), transpose_a=True)
+    np.testing.assert_array_equal(made.numpy(), OPS["matmul"](tensor(a.T.copy()), tensor(b)).numpy())
+
+
 SHAPES = [(700, 600, 500), (40, 900, 2000), (2000, 64, 40), (7, 30, 9)]
 
 
@@ -135,6 +149,7 @@ def test_grids_have_work_for_all_threads(team):
 FORCED = """
 import sys; sys.path.insert(0, {tests!r})
 import itertools
+from treepie.autodiff import OPS, tensor
 from treepie.kernels import gemm
 from test_matmul import check
 assert gemm.config.isa() == {isa!r}
