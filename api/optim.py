@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -344,11 +345,11 @@ def clip_by_global_norm(max_norm: float, grads: Tree) -> Tree:
     """
     if not 0 < max_norm < math.inf:
         raise ValueError(f"clip_by_global_norm: max_norm is {max_norm}, expected a positive number")
-    norm = global_norm(grads)
-    if not math.isfinite(norm.item()):
-        raise FloatingPointError(
-            f"clip_by_global_norm: the norm of the gradients is {norm.item()}, expected a finite number "
-            "(leave such steps out, or lower the learning rate)"
-        )
+    message = (
+        "clip_by_global_norm: the norm of the gradients is {}, expected a finite number (leave such steps "
+        "out, or lower the learning rate)"
+    )
+    # In an op, so that a program can do it.
+    norm = ops.within(global_norm(grads), 0.0, sys.float_info.max, message, finite=True)
     scale = ops.minimum(max_norm / norm, 1.0)
     return ptree.map(lambda g: as_tensor(g) * scale.astype(as_tensor(g).dtype), grads)

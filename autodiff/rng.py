@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from . import capture
 from .arguments import as_float, integer, one_axis, shape_of
 from .ops.arithmetic import add, log, mul, neg, sub
 from .ops.compare import less
@@ -99,7 +100,9 @@ def permutation(key: Tensor, n: int) -> Tensor:
     check_key("rng.permutation", key)
     draws = random_bits(key, (n,))
     # One order either way: the kernel takes half the time (45 ms for 10^6), and 0.7 s to compile.
-    return argsort(draws) if n > 2**17 else Tensor(np.argsort(draws.numpy(), kind="stable"))
+    if n > 2**17 or capture.state.recorder is not None:
+        return argsort(draws)
+    return Tensor(np.argsort(draws.numpy(), kind="stable"))
 
 
 def truncated_normal(

@@ -82,6 +82,30 @@ def test_donated_memory_becomes_the_result():
     np.testing.assert_allclose(w.numpy(), -0.5, rtol=1e-6)
 
 
+def test_clipping_runs_inside_and_raises_what_it_does_outside():
+    f = tp.jit(lambda g: tp.optim.clip_by_global_norm(1.0, g))
+    for k in range(5):
+        g = {"a": tp.full(3, float(k)), "b": tp.full((2, 2), 0.1)}
+        same(f(g), tp.optim.clip_by_global_norm(1.0, g))
+    assert f.programs
+    for bad in (np.nan, np.inf):
+        with pytest.raises(
+            FloatingPointError, match=f"the norm of the gradients is {bad}, expected a finite"
+        ):
+            f({"a": tp.full(3, bad), "b": tp.ones((2, 2))})
+
+
+def test_random_numbers_of_a_key_that_is_given():
+    def draw(key):
+        a, b = tp.rng.split(key)
+        return tp.rng.normal(a, (5,)), tp.rng.permutation(b, 20), tp.rng.bernoulli(a, 0.5, (9,))
+
+    f = tp.jit(draw)
+    for k in range(5):
+        same(f(tp.rng.key(k)), draw(tp.rng.key(k)))
+    assert f.programs
+
+
 def test_results_are_not_changed_by_later_calls():
     f = tp.jit(lambda x: (x * 2, x.sum()))
     inputs = [tp.tensor(RNG.standard_normal((300, 200), "f4")) for _ in range(6)]

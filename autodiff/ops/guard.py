@@ -11,16 +11,16 @@ from ..arguments import as_float
 from ..table import Case, Meta, op
 from ..tensor import Tensor, TensorLike
 
-_ANY: Meta = {"low": -4.0, "high": 4.0, "message": "a value is {}"}
+_ANY: Meta = {"low": -4.0, "high": 4.0, "message": "a value is {}", "finite": False}
 
 
 def _plan(inputs: list[Operand], outputs: list[Operand], scratch: Any, **meta: Any) -> list[Launch]:
-    return [plan(inputs[0], outputs[0], meta["low"], meta["high"])]
+    return [plan(inputs[0], outputs[0], meta["low"], meta["high"], meta["finite"])]
 
 
-def _error(x: Tensor, low: float, high: float, message: str) -> Exception:
-    wrong = x.array[(x.array < low) | (x.array > high)]
-    return ValueError(message.format(wrong.flat[0]))
+def _error(x: Tensor, low: float, high: float, message: str, finite: bool) -> Exception:
+    wrong = x.array[(x.array < low) | (x.array > high) | (finite & np.isnan(x.array))]
+    return (FloatingPointError if finite else ValueError)(message.format(wrong.flat[0]))
 
 
 @op(
@@ -34,6 +34,12 @@ def _error(x: Tensor, low: float, high: float, message: str) -> Exception:
     large=Case(((1000, 1000),), _ANY),
     ulp=0,
 )
-def within(x: TensorLike, low: float, high: float, message: str) -> tuple[tuple[Tensor, ...], Meta]:
-    """x itself; ValueError(message.format(element)) where an element is outside [low, high]. NaN passes."""
-    return (as_float("within", x),), {"low": float(low), "high": float(high), "message": message}
+def within(
+    x: TensorLike, low: float, high: float, message: str, finite: bool = False
+) -> tuple[tuple[Tensor, ...], Meta]:
+    """x itself; ValueError(message.format(element)) where an element is outside [low, high]. NaN passes.
+
+    finite: refuse NaN too, and raise FloatingPointError.
+    """
+    meta = {"low": float(low), "high": float(high), "message": message, "finite": bool(finite)}
+    return (as_float("within", x),), meta
