@@ -10,8 +10,10 @@ import dataclasses
 import enum
 import functools
 import sys
+import sysconfig
 import types
 from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,10 +25,14 @@ from .layer import Layer
 from .layout import Layout
 from .optim import Optimizer
 
-#: Packages whose functions, modules and objects stay as they are.
-_FIXED_PACKAGES = {*sys.stdlib_module_names, "numpy", "treepie", "numba"} - {"__main__"}
+#: Packages whose functions and modules stay as they are, besides those that are installed.
+_FIXED_PACKAGES = {*sys.stdlib_module_names, "treepie"} - {"__main__"}
+_INSTALLED = tuple(Path(sysconfig.get_path(name)) for name in ("purelib", "platlib"))
 _FIXED = (types.BuiltinFunctionType, np.ufunc, np.dtype, enum.Enum, Layer, Layout, Optimizer)
 PLAIN = (bool, int, str, bytes, type(None), type(...))
+#: Methods that show and compare objects.
+_SHOWN = {f"__{name}__" for name in ("repr", "str", "format", "eq", "ne", "lt", "le", "gt", "ge", "hash")}
+
 #: Things that are looked at, and bytes of an array of NumPy's, which is copied at each look.
 _MOST, _LARGE = 2000, 1 << 24
 
@@ -98,6 +104,10 @@ class Environment:
         kind = type(x)
         if isinstance(x, types.FunctionType):
             self._function(x)
+        elif isinstance(x, type):
+            self._parts.append(Same(x))
+            for own in (k for k in x.__mro__ if not is_fixed(k)):
+                self._visit(_methods(own), own.__name__)
         elif isinstance(x, np.ndarray) and x.nbytes > _LARGE:
             self.unknown = self.unknown or (
                 f"it reads {name!r}, an array of {x.nbytes >> 20} MB, which would be copied in each call "
@@ -112,6 +122,8 @@ class Environment:
                 self._visit(child, f"{name}[{k}]")
             if len(x) > _MOST:
                 self.unknown = self.unknown or f"it reads {name!r}, a {kind.__name__} of {len(x)} things"
+        elif isinstance(x, set | frozenset) and all(type(child) in PLAIN for child in x):
+            self._parts.append((kind, frozenset((type(child), child) for child in x)))
         elif isinstance(x, dict):
             self._parts.append((kind, len(x)))
             for k, child in x.items():
@@ -129,10 +141,6 @@ class Environment:
             self._visit((kind, [getattr(x, f.name) for f in dataclasses.fields(x)]), name)
         elif _package(kind) == "treepie":
             self._parts.append(Same(x))
-        elif isinstance(x, type):
-            self._parts.append(Same(x))
-            for own in (k for k in x.__mro__ if not is_fixed(k)):
-                self._visit([f for f in map(_method, vars(own).values()) if f is not None], own.__name__)
         elif hasattr(x, "__dict__") and not hasattr(kind, "__slots__"):
             self._visit((kind, vars(x)), name)
         else:
@@ -166,8 +174,15 @@ def is_fixed(x: Any) -> bool:
     if isinstance(x, _FIXED):
         return True
     if isinstance(x, types.ModuleType):
-        return x.__name__.split(".")[0] in _FIXED_PACKAGES
-    return isinstance(x, types.FunctionType | type) and _package(x) in _FIXED_PACKAGES
+        return _is_library(x.__name__.split(".")[0])
+    return isinstance(x, types.FunctionType | type) and _is_library(_package(x))
+
+
+@functools.lru_cache(maxsize=1000)
+def _is_library(package: str) -> bool:
+    file = getattr(sys.modules.get(package), "__file__", None)
+    installed = file is not None and any(Path(file).is_relative_to(folder) for folder in _INSTALLED)
+    return installed or package in _FIXED_PACKAGES
 
 
 def _package(x: Any) -> str:
@@ -179,10 +194,14 @@ def _owner(x: Any) -> str:
     return _package(x) if isinstance(x, types.MethodType) else ""
 
 
-def _method(x: Any) -> Any:
-    """Return the function of a class's attribute, None where it is none."""
-    x = x.fget if isinstance(x, property) else getattr(x, "__func__", x)
-    return x if isinstance(x, types.FunctionType) else None
+def _methods(kind: type) -> list[types.FunctionType]:
+    """Return the functions of a class that may compute something."""
+    found = [
+        x.fget if isinstance(x, property) else getattr(x, "__func__", x)
+        for name, x in vars(kind).items()
+        if name not in _SHOWN
+    ]
+    return [x for x in found if isinstance(x, types.FunctionType)]
 
 
 def functions_of(model: Layer) -> tuple[Callable[..., Any], ...]:

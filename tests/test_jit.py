@@ -3,7 +3,9 @@
 import functools
 import types
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
+import mpmath
 import numpy as np
 import pytest
 
@@ -228,6 +230,26 @@ def test_python_that_computes_something_of_its_own_is_found_out(capsys):
         f(tp.ones(2))
     assert "tensor 0 of the result differs when it runs again" in capsys.readouterr().err
     assert rng is not None
+
+
+@dataclass
+class Pair:
+    """Two numbers, of which one has no default."""
+
+    low: float
+    high: float = 1.0
+
+    def middle(self):
+        return (self.low + self.high) / 2 * SCALE
+
+
+def test_classes_dataclasses_and_installed_packages():
+    pair = Pair(0.0)
+    f = tp.jit(lambda x: x * pair.middle() + Pair(1.0, 3.0).middle() + float(mpmath.sqrt(4)))
+    for k in range(6):
+        pair.high = 1.0 + k // 3
+        same(f(tp.full(2, float(k))), tp.full(2, k * pair.high / 2 * SCALE + 2 * SCALE + 2))
+    assert len(f.programs) == 2
 
 
 class Net:
