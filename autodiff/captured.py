@@ -34,13 +34,13 @@ class Arena:
     def release(self) -> None:
         """Give the memory back; the next run takes new."""
         self.memory = memory.aligned((config.ALIGNED_LEAST,), _BYTE)
-        self.address = _address(self.memory)
+        self.address = address(self.memory)
 
     def hold(self, size: int) -> None:
         """Have at least so many bytes."""
         if self.memory.nbytes < size:
             self.memory = memory.aligned((size,), _BYTE)
-            self.address = _address(self.memory)
+            self.address = address(self.memory)
 
 
 @dataclass(frozen=True)
@@ -147,9 +147,8 @@ class Captured:
             given = None if spare else self._in_place.get(buffer)
             taken = memory.recycled((size,), _BYTE) if given is None else _bytes(givens[given])
             memories[buffer] = taken
-            self._move(buffer, _address(taken))
-        if self._arena.memory.nbytes < self.bytes:
-            self._arena.hold(self.bytes)
+            self._move(buffer, address(taken))
+        self._arena.hold(self.bytes)
         if self._move(self._arena_buffer, self._arena.address) or memories:
             self._tensors = None
         addresses = self._addresses
@@ -200,7 +199,8 @@ def _bytes(t: Tensor) -> Any:
     return t.array.reshape(-1).view(_BYTE)
 
 
-def _address(array: Any) -> int:
+def address(array: Any) -> int:
+    """Return where an array's first element is."""
     return array.__array_interface__["data"][0]  # type: ignore[no-any-return]
 
 
@@ -209,6 +209,11 @@ def _made(recorder: Recorder, result: Tensor) -> Tensor:
     at = recorder.place(result).buffer
     if any(at in call.made for call in reversed(recorder.calls)):
         return result
+    return _copied(recorder, result)
+
+
+def _copied(recorder: Recorder, result: Tensor) -> Tensor:
+    """Return a copy of a result, made by a call of the recording."""
     before, state.recorder = state.recorder, recorder
     try:
         return copied(result)
@@ -226,11 +231,7 @@ def _targets(recorder: Recorder, placed: Sequence[tuple[Tensor, Tensor]]) -> dic
         at, to = recorder.place(result), recorder.place(target)
         whole = not at.offset and recorder.sizes[at.buffer] == target.array.nbytes
         if not whole or at.buffer not in made or at.buffer in targets:
-            before, state.recorder = state.recorder, recorder
-            try:
-                at = recorder.place(copied(result))
-            finally:
-                state.recorder = before
+            at = recorder.place(_copied(recorder, result))
         targets[at.buffer] = to
     return targets
 

@@ -14,7 +14,7 @@ import numpy as np
 from treepie.kernels import memory, threads
 from treepie.kernels.program import Program, Spec
 
-from .captured import Captured
+from .captured import Captured, address
 
 _BYTE = np.dtype(np.uint8)
 
@@ -86,4 +86,4 @@ def _memory(program: Captured) -> tuple[list[int], list[Any]]:
             if place.buffer < program.givens and spec.dtype.kind == "f":
                 values = np.ndarray(spec.shape, spec.dtype, held[place.buffer], place.offset)
                 values[...] = rng.uniform(-0.1, 0.1, spec.shape)
-    return [0 if a is None else a.__array_interface__["data"][0] for a in held], held
+    return [0 if a is None else address(a) for a in held], held

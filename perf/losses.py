@@ -11,7 +11,6 @@ float64: treepie 6e-3, PyTorch 9e-3, JAX 1e-2): Adam and RMSprop divide a gradie
 it is all but 0 its rounding is a step like others.
 """
 
-import argparse
 import json
 import pathlib
 import subprocess
@@ -53,13 +52,7 @@ def losses(library, name, folder):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=[*models.MODELS, []])
-    parser.add_argument("--write", action="store_true", help="write README's table")
-    options = parser.parse_args()
-    libraries, left_out = models.installed()
-    for line in left_out:
-        print(line)
+    options, libraries = models.options(__doc__, "table")
     rivals = [r for r in libraries if r not in ("treepie", "torch.compile")]
     if not rivals:
         sys.exit("there is nothing to compare treepie with: install torch, or jax and optax")

@@ -4,6 +4,7 @@
 that takes one training step, on the next of the same batches, and returns its loss.
 """
 
+import argparse
 import importlib
 import importlib.util
 import shutil
@@ -76,3 +77,15 @@ def batches(name):
         return (x.reshape(-1, 1, 28, 28) if name == "cnn" else x), y
 
     return [example() for _ in range(BATCHES)]
+
+
+def options(doc, writes):
+    """Return a script's options, and the libraries that are here; says which are left out."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("names", nargs="*", choices=[*MODELS, []])
+    parser.add_argument("--write", action="store_true", help=f"write README's {writes}")
+    given = parser.parse_args()
+    libraries, left_out = installed()
+    for line in left_out:
+        print(line)
+    return given, libraries

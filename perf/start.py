@@ -9,7 +9,6 @@ Every start is a process of its own, one after the other. Cold is with an empty 
 Memory is the peak of resident memory (VmHWM) after 30 steps.
 """
 
-import argparse
 import json
 import os
 import statistics
@@ -98,13 +97,7 @@ def cells(found):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=[*models.MODELS, []])
-    parser.add_argument("--write", action="store_true", help="write README's tables")
-    options = parser.parse_args()
-    libraries, left_out = models.installed()
-    for line in left_out:
-        print(line)
+    options, libraries = models.options(__doc__, "tables")
     made = {}
     for name in options.names or models.MODELS:
         found = starts(libraries, name)

@@ -10,8 +10,8 @@ C++ compiler and starts for 10 to 60 s; JAX jitted with donated buffers (images 
 `Trainer.fit` does.
 """
 
-import argparse
 import os
+import sys
 import tempfile
 
 import arena
@@ -41,15 +41,9 @@ def row(name, times):
 
 def main():
     arena.serve(models.step)
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=[*models.MODELS, []])
-    parser.add_argument("--write", action="store_true", help="write README's table and plot")
-    options = parser.parse_args()
-    libraries, left_out = models.installed()
-    for line in left_out:
-        print(line)
+    options, libraries = models.options(__doc__, "table and plot")
     if options.write and len(libraries) == 1:
-        parser.error("--write needs a rival: install torch, or jax and optax")
+        sys.exit("--write needs a rival: install torch, or jax and optax")
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"TORCHINDUCTOR_CACHE_DIR": folder, "TORCHINDUCTOR_COMPILE_THREADS": "1"}
         names = options.names or list(models.MODELS)
