@@ -19,6 +19,7 @@ from treepie.autodiff import (
     ones,
     ones_like,
     ptree,
+    pure,
     rng,
     stop_gradient,
     tensor,
@@ -119,11 +120,11 @@ from treepie.kernels.threads import get_num_threads, set_num_threads
 from . import checkpoint, data, datasets, distributed, fn, hub, init, layer, loss, metric, optim
 from .data import Data
 from .explain import explain
-from .history import History
 from .jit import jit
 from .layer import Context
 from .machine import show_config
-from .train import EarlyStop, Trainer
+from .train.history import History
+from .train.trainer import EarlyStop, Trainer
 
 bool = bool_
 
@@ -221,6 +222,7 @@ __all__ = [
     "pow",
     "prod",
     "ptree",
+    "pure",
     "ravel",
     "repeat",
     "reshape",

@@ -17,6 +17,7 @@ from treepie.autodiff.arguments import as_tensor
 from treepie.autodiff.tensor import TensorLike
 
 from . import score
+from .recipe import check_picklable
 
 
 class Metric(abc.ABC):
@@ -42,6 +43,12 @@ class Metric(abc.ABC):
     @abc.abstractmethod
     def reset(self) -> None:
         """Forget all batches."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Return how to make it again, for pickle and copy; PicklingError for a function without a name."""
+        reduced = super().__reduce_ex__(protocol)
+        check_picklable(self._name, reduced)
+        return reduced
 
     @property
     def _name(self) -> str:

@@ -25,7 +25,7 @@ from treepie.autodiff import Tensor, ptree, tensor
 from treepie.autodiff.arguments import as_tensor, integer
 
 from . import storage
-from .state import TrainState
+from .train.state import TrainState
 
 __all__ = ["Every", "every", "load", "load_state", "save", "save_state"]
 

@@ -39,6 +39,7 @@ class Data:
         """Make a pipeline of its length and its function (pass, k) -> element."""
         self._length, self._element = length, element
         self._pass, self._next = 0, 0
+        self._place = threading.Lock()
 
     # ---- sources
     @staticmethod
@@ -170,10 +171,14 @@ class Data:
         return Data(self._length, self._element)
 
     def __iter__(self) -> Iterator[Element]:
-        """Iterate over what is left of this pass."""
-        while self._next < self._length:
-            k, self._next = self._next, self._next + 1
-            yield self._element(self._pass, k)
+        """Iterate over what is left of this pass; threads that do so together get each element once."""
+        while True:
+            with self._place:
+                e, k = self._pass, self._next
+                if k >= self._length:
+                    return
+                self._next = k + 1
+            yield self._element(e, k)
 
     def reset(self) -> None:
         """Begin the next pass; a shuffled pipeline gets a new order."""
@@ -257,6 +262,7 @@ class _Ahead:
 
     def __init__(self, element: Callable[[int, int], Element], length: int, n: int) -> None:
         self._element, self._length, self._n = element, length, n
+        self._reader = threading.Lock()  # one at a time
         self._changed = threading.Condition()
         self._ready: deque[tuple[Element, BaseException | None]] = deque()
         self._place = (-1, 0)  # pass and number of the first that is ready
@@ -265,7 +271,7 @@ class _Ahead:
 
     def __call__(self, e: int, k: int) -> Element:
         """Return element k of pass e, and have the next ones made."""
-        with self._changed:
+        with self._reader, self._changed:
             if (e, k) != self._place:
                 self._ready.clear()
                 self._place, self._course, self._working = (e, k), self._course + 1, False

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from treepie.autodiff.captured import Captured
-from treepie.autodiff.profile import Kernels, described
+from treepie.autodiff.program.profile import Kernels, described
+from treepie.autodiff.program.program import Program
 
 from .jit import Jitted
-from .train import Trainer
+from .train.trainer import Trainer
 
 _RUNS = 20
 
@@ -19,8 +19,8 @@ _RUNS = 20
 def explain(step: Any, profile: bool = False, trace: str | Path | None = None) -> None:
     """Print the programs of a step: kernels in order, what they read and write, how long they take.
 
-    step: a function that `tp.jit` made, or a Trainer, whose programs are the gradients of its steps and its
-        predictions. A program is there once it was called twice with arguments of the same shapes.
+    step: a function that `tp.jit` made, or a Trainer, whose programs are its steps and its
+        predictions. A program is there once it was called.
     profile: time the kernels too, each by itself, on random numbers: the median of 20 walks.
     trace: also write the times to a file that https://ui.perfetto.dev and chrome://tracing show.
 
@@ -28,7 +28,7 @@ def explain(step: Any, profile: bool = False, trace: str | Path | None = None) -
     is no program yet.
     """
     if isinstance(step, Trainer):
-        found = [("step", p) for p in step.gradients.programs]
+        found = [("step", p) for p in step.steps.cache.programs]
         found += [("predict", p) for p in step.outputs.programs]
     elif isinstance(step, Jitted):
         found = [(step.name, p) for p in step.programs]
@@ -37,7 +37,7 @@ def explain(step: Any, profile: bool = False, trace: str | Path | None = None) -
             f"explain: step is a {type(step).__name__}, expected a function that tp.jit made, or a Trainer"
         )
     if not found:
-        raise ValueError("explain: step has no program, expected one that was called twice or more")
+        raise ValueError("explain: step has no program, expected one that was called")
     events: list[dict[str, Any]] = []
     for number, (name, program) in enumerate(found):
         rows = described(program, _RUNS if profile or trace is not None else 0)
@@ -47,7 +47,7 @@ def explain(step: Any, profile: bool = False, trace: str | Path | None = None) -
         Path(trace).write_text(json.dumps({"traceEvents": events}), encoding="utf-8")
 
 
-def _table(name: str, program: Captured, rows: Sequence[Kernels]) -> list[str]:
+def _table(name: str, program: Program, rows: Sequence[Kernels]) -> list[str]:
     total = sum(row.seconds or 0.0 for row in rows)
     lines = [
         f"{name}: {len(rows)} calls, {sum(row.launches for row in rows)} launches; intermediate results "

@@ -10,6 +10,8 @@ from treepie.autodiff import Tensor, float32, full, rng
 from treepie.autodiff import ones as _ones
 from treepie.autodiff import zeros as _zeros
 
+from .recipe import constructor
+
 Shape = tuple[int, ...]
 #: (key, shape, dtype) -> tensor
 Initializer = Callable[[Tensor, Shape, Any], Tensor]
@@ -25,6 +27,7 @@ def ones(key: Tensor, shape: Shape, dtype: Any = float32) -> Tensor:
     return _ones(shape, dtype)
 
 
+@constructor
 def constant(value: float) -> Initializer:
     """Return the initializer of one number everywhere."""
 
@@ -34,6 +37,7 @@ def constant(value: float) -> Initializer:
     return initializer
 
 
+@constructor
 def uniform(scale: float = 0.01) -> Initializer:
     """Return the initializer of numbers uniform in [0, scale)."""
     _positive("init.uniform", "scale", scale)
@@ -44,6 +48,7 @@ def uniform(scale: float = 0.01) -> Initializer:
     return initializer
 
 
+@constructor
 def normal(stddev: float = 0.01) -> Initializer:
     """Return the initializer of normal numbers with mean 0 and a standard deviation."""
     _positive("init.normal", "stddev", stddev)
@@ -75,6 +80,7 @@ def _fans(shape: Shape, in_axis: int, out_axis: int) -> tuple[float, float]:
     return inside * kernel, outside * kernel
 
 
+@constructor
 def variance_scaling(
     scale: float, mode: str, distribution: str, in_axis: int = -2, out_axis: int = -1
 ) -> Initializer:

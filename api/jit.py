@@ -3,144 +3,317 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+import inspect
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
+from typing import Any, NoReturn
 
-from treepie.autodiff import Tensor
+from treepie.autodiff import Tensor, tape
 from treepie.autodiff.arguments import integer
-from treepie.autodiff.capture import Counter, Recorder, blocks
-from treepie.autodiff.captured import Captured, Outline
-from treepie.autodiff.programs import Programs, get_num_threads
+from treepie.autodiff.program import active
+from treepie.autodiff.program.cache import Programs
+from treepie.autodiff.program.compare import Written
+from treepie.autodiff.program.entry import Entry, root
+from treepie.autodiff.program.graph import Slice
+from treepie.autodiff.program.number import Number, Numbers
+from treepie.autodiff.program.program import Blueprint
+from treepie.autodiff.program.pure import Known, call_pure
+from treepie.autodiff.program.request import Request
+from treepie.autodiff.program.settings import CHECK, get_num_threads
+from treepie.autodiff.program.structure import Flat, Matcher, builder, matcher, rebuild
+from treepie.autodiff.program.trace import Trace
 from treepie.autodiff.transform import compilations
 
-from .closure import Environment
-from .structure import Flat, flatten, rebuild
+#: What stands for a program of arguments for which the function reads values.
+_EAGER = "eager"
 
 
-@dataclass(frozen=True)
-class _Call:
-    """The arguments of a call, taken apart; what the function reads besides; which givens are donated."""
+class _Read(ValueError):
+    """A traced function reads a value."""
 
-    flat: Flat
-    around: Environment
-    donated: tuple[int, ...]
-
-    def arguments(self, counts: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return the arguments, with others in the place of their counts."""
-        return rebuild(self.flat.structure, iter(self.flat.tensors), iter(counts))  # type: ignore[no-any-return]
+    why = ""
 
 
-class Jitted(Programs[_Call, Any]):
-    """A function that runs as one program once it was called twice with arguments of the same shapes."""
+class Jitted:
+    """A pure function of trees of tensors that runs as one program, which `tp.jit` made."""
+
+    pure = once = True
 
     def __init__(
         self,
         function: Callable[..., Any],
-        donate: tuple[int, ...] = (),
+        static: Sequence[int | str] = (),
+        donate: Sequence[int] = (),
         fallback: bool = False,
-        calls: tuple[Callable[..., Any], ...] = (),
+        check: bool = False,
     ) -> None:
-        """Take a function; see `jit`. calls: functions that it calls in ways that can not be seen."""
-        super().__init__()
+        """Take a function; see `jit`."""
         functools.update_wrapper(self, function)
-        self.function, self._donate, self._fallback, self._calls = function, donate, fallback, calls
+        self.function, self._static, self._donate = function, frozenset(static), frozenset(donate)
+        self._fallback, self._check = fallback, check or CHECK
         self.name = getattr(function, "__name__", type(function).__name__)
-        self.subject = f"calls of {self.name}"
+        self._known: dict[Hashable, Known] = {}
+        self._last: tuple[Matcher, Hashable] = (lambda arguments: None, None)
+        self._cache = Programs(f"calls of {self.name}")
+
+    @property
+    def programs(self) -> Sequence[Any]:
+        """Its programs."""
+        return self._cache.programs
 
     def __repr__(self) -> str:
         """Show the function's name."""
         return f"jit({self.name})"
 
+    def __reduce__(self) -> Any:
+        """Pickle as the function and the options."""
+        options = tuple(self._static), tuple(self._donate), self._fallback, self._check
+        return Jitted, (self.function, *options)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the function."""
+        trace = active.tracing()
+        if trace is not None or tape.recording():
+            known = self._known.setdefault(self._statics(args, kwargs), {})
+            return call_pure(known, self._apply, (args, kwargs), once=True, eager=True)
         with compilations.watch():
-            around = Environment.of(self.function, self._calls)
-            if around.unknown is not None:
-                self.refused(around.unknown)
-                return self.function(*args, **kwargs)
-            flat = flatten(f"jit: {self.name}, (args, kwargs)", (args, kwargs))
-            tensors = [*flat.tensors, *around.tensors]
-            givens, places = blocks(tensors)
-            donated = self._donated(args, places)
-            shapes = tuple((t.array.shape, t.array.dtype.char) for t in tensors)
-            structure = (get_num_threads(), flat.structure, around.key, places, shapes)
-            return self.call(structure, givens, _Call(flat, around, donated))[0]
+            return self._run(args, kwargs)
 
-    def _donated(self, args: tuple[Any, ...], places: tuple[tuple[int, int], ...]) -> tuple[int, ...]:
-        """Return the blocks that hold nothing but donated tensors."""
-        if not self._donate:
-            return ()
-        owners = [k in self._donate for k, a in enumerate(args) for _ in flatten(self.name, a).tensors]
-        kept: set[int] = set()
-        given: set[int] = set()
-        for k in range(max(len(places), len(owners))):
-            block = places[k][0] if places else k
-            (given if k < len(owners) and owners[k] else kept).add(block)
-        return tuple(sorted(given - kept))
-
-    def eager(self, arguments: _Call) -> Any:
-        """Run op by op."""
-        args, kwargs = arguments.arguments(arguments.flat.counts)
+    def _apply(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return self.function(*args, **kwargs)
 
-    def traced(self, recorder: Recorder, arguments: _Call) -> tuple[Any, Outline, Any]:
-        """Run op by op, recorded."""
-        recorder.arrays = {id(a): t for a, t in arguments.around.arrays}
-        counts = [Counter(n, k) for k, n in enumerate(arguments.flat.counts)]
-        args, kwargs = arguments.arguments(counts)
-        result = flatten(f"jit: the result of {self.name}", self.function(*args, **kwargs))
-        numbers = [int(c.value) if isinstance(c, Counter) else c for c in result.counts]
-        made = rebuild(result.structure, iter(result.tensors), iter(numbers))
-        outline = Outline.of(recorder, result.tensors, fresh=True)
-        return made, outline, Flat([], result.counts, result.structure)
+    def _statics(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return the static arguments, with their positions or names and their types."""
+        if not self._static:
+            return ()
+        found: list[tuple[int | str, type, Any]] = []
+        found += [(k, type(a), a) for k, a in enumerate(args) if k in self._static]
+        found += [(k, type(a), a) for k, a in kwargs.items() if k in self._static]
+        try:
+            hash(tuple(found))
+        except TypeError:
+            raise TypeError(
+                f"jit: a static argument of {self.name} is not hashable, expected one that is"
+            ) from None
+        return tuple(found)
 
-    def run(
-        self,
-        program: Captured,
-        pattern: Flat,
-        givens: Sequence[Tensor],
-        arguments: _Call,
-        spare: bool = False,
-    ) -> Any:
-        """Run a program."""
-        counts = arguments.flat.counts
-        tensors = program.run(givens, counts, spare)
-        numbers = [counts[c.source] + c.offset if isinstance(c, Counter) else c for c in pattern.counts]
-        return rebuild(pattern.structure, iter(tensors), iter(numbers))
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        statics = self._statics(args, kwargs)
+        if statics:
+            args = tuple([None if k in self._static else a for k, a in enumerate(args)])
+            kwargs = {k: a for k, a in kwargs.items() if k not in self._static}
+        flat = self._flat((args, kwargs))
+        numbers, tensors = flat.numbers or [], flat.tensors
+        specs = tuple([(t._data.shape, t._data.dtype) for t in tensors])
+        root = self._cache.root((flat.structure, statics, tuple(map(type, numbers)), specs))
+        found = self._cache.find(root, 0)
+        if found is None or (self._check and found is not _EAGER):
+            found = self._known_or_traced(root, found, flat, statics)
+        if not isinstance(found, Blueprint):
+            return self._called(flat, statics, tensors, numbers)
+        firsts, continues = _blocks(tensors)
+        program = found.variant(
+            (get_num_threads(), continues), lambda: self._request(found.request, args, flat, continues)
+        )
+        addresses = [tensors[k].address for k in firsts]
+        owners: Any = ()
+        if program.in_place and _apart(addresses, program.request.externals, program.request.donated):
+            owners = _owners(tensors, firsts, program.request.donated)
+        run = program.prepare(addresses, numbers, (), owners)
+        results = run.fresh()
+        failed = run.go()
+        if failed >= 0:
+            if owners:
+                raise run.error(failed)
+            return self._called(flat, statics, tensors, numbers)  # which raises the error, or handles it
+        program.done(run)
+        build, result_numbers = found.result
+        values: Sequence[Any] = ()
+        if result_numbers:
+            every = found.request.numbers.evaluate(numbers)  # type: ignore[union-attr]
+            values = [every[n.index] if type(n) is Number else n for n in result_numbers]
+        return build(results, values)
 
-    def named(self, result: Any) -> list[tuple[str, Tensor]]:
-        """Return the tensors of a result."""
-        return [(f"tensor {k} of the result", t) for k, t in enumerate(flatten(self.name, result).tensors)]
+    def _flat(self, arguments: Any) -> Flat:
+        """Return the arguments taken apart, in the way of the last call if they are alike."""
+        match, structure = self._last
+        found = match(arguments)
+        if found is not None:
+            return Flat.of(*found, structure)
+        flat = Flat(f"jit: {self.name}, (args, kwargs)", arguments)
+        if flat.plain:
+            self._last = matcher(flat.structure), flat.structure
+        return flat
 
-    def donated(self, arguments: _Call) -> Sequence[int]:
-        """Return the numbers of donated givens."""
-        return arguments.donated
+    def _called(self, flat: Flat, statics: Any, tensors: Sequence[Tensor], numbers: Sequence[Any]) -> Any:
+        """Call the function with these in the places of its arguments' tensors and numbers."""
+        args, kwargs = rebuild(flat.structure, iter(tensors), iter(numbers))
+        static = {k: a for k, _, a in statics}
+        args = [static.get(k, a) for k, a in enumerate(args)]
+        return self.function(*args, **kwargs, **{k: a for k, a in static.items() if isinstance(k, str)})
 
-    def refused(self, why: str) -> None:
-        """Say that it runs op by op, or raise."""
-        if not self._fallback:
+    def _known_or_traced(self, root: Entry, found: Any, flat: Flat, statics: Any) -> Any:
+        """Trace the function; hold it against what was traced before, if there is that."""
+        try:
+            made = self._traced(flat, statics)
+        except _Read as error:
+            if not self._fallback:
+                raise
+            self._cache.say(error.why)
+            root.programs[0] = _EAGER
+            return _EAGER
+        if isinstance(found, Blueprint):
+            made.written.compare(found.written, f"jit: {self.name}")
+            _compare_numbers(f"jit: {self.name}", made.result[1], found.result[1])
+            return found
+        self._cache.add(root, 0, made)
+        return made
+
+    def _traced(self, flat: Flat, statics: Any) -> Blueprint:
+        """Run the function on symbolic tensors, and return what it does."""
+        trace = Trace(root(), user=False, refuse=self._refuse, lines=self._check)
+        numbers = Numbers(flat.numbers or ())
+        given = [Tensor(trace.symbol(t.shape, t.dtype)) for t in flat.tensors]
+        symbols = [numbers.number(k) for k in range(len(flat.numbers or ()))]
+
+        def run() -> Flat:
+            result = self._called(flat, statics, given, symbols)
+            return Flat(f"jit: the result of {self.name}", result)
+
+        result = active.inside(trace, run)
+        if trace.read_at is not None:
+            self._refuse(trace.read_at)  # the function has caught it
+        fresh = [trace.number_of(t) for t in result.tensors]
+        inputs = {n: Slice(n) for n in range(len(given))}
+        request = Request([t.array.nbytes for t in flat.tensors], inputs, fresh, numbers=numbers)
+        made = Blueprint(trace, trace.items, request, self._cache.arenas)
+        made.result = (builder(result.structure), result.numbers)
+        made.written = Written(trace, set(inputs)) if self._check else None
+        trace.end()
+        return made
+
+    def _request(
+        self, request: Request, args: tuple[Any, ...], flat: Flat, continues: Sequence[bool]
+    ) -> Request:
+        """Return a request with arguments in blocks of memory."""
+        sizes: list[int] = []
+        inputs: dict[int, Slice] = {}
+        for n, (t, on) in enumerate(zip(flat.tensors, continues, strict=True)):
+            if not on:
+                sizes.append(0)
+            inputs[n] = Slice(len(sizes) - 1, sizes[-1])
+            sizes[-1] += t.array.nbytes
+        donated = self._donated(args, flat, continues)
+        return replace(request, externals=sizes, inputs=inputs, donated=donated)
+
+    def _refuse(self, line: str) -> NoReturn:
+        reads = f"a value is read in {line}"
+        error = _Read(
+            f"jit: {self.name} can not run as one program: {reads}. Use tp.where in the place of `if`, name "
+            "the argument in static=, or let it run op by op with fallback=True"
+        )
+        error.why = reads
+        raise error
+
+    def _donated(self, args: tuple[Any, ...], flat: Flat, continues: Sequence[bool]) -> tuple[int, ...]:
+        """Return the externals that hold nothing but donated tensors."""
+        if not self._donate:
+            return ()
+        owned = [k in self._donate for k, a in enumerate(args) for _ in Flat("", a).tensors]
+        owned += [False] * (len(flat.tensors) - len(owned))
+        made: list[bool] = []
+        for own, on in zip(owned, continues, strict=True):
+            if on:
+                made[-1] &= own
+            else:
+                made.append(own)
+        return tuple([k for k, own in enumerate(made) if own])
+
+
+def _blocks(tensors: Sequence[Tensor]) -> tuple[list[int], tuple[bool, ...]]:
+    """Return which tensors begin blocks of memory, and of each tensor whether it goes on with one.
+
+    Parameters lie side by side in an optimizer's buffers, which it reads whole.
+    """
+    firsts, continues, end, base = [], [], -1, None
+    for k, t in enumerate(tensors):
+        array, start = t.array, t._address or t.address
+        mine = array.base
+        on = start == end and mine is base and mine is not None
+        continues.append(on)
+        if not on:
+            firsts.append(k)
+        end, base = start + array.nbytes, mine
+    return firsts, tuple(continues)
+
+
+def _apart(addresses: Sequence[int], sizes: Sequence[int], donated: Sequence[int]) -> bool:
+    """Whether donated memory overlaps no other."""
+    spans = [(a, a + n) for a, n in zip(addresses, sizes, strict=True)]
+    return all(
+        j == k or spans[j][1] <= spans[k][0] or spans[k][1] <= spans[j][0]
+        for k in donated
+        for j in range(len(spans))
+    )
+
+
+def _owners(tensors: Sequence[Tensor], externals: Sequence[int], donated: Sequence[int]) -> dict[int, Any]:
+    """Return the arrays whose memory donated externals are."""
+    made = {}
+    for k in donated:
+        array = tensors[externals[k]].array
+        made[k] = array if array.base is None else array.base
+    return made
+
+
+def _compare_numbers(function: str, now: Sequence[Any], before: Sequence[Any]) -> None:
+    """Raise ValueError where a result is another number of Python's than it was."""
+    for a, b in zip(now, before, strict=True):
+        if type(a) is not Number and type(b) is not Number and repr(a) != repr(b):
+            raise ValueError(f"{function} is not pure: a number in its result was {b} and is {a}")
+
+
+def _positions(function: Callable[..., Any], static: Sequence[int | str]) -> list[int | str]:
+    """Return static arguments by name, and by position where they can be given so too."""
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return list(static)
+    names = [p.name for p in parameters]
+    any_name = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    made: list[int | str] = []
+    for s in static:
+        made.append(s)
+        if isinstance(s, int):
+            made += names[s : s + 1]
+        elif s in names:
+            if parameters[names.index(s)].kind is not inspect.Parameter.KEYWORD_ONLY:
+                made.append(names.index(s))
+        elif not any_name:
             raise ValueError(
-                f"jit: {self.name} can not run as one program: {why} (fallback=True runs it op by op)"
+                f"jit: static is {s!r}, expected an argument of the function: {', '.join(names)}"
             )
-        self.say(why)
+    return made
 
 
 def jit(
-    function: Callable[..., Any] | None = None, donate: int | Sequence[int] = (), fallback: bool = False
+    function: Callable[..., Any] | None = None,
+    static: int | str | Sequence[int | str] = (),
+    donate: int | Sequence[int] = (),
+    fallback: bool = False,
+    check: bool = False,
 ) -> Any:
-    """Return a function that runs as one program: forward, backward and update in one native call.
+    """Return a pure function as one program: forward, backward and update in one native call.
 
-    function: takes and returns trees of tensors; states of optimizers, models and training too. Numbers,
-        strings and None belong to the structure: for each other one the function is looked at anew, so what
-        changes from call to call is passed as a tensor. NumPy's arrays become tensors.
-    donate: numbers of positional arguments whose memory results may take. They are not read afterwards.
-    fallback: run op by op, and say so once, where the function can not be one program; else ValueError
-        says why: it reads values of tensors in Python, or things from outside that can not be looked into.
+    It is traced once for each structure of its arguments; what it reads from outside is fixed then.
 
-    The first call with arguments of some shapes runs op by op and is recorded, the second runs both ways and
-    compares their bits, from the third on the program runs alone. What the function reads from outside, in
-    its closure and its globals, is looked at in every call.
+    function: takes and returns trees of tensors; states of optimizers, models and training too. Python
+        numbers among the arguments are values, NumPy's arrays become tensors; strings and None are structure.
+    static: positions or names of arguments that are structure too, such as numbers that a branch depends on.
+    donate: positions of arguments whose memory results may take. They are not read afterwards.
+    fallback: run op by op, and say so once, where the function reads values; else ValueError says where.
+    check: trace at each call, and raise ValueError where the function is not pure, naming the line and what
+        differs. TREEPIE_CHECK=1 in the environment does so for all functions.
 
     >>> import treepie as tp
     >>> step = tp.jit(lambda w, x: w - 0.1 * tp.grad(lambda w: ((w * x) ** 2).sum())(w))
@@ -148,8 +321,16 @@ def jit(
     tensor([0.8, 1.9], dtype=float32)
     """
     if function is None:
-        return functools.partial(jit, donate=donate, fallback=fallback)
+        return functools.partial(jit, static=static, donate=donate, fallback=fallback, check=check)
     if not callable(function):
         raise TypeError(f"jit: function is a {type(function).__name__}, expected a function")
+    names = [static] if isinstance(static, int | str) else static
     numbers = [donate] if isinstance(donate, int) else donate
-    return Jitted(function, tuple(integer("jit", "donate", n) for n in numbers), fallback)
+    positions = [n if isinstance(n, str) else integer("jit", "static", n) for n in names]
+    return Jitted(
+        function,
+        _positions(function, positions),
+        [integer("jit", "donate", n) for n in numbers],
+        fallback,
+        check,
+    )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,10 @@ import numpy as np
 
 from treepie.autodiff import Tensor, ops, ptree, zeros
 from treepie.autodiff.arguments import as_tensor
+from treepie.autodiff.program.entry import Symbol
+from treepie.autodiff.program.structure import Flat, register_static
+
+from .recipe import Constructed
 
 Tree = Any
 
@@ -27,6 +32,8 @@ class Group:
     def flat(self, leaves: list[Tensor]) -> Tensor:
         """Return the group's leaves as one tensor, without a copy where they lie side by side in memory."""
         mine = [leaves[k] for k in self.leaves]
+        if any(type(t._data) is Symbol for t in mine):
+            return ops.concatenate([ops.reshape(t, (-1,)) for t in mine])
         if len(mine) == 1:
             return Tensor(mine[0].array.reshape(-1))
         owner, size = mine[0].array.base, sum(t.size for t in mine)
@@ -38,11 +45,11 @@ class Group:
                 at += t.array.nbytes
             else:
                 first = mine[0].address - owner.__array_interface__["data"][0]
-                return Tensor(np.ndarray((size,), self.dtype, owner, first))
+                return Tensor(np.ndarray((size,), mine[0].dtype, owner, first))
         return ops.concatenate([ops.reshape(t, (-1,)) for t in mine])
 
 
-class Layout:
+class Layout(Constructed):
     """Where each leaf of a tree is in the buffers: a group for each dtype, with a mask for each decay too."""
 
     def __init__(self, params: Tree, mask: Tree | None) -> None:
@@ -57,11 +64,36 @@ class Layout:
         for k, t in enumerate(leaves):
             members.setdefault((t.dtype, decays[k]), []).append(k)
         self.groups = [Group(tuple(ks), dtype, decayed) for (dtype, decayed), ks in members.items()]
+        #: Of each leaf its group, and where it begins there, in elements.
+        self.starts: list[tuple[int, int]] = [(0, 0)] * len(leaves)
+        #: How many elements each group has.
+        self.sizes: list[int] = []
+        for g, group in enumerate(self.groups):
+            at = 0
+            for k in group.leaves:
+                self.starts[k] = g, at
+                at += math.prod(self.shapes[k])
+            self.sizes.append(at)
+        self.specs = list(zip(self.shapes, self.dtypes, strict=True))
+        self._identify()
+
+    def _identify(self) -> None:
+        #: Equal for layouts that are alike, in this process.
+        structure = Flat("", self.numbered).structure
+        self.key = _interned((structure, tuple(self.shapes), tuple(self.groups)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled: not what is another in each process, nor functions."""
+        return {k: v for k, v in vars(self).items() if k not in ("around", "key")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what was pickled."""
+        vars(self).update(state)
+        self._identify()
 
     def zeros(self) -> tuple[Tensor, ...]:
         """Return a buffer of zeros for each group."""
-        sizes = [sum(math.prod(self.shapes[k]) for k in g.leaves) for g in self.groups]
-        return tuple(zeros(n, g.dtype) for n, g in zip(sizes, self.groups, strict=True))
+        return tuple(zeros(n, g.dtype) for n, g in zip(self.sizes, self.groups, strict=True))
 
     def flat(self, leaves: list[Tensor]) -> tuple[Tensor, ...]:
         """Return a buffer for each group."""
@@ -69,11 +101,46 @@ class Layout:
 
     def tree(self, flat: Sequence[Tensor]) -> Tree:
         """Return the tree whose leaves are views of the buffers."""
-        leaves: dict[int, Tensor] = {}
-        for group, buffer in zip(self.groups, flat, strict=True):
-            at = 0
-            for k in group.leaves:
-                end = at + math.prod(self.shapes[k])
-                leaves[k] = Tensor(buffer.array[at:end].reshape(self.shapes[k]))
-                at = end
-        return ptree.map(lambda k: leaves[k], self.numbered)
+        where = zip(self.shapes, self.starts, strict=True)
+        if any(type(t._data) is Symbol for t in flat):
+            return self.around([ops.part(flat[g], at, shape) for shape, (g, at) in where])
+        arrays = [t.array for t in flat]
+        return self.around(
+            [Tensor(arrays[g][at : at + math.prod(shape)].reshape(shape)) for shape, (g, at) in where]
+        )
+
+    @functools.cached_property
+    def around(self) -> Callable[[Sequence[Any]], Tree]:
+        """The function that returns the tree of some leaves."""
+        text = _literal(self.numbered)
+        if text is None:
+            return lambda leaves: ptree.map(lambda k: leaves[k], self.numbered)
+        # A tenth of the time of a walk over the tree, which a step of a model in Python pays each time.
+        return eval(f"lambda v: {text}")  # type: ignore[no-any-return]
+
+
+def _literal(tree: Tree) -> str | None:
+    """Return the Python text of a tree of numbers as one of elements of v; None for other containers."""
+    kind = type(tree)
+    if kind is int:
+        return f"v[{tree}]"
+    if kind is dict:
+        parts = [_literal(child) for child in tree.values()]
+        pairs = [f"{key!r}: {part}" for key, part in zip(tree, parts, strict=True)]
+        return None if None in parts else "{" + ", ".join(pairs) + "}"
+    if kind is list or kind is tuple:
+        parts = [_literal(child) for child in tree]
+        if None in parts:
+            return None
+        text = ", ".join(part for part in parts if part is not None)
+        return f"[{text}]" if kind is list else f"({text},)" if parts else "()"
+    return None
+
+
+register_static(Layout)
+
+_keys: dict[Hashable, int] = {}
+
+
+def _interned(key: Hashable) -> int:
+    return _keys.setdefault(key, len(_keys))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from treepie.autodiff import Tensor, ops
 from treepie.autodiff.arguments import as_float, as_tensor
+from treepie.autodiff.program.pure import library
 from treepie.autodiff.tensor import TensorLike
 
 
@@ -28,6 +29,7 @@ def _pair(
     return a, b.astype(a.dtype)
 
 
+@library
 def cross_entropy_sparse(logits: TensorLike, indices: TensorLike, ignore_index: int | None = None) -> Tensor:
     """Return the mean of -log softmax(logits)[index].
 
@@ -52,6 +54,7 @@ def cross_entropy_sparse(logits: TensorLike, indices: TensorLike, ignore_index: 
     return ops.sum(ops.where(kept, rows, 0.0)) / count
 
 
+@library
 def cross_entropy(logits: TensorLike, one_hot: TensorLike, label_smoothing: float = 0.0) -> Tensor:
     """Return the mean of -sum(one_hot * log softmax(logits)).
 
@@ -71,6 +74,7 @@ def cross_entropy(logits: TensorLike, one_hot: TensorLike, label_smoothing: floa
     return -ops.sum(terms) / float(x.size // classes)
 
 
+@library
 def binary_cross_entropy(logits: TensorLike, labels: TensorLike) -> Tensor:
     """Return the mean of -(labels * log sigmoid(logits) + (1 - labels) * log(1 - sigmoid(logits))).
 
@@ -81,18 +85,21 @@ def binary_cross_entropy(logits: TensorLike, labels: TensorLike) -> Tensor:
     return ops.mean(y * ops.softplus(-x) + (1.0 - y) * ops.softplus(x))
 
 
+@library
 def mse(pred: TensorLike, target: TensorLike) -> Tensor:
     """Return the mean of (pred - target)**2. pred, target: one shape."""
     a, b = _pair("mse", ("pred", "target"), pred, target)
     return ops.mean(ops.square(a - b))
 
 
+@library
 def mae(pred: TensorLike, target: TensorLike) -> Tensor:
     """Return the mean of |pred - target|. pred, target: one shape."""
     a, b = _pair("mae", ("pred", "target"), pred, target)
     return ops.mean(abs(a - b))
 
 
+@library
 def huber(pred: TensorLike, target: TensorLike, delta: float = 1.0) -> Tensor:
     """Return the mean of d**2 / 2 up to delta and of delta * (d - delta / 2) beyond.
 

@@ -8,17 +8,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from treepie.autodiff import Tensor, ops, ptree, zeros
 from treepie.autodiff.arguments import as_tensor
-from treepie.autodiff.capture import computed
-from treepie.autodiff.captured import get_num_threads
 from treepie.autodiff.ops import update as rules
+from treepie.autodiff.program.number import computed
+from treepie.autodiff.program.structure import register_state, register_static
 from treepie.autodiff.tensor import TensorLike, float64
 
 from . import schedule
 from .layout import Group, Layout
+from .recipe import Constructed, constructor
 from .schedule import Schedule
 
 # fmt: off
@@ -58,7 +57,7 @@ class OptState:
 
 
 @dataclass(frozen=True)
-class Optimizer:
+class Optimizer(Constructed):
     """A rule with its hyperparameters; made by `sgd`, `adam` and the others.
 
     rule: a row of `autodiff.ops.update`.  moments: how many it keeps.
@@ -149,7 +148,7 @@ class Optimizer:
         count, made = state.count + 1, []
         for g, group in enumerate(layout.groups):
             old = tuple(moment[g] for moment in state.buffers)
-            hyper = computed(self.hyper(group), count, group.dtype)
+            hyper = computed(self.hyper(group), count, (self.rule.hyper,), group.dtype)
             made.append(self.rule(values[g], flat[g], old, hyper, apply))
         first, *moments = zip(*made, strict=True) if made else [()] * (1 + self.moments)
         return list(first), OptState(count, tuple(moments), layout)
@@ -187,7 +186,7 @@ class Optimizer:
         """Refuse a leaf of another shape or dtype than the state was made for, by its path."""
         for k, t in enumerate(leaves):
             shape, dtype = layout.shapes[k], layout.dtypes[k]
-            if t.array.shape != shape or t.array.dtype != dtype:
+            if t.shape != shape or t.dtype != dtype:
                 path = ptree.flatten_with_paths(layout.numbered)[k][0]
                 raise ValueError(
                     f"{self.name}: the {what} of {path!r} has shape {t.shape} and dtype "
@@ -195,38 +194,8 @@ class Optimizer:
                 )
 
 
-class InPlace:
-    """The update of buffers that nobody else knows, by gradients that are always in the same tensors.
-
-    It is bound once, so that a step costs 2 us of Python instead of 11.
-    """
-
-    def __init__(
-        self, optimizer: Optimizer, state: OptState, buffers: Sequence[Tensor], flat: Sequence[Tensor]
-    ) -> None:
-        """Bind the update of a state's buffers."""
-        assert state.layout is not None
-        self.buffers, self.flat = buffers, flat
-        self._threads = get_num_threads()
-        self._rows = []
-        for g, group in enumerate(state.layout.groups):
-            hyper = Tensor(np.zeros(optimizer.rule.hyper, group.dtype))
-            old = tuple(moment[g] for moment in state.buffers)
-            run = optimizer.rule.in_place(buffers[g], flat[g], old, hyper)
-            self._rows.append((optimizer.hyper(group), hyper.array, run))
-
-    def fits(self, buffers: Sequence[Tensor], flat: Sequence[Tensor]) -> bool:
-        """Whether it is bound to these."""
-        return self.buffers is buffers and self.flat is flat and self._threads == get_num_threads()
-
-    def __call__(self, state: OptState) -> OptState:
-        """Take a step, and return the state after it."""
-        count = state.count + 1
-        for hyper, numbers, _ in self._rows:
-            numbers[...] = hyper(count)
-        for _, _, run in self._rows:
-            run()
-        return OptState(count, state.buffers, state.layout)
+register_state(OptState)
+register_static(Optimizer)
 
 
 def _rate(name: str, lr: float | Schedule) -> Schedule:
@@ -245,6 +214,7 @@ def _check(name: str, **bounds: tuple[float, float, float]) -> None:
             raise ValueError(f"{name}: {argument} is {value}, expected at least {low:g}{limit}")
 
 
+@constructor
 def sgd(lr: float | Schedule, momentum: float = 0.0, nesterov: bool = False) -> Optimizer:
     """Return p - lr * v with v = momentum * v + g; with nesterov, p - lr * (g + momentum * v).
 
@@ -280,11 +250,13 @@ def _adam(
     return Optimizer(name, rules.adam, 2, numbers, mask)
 
 
+@constructor
 def adam(lr: float | Schedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Optimizer:
     """Return Adam: p - lr * m^ / (sqrt(v^) + eps) (Kingma & Ba 2015, Algorithm 1)."""
     return _adam("adam", lr, b1, b2, eps, 0.0, None)
 
 
+@constructor
 def adamw(
     lr: float | Schedule,
     b1: float = 0.9,
@@ -301,6 +273,7 @@ def adamw(
     return _adam("adamw", lr, b1, b2, eps, weight_decay, mask)
 
 
+@constructor
 def rmsprop(lr: float | Schedule, decay: float = 0.9, eps: float = 1e-8, momentum: float = 0.0) -> Optimizer:
     """Return RMSprop: p - lr * u with u = momentum * u + g / (sqrt(v) + eps).
 
@@ -318,6 +291,7 @@ def rmsprop(lr: float | Schedule, decay: float = 0.9, eps: float = 1e-8, momentu
     )
 
 
+@constructor
 def adagrad(lr: float | Schedule, eps: float = 1e-8) -> Optimizer:
     """Return Adagrad: p - lr * g / (sqrt(s) + eps), s the sum of g**2 (Duchi et al. 2011)."""
     rate = _rate("adagrad", lr)

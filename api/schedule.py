@@ -6,6 +6,8 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 
+from .recipe import constructor
+
 Schedule = Callable[[int], float]
 
 
@@ -14,11 +16,13 @@ def _steps(function: str, argument: str, value: int) -> None:
         raise ValueError(f"schedule.{function}: {argument} is {value}, expected at least 1")
 
 
+@constructor
 def constant(value: float) -> Schedule:
     """Return the schedule of one value."""
     return lambda step: value
 
 
+@constructor
 def cosine_decay(init_value: float, decay_steps: int, alpha: float = 0.0) -> Schedule:
     """Return half a cosine from init_value at step 0 to alpha * init_value at decay_steps.
 
@@ -35,6 +39,7 @@ def cosine_decay(init_value: float, decay_steps: int, alpha: float = 0.0) -> Sch
     return schedule
 
 
+@constructor
 def warmup_linear(init_value: float, peak_value: float, warmup_steps: int) -> Schedule:
     """Return a line from init_value at step 0 to peak_value at warmup_steps, then constant."""
     _steps("warmup_linear", "warmup_steps", warmup_steps)
@@ -47,6 +52,7 @@ def warmup_linear(init_value: float, peak_value: float, warmup_steps: int) -> Sc
     return schedule
 
 
+@constructor
 def warmup_cosine(init_value: float, peak_value: float, warmup_steps: int) -> Schedule:
     """Return half a cosine from init_value at 0 to peak_value at warmup_steps, then constant."""
     _steps("warmup_cosine", "warmup_steps", warmup_steps)
@@ -60,6 +66,7 @@ def warmup_cosine(init_value: float, peak_value: float, warmup_steps: int) -> Sc
     return schedule
 
 
+@constructor
 def exponential_decay(init_value: float, decay_rate: float, decay_steps: int) -> Schedule:
     """Return init_value * decay_rate**(step / decay_steps)."""
     _steps("exponential_decay", "decay_steps", decay_steps)
@@ -70,6 +77,7 @@ def exponential_decay(init_value: float, decay_rate: float, decay_steps: int) ->
     return lambda step: init_value * decay_rate ** (step / decay_steps)
 
 
+@constructor
 def join(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> Schedule:
     """Return schedules one after another; each counts its steps from the boundary where it begins.
 

@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from treepie.kernels import memory
 from treepie.kernels.config import DTYPES
 
-from . import capture
+from .program.number import Number
 from .tensor import Tensor, TensorLike, bool_, check_dtype, float32, float64, int32, int64
 
+#: The very objects, by which ops compare dtypes first: `newbyteorder` makes others.
+_OWN = {d: d for d in DTYPES}
 _BY_KIND = {"b": bool_, "i": int64, "u": int64, "f": float64}
 _EXACT = {np.dtype("int8"): int32, np.dtype("int16"): int32, np.dtype("uint8"): int32}
 _EXACT |= {np.dtype("uint16"): int32, np.dtype("float16"): float32}
@@ -30,15 +32,22 @@ def tensor(data: TensorLike, dtype: Any = None) -> Tensor:
     from . import ops  # which are made of this function
 
     want = None if dtype is None else check_dtype("tensor", dtype)
+    if type(data) is np.ndarray:  # the usual case, in a third of the time
+        own = _OWN.get(data.dtype)
+        if own is not None and (want is None or want is own):
+            same = memory.aligned(data.shape, own)
+            same[...] = data
+            return Tensor(same)
     if isinstance(data, Tensor):
         return ops.astype(data, want) if want is not None and want != data.dtype else data
     if isinstance(data, list | tuple) and _holds_tensors(data):
         # By an op, through which gradients pass.
         return tensor(ops.stack([tensor(x) for x in data]), want)
-    if capture.state.recorder is not None:
-        given = capture.state.recorder.converted(data)
-        if given is not None:
-            return ops.astype(given, want) if want is not None and want != given.dtype else given
+    if isinstance(data, Number):
+        made = data.operand(
+            np.asarray(data.sample).dtype if want else _default(np.asarray(data.sample), False)
+        )
+        return ops.astype(made, want) if want is not None and want != made.dtype else made
     native = isinstance(data, np.ndarray | np.generic) or hasattr(data, "__array__")
     try:
         array = np.asarray(data)
@@ -48,11 +57,11 @@ def tensor(data: TensorLike, dtype: Any = None) -> Tensor:
         raise TypeError(f"tensor: data has dtype {array.dtype}, expected numbers or bools")
     if want is None:
         want = _default(array, native)
-    made = memory.aligned(array.shape, want)
+    copy = memory.aligned(array.shape, want)
     # A float beyond float32's range becomes inf, as everywhere in the library.
     with np.errstate(over="ignore", invalid="ignore"):
-        np.copyto(made, array, casting="unsafe")
-    return Tensor(made)
+        np.copyto(copy, array, casting="unsafe")
+    return Tensor(copy)
 
 
 def _holds_tensors(data: list[Any] | tuple[Any, ...]) -> bool:
@@ -67,7 +76,7 @@ def _holds_tensors(data: list[Any] | tuple[Any, ...]) -> bool:
 def _default(array: NDArray[Any], native: bool) -> np.dtype:
     dtype = array.dtype.newbyteorder("=")
     if native:
-        return dtype if dtype in DTYPES else _EXACT.get(dtype, _BY_KIND[dtype.kind])
+        return _OWN.get(dtype) or _EXACT.get(dtype, _BY_KIND[dtype.kind])
     if dtype.kind == "f":
         return float32
     if dtype.kind in "iu":

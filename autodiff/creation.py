@@ -8,7 +8,8 @@ import numpy as np
 
 from .arguments import as_tensor, shape_of
 from .convert import tensor
-from .elementwise import constant
+from .elementwise import stored_constant
+from .program.number import Number
 from .table import Shape
 from .tensor import Tensor, TensorLike, check_dtype, float32
 
@@ -25,8 +26,12 @@ def ones(shape: int | Shape, dtype: Any = float32) -> Tensor:
 
 def full(shape: int | Shape, fill_value: float | int | bool, dtype: Any = None) -> Tensor:
     """Return a tensor of one number; without a dtype, the one that `tensor(fill_value)` has."""
-    value = tensor(fill_value) if dtype is None else constant(fill_value, check_dtype("full", dtype))
-    return Tensor(np.full(shape_of("full", shape), value.array))
+    if isinstance(fill_value, Tensor | Number):
+        from .ops import broadcast_to
+
+        return broadcast_to(tensor(fill_value, dtype), shape_of("full", shape))
+    kind = tensor(fill_value).dtype if dtype is None else check_dtype("full", dtype)
+    return Tensor(np.full(shape_of("full", shape), stored_constant(fill_value, kind).array))
 
 
 def zeros_like(x: TensorLike, dtype: Any = None) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 
 from . import ptree, tape
 from .arguments import as_tensor
+from .program.active import tracing
+from .program.entry import Symbol
 from .ptree import Tree
 from .tensor import Tensor
 
@@ -37,6 +40,12 @@ class custom_vjp:
         self._forward: Callable[..., tuple[Tree, Any]] | None = None
         self._backward: Callable[[Any, Tree], tuple[Tree, ...]] | None = None
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Return its name where its module has it under that name, as for a function, for pickle."""
+        name = getattr(self, "__name__", "")
+        known = getattr(sys.modules.get(self.__module__), name, None) is self
+        return name if known else super().__reduce_ex__(protocol)
+
     def defvjp(
         self,
         forward: Callable[..., tuple[Tree, Any]],
@@ -47,6 +56,7 @@ class custom_vjp:
 
     def __call__(self, *args: Tree) -> Tree:
         """Run the function; record its rule while a gradient is being taken."""
+        note_rule()
         if not tape.recording():
             return self._function(*args)
         if self._forward is None or self._backward is None:
@@ -63,17 +73,25 @@ class custom_vjp:
         return _recorded(rule, inputs, result)
 
 
+def note_rule() -> None:
+    """Let a trace know that Python takes part in the backward pass."""
+    trace = tracing()
+    if trace is not None:
+        trace.python_backward = True
+
+
 def _recorded(rule: tape.Rule, inputs: tuple[Tensor, ...], result: Tree) -> Tree:
     """Return a result without the history of how it was computed, but with a rule."""
     leaves, rebuild = ptree.flatten(result)
-    outputs = tuple(Tensor(as_tensor(x).array) for x in leaves)
+    outputs = tuple(Tensor(as_tensor(x)._data) for x in leaves)
     tape.record(rule, inputs, {}, outputs)
     return rebuild(list(outputs))
 
 
-def _filled(gradients: Sequence[Tensor | None], outputs: Sequence[np.ndarray]) -> list[Tensor]:
+def _filled(gradients: Sequence[Tensor | None], outputs: Sequence[np.ndarray | Symbol]) -> list[Tensor]:
     """Return the gradients of all outputs, zeros where there is none."""
-    return [Tensor(np.zeros_like(a)) if g is None else g for g, a in zip(gradients, outputs, strict=True)]
+    pairs = zip(gradients, outputs, strict=True)
+    return [Tensor(np.zeros(a.shape, a.dtype)) if g is None else g for g, a in pairs]
 
 
 class _Custom:
@@ -122,12 +140,13 @@ def checkpoint_activations(f: Callable[..., Tree]) -> Callable[..., Tree]:
 
     @functools.wraps(f)
     def wrapped(*args: Tree) -> Tree:
+        note_rule()
         if not tape.recording():
             return f(*args)
         leaves, rebuild = ptree.flatten(list(args))
         inputs = [as_tensor(x) for x in leaves]
         with tape.capture() as captured:
-            result = f(*rebuild([Tensor(x.array) for x in inputs]))
+            result = f(*rebuild([Tensor(x._data) for x in inputs]))
         rule = _Recomputed(f, rebuild, len(inputs))
         return _recorded(rule, (*inputs, *captured), result)
 

@@ -18,14 +18,29 @@ from treepie.kernels.vector import Formula, Value, vector_type
 
 from . import tape
 from .convert import tensor
+from .program import active
+from .program.number import Number, fitting
 from .table import Case, Meta, Op, P, Rule, public, register
 from .tensor import Tensor, TensorLike, bool_, float64
 
 _constants: dict[tuple[float, np.dtype], Tensor] = {}
 
 
-def constant(number: float | int | bool, dtype: np.dtype) -> Tensor:
-    """Return a number as a tensor of shape (), kept for the next time."""
+def constant(number: float | int | bool | Number, dtype: np.dtype) -> Tensor:
+    """Return a number as a tensor of shape (); one of a traced function's user is an input of its program."""
+    trace = active.state.trace
+    if trace is not None and not trace.closed:
+        if type(number) is Number:
+            return number.operand(dtype)
+        if trace.user and dtype.kind == "f":
+            return Tensor(trace.number(fitting(number, dtype), dtype))
+    elif type(number) is Number:
+        number = number.sample
+    return stored_constant(number, dtype)
+
+
+def stored_constant(number: Any, dtype: np.dtype) -> Tensor:
+    """Return a constant, kept for the next time."""
     negative_zero = not number and math.copysign(1.0, number) < 0  # equal to 0.0 as a key
     found = _constants.get((number, dtype))
     if found is not None and not negative_zero:
@@ -48,11 +63,11 @@ def promoted(name: str, args: tuple[TensorLike, ...], accepts: str = "any") -> t
     dtype = _common_dtype(args)
     if dtype is not None and accepts != "bool" and (accepts == "any" or dtype.kind == "f"):
         return tuple(a if type(a) is Tensor else constant(a, dtype) for a in args)  # type: ignore[arg-type]
-    made: list[Any] = [a if isinstance(a, Tensor | bool | int | float) else tensor(a) for a in args]
+    made: list[Any] = [a if isinstance(a, Tensor | bool | int | float | Number) else tensor(a) for a in args]
     if not any(isinstance(a, Tensor) for a in made):  # numbers alone: what `tensor` makes of them
         made = [tensor(a) for a in made]
     try:
-        dtype = np.result_type(*[a.dtype if isinstance(a, Tensor) else a for a in made])
+        dtype = np.result_type(*[_promoting(a) for a in made])
     except (TypeError, OverflowError) as error:
         raise TypeError(f"{name}: operands do not have a common dtype ({error})") from None
     if accepts == "float" and dtype.kind != "f":
@@ -64,16 +79,21 @@ def promoted(name: str, args: tuple[TensorLike, ...], accepts: str = "any") -> t
     return tuple(_as(a, dtype) for a in made)
 
 
-def _common_dtype(args: Sequence[TensorLike]) -> np.dtype | None:
+def _promoting(a: Any) -> Any:
+    """Return what NumPy promotes in the place of an operand."""
+    return a.dtype if isinstance(a, Tensor) else a.sample if type(a) is Number else a
+
+
+def _common_dtype(args: Sequence[Any]) -> np.dtype | None:
     """Return the dtype of tensors of one dtype and numbers that take it, else None: the usual case."""
     dtype, number = None, None
     for a in args:
         if type(a) is Tensor:
             if dtype is None:
-                dtype = a.array.dtype
-            elif a.array.dtype is not dtype:
+                dtype = a._data.dtype
+            elif a._data.dtype is not dtype:
                 return None
-        elif type(a) is float or type(a) is int:
+        elif type(a) is float or type(a) is int or (type(a) is Number and type(a.sample) in (float, int)):
             number = a
         else:
             return None
@@ -83,7 +103,7 @@ def _common_dtype(args: Sequence[TensorLike]) -> np.dtype | None:
 def _as(a: Any, dtype: np.dtype) -> Tensor:
     if not isinstance(a, Tensor):
         return constant(a, dtype)
-    return a if a.array.dtype == dtype else _cast(a, dtype)
+    return a if a._data.dtype == dtype else _cast(a, dtype)
 
 
 def _cast(x: Tensor, dtype: np.dtype) -> Tensor:
@@ -125,6 +145,18 @@ class Elementwise(Op):
             if type(a) is Value:
                 return self.formula(*args)
         return self.apply(*self.bind(*args, **kwargs))
+
+    def caller(self) -> Callable[..., Any]:
+        """Return a function that does what a call does, in fewer of Python's own."""
+        bind, apply, formula = self.bind, self.apply, self.formula
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            for a in args:
+                if type(a) is Value:
+                    return formula(*args)
+            return apply(*bind(*args, **kwargs))
+
+        return call
 
     @cached_property
     def _fused(self) -> dict[tuple[bool, ...], _Backward]:
@@ -279,6 +311,16 @@ def elementwise(
             if len(args) != count:
                 raise TypeError(f"{own}: {len(args)} operands given, expected {count}")
             if not conditions:
+                first = args[0]
+                if type(first) is Tensor and first._data.dtype.kind == "f" and accepts != "bool":
+                    dtype = first._data.dtype
+                    for a in args:
+                        if type(a) is not Tensor or a._data.dtype is not dtype:
+                            break
+                    else:
+                        return args, {}  # the usual case, in a third of the time
+                    if count == 2 and (type(args[1]) is float or type(args[1]) is int):
+                        return (first, constant(args[1], dtype)), {}
                 return promoted(own, args, accepts), {}
             found = dict(zip(values, promoted(own, tuple(args[k] for k in values), accepts), strict=True))
             for k in conditions:

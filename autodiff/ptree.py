@@ -182,9 +182,13 @@ def fold(fn: Callable[[T, Tensor], T], init: T, tree: Tree) -> T:
 
 def zeros_like(tree: Tree) -> Tree:
     """Return a tree of zeros with the shapes and dtypes of another."""
-    return map(lambda x: Tensor(np.zeros(np.shape(x), np.asarray(x).dtype)), tree)
+    return map(lambda x: Tensor(np.zeros(np.shape(x), _dtype(x))), tree)
+
+
+def _dtype(leaf: Any) -> np.dtype:
+    return leaf.dtype if isinstance(leaf, Tensor) else np.asarray(leaf).dtype
 
 
 def count_parameters(tree: Tree) -> int:
     """Return how many numbers the leaves hold in all."""
-    return sum(int(np.size(x.array if isinstance(x, Tensor) else x)) for x in leaves(tree))
+    return sum(int(x.size if isinstance(x, Tensor) else np.size(x)) for x in leaves(tree))

@@ -17,9 +17,10 @@ import numpy as np
 
 from treepie.kernels import memory, threads
 from treepie.kernels.native import compilations
-from treepie.kernels.program import Launch, Operand, Program, Spec
+from treepie.kernels.program import Launch, LaunchTable, Operand, Spec
 
-from . import capture, tape
+from . import tape
+from .program import active
 from .tensor import Tensor
 
 P = ParamSpec("P")
@@ -31,6 +32,9 @@ Rule = Callable[..., Tensor | None]
 
 #: Plans that a row keeps: a few kB each, for data whose every batch has another shape.
 _MOST_PLANS = 1000
+
+#: Elements that are looked at in Python, before the kernel that reports an error does.
+_MOST_CHECKED = 1 << 16
 
 _BYTE = np.dtype(np.uint8)
 
@@ -59,11 +63,14 @@ class Op:
     infer: (input specs, meta) -> output specs, the shape rule.
     plan: (inputs, outputs, scratch, meta) -> kernel launches; `scratch(shape, dtype)` makes an operand.
     epilogue: whether `plan` takes `epilogue=` too: what becomes of the matrix that is its first result.
-    view: (array, meta) -> the same memory under another shape, for ops that run no kernel.
+    view: (array, meta) -> a view, for ops that run no kernel.
+    offset: (input spec, meta) -> the element at which a view begins.
+    joins: (input specs, meta) -> whether the result is the inputs, one after another in memory.
     vjp: a rule per argument; None for one that gets no gradient.
     shared: (g, result, *arguments, **meta) -> what all rules are given for g: computed once, perhaps by one
         kernel that gives all gradients, of which each rule picks its own.
     failure: (tensors, meta) -> the error to raise when a kernel reported one.
+    checked: (input specs, meta) -> (operand, least, largest) of operands whose elements must be in a range.
     oracle: NumPy in float64, taking the arguments and metadata of `bind`.
     variadic: any number of arguments; the one VJP rule is told which by the keyword `argument`.
     domain: where the op is smooth; samples are drawn from it. A dict gives single arguments their own.
@@ -86,9 +93,12 @@ class Op:
     cases: tuple[Case, ...]
     signature: str = ""
     view: Callable[..., Any] | None = None
+    offset: Callable[..., int] = lambda spec, **meta: 0
+    joins: Callable[..., bool] | None = None
     shared: Callable[..., Any] | None = None
     nondifferentiable: bool = False
     failure: Callable[..., Exception] | None = None
+    checked: Callable[..., Sequence[tuple[int, float, float]]] | None = None
     variadic: bool = False
     domain: tuple[float, float] | dict[int, tuple[float, float]] = (-2.0, 2.0)
     distinct: bool = False
@@ -102,12 +112,17 @@ class Op:
     in_place: bool = False
     epilogue: bool = False
     doc: str = ""
-    _plans: dict[Any, _Plan] = field(default_factory=dict)
+    _plans: dict[Any, Plan] = field(default_factory=dict)
 
     @property
     def differentiable(self) -> bool:
         """Whether a gradient passes to any argument."""
         return self.vjp is not None and any(self.vjp)
+
+    @functools.cached_property
+    def recorded(self) -> bool:
+        """Whether the tape notes its calls: those of a row whose rules are all None give constants."""
+        return self.vjp is None or any(self.vjp)
 
     def __str__(self) -> str:
         """Return the name, as test reports show it."""
@@ -117,26 +132,32 @@ class Op:
         """Run the op on arguments as users give them."""
         return self.apply(*self.bind(*args, **kwargs))
 
+    def caller(self) -> Callable[..., Any]:
+        """Return a function that does what a call does, in fewer of Python's own."""
+        bind, apply = self.bind, self.apply
+        return lambda *args, **kwargs: apply(*bind(*args, **kwargs))
+
     def apply(self, inputs: tuple[Tensor, ...], meta: Meta) -> Any:
         """Run the op on tensors; a tuple comes back where it has several outputs."""
-        results = self.run(inputs, meta)
-        if tape.recording():
-            tape.record(self, inputs, meta, results)
+        now = active.state
+        trace, gradients = now.trace, now.gradients
+        if trace is None or trace.closed or now.captures:
+            results = self.run(inputs, meta)
+            if gradients and self.recorded:
+                tape.record(self, inputs, meta, results)
+        else:
+            results = trace.add(self, inputs, meta, gradients if self.recorded else ())
         return results[0] if len(results) == 1 else results
 
     def run(self, inputs: tuple[Tensor, ...], meta: Meta) -> tuple[Tensor, ...]:
-        """Compute the outputs, without recording them on the tape."""
+        """Compute the outputs, without recording them on the tape; while a trace is active, write it down."""
+        trace = active.state.trace
+        if trace is not None and not trace.closed:
+            return trace.add(self, inputs, meta)
         if self.view is not None:
             return (Tensor(self.view(inputs[0].array, **meta)),)
-        key: list[Any] = [*meta.values()]
-        for t in inputs:
-            key += t.array.shape, t.array.dtype
-        plan = self._plans.get(tuple(key))
-        if plan is None:
-            if len(self._plans) >= _MOST_PLANS:
-                self._plans.clear()
-            with compilations.watch():
-                plan = self._plans[tuple(key)] = self._planned(inputs, meta)
+        arrays = [t.array for t in inputs]
+        plan = self.planned([(a.shape, a.dtype) for a in arrays], meta)
         empty = memory.recycled if self.recycled else memory.aligned
         outputs = [Tensor(empty(shape, dtype)) for shape, dtype in plan.outputs]
         if plan.program is not None:
@@ -147,31 +168,43 @@ class Op:
                 addresses.append(out._address)
             addresses += [address_of(a) for a in scratch]
             if plan.program.run(addresses) >= 0:
-                failed = self.failure
-                raise failed(*inputs, **meta) if failed else RuntimeError(f"{self} failed")
-        if capture.state.recorder is not None:
-            capture.state.recorder.add(self, plan.launches, inputs, meta, outputs, plan.scratch)
+                raise self.error(inputs, meta)
         return tuple(outputs)
 
-    def bound(self, inputs: tuple[Tensor, ...], into: Sequence[Tensor]) -> Callable[[], None]:
-        """Return what runs the op again and again on tensors that stay where they are, without metadata.
+    def error(self, inputs: Sequence[Tensor], meta: Meta) -> Exception:
+        """Return the error to raise where a kernel reported one."""
+        return self.failure(*inputs, **meta) if self.failure else RuntimeError(f"{self} failed")
 
-        into: tensors that become the outputs, of their shapes and dtypes; inputs too if it is `in_place`.
-        """
-        plan = self._planned(inputs, {})
-        assert not plan.scratch
-        if plan.program is None:
-            return lambda: None
-        tensors = (*inputs, *into)
-        bound = plan.program.bound([t.address for t in tensors])
+    def fails(self, inputs: Sequence[Any], meta: Meta) -> bool:
+        """Whether elements are outside of their range, of operands that are arrays of moderate size."""
+        if self.checked is None:
+            return False
+        for k, least, largest in self.checked(*inputs, **meta):
+            x = inputs[k]
+            looked = type(x) is np.ndarray and 0 < x.size <= _MOST_CHECKED
+            if looked and (x.min() < least or x.max() > largest):
+                return True
+        return False
 
-        def run(_: tuple[Tensor, ...] = tensors) -> None:  # which hold the memory
-            bound.run()
+    def outputs(self, inputs: Sequence[Any], meta: Meta) -> list[tuple[Shape, np.dtype]]:
+        """Return the shapes and dtypes of the outputs, from things that have these."""
+        made = self.infer(*[Spec(x.shape, x.dtype) for x in inputs], **meta)
+        return [(s.shape, s.dtype) for s in made]
 
-        return run
+    def planned(self, inputs: Sequence[tuple[Shape, np.dtype]], meta: Meta) -> Plan:
+        """Return the launches for inputs of some shapes and dtypes."""
+        key: list[Any] = [repr(v) if type(v) is float else v for v in meta.values()]
+        for spec in inputs:
+            key += spec
+        plan = self._plans.get(tuple(key))
+        if plan is None:
+            if len(self._plans) >= _MOST_PLANS:
+                self._plans.clear()
+            with compilations.watch():
+                plan = self._plans[tuple(key)] = self._plan([Spec(*spec) for spec in inputs], meta)
+        return plan
 
-    def _planned(self, inputs: tuple[Tensor, ...], meta: Meta) -> _Plan:
-        specs = [Spec(t.shape, t.dtype) for t in inputs]
+    def _plan(self, specs: list[Spec], meta: Meta) -> Plan:
         made = tuple(self.infer(*specs, **meta))
         sizes: list[int] = []
 
@@ -185,8 +218,8 @@ class Op:
         launches = []
         if any(s.size for s in made):
             launches = self.plan(operands[: len(specs)], operands[len(specs) :], scratch, **meta)
-        program = Program(launches) if launches else None
-        return _Plan(tuple((s.shape, s.dtype) for s in made), tuple(sizes), program, tuple(launches))
+        table = LaunchTable(launches) if launches else None
+        return Plan(tuple((s.shape, s.dtype) for s in made), tuple(sizes), table, tuple(launches))
 
     def pull_back(
         self, node: tape.Node, gradients: Sequence[Tensor | None], needs: Sequence[bool]
@@ -230,12 +263,21 @@ class Composite(Op):
         """Call the function."""
         return self.bind(*args, **kwargs)
 
+    def caller(self) -> Callable[..., Any]:
+        """Return the function."""
+        return self.bind
+
 
 @dataclass(frozen=True)
-class _Plan:
+class Plan:
+    """What an op launches for inputs of some shapes and dtypes.
+
+    scratch: bytes of each scratch buffer, which are numbered after inputs and outputs.
+    """
+
     outputs: tuple[tuple[Shape, np.dtype], ...]
     scratch: tuple[int, ...]
-    program: Program | None
+    program: LaunchTable | None
     launches: tuple[Launch, ...]
 
 
@@ -267,13 +309,7 @@ def register(row: Op) -> Op:
 
 def public(row: Op, function: Callable[P, Any]) -> Callable[P, Tensor]:
     """Return a row as the function that users call, with the name and docstring of `function`."""
-
-    run: Callable[..., Any] = row.__call__
-
-    @functools.wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-        return run(*args, **kwargs)  # type: ignore[no-any-return]
-
+    call: Callable[P, Tensor] = functools.wraps(function)(row.caller())
     call.op = row  # type: ignore[attr-defined]
     return call
 

@@ -9,13 +9,14 @@ which are recorded again while an outer trace is active.
 from __future__ import annotations
 
 import itertools
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
 
+from .program.active import classes, state
+from .program.entry import Symbol
 from .tensor import Tensor
 
 
@@ -28,13 +29,6 @@ class Rule(Protocol):
         """Return the gradients of a node's inputs, where needed."""
 
 
-class _State(threading.local):
-    def __init__(self) -> None:
-        self.active: list[int] = []
-        self.captures: list[_Capture] = []
-
-
-_state = _State()
 _numbers = itertools.count(1)
 
 
@@ -53,7 +47,7 @@ class Node:
         op: Rule | None,
         inputs: tuple[Tensor, ...],
         meta: dict[str, Any],
-        outputs: tuple[np.ndarray, ...],
+        outputs: tuple[np.ndarray | Symbol, ...],
         trace: int,
     ) -> None:
         self.op, self.inputs, self.meta, self.outputs, self.trace = op, inputs, meta, outputs, trace
@@ -62,27 +56,57 @@ class Node:
     @property
     def active(self) -> bool:
         """Whether the gradient that it was recorded for is being taken."""
-        return bool(_state.active) and self.trace >= _state.active[0]
+        active = state.gradients
+        return bool(active) and self.trace >= active[0]
 
     def results(self) -> tuple[Tensor, ...]:
         """Return the outputs as tensors of this node."""
         return tuple(Tensor(a, self, k) for k, a in enumerate(self.outputs))
 
 
+classes.tensor, classes.node = Tensor, Node
+
+
 def recording() -> bool:
     """Whether any gradient is being taken."""
-    return bool(_state.active)
+    return bool(state.gradients)
+
+
+def depth() -> int:
+    """Return how many gradients are being taken."""
+    return len(state.gradients)
+
+
+def begin() -> int:
+    """Take a gradient, and no other; return its number."""
+    number = next(_numbers)
+    state.gradients = (number,)
+    state.captures = ()
+    return number
+
+
+def clear() -> None:
+    """Take no gradient."""
+    state.gradients = ()
+    state.captures = ()
 
 
 def record(op: Rule, inputs: tuple[Tensor, ...], meta: dict[str, Any], outputs: tuple[Tensor, ...]) -> None:
     """Attach a node to the outputs of an op where an input depends on what is being differentiated."""
-    first = _state.active[0]
-    for capture in _state.captures:
-        capture.note(inputs, first)
-    trace = max((t.node.trace for t in inputs if t.node is not None), default=0)
+    first = state.gradients[0]
+    for seen in state.captures:
+        seen.note(inputs, first)
+    trace = 0
+    for t in inputs:
+        node = t.node
+        if node is not None and node.trace > trace:
+            trace = node.trace
     if trace < first:
         return
-    node = Node(op, inputs, meta, tuple(o.array for o in outputs), trace)
+    node = Node(op, inputs, meta, tuple([o._data for o in outputs]), trace)
+    active = state.trace
+    if active is not None:
+        active.nodes.append(node)
     for k, out in enumerate(outputs):
         if out.dtype.kind == "f":  # integers and bools are constants
             out.node, out.output = node, k
@@ -92,21 +116,23 @@ def record(op: Rule, inputs: tuple[Tensor, ...], meta: dict[str, Any], outputs: 
 def trace() -> Iterator[int]:
     """Take a gradient: record ops on the leaves of the trace whose number this yields."""
     number = next(_numbers)
-    _state.active.append(number)
+    before = state.gradients
+    state.gradients = (*before, number)
     try:
         yield number
     finally:
-        _state.active.remove(number)
+        state.gradients = before
 
 
 @contextmanager
 def resumed(number: int) -> Iterator[None]:
     """Record ops for a trace again, while its gradients are being pulled back."""
-    _state.active.insert(0, number)
+    before = state.gradients
+    state.gradients = (number, *before)
     try:
         yield
     finally:
-        _state.active.remove(number)
+        state.gradients = before
 
 
 class _Capture:
@@ -128,16 +154,17 @@ class _Capture:
 def capture() -> Iterator[list[Tensor]]:
     """Collect the tensors from outside that ops in a block depend on, where a gradient needs them."""
     seen = _Capture()
-    _state.captures.append(seen)
+    before = state.captures
+    state.captures = (*before, seen)
     try:
         yield seen.found
     finally:
-        _state.captures.remove(seen)
+        state.captures = before
 
 
 def leaf(x: Tensor, number: int) -> Tensor:
     """Return x as an independent variable of a trace."""
-    return Tensor(x.array, Node(None, (x,), {}, (x.array,), number))
+    return Tensor(x._data, Node(None, (x,), {}, (x._data,), number))
 
 
 def backward(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from treepie.kernels.config import DTYPES as DTYPES  # the api layer uses it too
 
-from . import capture
+from .program.entry import Symbol
 
 if TYPE_CHECKING:
     from .tape import Node
@@ -26,6 +26,8 @@ Axis = int | tuple[int, ...] | None
 
 def check_dtype(function: str, dtype: Any) -> np.dtype:
     """Return `dtype` as one that tensors have, or raise TypeError."""
+    if dtype is float32 or dtype is float64:
+        return dtype
     out: np.dtype | None = None
     with contextlib.suppress(TypeError):
         out = np.dtype(dtype)
@@ -42,36 +44,43 @@ class Tensor:
     and promote as NumPy's do.
     """
 
-    __slots__ = ("__weakref__", "_address", "array", "node", "output")
+    __slots__ = ("__weakref__", "_address", "_data", "node", "output")
     __array_priority__ = 1000  # so that NumPy's operators leave tensors to ours
 
-    def __init__(self, array: NDArray[Any], node: Node | None = None, output: int = 0) -> None:
-        """Wrap an array that nobody else will write to; `tensor` is the public way."""
-        self.array = array
+    def __init__(self, data: NDArray[Any] | Symbol, node: Node | None = None, output: int = 0) -> None:
+        """Wrap an array that nobody else writes to, or a trace's symbol; `tensor` is the public way."""
+        self._data = data
         self.node = node  # how it was computed, while a gradient is being taken
         self.output = output  # which output of the node it is
         self._address = 0
 
-    # ---- what it is
+    @property
+    def array(self) -> NDArray[Any]:
+        """The elements, to be read only."""
+        data = self._data
+        if type(data) is Symbol:
+            data = self._data = data.read()
+        return data  # type: ignore[return-value]
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Sizes of the axes."""
-        return self.array.shape
+        return self._data.shape
 
     @property
     def dtype(self) -> np.dtype:
         """Type of the elements."""
-        return self.array.dtype
+        return self._data.dtype
 
     @property
     def ndim(self) -> int:
         """Number of axes."""
-        return self.array.ndim
+        return self._data.ndim
 
     @property
     def size(self) -> int:
         """Number of elements."""
-        return self.array.size
+        return self._data.size
 
     @property
     def address(self) -> int:
@@ -95,17 +104,10 @@ class Tensor:
         """Format a single element as a number, others as `str` does."""
         return format(self.item(), spec) if spec and self.size == 1 else format(str(self), spec)
 
-    # ---- what it holds
-    def _values(self) -> NDArray[Any]:
-        """Return the array for Python to read, which a program that is being captured can not repeat."""
-        if capture.state.recorder is not None:
-            capture.state.recorder.read(self)
-        return self.array
-
     def numpy(self) -> NDArray[Any]:
         """Return the elements as a read-only NumPy array, without a copy."""
-        view = self._values().view()
-        view.flags.writeable = False
+        view = self.array[...]
+        view.setflags(write=False)
         return view
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
@@ -113,7 +115,8 @@ class Tensor:
 
         Raises TypeError inside a gradient that depends on the tensor, where NumPy's functions would lose it.
         """
-        self._check_constant()
+        if self.node is not None:
+            self._check_constant()
         out = self.numpy() if dtype is None else self.numpy().astype(dtype, copy=False)
         return out.copy() if copy else out
 
@@ -122,7 +125,7 @@ class Tensor:
         self._check_constant()
         if options.get("max_version", (0, 0)) >= (1, 0):
             return self.numpy().__dlpack__(**options)
-        return self._values().__dlpack__(**{k: v for k, v in options.items() if k == "stream"})
+        return self.array.__dlpack__(**{k: v for k, v in options.items() if k == "stream"})
 
     def _check_constant(self) -> None:
         """Refuse to become another library's array where that would silently drop a gradient."""
@@ -140,12 +143,12 @@ class Tensor:
         """Return the one element as a Python number."""
         if self.size != 1:
             raise ValueError(f"item: a tensor of shape {self.shape} has {self.size} elements, expected 1")
-        value: float | int | bool = self._values().item()
+        value: float | int | bool = self.array.item()
         return value
 
     def tolist(self) -> Any:
         """Return the elements as nested lists of Python numbers."""
-        return self._values().tolist()
+        return self.array.tolist()
 
     def __float__(self) -> float:
         """Return the one element as a float."""
@@ -169,7 +172,20 @@ class Tensor:
         """Iterate over the first axis."""
         return (self[i] for i in range(len(self)))
 
-    # ---- operators
+    def __reduce__(self) -> Any:
+        """Return how to make it again of its elements, for pickle."""
+        from .convert import tensor
+
+        return tensor, (self.numpy(), self.dtype.name)
+
+    def __copy__(self) -> Tensor:
+        """Return itself: it is immutable."""
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Tensor:
+        """Return a copy in memory of its own, whatever becomes of this one's."""
+        return ops.shape.copied(self)
+
     def __add__(self, other: TensorLike) -> Tensor:
         """Return self + other."""
         return ops.add(self, other)
@@ -273,7 +289,6 @@ class Tensor:
         """New tensors from changes: `x.at[index].set(v)` and `x.at[index].add(v)`."""
         return ops.At(self)
 
-    # ---- methods that NumPy's arrays have too
     @property
     def T(self) -> Tensor:
         """The tensor with its axes reversed."""

@@ -12,13 +12,9 @@ from treepie.kernels.native import compilations as compilations  # the api layer
 
 from . import ptree, tape
 from .arguments import as_tensor
+from .program.active import tracing
 from .ptree import Tree
-from .tensor import Tensor, TensorLike
-
-
-def stop_gradient(x: TensorLike) -> Tensor:
-    """Return x as a constant: no gradient passes through."""
-    return Tensor(as_tensor(x).array)
+from .tensor import Tensor
 
 
 def _variables(name: str, params: Tree, mixed: bool) -> tuple[list[Tensor], Callable[[list[Any]], Tree]]:
@@ -41,7 +37,10 @@ def _variables(name: str, params: Tree, mixed: bool) -> tuple[list[Tensor], Call
     return found, rebuild
 
 
-def _scalar(name: str, loss: Any) -> Tensor:
+def check_scalar(name: str, loss: Any) -> Tensor:
+    """Return a loss, or raise for what is not a scalar float tensor."""
+    if type(loss) is Tensor and loss._data.shape == () and loss._data.dtype.kind == "f":
+        return loss
     if not isinstance(loss, Tensor):
         raise TypeError(f"{name}: the function returned a {type(loss).__name__}, expected a scalar tensor")
     if loss.size != 1 or loss.ndim:
@@ -58,7 +57,7 @@ def _detached(tree: Tree) -> Tree:
     """Return results without their history, unless an outer gradient needs it."""
     if tape.recording():
         return tree
-    return ptree.map(lambda x: Tensor(x.array) if isinstance(x, Tensor) else x, tree)
+    return ptree.map(lambda x: Tensor(x._data) if isinstance(x, Tensor) else x, tree)
 
 
 def _differentiate(
@@ -76,14 +75,15 @@ def _differentiate(
                         f"{name}: the function returned {type(result).__name__}, expected (loss, aux)"
                     )
                 result, aux = result
-            loss = _scalar(name, result)
+            loss = check_scalar(name, result)
         one = Tensor(np.ones((), loss.dtype))
         gradients = tape.backward(number, [loss], [one], variables)
-    grads = rebuild([_or_zeros(g, x) for g, x in zip(gradients, found, strict=True)])
+    grads = rebuild([or_zeros(g, x) for g, x in zip(gradients, found, strict=True)])
     return _detached(loss), grads, aux
 
 
-def _or_zeros(g: Tensor | None, x: Tensor) -> Tensor:
+def or_zeros(g: Tensor | None, x: Tensor) -> Tensor:
+    """Return a gradient of x, zeros for none."""
     return Tensor(np.zeros(x.shape, x.dtype)) if g is None else g
 
 
@@ -115,12 +115,12 @@ def value_and_grad_aux(
     @functools.wraps(f)
     def wrapped(params: Tree) -> tuple[Tensor, Tree, Any]:
         loss, grads, aux = _differentiate("value_and_grad_aux", f, params, mixed, has_aux=True)
-        return loss, grads, _constants(aux)
+        return loss, grads, without_history(aux)
 
     return wrapped
 
 
-def _constants(aux: Any) -> Any:
+def without_history(aux: Any) -> Any:
     """Drop the history of tensors in aux where it is a tree; other objects are left as they are."""
     try:
         ptree.leaves(aux)
@@ -144,6 +144,9 @@ def vjp(f: Callable[..., Tree], *primals: Tree) -> tuple[Tree, Callable[[Tree], 
 
     The pullback takes a tree like the result and returns a tuple with a tree for each primal.
     """
+    active = tracing()
+    if active is not None:
+        active.pullbacks = True
     found, rebuild = _variables("vjp", list(primals), mixed=True)
     with tape.trace() as number:
         variables = [tape.leaf(x, number) for x in found]
@@ -153,7 +156,7 @@ def vjp(f: Callable[..., Tree], *primals: Tree) -> tuple[Tree, Callable[[Tree], 
     def pullback(cotangents: Tree) -> tuple[Tree, ...]:
         given = _cotangents(result, outputs, cotangents)
         gradients = tape.backward(number, outputs, given, variables)
-        return tuple(rebuild([_or_zeros(g, x) for g, x in zip(gradients, found, strict=True)]))
+        return tuple(rebuild([or_zeros(g, x) for g, x in zip(gradients, found, strict=True)]))
 
     return _detached(result), pullback
 

@@ -37,6 +37,15 @@ KEPT_LEAST = 1 << 17
 #: Bytes that are kept at most; when there would be more, all are let go.
 KEPT_MOST = 1 << 29
 
+#: Bytes of programs that a Trainer or a jitted function keeps: tables, and constants that they hold.
+PROGRAM_BYTES = 1 << 28
+
+#: Entries of traces that it keeps, of half a kB each.
+TRACE_ENTRIES = 1 << 17
+
+#: Whether pure functions are held to their word: traced at each call, and compared.
+CHECK = os.environ.get("TREEPIE_CHECK", "") not in ("", "0")
+
 #: What a parallel region costs, by threading layer. With omp, measured on 2 cores: 2 us more than a serial
 #: launch while the threads still spin from the last one, 10 to 40 us once they sleep. A launch goes
 #: parallel when its estimated serial time is at least PARALLEL_GAIN times the cost.

@@ -66,6 +66,20 @@ def recycled(shape: tuple[int, ...], dtype: np.dtype) -> NDArray[Any]:
     return _fresh(shape, dtype, size, arrays)
 
 
+def exclusive(arrays: list[NDArray[Any]]) -> bool:
+    """Whether nobody but a list holds arrays that this module made, or views of them."""
+    for a in arrays:
+        if sys.getrefcount(a) > 3:  # the list, this name, and the argument
+            return False
+        owner = a.base
+        if owner is None:
+            continue
+        kept = any(owner is m for m in tuple(_kept.get(owner.nbytes - config.LINE, ())))
+        if sys.getrefcount(owner) > 3 + kept:  # the array, this name, the argument
+            return False
+    return True
+
+
 def _fresh(
     shape: tuple[int, ...], dtype: np.dtype, size: int, arrays: deque[NDArray[np.uint8]]
 ) -> NDArray[Any]:

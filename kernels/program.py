@@ -8,12 +8,13 @@ An argument block is a run of 64-bit words: the header below, then what the kern
 a shape for an array, the bits of a number for a scalar. A program is one buffer: a table of
 (entry point, byte offset of the block), then the blocks. It holds no address of data until it runs,
 so one program serves every call with the same shapes: an eager op is a program of one or two
-launches, a captured step one of hundreds, and both run through `Program.run`.
+launches, a training step one of hundreds, and both run through `LaunchTable.run`.
 """
 
 import ctypes
 import functools
 import struct
+import time
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,13 @@ from llvmlite import ir
 
 from . import native, threads
 from .vector import declare
+
+#: Whether a program holds the threads: one at a time, since the workqueue layer ends the process on
+#: concurrent launches, and a second program would find every core busy. What `walk` returns then, and seconds
+#: to wait.
+_LOCK = array("q", [0])
+_LOCK_ADDRESS = _LOCK.buffer_info()[0]
+_BUSY, _POLL = -2, 5e-5
 
 #: Words of a block's header: error status, units of work, threads to use, next unit to deal out.
 STATUS, UNITS, THREADS, NEXT = range(4)
@@ -124,7 +132,7 @@ def launch(entry: int, units: int, work_ns: float, arguments: Sequence[Argument]
     return Launch(entry, units, work_ns, tuple(words), tuple(slots))
 
 
-class Program:
+class LaunchTable:
     """Launches in order, over numbered buffers."""
 
     def __init__(self, launches: Sequence[Launch], spinning: bool = False) -> None:
@@ -166,16 +174,20 @@ class Program:
     def walk(self, words: "array[int]") -> int:
         """Run over a filled table."""
         base = words.buffer_info()[0]
-        if self._parallel:
-            with threads.region() as driver:
-                return self._run(base, self._count, driver)  # type: ignore[no-any-return]
-        return self._run(base, self._count, 0)  # type: ignore[no-any-return]
+        driver = threads.driver() if self._parallel else 0
+        while True:
+            row: int = self._run(base, self._count, driver, _LOCK_ADDRESS if driver else 0)
+            if row != _BUSY:
+                return row
+            time.sleep(_POLL)  # another thread's program has the cores
 
 
 class Bound:
     """A program whose buffers have addresses: a run patches none of its words."""
 
-    def __init__(self, program: Program, words: "array[int]", slots: list[list[tuple[int, int]]]) -> None:
+    def __init__(
+        self, program: "LaunchTable", words: "array[int]", slots: list[list[tuple[int, int]]]
+    ) -> None:
         self._program, self._words, self._slots = program, words, slots
 
     def rebind(self, buffer: int, address: int) -> None:
@@ -184,81 +196,106 @@ class Bound:
             self._words[word] = address + offset
 
     def run(self) -> int:
-        """Run all launches; returns as `Program.run` does."""
+        """Run all launches; returns as `LaunchTable.run` does."""
         return self._program.walk(self._words)
 
 
 @functools.cache
 def _runner() -> "ctypes._FuncPointer":
-    return ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 3)(native.load("run", _run_ir))
+    return ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 4)(native.load("walk", _run_ir))
+
+
+_I64, _VOID = ir.IntType(64), ir.VoidType()
+_ENTRY = ir.FunctionType(_VOID, [_I64] * 3)
+_DRIVER = ir.FunctionType(_VOID, [_I64] * 4)
+
+
+def _number(n: int) -> ir.Constant:
+    return ir.Constant(_I64, n)
+
+
+def _word(b: ir.IRBuilder, address: ir.Value, index: int) -> ir.Value:
+    """Return a pointer to a word from an address on."""
+    return b.inttoptr(b.add(address, _number(8 * index)), _I64.as_pointer())
+
+
+def _call(b: ir.IRBuilder, address: ir.Value, kind: ir.FunctionType, *args: ir.Value) -> None:
+    b.call(b.inttoptr(address, kind.as_pointer()), args)
 
 
 def _run_ir() -> str:
-    """`int64 run(base, count, driver)`: walk a program's table.
+    """`int64 walk(base, count, driver, lock)`: walk a program's table.
+
+    It returns -1, the row of a launch that reported an error, or -2 at once if another program holds the
+    lock. The lock is taken and let go in here, where no exception of Python's can come between.
 
     A block with THREADS > 1 goes to `driver(worker, entry, block, threads)`, which calls
     `worker(entry, block)` on every thread; workers take units one at a time, so a slow core gets fewer.
     """
-    i64, void = ir.IntType(64), ir.VoidType()
-    entry_type = ir.FunctionType(void, [i64] * 3)
     module = ir.Module("run")
+    worker = _worker(module)
+    run = declare(module, "walk", _I64, [_I64] * 4)
+    base, count, driver, lock = run.args
+    start = run.append_basic_block("start")
+    names = ("take", "head", "step", "serial", "parallel", "after", "end", "release", "out", "busy")
+    take, head, step, serial, parallel, after, end, release, out, busy = map(run.append_basic_block, names)
+    b = ir.IRBuilder(start)
+    locked = b.icmp_signed("!=", lock, _number(0))
+    b.cbranch(locked, take, head)
+    b.position_at_end(take)
+    held = b.cmpxchg(_word(b, lock, 0), _number(0), _number(1), "acquire", "monotonic")
+    b.cbranch(b.extract_value(held, 1), head, busy)
+    b.position_at_end(busy)
+    b.ret(_number(_BUSY))
+    b.position_at_end(head)
+    row = b.phi(_I64)
+    row.add_incoming(_number(0), start)
+    row.add_incoming(_number(0), take)
+    b.cbranch(b.icmp_signed("<", row, count), step, end)
+    b.position_at_end(step)
+    at = b.add(base, b.mul(row, _number(16)))
+    entry, block = b.load(_word(b, at, 0)), b.add(base, b.load(_word(b, at, 1)))
+    b.store(_number(0), _word(b, block, STATUS))  # a table may be walked many times
+    b.store(_number(0), _word(b, block, NEXT))
+    team = b.load(_word(b, block, THREADS))
+    many = b.and_(b.icmp_signed(">", team, _number(1)), b.icmp_signed("!=", driver, _number(0)))
+    b.cbranch(many, parallel, serial)
+    b.position_at_end(serial)
+    _call(b, entry, _ENTRY, block, _number(0), b.load(_word(b, block, UNITS)))
+    b.branch(after)
+    b.position_at_end(parallel)
+    _call(b, driver, _DRIVER, b.ptrtoint(worker, _I64), entry, block, team)
+    b.branch(after)
+    b.position_at_end(after)
+    row.add_incoming(b.add(row, _number(1)), after)
+    b.cbranch(b.icmp_signed("!=", b.load(_word(b, block, STATUS)), _number(0)), end, head)
+    b.position_at_end(end)
+    result = b.phi(_I64)
+    result.add_incoming(_number(-1), head)
+    result.add_incoming(row, after)
+    b.cbranch(locked, release, out)
+    b.position_at_end(release)
+    b.store_atomic(_number(0), _word(b, lock, 0), "release", 8)
+    b.branch(out)
+    b.position_at_end(out)
+    b.ret(result)
+    return str(module)
 
-    def number(n: int) -> ir.Constant:
-        return ir.Constant(i64, n)
 
-    def word(b: ir.IRBuilder, address: ir.Value, index: int) -> ir.Value:
-        return b.inttoptr(b.add(address, number(8 * index)), i64.as_pointer())
-
-    def call(b: ir.IRBuilder, address: ir.Value, kind: ir.FunctionType, *args: ir.Value) -> None:
-        b.call(b.inttoptr(address, kind.as_pointer()), args)
-
-    worker = declare(module, "worker", void, [i64, i64])
+def _worker(module: ir.Module) -> ir.Function:
+    """Define `worker(entry, block)`: take units of work until there are none."""
+    worker = declare(module, "worker", _VOID, [_I64] * 2)
     entry, block = worker.args
     b = ir.IRBuilder(worker.append_basic_block("entry"))
     loop, work, done = (worker.append_basic_block(s) for s in ("loop", "work", "done"))
-    units = b.load(word(b, block, UNITS))
+    units = b.load(_word(b, block, UNITS))
     b.branch(loop)
     b.position_at_end(loop)
-    unit = b.atomic_rmw("add", word(b, block, NEXT), number(1), "monotonic")
+    unit = b.atomic_rmw("add", _word(b, block, NEXT), _number(1), "monotonic")
     b.cbranch(b.icmp_signed("<", unit, units), work, done)
     b.position_at_end(work)
-    call(b, entry, entry_type, block, unit, b.add(unit, number(1)))
+    _call(b, entry, _ENTRY, block, unit, b.add(unit, _number(1)))
     b.branch(loop)
     b.position_at_end(done)
     b.ret_void()
-
-    run = declare(module, "run", i64, [i64, i64, i64])
-    base, count, driver = run.args
-    start = run.append_basic_block("start")
-    head, step, serial, parallel, after, ok, failed = (
-        run.append_basic_block(s) for s in ("head", "step", "serial", "parallel", "after", "ok", "failed")
-    )
-    b = ir.IRBuilder(start)
-    b.branch(head)
-    b.position_at_end(head)
-    row = b.phi(i64)
-    row.add_incoming(number(0), start)
-    b.cbranch(b.icmp_signed("<", row, count), step, ok)
-    b.position_at_end(step)
-    at = b.add(base, b.mul(row, number(16)))
-    entry, block = b.load(word(b, at, 0)), b.add(base, b.load(word(b, at, 1)))
-    b.store(number(0), word(b, block, STATUS))  # a table may be walked many times
-    b.store(number(0), word(b, block, NEXT))
-    team = b.load(word(b, block, THREADS))
-    many = b.and_(b.icmp_signed(">", team, number(1)), b.icmp_signed("!=", driver, number(0)))
-    b.cbranch(many, parallel, serial)
-    b.position_at_end(serial)
-    call(b, entry, entry_type, block, number(0), b.load(word(b, block, UNITS)))
-    b.branch(after)
-    b.position_at_end(parallel)
-    driver_type = ir.FunctionType(void, [i64] * 4)
-    call(b, driver, driver_type, b.ptrtoint(worker, i64), entry, block, team)
-    b.branch(after)
-    b.position_at_end(after)
-    row.add_incoming(b.add(row, number(1)), after)
-    b.cbranch(b.icmp_signed("!=", b.load(word(b, block, STATUS)), number(0)), failed, head)
-    b.position_at_end(failed)
-    b.ret(row)
-    b.position_at_end(ok)
-    b.ret(number(-1))
-    return str(module)
+    return worker

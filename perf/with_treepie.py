@@ -7,7 +7,7 @@ import numpy as np
 
 import treepie as tp
 from treepie.examples import mnist
-from treepie.window import Window
+from treepie.train.runner import StepRunner
 
 L = tp.layer
 
@@ -24,7 +24,7 @@ def places():
     def apply(params, state, x, **_):
         return x + params["embedding"], state
 
-    return L.Layer(table.init, apply, "places")
+    return L.Layer(table.init, tp.pure(apply), "places")
 
 
 def gpt():
@@ -61,10 +61,10 @@ def step(name, weights=None):
     assert weights is None, "the others start from these"
     own = trainer(name)
     loss = tp.loss.mse if name in models.SQUARES else tp.loss.cross_entropy_sparse
-    window = Window(own.optimizer, own.gradients, loss, None, None, "raise", 1)
-    window.begin(own.init(rngs=tp.rng.key(0)))
+    runner = StepRunner(own.steps, loss, None, None, "raise", 1)
+    runner.begin(own.init(rngs=tp.rng.key(0)))
     turns = itertools.cycle([[tuple(map(tp.tensor, b))] for b in models.batches(name)])
-    return lambda: window.step(next(turns))
+    return lambda: runner.step(next(turns))
 
 
 def weights(name):

@@ -126,7 +126,7 @@ def test_memory_grows_linearly_in_the_sequence(name, heads):
         first, last = ([], []) if name == "attention" else ([x, x[..., 0]], [x, x[..., 0]])
         arrays = [*first, x, x, x, *few, *last]
         inputs, meta = row.bind(*tensors(arrays), scale=0.5, is_causal=True, dropout=0.0)
-        sizes.append(sum(row._planned(inputs, meta).scratch))
+        sizes.append(sum(row.planned([(t.shape, t.dtype) for t in inputs], meta).scratch))
     assert sizes[1] <= 2 * sizes[0]
     assert sizes[2] <= 2 * sizes[1]
     assert sizes[2] < heads * 4096 * 4096 * 4 / 8

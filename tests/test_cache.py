@@ -76,13 +76,13 @@ def test_formulas_from_anywhere_have_their_code_in_their_name():
     import numpy as np
 
     from treepie.kernels.elementwise import elementwise
-    from treepie.kernels.program import Operand, Program, Spec
+    from treepie.kernels.program import LaunchTable, Operand, Spec
 
     x, out = np.arange(3.0), np.empty(3)
     spec = Spec(x.shape, x.dtype)
     for formula, want in [(lambda a: a + 1.0, x + 1), (lambda a: a + 2.0, x + 2)]:
         launch = elementwise("twin", formula, [Operand(0, spec)], [Operand(1, spec)])
-        assert Program([launch]).run([x.ctypes.data, out.ctypes.data]) == -1
+        assert LaunchTable([launch]).run([x.ctypes.data, out.ctypes.data]) == -1
         np.testing.assert_array_equal(out, want)
 
 

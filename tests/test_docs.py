@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import inspect
 import pkgutil
 import re
 import shlex
@@ -35,7 +36,21 @@ def test_readme_begins_with_two_lines_that_install_and_run():
     assert second.endswith("-m pytest\n")
 
 
+class Finder(doctest.DocTestFinder):
+    """Takes a decorated function for one of the module that defines it, unlike `doctest.testmod`."""
+
+    def _from_module(self, module, object):
+        return super()._from_module(module, inspect.unwrap(object))
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_docstrings(name):
-    failed, _ = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
-    assert failed == 0
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    for test in Finder().find(importlib.import_module(name)):
+        runner.run(test)
+    assert runner.failures == 0
+
+
+def test_docstrings_of_decorated_functions_are_looked_at():
+    found = Finder(exclude_empty=False).find(treepie.layer.basic)
+    assert "treepie.layer.basic.linear" in {test.name for test in found}

@@ -12,7 +12,7 @@ from llvmlite import ir
 from mpmath import mp, mpf
 
 from treepie.kernels import config, elementwise, formulas, native, trigonometry
-from treepie.kernels.program import Operand, Program, Spec
+from treepie.kernels.program import LaunchTable, Operand, Spec
 from treepie.kernels.vector import ELEMENT, Value
 
 
@@ -81,7 +81,7 @@ def run(name, *inputs, dtype=None):
     arrays = [*inputs, np.empty(inputs[0].shape, dtype or inputs[0].dtype)]
     operands = [Operand(k, Spec(a.shape, a.dtype)) for k, a in enumerate(arrays)]
     launch = elementwise.elementwise(f"test_{name}", formula(name), operands[:-1], operands[-1:])
-    assert Program([launch]).run([a.ctypes.data for a in arrays]) == -1
+    assert LaunchTable([launch]).run([a.ctypes.data for a in arrays]) == -1
     return arrays[-1]
 
 

@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 
 import treepie as tp
-from treepie.autodiff import captured, ops
-from treepie.autodiff.capture import record
-from treepie.autodiff.captured import Captured, Outline
-from treepie.autodiff.fusion import fused
+from treepie.autodiff import ops
+from treepie.autodiff.program import program
 
 RNG = np.random.default_rng(0)
 
@@ -16,29 +14,24 @@ def normal(*shape, dtype="f4"):
     return tp.tensor(RNG.standard_normal(shape).astype(dtype))
 
 
-def recorded(f, givens):
-    with record(givens) as recorder:
-        results = f(*givens)
-    return recorder, list(results) if isinstance(results, tuple) else [results]
-
-
 def names(f, *givens):
     """The calls that are left of a function's."""
-    recorder, results = recorded(f, givens)
-    wanted = {recorder.place(t).buffer for t in results}
-    return [call.op.name for call in fused(recorder, captured._needed(recorder.calls, wanted), wanted)]
+    jitted = tp.jit(f)
+    jitted(*givens)
+    calls = [call for call, _ in jitted.programs[0].calls]
+    return [call.op.name for k, call in enumerate(calls) if not k or calls[k - 1] is not call]
 
 
 def check(f, *givens):
-    """Same bits as eagerly, on what was recorded and on other values; return the program."""
-    recorder, results = recorded(f, givens)
-    program = Captured(recorder, Outline.of(recorder, results))
+    """Same bits as eagerly, on what was traced and on other values; return the program."""
+    jitted = tp.jit(f)
     for scale in (1.0, -1.5, np.nan):
         others = [t * scale if t.dtype.kind == "f" else t for t in givens]
-        made, want = program.run(others), f(*others)
-        for a, b in zip(made, want if isinstance(want, tuple) else (want,), strict=True):
+        made, want = jitted(*others), f(*others)
+        pairs = zip(*(y if isinstance(y, tuple) else (y,) for y in (made, want)), strict=True)
+        for a, b in pairs:
             np.testing.assert_array_equal(a.numpy(), b.numpy())
-    return program
+    return jitted.programs[0]
 
 
 X, W, B = (5, 33), (33, 37), (37,)
@@ -180,7 +173,7 @@ def test_random_functions_keep_their_bits(seed, shape, monkeypatch):
     m, k, n = shape
     givens = normal(m, k), normal(k, n), normal(n), normal(m, 1), normal()
     made = check(random_function(seed), *givens)
-    monkeypatch.setattr(captured, "fused", lambda recorder, calls, wanted: calls)
+    monkeypatch.setattr(program, "fused", lambda graph, calls, wanted: list(calls))
     plain = check(random_function(seed), *givens)
     assert len(made.launches) < len(plain.launches)
     assert made.unshared <= plain.unshared
@@ -188,13 +181,13 @@ def test_random_functions_keep_their_bits(seed, shape, monkeypatch):
 
 def programs_of(model, loss, x, y, monkeypatch):
     made = []
-    init = Captured.__init__
+    init = program.Program.__init__
 
     def noted(self, *args, **options):
         init(self, *args, **options)
         made.append(self)
 
-    monkeypatch.setattr(Captured, "__init__", noted)
+    monkeypatch.setattr(program.Program, "__init__", noted)
     trainer = tp.Trainer(model, tp.optim.sgd(0.1))
     trainer.fit(trainer.init(tp.rng.key(0)), tp.Data.repeat(4, (x, y)), loss=loss)
     return made
@@ -207,7 +200,7 @@ def test_relu_and_its_gradient_vanish_from_a_step(monkeypatch):
     x, y = normal(64, 40), tp.tensor(RNG.integers(0, 10, 64).astype("i4"))
     (made,) = programs_of(model, tp.loss.cross_entropy_sparse, x, y, monkeypatch)
     with monkeypatch.context() as plain:
-        plain.setattr(captured, "fused", lambda recorder, calls, wanted: calls)
+        plain.setattr(program, "fused", lambda graph, calls, wanted: list(calls))
         (before,) = programs_of(model, tp.loss.cross_entropy_sparse, x, y, monkeypatch)
     assert (
         len(before.launches) - len(made.launches) == 6 + 2

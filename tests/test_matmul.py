@@ -12,7 +12,7 @@ import pytest
 from treepie.autodiff import OPS, tensor
 from treepie.kernels import config, gemm, matmul, threads
 from treepie.kernels.epilogue import COLUMN, MATRIX, ROW, Epilogue
-from treepie.kernels.program import Operand, Program, Spec
+from treepie.kernels.program import LaunchTable, Operand, Spec
 
 GUARD = 4096  # elements on either side of an array: reading one makes the result NaN
 
@@ -42,7 +42,7 @@ def check(m, k, n, transpose_a, transpose_b, dtype, batch=(1, 1), after=False):
         epilogue = Epilogue("sums", _sums, tuple(operands[5:8]), kinds, (operands[8],))
     launches = matmul.plan(*operands[:3], transpose_a, transpose_b, (3, 4), epilogue)
     held = [guarded(x, 7.0 if i in (2, 8) else np.nan) for i, x in enumerate(arrays)]
-    assert Program(launches).run([address for _, address in held]) < 0
+    assert LaunchTable(launches).run([address for _, address in held]) < 0
     case = f"{m} x {k} x {n}, transposed {transpose_a} {transpose_b}, {dtype}"
     for out, expected in ((held[2][0], want), (held[8][0], -want))[: 2 if after else 1]:
         assert (out[:GUARD] == 7.0).all(), f"written before C: {case}"

@@ -10,13 +10,12 @@ import pytest
 from numba.core.runtime import _nrt_python, rtsys
 
 import treepie as tp
-from treepie.autodiff.programs import Programs
 from treepie.examples import mnist
-from treepie.gradients import Gradients
-from treepie.window import Window
+from treepie.train.runner import StepRunner
 
-from .test_captured import KEY, RNG, eager, trained
+from .op_by_op import run_eagerly
 from .test_layers import LAYERS
+from .test_steps import KEY, RNG, trained
 
 
 def closures(batches):
@@ -44,9 +43,9 @@ def test_losses_in_closures_are_captured_with_what_they_hold(kind, monkeypatch, 
         return history.steps
 
     steps = run()
-    assert trainer.gradients.programs
+    assert trainer.steps.cache.programs
     assert "op by op" not in capsys.readouterr().err
-    monkeypatch.setattr(Gradients, "call", eager)
+    run_eagerly(monkeypatch)
     assert steps == run()
 
 
@@ -80,8 +79,8 @@ def test_single_steps_with_contexts_keys_and_both_modes(training, monkeypatch):
         ]
 
     made = run()
-    assert trainer.gradients.programs
-    monkeypatch.setattr(Gradients, "call", eager)
+    assert trainer.steps.cache.programs
+    run_eagerly(monkeypatch)
     for a, b in zip(made, run(), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -114,8 +113,8 @@ def test_accumulated_steps_are_captured(monkeypatch):
         return st.vars.params[0]["weight"].numpy()
 
     made = run()
-    assert trainer.gradients.programs
-    monkeypatch.setattr(Gradients, "call", eager)
+    assert trainer.steps.cache.programs
+    run_eagerly(monkeypatch)
     np.testing.assert_array_equal(made, run())
 
 
@@ -124,20 +123,20 @@ def test_a_step_allocates_nothing_that_it_keeps():
     trainer = tp.Trainer(tp.layer.sequential([tp.layer.linear(50, 40), tp.layer.relu()]), tp.optim.adam(0.1))
     x = tp.tensor(RNG.standard_normal((64, 50), "f4"))
     y = tp.tensor(RNG.standard_normal((64, 40), "f4"))
-    window = Window(trainer.optimizer, trainer.gradients, tp.loss.mse, None, None, "raise", 1)
-    window.begin(trainer.init(KEY))
+    runner = StepRunner(trainer.steps, tp.loss.mse, None, None, "raise", 1)
+    runner.begin(trainer.init(KEY))
     for _ in range(5):
-        window.step([(x, y)])
+        runner.step([(x, y)])
     _nrt_python.memsys_enable_stats()
     arrays = rtsys.get_allocation_stats().alloc
     tracemalloc.start()
     try:
         for _ in range(200):  # whatever Python keeps for itself
-            window.step([(x, y)])
+            runner.step([(x, y)])
         before, _ = tracemalloc.get_traced_memory()
         tracemalloc.reset_peak()
         for _ in range(200):
-            window.step([(x, y)])
+            runner.step([(x, y)])
         after, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -158,7 +157,7 @@ def test_examples_print_the_same_both_ways(example, monkeypatch, capsys, tmp_pat
         return re.sub(r"[\d.]+ s\b", "", capsys.readouterr().out)
 
     made = run()
-    monkeypatch.setattr(Programs, "call", eager)
+    run_eagerly(monkeypatch)
     assert made == run()
 
 
@@ -203,7 +202,7 @@ def test_what_layers_of_ones_own_read_is_looked_at_in_every_step(monkeypatch):
         return losses, outputs
 
     made = run()
-    assert trainer.gradients.programs
+    assert trainer.steps.cache.programs
     assert trainer.outputs.programs
-    monkeypatch.setattr(Programs, "call", eager)
+    run_eagerly(monkeypatch)
     assert made == run()

@@ -6,7 +6,7 @@ import pytest
 import treepie as tp
 from treepie.autodiff.ops.random import _threefry
 from treepie.kernels.elementwise import elementwise
-from treepie.kernels.program import Operand, Program, Spec
+from treepie.kernels.program import LaunchTable, Operand, Spec
 from treepie.kernels.random import threefry
 
 # Random123 1.14, tests/kat_vectors, lines "threefry2x32 20": counter, key, result.
@@ -29,7 +29,7 @@ def test_published_vectors(counter, key, want):
     outs = [np.empty((), np.int32) for _ in range(2)]
     spec = Spec((), np.dtype("int32"))
     operands = [Operand(k, spec) for k in range(6)]
-    program = Program([elementwise("threefry_block", threefry, operands[:4], operands[4:])])
+    program = LaunchTable([elementwise("threefry_block", threefry, operands[:4], operands[4:])])
     assert program.run([a.ctypes.data for a in (*arrays, *outs)]) == -1
     assert [int(o.view(np.uint32)) for o in outs] == words(want)
 

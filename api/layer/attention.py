@@ -11,9 +11,11 @@ from .. import fn
 from ..fn.attention import attend, turned
 from ..fn.linear import check_rate
 from ..init import glorot_uniform
+from ..recipe import constructor
 from .core import Context, Layer, Tree, Vars
 
 
+@constructor
 def multi_head_attention(
     embed_dim: int,
     num_heads: int,
@@ -74,7 +76,7 @@ def multi_head_attention(
         out = attend(q, k, v, mask, is_causal, rate, rngs if rate else None, seq_first=True)
         return fn.linear(out.reshape(x.shape), params["out_proj"]), state
 
-    return Layer(init, apply, f"multi_head_attention({embed_dim}, {num_heads})")
+    return Layer(init, apply, f"multi_head_attention({embed_dim}, {num_heads})", pure=True)
 
 
 def _heads(x: Tensor, heads: int) -> Tensor:

@@ -8,14 +8,17 @@ from typing import Any
 
 from treepie.autodiff import Tensor, rng
 from treepie.autodiff.arguments import integer
+from treepie.autodiff.program.pure import is_pure
 
 from .. import fn
 from .. import init as initializers
 from ..fn.linear import check_rate
 from ..init import Initializer
+from ..recipe import constructor
 from .core import Layer, Tree, Vars, stateless
 
 
+@constructor
 def linear(
     in_features: int,
     out_features: int,
@@ -44,9 +47,10 @@ def linear(
     ) -> tuple[Tensor, Tree]:
         return fn.linear(x, params["weight"], params["bias"] if bias else None), state
 
-    return Layer(init, apply, f"linear({in_features}, {out_features})")
+    return Layer(init, apply, f"linear({in_features}, {out_features})", pure=True)
 
 
+@constructor
 def dropout(rate: float) -> Layer:
     """Return the layer `fn.dropout`: in training, it sets elements to 0 with probability `rate`."""
     check_rate(rate)
@@ -60,34 +64,40 @@ def dropout(rate: float) -> Layer:
             raise ValueError("layer.dropout: rngs is None, expected a key in training (rngs=tp.rng.key(0))")
         return fn.dropout(x, rate, rngs), state
 
-    return Layer(lambda rngs, dtype: Vars({}, {}, dtype), apply, f"dropout({rate})")
+    return Layer(lambda rngs, dtype: Vars({}, {}, dtype), apply, f"dropout({rate})", pure=True)
 
 
+@constructor
 def relu() -> Layer:
     """Return the layer max(x, 0)."""
     return stateless("relu", fn.relu)
 
 
+@constructor
 def gelu() -> Layer:
     """Return the layer x Phi(x), Phi the normal distribution."""
     return stateless("gelu", fn.gelu)
 
 
+@constructor
 def silu() -> Layer:
     """Return the layer x * sigmoid(x)."""
     return stateless("silu", fn.silu)
 
 
+@constructor
 def tanh() -> Layer:
     """Return the layer tanh(x)."""
     return stateless("tanh", fn.tanh)
 
 
+@constructor
 def sigmoid() -> Layer:
     """Return the layer 1 / (1 + exp(-x))."""
     return stateless("sigmoid", fn.sigmoid)
 
 
+@constructor
 def flatten() -> Layer:
     """Return the layer (batch, ...) -> (batch, features)."""
 
@@ -99,8 +109,12 @@ def flatten() -> Layer:
     return stateless("flatten", flat)
 
 
+@constructor
 def lambda_(function: Callable[[Any], Any]) -> Layer:
-    """Return the layer of a function without parameters."""
+    """Return the layer of a function without parameters.
+
+    The function runs in every step, unless it is the library's own, or marked by `tp.pure`.
+    """
     if not callable(function):
         raise TypeError(f"layer.lambda_: fn is {function!r}, expected a function")
-    return stateless(getattr(function, "__name__", "lambda_"), function)
+    return stateless(getattr(function, "__name__", "lambda_"), function, pure=is_pure(function))

@@ -7,9 +7,11 @@ from typing import Any
 
 from treepie.autodiff import Tensor, rng
 
+from ..recipe import constructor
 from .core import Layer, Tree, Vars
 
 
+@constructor
 def residual(layer: Layer) -> Layer:
     """Return the layer x + layer(x); its parameters are the inner layer's."""
 
@@ -23,9 +25,10 @@ def residual(layer: Layer) -> Layer:
             )
         return x + y, vars.state
 
-    return Layer(layer.init, apply, f"residual({layer.name})")
+    return Layer(layer.init, apply, f"residual({layer.name})", pure=layer.pure)
 
 
+@constructor
 def sequential(layers: Sequence[Layer]) -> Layer:
     """Return the layers one after another; params and state are lists with an entry for each."""
     parts = list(layers)
@@ -52,9 +55,10 @@ def sequential(layers: Sequence[Layer]) -> Layer:
             states.append(vars.state)
         return x, states
 
-    return Layer(init, apply, "sequential")
+    return Layer(init, apply, "sequential", pure=all(layer.pure for layer in parts))
 
 
+@constructor
 def compose(left: Layer, right: Layer) -> Layer:
     """Return right after left; params and state are {"left": ..., "right": ...}."""
     both = sequential([left, right])
@@ -70,7 +74,7 @@ def compose(left: Layer, right: Layer) -> Layer:
         y, vars = both.apply(pair, x, training, rngs, ctx)
         return y, _named(vars.state)
 
-    return Layer(init, apply, "compose")
+    return Layer(init, apply, "compose", pure=both.pure)
 
 
 def _named(pair: list[Tree]) -> dict[str, Tree]:

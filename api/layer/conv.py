@@ -11,6 +11,7 @@ from treepie.autodiff.arguments import integer
 from .. import fn
 from .. import init as initializers
 from ..fn.conv import Padding, Sizes, margins, sizes
+from ..recipe import constructor
 from .core import Layer, Tree, Vars, stateless
 
 #: Of weights (out, in / groups, window...): Glorot & Bengio 2010, a unit's inputs and outputs counted by
@@ -18,6 +19,7 @@ from .core import Layer, Tree, Vars, stateless
 _weights = initializers.variance_scaling(1.0, "fan_avg", "uniform", in_axis=1, out_axis=0)
 
 
+@constructor
 def conv1d(
     in_channels: int,
     out_channels: int,
@@ -47,6 +49,7 @@ def conv1d(
     )
 
 
+@constructor
 def conv2d(
     in_channels: int,
     out_channels: int,
@@ -117,7 +120,7 @@ def _conv(
         return function(x, params["weight"], b, step, spread, padding, groups), state
 
     window = kernel[0] if axes == 1 else kernel
-    return Layer(init, apply, f"{name}({in_channels}, {out_channels}, {window})")
+    return Layer(init, apply, f"{name}({in_channels}, {out_channels}, {window})", pure=True)
 
 
 def _pool(
@@ -136,21 +139,25 @@ def _pool(
     return stateless(f"{name}({window})", lambda x: function(x, kernel, step, padding))
 
 
+@constructor
 def max_pool1d(kernel_size: int, stride: int | None = None, padding: Padding = "valid") -> Layer:
     """Return the layer `fn.max_pool1d`: the largest of each window of x (batch, channels, length)."""
     return _pool("max_pool1d", 1, fn.max_pool1d, kernel_size, stride, padding)
 
 
+@constructor
 def avg_pool1d(kernel_size: int, stride: int | None = None, padding: Padding = "valid") -> Layer:
     """Return the layer `fn.avg_pool1d`: the mean of each window of x (batch, channels, length)."""
     return _pool("avg_pool1d", 1, fn.avg_pool1d, kernel_size, stride, padding)
 
 
+@constructor
 def max_pool2d(kernel_size: Sizes, stride: Sizes | None = None, padding: Padding = "valid") -> Layer:
     """Return the layer `fn.max_pool2d`: the largest of each window of x (batch, channels, h, w)."""
     return _pool("max_pool2d", 2, fn.max_pool2d, kernel_size, stride, padding)
 
 
+@constructor
 def avg_pool2d(kernel_size: Sizes, stride: Sizes | None = None, padding: Padding = "valid") -> Layer:
     """Return the layer `fn.avg_pool2d`: the mean of each window of x (batch, channels, h, w)."""
     return _pool("avg_pool2d", 2, fn.avg_pool2d, kernel_size, stride, padding)

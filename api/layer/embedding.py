@@ -9,9 +9,11 @@ from treepie.autodiff.arguments import integer
 
 from .. import fn
 from .. import init as initializers
+from ..recipe import constructor
 from .core import Layer, Tree, Vars
 
 
+@constructor
 def embedding(vocab_size: int, embed_dim: int, scale: bool = True) -> Layer:
     """Return the layer `fn.embedding`: integers (...) in [0, vocab_size) to (..., embed_dim).
 
@@ -33,4 +35,4 @@ def embedding(vocab_size: int, embed_dim: int, scale: bool = True) -> Layer:
     ) -> tuple[Tensor, Tree]:
         return fn.embedding(x, params["embedding"], scale), state
 
-    return Layer(init, apply, f"embedding({vocab_size}, {embed_dim})")
+    return Layer(init, apply, f"embedding({vocab_size}, {embed_dim})", pure=True)

@@ -10,6 +10,7 @@ from treepie.autodiff.ops.batch_normalization import scale_shift
 
 from .. import fn
 from ..fn.norm import batch_statistics, check_eps
+from ..recipe import constructor
 from .core import Layer, Tree, Vars
 
 
@@ -19,6 +20,7 @@ def _at_least_one(function: str, **sizes: int) -> None:
             raise ValueError(f"{function}: {argument} is {size}, expected at least 1")
 
 
+@constructor
 def layer_norm(dim: int, eps: float = 1e-5) -> Layer:
     """Return the layer `fn.layer_norm` on the last axis, of `dim` elements.
 
@@ -35,9 +37,10 @@ def layer_norm(dim: int, eps: float = 1e-5) -> Layer:
     ) -> tuple[Tensor, Tree]:
         return fn.layer_norm(x, params["gamma"], params["beta"], eps), state
 
-    return Layer(init, apply, f"layer_norm({dim})")
+    return Layer(init, apply, f"layer_norm({dim})", pure=True)
 
 
+@constructor
 def rms_norm(dim: int, eps: float = 1e-6) -> Layer:
     """Return the layer `fn.rms_norm` on the last axis, of `dim` elements.
 
@@ -52,10 +55,14 @@ def rms_norm(dim: int, eps: float = 1e-6) -> Layer:
         return fn.rms_norm(x, params["scale"], eps), state
 
     return Layer(
-        lambda rngs, dtype: Vars({"scale": ones((dim,), dtype)}, {}, dtype), apply, f"rms_norm({dim})"
+        lambda rngs, dtype: Vars({"scale": ones((dim,), dtype)}, {}, dtype),
+        apply,
+        f"rms_norm({dim})",
+        pure=True,
     )
 
 
+@constructor
 def group_norm(num_groups: int, num_channels: int, eps: float = 1e-5) -> Layer:
     """Return the layer `fn.group_norm` for inputs (batch, num_channels, ...).
 
@@ -77,9 +84,10 @@ def group_norm(num_groups: int, num_channels: int, eps: float = 1e-5) -> Layer:
     ) -> tuple[Tensor, Tree]:
         return fn.group_norm(x, num_groups, params["scale"], params["bias"], eps), state
 
-    return Layer(init, apply, f"group_norm({num_groups}, {num_channels})")
+    return Layer(init, apply, f"group_norm({num_groups}, {num_channels})", pure=True)
 
 
+@constructor
 def batch_norm(num_features: int, eps: float = 1e-5, momentum: float = 0.1) -> Layer:
     """Return the layer that normalises each channel, axis 1 of 2, 3 or 4 axes.
 
@@ -122,4 +130,4 @@ def batch_norm(num_features: int, eps: float = 1e-5, momentum: float = 0.1) -> L
             "running_var": scale_shift(unbiased, var, momentum, var),
         }
 
-    return Layer(init, apply, f"batch_norm({num_features})")
+    return Layer(init, apply, f"batch_norm({num_features})", pure=True)

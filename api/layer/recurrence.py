@@ -9,9 +9,11 @@ from treepie.autodiff import Tensor, rng
 from treepie.autodiff.arguments import integer
 
 from .. import fn
+from ..recipe import constructor
 from .core import Layer, Tree, Vars
 
 
+@constructor
 def lstm(in_features: int, hidden_size: int, return_sequences: bool = True) -> Layer:
     """Return a long short-term memory, (batch, seq, in_features) -> (batch, seq, hidden_size).
 
@@ -31,6 +33,7 @@ def lstm(in_features: int, hidden_size: int, return_sequences: bool = True) -> L
     )
 
 
+@constructor
 def gru(in_features: int, hidden_size: int, return_sequences: bool = True) -> Layer:
     """Return a gated recurrent unit, (batch, seq, in_features) -> (batch, seq, hidden_size).
 
@@ -77,4 +80,4 @@ def _recurrent(
         states = run(x, params)
         return states if return_sequences else states[:, -1], state
 
-    return Layer(init, apply, f"{name}({in_features}, {hidden_size})")
+    return Layer(init, apply, f"{name}({in_features}, {hidden_size})", pure=True)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..arguments import as_tensor
+from ..program.active import tracing
 from ..table import Shape
 from ..tensor import Index, Tensor, TensorLike, int32, int64
 from .arithmetic import add
@@ -29,6 +30,7 @@ class _Selection:
     shape: of the slice, without the axes of integers, with one of size 1 for each None.
     axes, arrays: axes of `shape` that integer arrays index, and the arrays.
     apart: the axes of the arrays go first, since a slice or None stands between integers or arrays.
+    integers: whether there are integers in it.
     """
 
     function: str
@@ -42,6 +44,7 @@ class _Selection:
     arrays: list[Tensor] = field(default_factory=list)
     origins: list[int] = field(default_factory=list)  # axis of x that each array indexes
     apart: bool = False
+    integers: bool = False
 
     def slice(self, start: int, step: int, size: int, n: int) -> None:
         """Take `size` elements of the next axis, which has n."""
@@ -133,6 +136,7 @@ def _selection(function: str, shape: Shape, index: Index) -> _Selection:
                     f"{function}: {part} is outside of axis {axis} of shape {shape}, expected {-n} to {n - 1}"
                 )
             s.slice(part % n, 1, 1, n)
+            s.integers = True
         else:
             if _is_mask(part):
                 covered = part.ndim
@@ -196,6 +200,9 @@ def getitem(x: Tensor, index: Index) -> Tensor:
     result's shape depends on its values. Raises IndexError for an index outside of its axis.
     """
     s = _selection("index", x.shape, index)
+    trace = tracing()
+    if trace is not None and trace.user and not s.arrays and s.integers:
+        return _by_value(x, _parts("index", x.shape, index))
     out = reshape(x, tuple(s.merged))
     if not s.whole:
         out = strided_slice(out, tuple(s.starts), tuple(s.steps), tuple(s.sizes))
@@ -210,6 +217,16 @@ def getitem(x: Tensor, index: Index) -> Tensor:
         raise s.failure() from None
     if s.apart and at and count:
         out = transpose(out, [*range(at, at + count), *range(at), *range(at + count, out.ndim)])
+    return out
+
+
+def _by_value(x: Tensor, parts: list[Any]) -> Tensor:
+    """Return x[index] of slices and integers, where integers are inputs of a program: they may change."""
+    out = getitem(x, tuple(slice(None) if isinstance(p, int) else p for p in parts))
+    kept = [p for p in parts if p is not Ellipsis]
+    for axis, part in reversed(list(enumerate(kept))):
+        if isinstance(part, int):
+            out = take(out, Tensor(np.array(part % out.shape[axis], np.int64)), axis)
     return out
 
 

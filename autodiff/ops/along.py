@@ -13,7 +13,7 @@ from treepie.kernels.program import Launch, Operand, Spec
 from ..arguments import as_tensor, integer, one_axis
 from ..table import Case, Meta, Shape, op
 from ..tensor import Tensor, TensorLike
-from .indexing import around, integers, out_of_range
+from .indexing import around, index_range, integers, out_of_range
 from .shape import broadcast_to, strided_slice
 
 Bound = tuple[tuple[Tensor, ...], Meta]
@@ -43,6 +43,7 @@ def _plan(inputs: list[Operand], outputs: list[Operand], scratch: Any, axis: int
         Case(((4,), (1,)), {"axis": 0}, {1: 4}),
     ],
     failure=lambda x, i, axis: out_of_range("take_along_axis", i, x.shape[axis]),
+    checked=lambda x, i, axis: [index_range(1, x.shape[axis])],
     wrong=Case(((3, 5), (2, 4)), {"axis": 1}, {1: 5}),
     large=Case(((1000, 1000), (1000, 1000)), {"axis": 1}, {1: 1000}),
     dtypes=("float32", "float64", "int32", "int64", "bool"),
@@ -131,6 +132,7 @@ def _add_oracle(g: Any, i: Any, axis: int, size: int) -> Any:
         Case(((0, 3), (0, 3)), {"axis": 0, "size": 2}, {1: 2}),
     ],
     failure=lambda g, i, axis, size: out_of_range("add_along_axis", i, size),
+    checked=lambda g, i, axis, size: [index_range(1, size)],
     wrong=Case(((3, 4), (3, 5)), {"axis": 1, "size": 5}, {1: 5}),
     large=Case(((1000, 1000), (1000, 1000)), {"axis": 1, "size": 1000}, {1: 1000}),
     magnitude=lambda g, i, axis, size: _add_oracle(np.abs(g), i, axis, size),

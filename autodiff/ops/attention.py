@@ -18,11 +18,11 @@ from ..table import Case, Meta, op, pick
 from ..tensor import Tensor, TensorLike
 from ..transform import vjp
 from .arithmetic import exp, where
-from .compare import not_equal
+from .compare import logical_and, not_equal
 from .linalg import product
 from .random import check_key, uniform_oracle
 from .reduction import sum
-from .shape import expand_dims, reshape, swapaxes
+from .shape import broadcast_to, expand_dims, reshape, swapaxes
 
 Bound = tuple[tuple[Tensor, ...], Meta]
 
@@ -190,17 +190,16 @@ def _backward_in_ops(
     if seq_first:
         g, q, k, v, out = (swapaxes(t, 1, 2) for t in (g, q, k, v, out))
     shape = (*q.shape[:3], k.shape[2])
-    hidden = np.zeros((1, 1, *shape[2:]), bool)
-    if is_causal:
-        hidden |= ~np.tril(np.ones(shape[2:], bool))
+    kept = np.ones((1, 1, *shape[2:]), bool)
+    seen = Tensor(np.tril(kept) if is_causal else kept)
     if mask.size:
-        hidden = hidden | ~mask.array
+        seen = logical_and(seen, mask)
+    seen = broadcast_to(seen, shape)
     heads = k.shape[1]
-    hidden = np.ascontiguousarray(np.broadcast_to(hidden, shape))
     factors: Tensor | float = 1.0
     if dropout:
-        kept = bernoulli(key, 1 - dropout, shape).astype(q.dtype)
-        factors = _grouped(kept * (1 / (1 - dropout)), heads)
+        drawn = bernoulli(key, 1 - dropout, shape).astype(q.dtype)
+        factors = _grouped(drawn * (1 / (1 - dropout)), heads)
     g, q, out, wide_k, wide_v = (
         _grouped(g, heads),
         _grouped(q, heads),
@@ -209,7 +208,7 @@ def _backward_in_ops(
         expand_dims(v, 2),
     )
     rest = _grouped(expand_dims(g_lse, -1), heads) - sum(g * out, -1, True)
-    scores = where(_grouped(Tensor(hidden), heads), -math.inf, product(q, wide_k, False, True) * scale)
+    scores = where(_grouped(seen, heads), product(q, wide_k, False, True) * scale, -math.inf)
     p = exp(scores - _grouped(expand_dims(lse, -1), heads))
     ds = p * (product(g, wide_v, False, True) * factors + rest) * scale
     dq = product(ds, wide_k)

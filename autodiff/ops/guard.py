@@ -28,6 +28,7 @@ def _error(x: Tensor, low: float, high: float, message: str, finite: bool) -> Ex
     infer=lambda x, **meta: [Spec(x.shape, x.dtype)],
     plan=_plan,
     failure=_error,
+    checked=lambda x, low, high, **meta: [(0, low, high)],
     vjp=lambda g, y, x, **meta: g,
     oracle=lambda x, **meta: np.asarray(x),
     cases=[Case(s, _ANY) for s in (((3, 5),), ((),), ((0, 3),), ((40000,),))],

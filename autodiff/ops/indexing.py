@@ -35,6 +35,11 @@ def integers(name: str, indices: TensorLike) -> Tensor:
     return t
 
 
+def index_range(operand: int, size: int) -> tuple[int, int, int]:
+    """Return the range of an operand's integers that index an axis of a size."""
+    return operand, -size, size - 1
+
+
 def out_of_range(name: str, indices: Tensor, size: int) -> IndexError:
     """Return the error for indices of which one is outside of an axis of a size."""
     wrong = indices.array[(indices.array < -size) | (indices.array >= size)]
@@ -64,6 +69,7 @@ def _plan_take(inputs: list[Operand], outputs: list[Operand], scratch: Any, axis
         Case(((4,), ()), {"axis": 0}, {1: 4}),
     ],
     failure=lambda x, i, axis: out_of_range("take", i, x.shape[axis]),
+    checked=lambda x, i, axis: [index_range(1, x.shape[axis])],
     wrong=Case(((5, 3), (4,)), {"axis": 2}, {1: 5}),
     large=Case(((10000, 64), (20000,)), {"axis": 0}, {1: 10000}),
     ulp=0,
@@ -119,6 +125,7 @@ def _scatter_oracle(g: Any, i: Any, axis: int, size: int) -> Any:
         Case(((0, 3), (0,)), {"axis": 0, "size": 2}, {1: 2}),
     ],
     failure=lambda g, i, axis, size: out_of_range("scatter_add", i, size),
+    checked=lambda g, i, axis, size: [index_range(1, size)],
     wrong=Case(((4, 3), (5,)), {"axis": 0, "size": 5}, {1: 5}),
     large=Case(((20000, 64), (20000,)), {"axis": 0, "size": 10000}, {1: 10000}),
 )

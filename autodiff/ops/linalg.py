@@ -113,6 +113,9 @@ def product(a: TensorLike, b: TensorLike, transpose_a: bool = False, transpose_b
     """Matrix product of the last two axes, each operand transposed on request; leading axes broadcast."""
     left, right = as_tensor(a), as_tensor(b)
     same_float_dtype("matmul", a=left, b=right)
+    shape, other = left._data.shape, right._data.shape
+    if len(shape) == 2 == len(other) and shape[not transpose_a] == other[bool(transpose_b)]:
+        return (left, right), {"transpose_a": bool(transpose_a), "transpose_b": bool(transpose_b)}
     inner = "k" if left.ndim < 2 else _matrix(left.shape, transpose_a)[1]
     if left.ndim < 2 or right.ndim < 2 or _matrix(right.shape, transpose_b)[0] != inner:
         expected = f"(..., n, {inner})" if transpose_b else f"(..., {inner}, n)"
@@ -120,8 +123,6 @@ def product(a: TensorLike, b: TensorLike, transpose_a: bool = False, transpose_b
             f"matmul: a has shape {left.shape} and b {right.shape}, expected b of shape {expected}"
         )
     meta = {"transpose_a": bool(transpose_a), "transpose_b": bool(transpose_b)}
-    if left.ndim == right.ndim == 2:
-        return (left, right), meta
     try:
         batch = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
     except ValueError:
@@ -256,13 +257,13 @@ def matmul(a: TensorLike, b: TensorLike) -> Tensor:
     dtype. Raises ValueError for sizes that do not fit, TypeError for other dtypes.
     """
     left, right = as_tensor(a), as_tensor(b)
+    if len(left._data.shape) > 1 and len(right._data.shape) > 1:
+        return product(left, right)
     if left.ndim == 0 or right.ndim == 0:
         raise ValueError(
             f"matmul: a has shape {left.shape} and b {right.shape}, expected at least one axis each"
         )
     row, column = left.ndim == 1, right.ndim == 1
-    if not row and not column:
-        return product(left, right)
     out = product(reshape(left, (1, -1)) if row else left, reshape(right, (-1, 1)) if column else right)
     if row and column:
         return reshape(out, ())

@@ -129,11 +129,11 @@ _SHAPES: list[tuple[Shape, int, Meta]] = [
 
 def check_operands(name: str, x: Tensor, axis: int, groups: int, like: Tensor, *weights: Tensor) -> None:
     """Check that `like` has the shape of x, weights an element a channel, and all one float dtype."""
-    shape, dtype = x.array.shape, x.array.dtype
+    shape, dtype = x._data.shape, x._data.dtype
     channels = shape[axis] if 0 <= axis < len(shape) else 0
-    fits = channels > 0 and channels % groups == 0 and 0 not in shape[axis:] and like.array.shape == shape
-    floats = dtype.kind == "f" and like.array.dtype == dtype
-    if fits and floats and all(w.array.shape == (channels,) and w.array.dtype == dtype for w in weights):
+    fits = channels > 0 and channels % groups == 0 and 0 not in shape[axis:] and like._data.shape == shape
+    floats = dtype.kind == "f" and like._data.dtype == dtype
+    if fits and floats and all(w._data.shape == (channels,) and w._data.dtype == dtype for w in weights):
         return
     others = {f"operand {k}": t for k, t in enumerate((like, *weights), 1) if t is not x}
     same_float_dtype(name, x=x, **others)

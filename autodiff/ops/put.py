@@ -16,7 +16,7 @@ from ..table import Case, Meta, Shape, op
 from ..tensor import Tensor, TensorLike, int64
 from .arithmetic import where
 from .compare import equal
-from .indexing import out_of_range, take
+from .indexing import index_range, out_of_range, take
 from .shape import astype, broadcast_to, reshape, strided_slice
 
 Bound = tuple[tuple[Tensor, ...], Meta]
@@ -151,6 +151,7 @@ _LARGE = Case(((10000, 64), (20000,), (20000, 64)), {"axis": 0}, {1: 10000})
     oracle=_put_oracle,
     cases=_CASES,
     failure=lambda x, i, v, axis: out_of_range("put", i, x.shape[axis]),
+    checked=lambda x, i, v, axis: [index_range(1, x.shape[axis])],
     wrong=_WRONG,
     large=_LARGE,
     dtypes=_ALL,
@@ -169,6 +170,7 @@ def put(x: TensorLike, indices: TensorLike, v: TensorLike, axis: int) -> Bound:
     oracle=_add_oracle,
     cases=_CASES,
     failure=lambda x, i, v, axis: out_of_range("add_at", i, x.shape[axis]),
+    checked=lambda x, i, v, axis: [index_range(1, x.shape[axis])],
     wrong=_WRONG,
     large=_LARGE,
     dtypes=_ALL[:4],
@@ -207,6 +209,7 @@ def _index_failure(*indices: Tensor, shape: Shape) -> IndexError:
         Case(((0,), (1,)), {"shape": (3, 5)}, {0: 3, 1: 5}),
     ],
     failure=_index_failure,
+    checked=lambda *indices, shape: [index_range(k, n) for k, n in enumerate(shape)],
     wrong=Case(((4,), (3,)), {"shape": (3, 5)}, {0: 3, 1: 5}),
     large=Case(((1000, 1000), (1000, 1000)), {"shape": (300, 500)}, {0: 300, 1: 500}),
 )

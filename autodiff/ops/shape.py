@@ -14,7 +14,7 @@ from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_tensor, integer, one_axis, shape_of, some_axes
 from ..elementwise import promoted, sum_to
-from ..table import Case, Meta, Shape, op
+from ..table import Case, Meta, Op, Shape, op
 from ..tensor import Tensor, TensorLike, check_dtype
 
 Bound = tuple[tuple[Tensor, ...], Meta]
@@ -48,6 +48,39 @@ def reshape(x: TensorLike, shape: Any) -> Bound:
     """Same elements in the same order under another shape; one size may be -1."""
     t = as_tensor(x)
     return (t,), {"shape": _resolved(t, shape)}
+
+
+@op(
+    signature="(...)->(...)",
+    infer=lambda x: [Spec(x.shape, x.dtype)],
+    view=lambda array: array,
+    vjp=(None,),
+    oracle=np.asarray,
+    cases=[Case(((3, 5),)), Case(((),)), Case(((0, 2),))],
+    ulp=0,
+)
+def stop_gradient(x: TensorLike) -> Bound:
+    """x as a constant: no gradient passes through."""
+    return (as_tensor(x),), {}
+
+
+@op(
+    signature="(n)->(...)",
+    infer=lambda x, start, shape: [Spec(shape, x.dtype)],
+    view=lambda array, start, shape: array.reshape(-1)[start : start + math.prod(shape)].reshape(shape),
+    offset=lambda x, start, shape: start,
+    vjp=lambda g, y, x, start, shape: reshape(embed(reshape(g, (-1,)), (x.size,), (start,), (1,)), x.shape),
+    oracle=lambda x, start, shape: np.reshape(np.ravel(x)[start : start + math.prod(shape)], shape),
+    cases=[Case(((12,),), {"start": 3, "shape": (2, 4)}), Case(((5,),), {"start": 5, "shape": (0, 3)})],
+    wrong=Case(((5,),), {"start": 2, "shape": (2, 2)}),
+    ulp=0,
+)
+def part(x: TensorLike, start: int, shape: Shape) -> Bound:
+    """Elements in a row, from one on, under a shape: without a copy."""
+    t = as_tensor(x)
+    if not 0 <= start <= start + math.prod(shape) <= t.size:
+        raise ValueError(f"part: start is {start} and shape {shape}, expected elements of {t.shape}")
+    return (t,), {"start": start, "shape": tuple(shape)}
 
 
 def ravel(x: TensorLike) -> Tensor:
@@ -174,12 +207,18 @@ def _astype(x: TensorLike, dtype: Any) -> Bound:
 def astype(x: TensorLike, dtype: Any) -> Tensor:
     """Convert to another dtype; a float that an integer dtype can not hold gives its least value."""
     t = as_tensor(x)
+    if t._data.dtype is dtype:
+        return t
     return t if t.dtype == check_dtype("astype", dtype) else _astype(t, dtype)
 
 
 def copied(x: Tensor) -> Tensor:
     """Return the same elements in memory of their own."""
     return _astype(x, x.dtype)
+
+
+#: The row that a program copies with.
+copy_row: Op = _astype.op  # type: ignore[attr-defined]
 
 
 def _plan_slice(
@@ -306,6 +345,7 @@ def _concatenate_vjp(g: Tensor, y: Tensor, *xs: Tensor, axis: int, argument: int
     variadic=True,
     infer=_infer_concatenate,
     plan=_plan_concatenate,
+    joins=lambda *xs, axis: math.prod(xs[0].shape[:axis]) == 1,
     vjp=_concatenate_vjp,
     oracle=lambda *xs, axis: np.concatenate(xs, axis),
     cases=[

@@ -15,8 +15,6 @@ import numpy as np
 
 from treepie.kernels import vector
 from treepie.kernels.elementwise import elementwise as plan_elementwise
-from treepie.kernels.memory import aligned as aligned
-from treepie.kernels.memory import recycled as recycled  # the api layer uses it too
 from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_tensor
@@ -99,10 +97,6 @@ class Rule:
         """Return the change, or the new parameter where it is applied, and the new moments."""
         out = (self.update if apply else self.step)(p, g, *old, hyper)
         return out if isinstance(out, tuple) else (out,)
-
-    def in_place(self, p: Tensor, g: Tensor, old: tuple[Tensor, ...], hyper: Tensor) -> Callable[[], None]:
-        """Return what updates a parameter and its moments where they are, by what g and hyper then hold."""
-        return self.update.bound((p, g, *old, hyper), (p, *old))
 
 
 def _sgd(p: Any, g: Any, lr: Any) -> Any:

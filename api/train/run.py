@@ -9,11 +9,11 @@ import numpy as np
 
 from treepie.autodiff import Tensor, tensor
 
-from .checkpoint import Entry, Every, Store
-from .data import Data, check_data, check_not_empty
+from ..checkpoint import Entry, Every, Store
+from ..data import Data, check_data, check_not_empty
 from .history import History
+from .runner import StepRunner
 from .state import TrainState
-from .window import Window
 
 
 class Run:
@@ -83,24 +83,24 @@ class Run:
             self.epoch, self.ended = epoch, False
             yield epoch
 
-    def after_step(self, window: Window) -> None:
+    def after_step(self, runner: StepRunner) -> None:
         """Write a checkpoint if one is due. After the last step of an epoch it waits for the scores."""
         if self.data.position < len(self.data):
-            self._write_if_due(window)
+            self._write_if_due(runner)
 
-    def after_epoch(self, window: Window) -> None:
+    def after_epoch(self, runner: StepRunner) -> None:
         """Note that the epoch has ended."""
         self.ended = True
-        self._write_if_due(window)
+        self._write_if_due(runner)
 
-    def finish(self, window: Window) -> None:
+    def finish(self, runner: StepRunner) -> None:
         """Write the last state, unless it was written."""
-        if self._plan and self._written != (window.steps, self.epoch, self.ended):
-            self._write(window.state())
+        if self._plan and self._written != (runner.steps, self.epoch, self.ended):
+            self._write(runner.state())
 
-    def _write_if_due(self, window: Window) -> None:
-        if self._plan and window.steps % self._plan.steps == 0:
-            self._write(window.state())
+    def _write_if_due(self, runner: StepRunner) -> None:
+        if self._plan and runner.steps % self._plan.steps == 0:
+            self._write(runner.state())
 
     def _write(self, st: TrainState) -> None:
         assert self._plan is not None

@@ -15,9 +15,9 @@ from treepie.kernels.epilogue import COLUMN, MATRIX, ROW, SCALAR, Epilogue
 from treepie.kernels.program import Operand, Spec
 from treepie.kernels.vector import Formula
 
-from .capture import Call, Place
-from .elementwise import Elementwise
-from .table import Op
+from ..elementwise import Elementwise
+from ..table import Op
+from .graph import Call, Slice
 
 Shape = tuple[int, ...]
 
@@ -58,7 +58,7 @@ class Group:
         #: The product whose epilogue the others are.
         self.root = call if isinstance(call.op, Op) and call.op.epilogue and call.launches else None
         #: What the formula takes, besides a product's result: place, spec, and kind in a product or shape.
-        self.operands: dict[tuple[Place, Spec, Any], int] = {}
+        self.operands: dict[tuple[Slice, Spec, Any], int] = {}
         #: The product's result, if any, and all results of formulas, numbered: buffer -> (number, dtype).
         self.values: dict[int, tuple[int, np.dtype]] = {}
         #: Formulas, and where they find their operands: number k of `operands`, or ~k of `values`.
@@ -98,7 +98,7 @@ class Group:
     def _link(self, call: Call) -> bool:
         """Note how a member finds its operands; False, and nothing changed, if it can not."""
         wires, operands = [], dict(self.operands)
-        others = self.root.made[1:] if self.root else ()
+        others = self.root.written[1:] if self.root else ()
         for place, spec in call.inputs:
             if place.buffer in self.values:
                 number, dtype = self.values[place.buffer]
@@ -120,7 +120,7 @@ class Group:
 
     def _number(self, call: Call) -> None:
         count = 1 if call is self.root else len(call.outputs)
-        for b, out in zip(call.made[:count], call.outputs, strict=False):
+        for b, out in zip(call.written[:count], call.outputs, strict=False):
             self.values[b] = len(self.values), out.dtype
 
     def _seen(self, shape: Shape, out: Shape) -> Any:
@@ -146,7 +146,7 @@ class Group:
         formula = _formula(0, tuple(self.links), tuple(self.values[b][0] for b in made))
         launches = (elementwise(self._symbol(), formula, read, written, _flops(self.calls)),)
         inputs = [(p, spec) for p, spec, _ in self.operands]
-        places = [*(p for p, _ in inputs), *map(Place, made)]
+        places = [*(p for p, _ in inputs), *map(Slice, made)]
         return Call(Fused(self._title(), True), {}, launches, places, inputs, outputs, tuple(made))
 
     def _product(self, made: list[int], sizes: list[int]) -> Call:
@@ -157,7 +157,7 @@ class Group:
         # The epilogue leaves its last result in the place of the product's, and writes others besides.
         *extra, last = made
         count = len(root.outputs)
-        kept, rooms = root.made[1:count], root.made[count:]
+        kept, rooms = root.written[1:count], root.written[count:]
         outputs = [*root.outputs, *[self.own] * len(extra)]
         inputs = [*root.inputs, *((p, spec) for p, spec, _ in self.operands)]
         buffers = (last, *kept, *extra, *rooms)
@@ -181,7 +181,7 @@ class Group:
             _flops(self.calls),
         )
         launches = root.op.plan(read, written, scratch, **root.meta, epilogue=epilogue)
-        places = [*(p for p, _ in inputs), *map(Place, buffers)]
+        places = [*(p for p, _ in inputs), *map(Slice, buffers)]
         # Not in place: a product writes partial sums before it reads its operands for the last time.
         return Call(Fused(self._title(), False), root.meta, tuple(launches), places, inputs, outputs, buffers)
 

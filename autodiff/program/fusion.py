@@ -1,4 +1,4 @@
-"""Fusion: recorded calls become fewer ones, which read and write less memory and give the same bits.
+"""Fusion: calls become fewer ones, which read and write less memory and give the same bits.
 
 What constants alone determine is computed once, and no call is made twice. An elementwise call joins the
 matrix product that made one of its operands, as what becomes of each tile while it is in cache, or else the
@@ -16,45 +16,45 @@ from typing import Any
 import numpy as np
 
 from treepie.kernels import memory
-from treepie.kernels.program import Program
+from treepie.kernels.program import LaunchTable
 
-from .capture import Call, Place, Recorder
+from ..tensor import Tensor
+from .graph import Call, Graph, Slice
 from .group import Group, is_elementwise, needed
-from .tensor import Tensor
 
 #: What calls on constants give is held on to up to so many bytes each; more is computed again in every run.
 _HELD = 1 << 20
 
 
-def fused(recorder: Recorder, calls: Sequence[Call], wanted: set[int]) -> list[Call]:
-    """Return calls that compute the wanted buffers of a recording as `calls` do."""
-    groups = _grouped(_distinct(_folded(recorder, calls, wanted), wanted), wanted)
+def fused(graph: Graph, calls: Sequence[Call], wanted: set[int]) -> list[Call]:
+    """Return calls that compute the wanted buffers of a graph as `calls` do."""
+    groups = _grouped(_distinct(_folded(graph, calls, wanted), wanted), wanted)
     stored = wanted | {b for group in groups for b in group.reads}
-    return [group.call(stored, recorder.sizes) for group in _ordered(groups)]
+    return [group.call(stored, graph.sizes) for group in _ordered(groups)]
 
 
-def _folded(recorder: Recorder, calls: Sequence[Call], wanted: set[int]) -> list[Call]:
-    """Run calls on constants here, once; the recording holds what they give."""
+def _folded(graph: Graph, calls: Sequence[Call], wanted: set[int]) -> list[Call]:
+    """Run calls on constants here, once; the graph holds what they give."""
     kept = []
     for call in calls:
-        apart = wanted.isdisjoint(call.made) and call.op.failure is None
-        size = sum(recorder.sizes[b] for b in call.made)
-        if apart and size <= _HELD and all(_constant(recorder, p) for p, _ in call.inputs):
-            for b in call.made:
-                recorder.held[b] = Tensor(memory.aligned((recorder.sizes[b],), np.dtype("u1")))
+        apart = wanted.isdisjoint(call.written) and call.op.failure is None
+        size = sum(graph.sizes[b] for b in call.written)
+        if apart and size <= _HELD and all(_constant(graph, p) for p, _ in call.inputs):
+            for b in call.written:
+                graph.constants[b] = Tensor(memory.aligned((graph.sizes[b],), np.dtype("u1")))
             if call.launches:
-                tensors = [recorder.held[p.buffer] for p in call.places]
+                tensors = [graph.constants[p.buffer] for p in call.slices]
                 addresses = [t.address for t in tensors if t is not None]
-                Program(call.launches).run(
-                    [a + p.offset for a, p in zip(addresses, call.places, strict=True)]
+                LaunchTable(call.launches).run(
+                    [a + p.offset for a, p in zip(addresses, call.slices, strict=True)]
                 )
         else:
             kept.append(call)
     return kept
 
 
-def _constant(recorder: Recorder, p: Place) -> bool:
-    return recorder.held[p.buffer] is not None and p.buffer not in recorder.derived
+def _constant(graph: Graph, p: Slice) -> bool:
+    return graph.constants[p.buffer] is not None
 
 
 def _distinct(calls: Sequence[Call], wanted: set[int]) -> list[Call]:
@@ -65,8 +65,8 @@ def _distinct(calls: Sequence[Call], wanted: set[int]) -> list[Call]:
     for old in calls:
         call = _renamed(old, same) if same else old
         key = (call.op, tuple(call.inputs), tuple(call.meta.items()))
-        if key in first and wanted.isdisjoint(call.made):
-            same.update(zip(call.made, first[key].made, strict=True))
+        if key in first and wanted.isdisjoint(call.written):
+            same.update(zip(call.written, first[key].written, strict=True))
         else:
             first.setdefault(key, call)
             kept.append(call)
@@ -74,11 +74,11 @@ def _distinct(calls: Sequence[Call], wanted: set[int]) -> list[Call]:
 
 
 def _renamed(call: Call, same: dict[int, int]) -> Call:
-    def moved(p: Place) -> Place:
-        return Place(same[p.buffer], p.offset) if p.buffer in same else p
+    def moved(p: Slice) -> Slice:
+        return Slice(same[p.buffer], p.offset) if p.buffer in same else p
 
     inputs = [(moved(p), spec) for p, spec in call.inputs]
-    return replace(call, places=[*map(moved, call.places)], inputs=inputs)
+    return replace(call, slices=[*map(moved, call.slices)], inputs=inputs)
 
 
 def _grouped(calls: Sequence[Call], wanted: set[int]) -> list[Group]:
@@ -104,7 +104,7 @@ def _grouped(calls: Sequence[Call], wanted: set[int]) -> list[Group]:
             for g in groups:
                 if g is group or g.needs & group.bit:
                     g.needs |= more
-        makers.update(dict.fromkeys(call.made, group))
+        makers.update(dict.fromkeys(call.written, group))
     return groups
 
 

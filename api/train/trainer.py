@@ -1,7 +1,7 @@
 """Training: a model and an optimizer, and the loop around them.
 
-Read here first: `Trainer.step` and `_gradient` are a training step of the whole library; `window.py` is what
-`fit` makes of it.
+Read here first: `Trainer._inline` is a training step in the plainest form; `steps.py` takes it as a program,
+and `runner.py` one after another for `fit`.
 """
 
 from __future__ import annotations
@@ -11,24 +11,27 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from treepie.autodiff import Tensor, float32, ops, ptree, value_and_grad_aux
+import numpy as np
+
+from treepie.autodiff import Tensor, float32, ops, ptree, tape, value_and_grad_aux
 from treepie.autodiff.arguments import integer
+from treepie.autodiff.program.active import tracing
+from treepie.autodiff.program.instance import address_of
 from treepie.autodiff.transform import compilations
 
-from . import optim
-from .checkpoint import Every
-from .closure import functions_of
-from .data import Data, check_data, check_not_empty
-from .distributed import Communicator, check_communicator
-from .gradients import Gradients, Step
+from .. import optim
+from ..checkpoint import Every
+from ..data import Data, check_data, check_not_empty
+from ..distributed import Communicator, check_communicator
+from ..layer import Context, Layer, Vars
+from ..metric import Metric
 from .history import History, Progress
-from .jit import Jitted
-from .layer import Context, Layer, Vars
-from .layer.core import inputs
-from .metric import Metric
-from .resume import Run
-from .state import TrainState
-from .window import Window, arrays, two
+from .inputs import StepInputs
+from .predict import Outputs
+from .run import Run
+from .runner import StepRunner, arrays, two
+from .state import Generation, TrainState, generation_of
+from .steps import Steps
 
 Loss = Callable[[Any], Tensor]
 Report = Callable[[int, float, TrainState], Any]
@@ -42,7 +45,8 @@ class EarlyStop(Exception):
 class Trainer:
     """Trains a model with an optimizer. It holds no state: methods take one and return the next.
 
-    It holds programs: the steps and predictions that it has seen twice."""
+    It holds the programs of steps and predictions.
+    """
 
     def __init__(self, model: Layer, optimizer: optim.Optimizer) -> None:
         """Take a model and an optimizer, such as tp.optim.adam(1e-3)."""
@@ -52,10 +56,12 @@ class Trainer:
             given = type(optimizer).__name__
             raise TypeError(f"Trainer: optimizer is a {given}, expected one of tp.optim")
         self.model, self.optimizer = model, optimizer
-        #: Programs of steps and of predictions, by the shapes of what they are given.
-        own = functions_of(model)
-        self.gradients = Gradients(optimizer, self._gradient, own)
-        self.outputs = Jitted(self._output, fallback=True, calls=own)
+        #: Programs of steps and of predictions.
+        self.steps, self.outputs = Steps(model, optimizer), Outputs(model)
+
+    def __reduce__(self) -> Any:
+        """Return how to make it again, without programs, for pickle and copy."""
+        return type(self), (self.model, self.optimizer)
 
     def init(self, rngs: Tensor, dtype: Any = float32) -> TrainState:
         """Return the state of a new model. rngs: a key.  dtype: float32 or float64."""
@@ -79,31 +85,52 @@ class Trainer:
         x: the model's input.  loss: the model's output -> a scalar.
         rngs: the key of this step, which dropout draws from.
         """
+        if (trace := tracing()) is not None and not trace.user:
+            return self._inline(st, x, loss, training, rngs, ctx)
         with compilations.watch():
-            buffers, opt_state = self.optimizer.buffers(st.opt_state, st.vars.params)
-            batch = Step(buffers, opt_state, st.vars.state, st.vars.dtype, x, loss, (), rngs, training, ctx)
-            slopes, ran = self.gradients.take(batch)
-            value = Tensor(slopes.loss.array.copy()) if ran else slopes.loss
-            buffers, opt_state = self.optimizer.advance(opt_state, buffers, slopes.flat)
-            params = self.optimizer.tree(opt_state, buffers)
-            return value, TrainState(Vars(params, slopes.state, st.vars.dtype), opt_state, st.step + 1)
+            at = generation_of(self.optimizer, st)
+            out, tick = at.buffers.like(), np.zeros((), np.int64)
+            given = StepInputs(
+                at.buffers,
+                out,
+                at.count,
+                at.state,
+                at.dtype,
+                x,
+                loss,
+                (),
+                rngs,
+                (),
+                training,
+                ctx,
+                tick,
+                address_of(tick),
+            )
+            given.checked = False
+            outcome = self.steps.take(given, lambda state: None)
+            after = Generation(
+                outcome.buffers or out, at.moments, at.count + 1, at.step + 1, outcome.state, at.dtype
+            )
+            return Tensor(np.array(outcome.loss, at.dtype)), TrainState.of(after)
 
-    def _gradient(
+    def _inline(
         self,
-        vars: Vars,
+        st: TrainState,
         x: Any,
         loss: Loss,
         training: bool,
         rngs: Tensor | None,
         ctx: Context | None,
-    ) -> tuple[Tensor, Any, Any]:
-        """Return the loss, its gradient, and the model's state after the call."""
+    ) -> tuple[Tensor, TrainState]:
+        """Return what `step` does in ops, for a function that is traced whole."""
 
         def objective(params: Any) -> tuple[Tensor, Any]:
-            out, after = self.model.apply(vars.with_params(params), x, training, rngs, ctx)
+            out, after = self.model.apply(st.vars.with_params(params), x, training, rngs, ctx)
             return loss(out), after.state
 
-        return value_and_grad_aux(objective)(vars.params)
+        value, grads, state = value_and_grad_aux(objective)(st.vars.params)
+        params, opt_state = self.optimizer.update(st.opt_state, st.vars.params, grads)
+        return value, TrainState(Vars(params, state, st.vars.dtype), opt_state, st.step + 1)
 
     def fit(
         self,
@@ -148,34 +175,35 @@ class Trainer:
 
         Ctrl-C ends training too, and is raised again; any exception has the last good state as `state`.
         """
-        for argument, count in (("epochs", epochs), ("accumulate_steps", accumulate_steps)):
-            if integer("Trainer.fit", argument, count) < 1:
-                raise ValueError(f"Trainer.fit: {argument} is {count}, expected at least 1")
+        _check_counts(epochs=epochs, accumulate_steps=accumulate_steps)
         if on_nonfinite not in ("raise", "skip"):
             raise ValueError(f"Trainer.fit: on_nonfinite is {on_nonfinite!r}, expected 'raise' or 'skip'")
+        if clip_norm is not None:
+            optim.clip_by_global_norm(clip_norm, [])  # which refuses what no norm can be
         if comm is not None:
             check_communicator("Trainer.fit", comm)
         if validate is not None:
             _rewind(two("Trainer.fit, validate", validate)[0])
         run = Run(self.optimizer.name, data, history, rngs, checkpoint)
         st = run.begin(st, resume)
-        window = Window(
-            self.optimizer,
-            self.gradients,
-            loss,
-            run.rngs,
-            clip_norm,
-            on_nonfinite,
-            accumulate_steps,
-        )
-        window.begin(st)
-        return self._run(run, epochs, window, report, validate, progress)
+        runner = StepRunner(self.steps, loss, run.rngs, clip_norm, on_nonfinite, accumulate_steps)
+        runner.begin(st)
+        try:
+            try:
+                return self._run(run, epochs, runner, report, validate, progress)
+            except BaseException as error:
+                error.state = runner.end()  # type: ignore[attr-defined]
+                raise
+        except BaseException as error:  # a KeyboardInterrupt that came in the handler above has none yet
+            if not hasattr(error, "state"):
+                error.state = runner.end()  # type: ignore[attr-defined]
+            raise
 
     def _run(
         self,
         run: Run,
         epochs: int,
-        window: Window,
+        runner: StepRunner,
         report: Report | None,
         validate: Validation | None,
         progress: bool | None,
@@ -186,29 +214,26 @@ class Trainer:
                 with contextlib.suppress(EarlyStop):
                     for _ in run.epochs(epochs):
                         elements = iter(run.data)
-                        while batches := list(itertools.islice(elements, window.size)):
-                            value = window.step(batches)
+                        while batches := list(itertools.islice(elements, runner.size)):
+                            value = runner.step(batches)
                             bar.advance(value, len(batches))
-                            run.history.add_step(window.steps, value)
+                            run.history.add_step(runner.steps, value)
                             if report is not None:
-                                report(window.steps, value, window.state())
-                            run.after_step(window)
-                        run.history.end_epoch(window.steps, self._scores(window, validate))
-                        run.after_epoch(window)
+                                report(runner.steps, value, runner.state())
+                            run.after_step(runner)
+                        run.history.end_epoch(runner.steps, self._scores(runner, validate))
+                        run.after_epoch(runner)
                         bar.note(run.history.epochs[-1] if validate else {})
-                run.finish(window)
-            except BaseException as error:
-                error.state = window.state()  # type: ignore[attr-defined]
-                raise
+                run.finish(runner)
             finally:
-                self.gradients.release()
-        return window.state()
+                self.steps.cache.release()
+        return runner.end()
 
-    def _scores(self, window: Window, validate: Validation | None) -> dict[str, Any]:
+    def _scores(self, runner: StepRunner, validate: Validation | None) -> dict[str, Any]:
         if validate is None:
             return {}
         data, metrics = validate
-        return self.evaluate(window.state(), _rewind(data), metrics)
+        return self.evaluate(runner.state(), _rewind(data), metrics)
 
     def predict(
         self, st: TrainState, x: Any, ctx: Context | None = None, batch_size: int | None = None
@@ -218,8 +243,10 @@ class Trainer:
         batch_size: run so many rows at a time, for large inputs (memory-mapped ones too); tensors
             of `ctx` whose first axis is as long as the input's are cut alike.
         """
+        if tracing() is not None or tape.recording():
+            return self.model.apply(st.vars, x, ctx=ctx)[0]
         if batch_size is None:
-            return self.outputs(st.vars, inputs(x), ctx)
+            return self.outputs(generation_of(self.optimizer, st), lambda: st.vars, x, ctx)
         size = integer("Trainer.predict", "batch_size", batch_size)
         lengths = {leaf.shape[0] if leaf.ndim else 0 for leaf in arrays(x)}
         if size < 1 or len(lengths) != 1 or not (length := lengths.pop()):
@@ -228,15 +255,12 @@ class Trainer:
                 f"Trainer.predict: batch_size is {batch_size} and x has shape {shapes}, expected "
                 "at least 1, and one length that is not 0"
             )
-        outputs = []
+        outputs, at = [], generation_of(self.optimizer, st)
         for k in range(0, length, size):
             rows = slice(k, k + size)
             part = None if ctx is None else Context(_cut(ctx.values, length, rows))
-            outputs.append(self.outputs(st.vars, inputs(_sliced(x, rows)), part))
+            outputs.append(self.outputs(at, lambda: st.vars, _sliced(x, rows), part))
         return ptree.map(lambda *ys: ops.concatenate(ys), *outputs)
-
-    def _output(self, vars: Vars, x: Any, ctx: Context | None) -> Any:
-        return self.model.apply(vars, x, ctx=ctx)[0]
 
     def evaluate(self, st: TrainState, data: Data, metrics: Mapping[str, Metric]) -> dict[str, Any]:
         """Return the score of each metric over the whole data, in evaluation mode.
@@ -252,6 +276,12 @@ class Trainer:
             for metric in metrics.values():
                 metric.update(out, target)
         return {name: metric.compute() for name, metric in metrics.items()}
+
+
+def _check_counts(**counts: int) -> None:
+    for argument, count in counts.items():
+        if integer("Trainer.fit", argument, count) < 1:
+            raise ValueError(f"Trainer.fit: {argument} is {count}, expected at least 1")
 
 
 def _rewind(data: Any) -> Data:

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from treepie.kernels import memory, threads
-from treepie.kernels.program import Program, Spec
+from treepie.kernels.program import LaunchTable, Spec
 
-from .captured import Captured, address
+from .instance import address_of
+from .program import Program
 
 _BYTE = np.dtype(np.uint8)
 
@@ -40,7 +41,7 @@ class Kernels:
         return sum(spec.nbytes for spec in [*self.inputs, *self.outputs])
 
 
-def described(program: Captured, runs: int = 0) -> list[Kernels]:
+def described(program: Program, runs: int = 0) -> list[Kernels]:
     """Return the calls of a program in order; with `runs`, timed in so many walks through it."""
     times: Sequence[float | None] = seconds(program, runs) if runs else [None] * len(program.launches)
     rows = zip(program.calls, program.launches, times, strict=True)
@@ -56,13 +57,13 @@ def described(program: Captured, runs: int = 0) -> list[Kernels]:
     return made
 
 
-def seconds(program: Captured, runs: int) -> list[float]:
+def seconds(program: Program, runs: int) -> list[float]:
     """Return the median time of each launch, in seconds.
 
     Floats that the program is given are small random numbers, integers and bools are 0.
     """
     addresses, held = _memory(program)
-    singles = [Program([launch], spinning=True).bound(addresses) for launch in program.launches]
+    singles = [LaunchTable([launch], spinning=True).bound(addresses) for launch in program.launches]
     times: list[list[float]] = [[] for _ in singles]
     for _ in range(runs + 1):  # the first one warms up
         for single, mine in zip(singles, times, strict=True):
@@ -73,7 +74,7 @@ def seconds(program: Captured, runs: int) -> list[float]:
     return [statistics.median(mine[1:]) for mine in times]
 
 
-def _memory(program: Captured) -> tuple[list[int], list[Any]]:
+def _memory(program: Program) -> tuple[list[int], list[Any]]:
     """Return addresses for all buffers, and what is there: constants, and memory of the profile's own."""
     rng = np.random.default_rng(0)
     held: list[Any] = [None if t is None else t.array for t in program.constants]
@@ -83,7 +84,7 @@ def _memory(program: Captured) -> tuple[list[int], list[Any]]:
             held[buffer][...] = 0
     for _, inputs in program.calls:
         for place, spec in inputs:
-            if place.buffer < program.givens and spec.dtype.kind == "f":
+            if place.buffer < program.externals and spec.dtype.kind == "f":
                 values = np.ndarray(spec.shape, spec.dtype, held[place.buffer], place.offset)
                 values[...] = rng.uniform(-0.1, 0.1, spec.shape)
-    return [0 if a is None else address(a) for a in held], held
+    return [0 if a is None else address_of(a) for a in held], held

@@ -1,0 +1,182 @@
+"""Predictions as programs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+
+from treepie.autodiff import Tensor, ptree
+from treepie.autodiff.program import active
+from treepie.autodiff.program.cache import Programs
+from treepie.autodiff.program.call import expanded
+from treepie.autodiff.program.entry import root
+from treepie.autodiff.program.graph import Slice
+from treepie.autodiff.program.program import Blueprint
+from treepie.autodiff.program.request import Request
+from treepie.autodiff.program.settings import get_num_threads
+from treepie.autodiff.program.structure import Flat, rebuild
+from treepie.autodiff.program.trace import Restart, Trace
+from treepie.autodiff.tensor import DTYPES
+from treepie.autodiff.transform import compilations
+
+from ..layer import Context, Layer, Vars
+from ..layer.core import inputs
+from .state import Generation
+
+
+class Outputs:
+    """Runs a model in evaluation mode."""
+
+    def __init__(self, model: Layer) -> None:
+        self.model = model
+        self.cache = Programs("predictions of this model")
+        self._bare: Any = None
+
+    @property
+    def programs(self) -> Sequence[Any]:
+        """Its programs."""
+        return self.cache.programs
+
+    def __call__(self, at: Generation, vars: Any, x: Any, ctx: Context | None) -> Any:
+        """Return the output. vars: what gives the variables of `at`, when they are asked for."""
+        if self.model.pure:
+            return self._pure(at, vars, x, ctx)
+        with compilations.watch():
+            return self._python(at, vars, x, ctx)
+
+    # ---- a pure model
+    def _pure(self, at: Generation, vars: Any, x: Any, ctx: Context | None) -> Any:
+        leaves, structure = self._leaves(at.state, x, ctx)
+        specs = tuple([(t._data.shape, t._data.dtype) for t in leaves])
+        root = self.cache.root((get_num_threads(), at.buffers.layout.key, at.dtype, structure, specs))
+        found = self.cache.find(root, 0)
+        if not isinstance(found, Blueprint):
+            describe = lambda: {"inputs": str([t.shape for t in leaves])}
+            with compilations.watch():
+                if found is None and not self.cache.pays(root, 0, 1, describe):
+                    return self.model.apply(vars(), inputs(x), ctx=ctx)[0]
+                found = self._whole(at, leaves, structure)
+                self.cache.add(root, 0, found)
+                found.program()
+        program = found.program()
+        count = len(at.buffers.layout.groups)
+        addresses = [*at.buffers.addresses[:count], *[t.address for t in leaves]]
+        run = program.prepare(addresses)
+        results = run.fresh()
+        if run.go() >= 0:
+            return self.model.apply(vars(), inputs(x), ctx=ctx)[0]
+        program.done(run)
+        if found.result is Tensor:
+            return results[0]
+        return rebuild(found.result, iter(results), iter(()))
+
+    def _leaves(self, state: Any, x: Any, ctx: Context | None) -> tuple[list[Tensor], Hashable]:
+        """Return the tensors of what the model is given, and the structure; None in the usual case."""
+        if isinstance(x, np.ndarray) and x.dtype in DTYPES and x.flags.c_contiguous:
+            x = Tensor(x)  # which nobody keeps
+        if ctx is None and type(x) is Tensor:
+            if state is self._bare:
+                return [x], None
+            if not ptree.leaves(state):
+                self._bare = state
+                return [x], None
+        flat = Flat("Trainer.predict", (inputs(x), state, ctx), numbers=False)
+        return flat.tensors, flat.structure
+
+    def _whole(self, at: Generation, leaves: Sequence[Tensor], structure: Any) -> Blueprint:
+        """Trace the model."""
+        trace = Trace(root(), user=False)
+        layout, given = at.buffers.layout, {}
+        params = []
+        for shape, dtype, (g, start) in zip(layout.shapes, layout.dtypes, layout.starts, strict=True):
+            symbol = trace.symbol(shape, dtype)
+            given[symbol.number] = Slice(g, start * dtype.itemsize)
+            params.append(Tensor(symbol))
+        rest = []
+        for k, t in enumerate(leaves):
+            symbol = trace.symbol(t.shape, t.dtype)
+            given[symbol.number] = Slice(len(layout.groups) + k)
+            rest.append(Tensor(symbol))
+        x, state, ctx = (
+            (rest[0], at.state, None) if structure is None else rebuild(structure, iter(rest), iter(()))
+        )
+        vars = Vars(layout.around(params), state, at.dtype)
+        out, _ = active.inside(trace, functools.partial(self.model.apply, vars, x, ctx=ctx))
+        result = Flat("Trainer.predict: the output", out, numbers=False)
+        sizes = [a.nbytes for a in at.buffers.arrays[: len(layout.groups)]] + [t.array.nbytes for t in leaves]
+        fresh = [trace.number_of(t) for t in result.tensors]
+        made = Blueprint(trace, trace.items, Request(sizes, given, fresh), self.cache.arenas)
+        made.result = result.structure
+        trace.end()
+        return made
+
+    # ---- a model of a user's own
+    def _python(self, at: Generation, vars: Any, x: Any, ctx: Context | None) -> Any:
+        root = self.cache.root((get_num_threads(), at.buffers.layout.key, at.dtype))
+        trace = Trace(root)
+        layout, given = at.buffers.layout, {}
+        params: list[Tensor] = []
+        for shape, dtype, (g, start) in zip(layout.shapes, layout.dtypes, layout.starts, strict=True):
+            symbol = trace.symbol(shape, dtype)
+            given[symbol.number] = Slice(g, start * dtype.itemsize)
+            params.append(Tensor(symbol))
+
+        def materialized() -> None:
+            for symbolic, value in zip(params, ptree.leaves(at.buffers.trees()[0]), strict=True):
+                symbolic._data.value = value.array  # type: ignore[union-attr]
+
+        def forward() -> Any:
+            return self.model.apply(Vars(layout.around(params), at.state, at.dtype), x, ctx=ctx)[0]
+
+        trace.given = materialized
+        try:
+            out = active.inside(trace, forward)
+            if trace.closed:
+                self.cache.say(f"a value is read in {trace.read_at}")
+                return out
+            return self._replayed(trace, at, params, given, out)
+        except Restart:
+            return self.model.apply(vars(), inputs(x), ctx=ctx)[0]
+        finally:
+            trace.end()
+
+    def _replayed(self, trace: Trace, at: Generation, params: list[Tensor], given: Any, out: Any) -> Any:
+        """Give the tensors that the model has made their elements."""
+        values, entry = len(trace.values), trace.entry
+        found = self.cache.find(entry, 0)
+        if found is None and not self.cache.pays(entry, 0, values, dict):
+            trace.materialize()
+            return out
+        count = len(at.buffers.layout.groups)
+        tensors: list[Any] = [trace.values[n] for n in trace.inputs]
+        if not isinstance(found, Blueprint):
+            found = active.inside(trace, self._planned, trace, at, given, tensors, values)
+            self.cache.add(entry, 0, found)
+        params.clear()
+        trace.forget_nodes()
+        kept = trace.kept(values)
+        program = found.program(kept)
+        run = program.prepare(
+            [*at.buffers.addresses[:count], *[t.address for t in tensors]], (), trace.numbers
+        )
+        results = run.fresh()
+        if run.go() >= 0:
+            raise Restart
+        program.done(run)
+        for n, t in zip(kept, results, strict=True):
+            trace.values[n].value = t.array  # type: ignore[union-attr]
+        return out
+
+    def _planned(
+        self, trace: Trace, at: Generation, given: Any, tensors: Sequence[Any], values: int
+    ) -> Blueprint:
+        trace.end_user()
+        count = len(at.buffers.layout.groups)
+        places = {**given, **{n: Slice(count + k) for k, n in enumerate(trace.inputs)}}
+        sizes = [a.nbytes for a in at.buffers.arrays[:count]] + [t.array.nbytes for t in tensors]
+        items = expanded(trace)
+        request = Request(sizes, places, user_numbers=tuple(trace.number_values))
+        return Blueprint(trace, items, request, self.cache.arenas, values)
