@@ -1,0 +1,70 @@
+"""A step whose gradient is not finite changes nothing, however many buffers the optimizer keeps."""
+
+import numpy as np
+import pytest
+
+import treepie as tp
+
+from .steps import X, arrays, eager_fit, fit, programs, same, small
+
+OPTIMIZERS = {
+    "one_buffer": lambda: tp.optim.adam(0.1),
+    "two_buffers": lambda: tp.optim.adamw(0.1, mask=[{"weight": True, "bias": False}]),
+    "two_buffers_by_a_function": lambda: tp.optim.adamw(
+        0.1, mask=lambda params: [{"weight": False, "bias": True}]
+    ),
+}
+STEPS, BAD = 9, 5
+EVERY = pytest.mark.parametrize("name", OPTIMIZERS)
+
+
+def loss(out, target):
+    """Return a loss that is 0 at a target of 0, where its gradient is NaN."""
+    return tp.sqrt((target * out * out).mean())
+
+
+def batches(bad):
+    """Return batches, the bad ones with a target of 0."""
+    return [(X * (1.0 + 0.1 * k), tp.full((5, 3), 0.0 if k in bad else 1.0)) for k in range(STEPS)]
+
+
+@EVERY
+def test_a_gradient_that_is_not_finite_raises_and_keeps_the_state(name):
+    trainer, st = small(optimizer=OPTIMIZERS[name]())
+    with pytest.raises(FloatingPointError, match=rf"gradient.* is not finite in step {BAD + 1}") as caught:
+        fit(trainer, st, batches([BAD]), loss)
+    _, want = eager_fit(trainer, st, batches([BAD])[:BAD], loss)
+    assert caught.value.state.step == BAD
+    same(caught.value.state, want)
+
+
+@EVERY
+def test_steps_that_are_skipped_change_nothing(name):
+    trainer, st = small(optimizer=OPTIMIZERS[name]())
+    bad = [1, BAD, BAD + 1]
+    with programs(), pytest.warns(RuntimeWarning, match="skipped"):
+        _, made = fit(trainer, st, batches(bad), loss, on_nonfinite="skip")
+    good = [batch for k, batch in enumerate(batches(bad)) if k not in bad]
+    _, want = eager_fit(trainer, st, good, loss)
+    assert made.step == STEPS
+    assert made.opt_state.count == len(good)
+    same(made, want)
+
+
+@EVERY
+def test_gradients_are_clipped_by_the_norm_of_the_step(name):
+    results = []
+    for run in (fit, eager_fit):
+        trainer, st = small(optimizer=OPTIMIZERS[name]())
+        losses, st = run(trainer, st, batches([]), loss, clip_norm=0.1)
+        results.append([np.array(losses), *arrays(st)])
+    same(*results)
+
+
+def test_parts_of_an_accumulated_step_count_too():
+    trainer, st = small(optimizer=OPTIMIZERS["two_buffers"]())
+    rows = [*batches([]), *batches([BAD])]
+    with pytest.raises(FloatingPointError, match="not finite in step 8") as caught:
+        fit(trainer, st, rows, loss, accumulate_steps=2)
+    assert caught.value.state.step == 7
+    assert all(np.isfinite(a).all() for a in arrays(caught.value.state))
