@@ -26,6 +26,9 @@ LEAST = 2e-5
 #: process out of the caches: the first call of `xor` took 44 us, the tenth 23, from the fifteenth on 21.
 WARM = 5e-3
 
+#: A timing of what takes microseconds covers so many calls, which `repeated` makes.
+CALLS = 200
+
 
 def threads() -> int:
     """How many threads every library uses: the cores there are, or what NUMBA_NUM_THREADS says."""
@@ -129,6 +132,17 @@ def serve(make: Callable[[str, str], Callable[[], Any]]) -> None:
                 times.append((time.perf_counter() - start) / calls)
         print(json.dumps(times), file=answers, flush=True)
     sys.exit()
+
+
+def repeated(call: Callable[[], Any]) -> Callable[[], Any]:
+    """Return a function that makes CALLS calls, and returns what the last one did."""
+
+    def run() -> Any:
+        for _ in range(CALLS):
+            result = call()
+        return result
+
+    return run
 
 
 def best(times: list[float]) -> float:

@@ -79,10 +79,13 @@ def batches(name):
     return [example() for _ in range(BATCHES)]
 
 
-def options(doc, writes):
-    """Return a script's options, and the libraries that are here; says which are left out."""
+def options(doc, writes, names=MODELS):
+    """Return a script's options, and the libraries that are here; says which are left out.
+
+    names: what may be named to run alone.
+    """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=[*MODELS, []])
+    parser.add_argument("names", nargs="*", choices=[*names, []])
     parser.add_argument("--write", action="store_true", help=f"write README's {writes}")
     given = parser.parse_args()
     libraries, left_out = installed()

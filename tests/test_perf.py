@@ -4,7 +4,10 @@ import importlib
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from treepie import ptree
 
 PERF = Path(__file__).parents[1] / "perf"
 
@@ -51,3 +54,43 @@ def test_a_table_keeps_the_rows_that_were_not_measured(perf, tmp_path, monkeypat
 def test_the_plot_is_of_medians_over_ours(perf):
     header, rows = ["step", "treepie, ms", "JAX, ms", "of"], {"`m`: x": ["`m`: x", "1 / 2", "3 / 5", "0.4"]}
     assert perf("plot").ratios(header, rows) == {"m": {"JAX": 2.5}}
+
+
+def test_the_calls_whose_overhead_is_timed_run(perf, monkeypatch):
+    monkeypatch.setattr(perf("arena"), "CALLS", 9)
+    overhead = perf("overhead")
+    for name in overhead.treepie_cases():
+        found = [overhead.make("treepie", name)()]
+        if overhead.ROWS[name].has_reference:
+            found.append(overhead.make(overhead.REFERENCE, name)())
+        trees = [ptree.leaves(x.vars.params) if hasattr(x, "vars") else [x] for x in found]
+        assert all(np.isfinite(np.asarray(leaf)).all() for tree in trees for leaf in tree), name
+        if name in (
+            "layers",
+            "operations",
+            "counter",
+            "eye",
+            "eye_target",
+        ):  # the same training, written otherwise
+            for ours, reference in zip(*trees, strict=True):
+                np.testing.assert_allclose(ours, reference, rtol=1e-6, atol=1e-7, err_msg=name)
+
+
+@pytest.mark.parametrize(("library", "module"), [("PyTorch", "torch"), ("JAX", "optax")])
+def test_the_calls_of_rivals_learn(perf, library, module):
+    pytest.importorskip(module)
+    rivals = perf("overhead_rivals")
+    for case in rivals.CASES:
+        call = rivals.LIBRARIES[library](case)
+        first, last = call(), [call() for _ in range(8)][-1]  # of the same batch
+        assert np.shape(last) == (4, 1) if case == "predict" else last < first, case
+
+
+def test_overheads_are_compared_with_the_reference(perf):
+    found = {"treepie": 30.0, "reference": 20.0, "JAX": 40.0}
+    cells = perf("overhead").cells
+    assert cells("fit", found, ["JAX"])[1:] == ["30", "40", "20", "", "16 us"]
+    assert cells("weight", found, ["JAX"])[1:] == ["30", "40", "20", "1.50 times", "1.5 times"]
+    assert cells("layers", {"treepie": 320.0, "reference": 20.0}, ["JAX"])[1:] == [
+        *("320", "", "20", "10.0 us a layer", "10 us a layer")
+    ]
