@@ -122,11 +122,21 @@ def value_and_grad_aux(
 
 def without_history(aux: Any) -> Any:
     """Drop the history of tensors in aux where it is a tree; other objects are left as they are."""
+    if _bare(aux):
+        return aux
     try:
         ptree.leaves(aux)
     except (TypeError, ValueError):
         return aux
     return _detached(aux)
+
+
+def _bare(tree: Any) -> bool:
+    """Whether a tree is made of empty containers alone, as the state of most models is."""
+    kind = type(tree)
+    if kind is dict:
+        return all(map(_bare, tree.values()))
+    return (kind is list or kind is tuple) and all(map(_bare, tree))
 
 
 def grad(f: Callable[[Tree], Tensor], mixed: bool = False) -> Callable[[Tree], Tree]:
