@@ -1,6 +1,8 @@
 """`tp.jit`: the bits of eager calls, whatever a function takes, gives and reads; and what is refused."""
 
+import enum
 import re
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -12,6 +14,10 @@ from treepie.layer import Vars
 RNG = np.random.default_rng(5)
 KEY = tp.rng.key(1)
 MODEL = tp.layer.sequential([tp.layer.linear(6, 8), tp.layer.tanh(), tp.layer.linear(8, 3)])
+
+
+class Colour(enum.Enum):
+    RED = 1
 
 
 def batch(seed, n=5):
@@ -220,6 +226,24 @@ def test_what_a_function_may_return():
         assert made["same"].address != x.address
     with pytest.raises(TypeError, match=r"the result of <lambda>.* is a set, expected a tree of tensors"):
         tp.jit(lambda x: {1, 2})(c)
+
+
+@pytest.mark.parametrize("key", [Colour.RED, np.int64(3), (1, 2), 2.5, "a'b"], ids=repr)
+def test_any_hashable_is_a_key(key):
+    x = tp.tensor([1.0, 2.0])
+    double = tp.jit(lambda tree: {key: tree[key] * 2})
+    for _ in range(2):
+        assert list(double({key: x})) == [key]
+        same(double({key: x})[key], x * 2)
+
+
+def test_a_defaultdict_becomes_a_dict():
+    x = tp.tensor([1.0, 2.0])
+    double = tp.jit(lambda tree: defaultdict(list, a=tree["a"] * 2))
+    for _ in range(2):
+        result = double(defaultdict(list, a=x))
+        assert type(result) is dict
+        same(result["a"], x * 2)
 
 
 def test_numbers_are_values_and_strings_structure():

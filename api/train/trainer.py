@@ -190,7 +190,9 @@ class Trainer:
         runner.begin(st)
         try:
             try:
-                return self._run(run, epochs, runner, report, validate, progress)
+                # Assigned first: what `return` itself does is outside of the try.
+                last = self._run(run, epochs, runner, report, validate, progress)
+                return last
             except BaseException as error:
                 error.state = runner.end()  # type: ignore[attr-defined]
                 raise

@@ -6,6 +6,7 @@ hashable: containers, keys, strings, None, and objects that stand for themselves
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import enum
 import itertools
@@ -116,6 +117,8 @@ class Flat:
             self.tensors.append(as_tensor(x))
             return Tensor
         if isinstance(x, dict):
+            if isinstance(x, collections.defaultdict):  # becomes a dict, as in `ptree`
+                self.plain, kind = False, dict
             return (kind, tuple(x), self._children(x, x.values()))
         if isinstance(x, list | tuple):
             return (kind, len(x), self._children(range(len(x)), x))
@@ -241,7 +244,7 @@ class _Writer:
         made = [self.put(part, tensors, numbers) for part in parts]
         inner = ", ".join(made)
         if issubclass(kind, dict):
-            pairs = ", ".join(f"{k!r}: {part}" for k, part in zip(keys, made, strict=True))
+            pairs = ", ".join(f"{self.name(k)}: {part}" for k, part in zip(keys, made, strict=True))
             return f"{{{pairs}}}" if kind is dict else f"{self.name(kind)}({{{pairs}}})"
         if kind is list:
             return f"[{inner}]"
