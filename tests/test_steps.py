@@ -213,3 +213,18 @@ def test_another_number_of_threads_gives_the_same_bits():
         np.testing.assert_array_equal(run([1]), run([2, 3]))
     finally:
         tp.set_num_threads(before)
+
+
+@pytest.mark.parametrize("pure", [False, True], ids=["python", "pure"])
+def test_a_step_returns_the_loss_in_its_own_dtype(pure):
+    def loss(out):
+        return (out.astype(tp.float64) ** 2).mean()
+
+    trainer = tp.Trainer(tp.layer.linear(3, 2), tp.optim.sgd(0.1))
+    st = trainer.init(KEY)
+    x = tp.tensor(RNG.standard_normal((4, 3)), tp.float32)
+    for _ in range(3):
+        out, _ = trainer.model.apply(st.vars, x)
+        value, st = trainer.step(st, x, loss=tp.pure(loss) if pure else loss)
+        assert value.dtype == tp.float64
+        np.testing.assert_array_equal(value.numpy(), loss(out).numpy())

@@ -67,21 +67,21 @@ def updated(
     return [*made, *[t for row in state.buffers for t in row]]
 
 
-def ended(given: StepInputs, optimizer: Optimizer, loss: float, flat: list[Tensor], state: Any) -> Outcome:
+def ended(given: StepInputs, optimizer: Optimizer, value: Tensor, flat: list[Tensor], state: Any) -> Outcome:
     """Return the outcome of an eager step, from its loss and gradients."""
-    part = given.accumulation
+    part, loss, dtype = given.accumulation, value.item(), value.dtype
     if part is not None:
         sums = [Tensor(a) for a in part.sums]
         flat = summed(flat, sums, part, float(part.size), float(part.examples))
         loss = (part.total + loss * part.size) / part.examples if part.last else loss
         if not part.last:
             part.sums = [t.array for t in flat]
-            return Outcome(loss, 0.0, state)
+            return Outcome(loss, 0.0, dtype, state)
     norm = norm_of(flat).item() if given.checked or given.clip_norm is not None else 0.0
     if given.checked and not (math.isfinite(loss) and math.isfinite(norm)):
-        return Outcome(loss, norm, state, [t.array for t in flat])
+        return Outcome(loss, norm, dtype, state, [t.array for t in flat])
     if given.clip_norm is not None:
         flat = clipped(flat, given.clip_norm, as_tensor(np.float64(norm)))
     layout, held = given.buffers.layout, [Tensor(a) for a in given.buffers.arrays]
     new = updated(optimizer, layout, given.count, held, flat)
-    return Outcome(loss, norm, state, None, Buffers(layout, [t.array for t in new], own=True))
+    return Outcome(loss, norm, dtype, state, None, Buffers(layout, [t.array for t in new], own=True))

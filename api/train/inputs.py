@@ -66,13 +66,14 @@ class StepInputs:
 class Outcome:
     """What a step gave.
 
-    loss: of a step with accumulation the mean so far.  norm: of the gradients.
+    loss: of a step with accumulation the mean so far.  norm: of the gradients.  dtype: of the loss.
     gradients: those in flat buffers, where the step was not taken since something is not finite; else None.
     buffers: the new parameters and moments, where they are not in `StepInputs.out`.
     """
 
     loss: float
     norm: float
+    dtype: Any
     state: Any
     gradients: list[np.ndarray] | None = None
     buffers: Buffers | None = None

@@ -95,7 +95,7 @@ class PureModelStep(Step):
             programs.add(root, 0, found)
         if self.given.out is self.given.buffers and not self.given.out.exclusive():
             self.given.out = self.given.buffers.like()
-        self.blueprint = found
+        self.dtype, self.after = found.result
         return self._run(found.program(), (), commit)
 
     def _whole(self) -> Blueprint | None:
@@ -117,7 +117,8 @@ class PureModelStep(Step):
             return None
         made = planned(self, 0)
         if made is not None:
-            made.result = self.state
+            assert self.loss is not None
+            made.result = self.loss.dtype, self.state
         return made
 
     def fresh(self) -> Sequence[Tensor]:
@@ -129,9 +130,9 @@ class PureModelStep(Step):
         if not self.pure_loss:
             return super()._keep(kept, made)
         if not made:
-            return self.blueprint.result
+            return self.after
         new = iter(made)
-        return ptree.map(lambda _: next(new), self.blueprint.result)
+        return ptree.map(lambda _: next(new), self.after)
 
     def forward_entries(self) -> list[Any]:
         """Return the entries of the forward pass."""

@@ -39,6 +39,7 @@ class Step:
         self.variables: list[Tensor] = []
         self.places: dict[int, Slice] = {}
         self.loss: Tensor | None = None
+        self.dtype: Any = None  # of the loss
         self.state: Any = None
         self.number = 0
         self.trace: Any = None  # a `Trace`, once there is one
@@ -98,6 +99,8 @@ class Step:
                 trace.materialize()
                 return active.inside(None, self._finish)
             programs.add(entry, key, found)
+        assert self.loss is not None
+        self.dtype = self.loss.dtype
         self.loss = self.gradients = None
         self.variables.clear()
         trace.forget_nodes()
@@ -212,9 +215,9 @@ class Step:
         assert self.gradients is not None
         assert self.loss is not None
         grads = [or_zeros(x, v) for x, v in zip(self.gradients, self.variables, strict=True)]
-        loss, flat = self.loss.item(), list(g.buffers.layout.flat(grads))
+        flat = list(g.buffers.layout.flat(grads))
         self.trace.forget_nodes()
-        return ended(self.given, self.steps.optimizer, loss, flat, self.state)
+        return ended(self.given, self.steps.optimizer, self.loss, flat, self.state)
 
     def eagerly(self) -> Outcome:
         """Take the step op by op from its beginning, as if there were no programs."""
@@ -231,7 +234,7 @@ class Step:
         params = g.buffers.trees()[0]
         loss, grads, state = active.inside(None, run)
         flat = list(g.buffers.layout.flat(ptree.leaves(grads)))
-        return ended(g, self.steps.optimizer, loss.item(), flat, state)
+        return ended(g, self.steps.optimizer, loss, flat, state)
 
     def forward_entries(self) -> list[Any]:
         """Return the entries of the forward pass."""
@@ -269,7 +272,7 @@ class Step:
             self._resolve(kept)
             return self.eagerly()
         trace.tick = None
-        outcome = Outcome(run.scalar(0), run.scalar(1), state)
+        outcome = Outcome(run.scalar(0), run.scalar(1), self.dtype, state)
         if failed >= 0:
             outcome.gradients = run.peeked()
         program.done(run)

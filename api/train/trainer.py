@@ -111,7 +111,7 @@ class Trainer:
             after = Generation(
                 outcome.buffers or out, at.moments, at.count + 1, at.step + 1, outcome.state, at.dtype
             )
-            return Tensor(np.array(outcome.loss, at.dtype)), TrainState.of(after)
+            return Tensor(np.array(outcome.loss, outcome.dtype)), TrainState.of(after)
 
     def _inline(
         self,
