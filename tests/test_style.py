@@ -39,16 +39,12 @@ def test_no_fastmath_and_no_environment_outside_config(path):
         assert "os.environ" not in text
 
 
-def test_importing_takes_at_most_half_a_second_more_than_numba():
-    """The bar is 0.5 s; treepie does not import numba at all, so the difference is negative."""
-    timed = "import time; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
-
-    def seconds(module):
-        command = [sys.executable, "-c", timed.format(module)]
-        runs = [subprocess.run(command, capture_output=True, check=True) for _ in range(3)]
-        return min(float(r.stdout) for r in runs)
-
-    assert seconds("treepie") < seconds("numba") + 0.5
+def test_importing_imports_nothing_slow():
+    """Its time is measured in `perf/start.py`; what would make it long is Numba, and what only some need."""
+    heavy = ("numba", "matplotlib", "scipy", "sklearn", "tqdm", "multiprocessing")
+    code = f"import sys, treepie; print(*[m for m in {heavy} if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert result.stdout.split() == []
 
 
 def test_every_public_op_is_public_in_treepie_too():
