@@ -1,5 +1,6 @@
 """`tp.jit`: the bits of eager calls, whatever a function takes, gives and reads; and what is refused."""
 
+import dataclasses
 import enum
 import re
 from collections import defaultdict
@@ -235,6 +236,20 @@ def test_any_hashable_is_a_key(key):
     for _ in range(2):
         assert list(double({key: x})) == [key]
         same(double({key: x})[key], x * 2)
+
+
+@tp.ptree.register_dataclass
+@dataclasses.dataclass(kw_only=True)
+class ByKeyword:
+    b: tp.Tensor
+    a: tp.Tensor
+
+
+def test_fields_may_be_given_by_keyword_alone():
+    x = tp.tensor([1.0, 2.0])
+    double = tp.jit(lambda tree: ByKeyword(a=tree.a * 2, b=tree.b))
+    for _ in range(2):
+        same(double(ByKeyword(a=x, b=x + 1)), ByKeyword(a=x * 2, b=x + 1))
 
 
 def test_a_defaultdict_becomes_a_dict():

@@ -24,6 +24,7 @@ from treepie.autodiff.transform import compilations
 
 from ..layer import Context, Layer, Vars
 from ..layer.core import inputs
+from ..layout import Layout
 from .state import Generation
 
 
@@ -89,12 +90,8 @@ class Outputs:
     def _whole(self, at: Generation, leaves: Sequence[Tensor], structure: Any) -> Blueprint:
         """Trace the model."""
         trace = Trace(root(), user=False)
-        layout, given = at.buffers.layout, {}
-        params = []
-        for shape, dtype, (g, start) in zip(layout.shapes, layout.dtypes, layout.starts, strict=True):
-            symbol = trace.symbol(shape, dtype)
-            given[symbol.number] = Slice(g, start * dtype.itemsize)
-            params.append(Tensor(symbol))
+        layout = at.buffers.layout
+        params, given = _declared(trace, layout)
         rest = []
         for k, t in enumerate(leaves):
             symbol = trace.symbol(t.shape, t.dtype)
@@ -117,12 +114,8 @@ class Outputs:
     def _python(self, at: Generation, vars: Any, x: Any, ctx: Context | None) -> Any:
         root = self.cache.root((get_num_threads(), at.buffers.layout.key, at.dtype))
         trace = Trace(root)
-        layout, given = at.buffers.layout, {}
-        params: list[Tensor] = []
-        for shape, dtype, (g, start) in zip(layout.shapes, layout.dtypes, layout.starts, strict=True):
-            symbol = trace.symbol(shape, dtype)
-            given[symbol.number] = Slice(g, start * dtype.itemsize)
-            params.append(Tensor(symbol))
+        layout = at.buffers.layout
+        params, given = _declared(trace, layout)
 
         def materialized() -> None:
             for symbolic, value in zip(params, ptree.leaves(at.buffers.trees()[0]), strict=True):
@@ -180,3 +173,13 @@ class Outputs:
         items = expanded(trace)
         request = Request(sizes, places, user_numbers=tuple(trace.number_values))
         return Blueprint(trace, items, request, self.cache.arenas, values)
+
+
+def _declared(trace: Trace, layout: Layout) -> tuple[list[Tensor], dict[int, Slice]]:
+    """Begin a trace with the parameters; return them, and where their values are in the buffers."""
+    params, given = [], {}
+    for shape, dtype, (g, start) in zip(layout.shapes, layout.dtypes, layout.starts, strict=True):
+        symbol = trace.symbol(shape, dtype)
+        given[symbol.number] = Slice(g, start * dtype.itemsize)
+        params.append(Tensor(symbol))
+    return params, given

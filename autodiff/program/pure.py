@@ -229,6 +229,16 @@ def _outlined(
     return pure
 
 
+def _applied(function: Callable[..., R]) -> Callable[[tuple[Any, ...], dict[str, Any]], R]:
+    """Return a function of a tuple and a dict of arguments, under its name."""
+
+    def apply(args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
+        return function(*args, **kwargs)
+
+    apply.__name__ = getattr(function, "__name__", type(function).__name__)
+    return apply
+
+
 def pure(function: Callable[P, R]) -> Callable[P, R]:
     """Mark a function as pure: its result depends on its arguments alone, and it has no side effects.
 
@@ -247,11 +257,7 @@ def pure(function: Callable[P, R]) -> Callable[P, R]:
     if not callable(function):
         raise TypeError(f"pure: function is a {type(function).__name__}, expected a function")
     known: Known = {}
-
-    def apply(args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
-        return function(*args, **kwargs)
-
-    apply.__name__ = getattr(function, "__name__", type(function).__name__)
+    apply = _applied(function)
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -264,11 +270,7 @@ def pure(function: Callable[P, R]) -> Callable[P, R]:
 def library(function: Callable[P, R]) -> Callable[P, R]:
     """Mark a function of the library's own as pure."""
     known: Known = {}
-
-    def apply(args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
-        return function(*args, **kwargs)
-
-    apply.__name__ = function.__name__
+    apply = _applied(function)
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:

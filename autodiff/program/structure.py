@@ -45,9 +45,14 @@ _states: dict[type, tuple[str, ...]] = {}
 _themselves: tuple[type, ...] = (np.dtype, enum.Enum)
 
 
+def _names(kind: Any) -> tuple[str, ...]:
+    """Return the names of a dataclass's fields."""
+    return _states.get(kind) or tuple(f.name for f in dataclasses.fields(kind))
+
+
 def register_state(cls: type) -> None:
     """Make a dataclass a container: its fields are children."""
-    _states[cls] = tuple(f.name for f in dataclasses.fields(cls))
+    _states[cls] = _names(cls)
 
 
 def register_static(cls: type) -> None:
@@ -123,7 +128,7 @@ class Flat:
         if isinstance(x, list | tuple):
             return (kind, len(x), self._children(range(len(x)), x))
         if ptree.is_registered(x):
-            names = [f.name for f in dataclasses.fields(x)]
+            names = _names(kind)
             return (kind, None, self._children(names, [getattr(x, name) for name in names]))
         if isinstance(x, _themselves):
             return ("value", Same, Same(x))
@@ -163,6 +168,8 @@ def rebuild(structure: Any, tensors: Iterator[Any], numbers: Iterator[Any]) -> A
     if kind == "value":
         return parts.of if keys is Same else parts
     children = [rebuild(p, tensors, numbers) for p in parts]
+    if keys is None:
+        return kind(**dict(zip(_names(kind), children, strict=True)))
     if kind is dict:
         return dict(zip(keys, children, strict=True))
     if kind is list:
@@ -218,8 +225,7 @@ class _Writer:
             self.refuse(f"tuple({at}) != {self.name(keys)}")
             source = f"{at}.values()"
         elif keys is None:
-            names = _states.get(kind) or [f.name for f in dataclasses.fields(kind)]
-            source = ", ".join(f"{at}.{name}" for name in names) + ","
+            source = ", ".join(f"{at}.{name}" for name in _names(kind)) + ","
         else:
             self.refuse(f"len({at}) != {keys}")
             source = at
@@ -243,6 +249,9 @@ class _Writer:
             return self.name(parts.of if keys is Same else parts)
         made = [self.put(part, tensors, numbers) for part in parts]
         inner = ", ".join(made)
+        if keys is None:
+            fields = [f"{name}={part}" for name, part in zip(_names(kind), made, strict=True)]
+            return f"{self.name(kind)}({', '.join(fields)})"
         if issubclass(kind, dict):
             pairs = ", ".join(f"{self.name(k)}: {part}" for k, part in zip(keys, made, strict=True))
             return f"{{{pairs}}}" if kind is dict else f"{self.name(kind)}({{{pairs}}})"
