@@ -15,6 +15,7 @@ from treepie.autodiff import Tensor, ops, ptree, zeros
 from treepie.autodiff.arguments import as_tensor
 from treepie.autodiff.program.entry import Symbol
 from treepie.autodiff.program.structure import Flat, builder, register_static
+from treepie.autodiff.tensor import address_of
 
 from .recipe import Constructed
 
@@ -44,7 +45,7 @@ class Group:
                     break
                 at += t.array.nbytes
             else:
-                first = mine[0].address - owner.__array_interface__["data"][0]
+                first = mine[0].address - address_of(owner)
                 return Tensor(np.ndarray((size,), mine[0].dtype, owner, first))
         return ops.concatenate([ops.reshape(t, (-1,)) for t in mine])
 

@@ -7,7 +7,6 @@ gradients nest; an op without one says `nondifferentiable=True`, and differentia
 
 from __future__ import annotations
 
-import ctypes
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from treepie.kernels.program import Launch, LaunchTable, Operand, Spec
 
 from . import tape
 from .program import active
-from .tensor import Tensor
+from .tensor import Tensor, address_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -279,14 +278,6 @@ class Plan:
     scratch: tuple[int, ...]
     program: LaunchTable | None
     launches: tuple[Launch, ...]
-
-
-def address_of(array: np.ndarray) -> int:
-    """Return the address of a writable array's first element."""
-    if array.size == 0:
-        return 0
-    # A quarter of the time of array.ctypes.data.
-    return ctypes.addressof(ctypes.c_char.from_buffer(cast(Any, array)))
 
 
 def _forget_plans() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, Union, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,14 @@ def check_dtype(function: str, dtype: Any) -> np.dtype:
         names = ", ".join(d.name for d in DTYPES)
         raise TypeError(f"{function}: dtype is {dtype!r}, expected one of {names}")
     return out
+
+
+def address_of(array: NDArray[Any]) -> int:
+    """Return the address of an array's first element."""
+    if array.size and array.flags.carray:
+        # A quarter of the time of asking the array, which writable ones allow.
+        return ctypes.addressof(ctypes.c_char.from_buffer(cast(Any, array)))
+    return array.__array_interface__["data"][0]  # type: ignore[no-any-return]
 
 
 class Tensor:
@@ -86,7 +95,7 @@ class Tensor:
     def address(self) -> int:
         """Address of the first element."""
         if not self._address:
-            self._address = self.array.__array_interface__["data"][0]
+            self._address = address_of(self.array)
         return self._address
 
     def __len__(self) -> int:

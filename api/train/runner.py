@@ -13,7 +13,7 @@ import numpy as np
 
 from treepie.autodiff import Tensor, ptree
 from treepie.autodiff.arguments import as_tensor
-from treepie.autodiff.program.instance import address_of
+from treepie.autodiff.tensor import address_of
 from treepie.autodiff.transform import compilations
 
 from .inputs import Accumulation, Outcome, StepInputs

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from treepie.autodiff import Tensor
-from treepie.autodiff.program.instance import address_of, allocate, exclusive
+from treepie.autodiff.program.instance import allocate, exclusive
 from treepie.autodiff.program.structure import register_state
+from treepie.autodiff.tensor import address_of
 
 from ..layer import Vars
 from ..layout import Layout

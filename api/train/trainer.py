@@ -16,7 +16,7 @@ import numpy as np
 from treepie.autodiff import Tensor, float32, ops, ptree, tape, value_and_grad_aux
 from treepie.autodiff.arguments import integer
 from treepie.autodiff.program.active import tracing
-from treepie.autodiff.program.instance import address_of
+from treepie.autodiff.tensor import address_of
 from treepie.autodiff.transform import compilations
 
 from .. import optim

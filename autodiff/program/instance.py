@@ -12,6 +12,8 @@ import numpy as np
 from treepie.kernels import config, memory
 from treepie.kernels.program import LaunchTable
 
+from ..tensor import address_of
+
 #: Memory that is used again, and whether nobody else uses it.
 allocate, exclusive = memory.recycled, memory.exclusive
 
@@ -25,11 +27,6 @@ _C: dict[np.dtype, Any] = {
     np.dtype("int64"): ctypes.c_int64,
     np.dtype("bool"): ctypes.c_bool,
 }
-
-
-def address_of(array: np.ndarray) -> int:
-    """Return where an array's first element is."""
-    return array.__array_interface__["data"][0]  # type: ignore[no-any-return]
 
 
 class Arena:

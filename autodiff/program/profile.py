@@ -14,7 +14,7 @@ import numpy as np
 from treepie.kernels import memory, threads
 from treepie.kernels.program import LaunchTable, Spec
 
-from .instance import address_of
+from ..tensor import address_of
 from .program import Program
 
 _BYTE = np.dtype(np.uint8)

@@ -23,12 +23,12 @@ from treepie.kernels import config, memory
 from treepie.kernels.program import Launch, LaunchTable, Operand, Spec
 
 from ..table import Op
-from ..tensor import Tensor
+from ..tensor import Tensor, address_of
 from . import layout
 from .entry import Symbol
 from .fusion import fused
 from .graph import Call, Graph, Item, Slice
-from .instance import Arena, Arenas, Instance, address_of
+from .instance import Arena, Arenas, Instance
 from .request import Numeric, Request
 from .trace import Trace
 
@@ -278,8 +278,7 @@ class Program:
                 if block is None:
                     small = size < config.KEPT_LEAST
                     block = np.empty(size, _BYTE) if small else memory.recycled((size,), _BYTE)
-                    # A quarter of the time of asking the array.
-                    start = ctypes.addressof(ctypes.c_char.from_buffer(block)) if size else 0  # type: ignore[arg-type]
+                    start = address_of(block)
                 memories[b] = (block, offset, start)
                 if mine[b] != start + offset:
                     bound.rebind(b, start + offset)
