@@ -17,7 +17,7 @@ import numpy as np
 
 from treepie.autodiff import Tensor, ops, rng, tensor
 from treepie.autodiff.arguments import as_tensor, integer
-from treepie.autodiff.tensor import DTYPES, TensorLike
+from treepie.autodiff.tensor import TENSOR_DTYPES, TensorLike
 
 from .distributed import Communicator, check_communicator
 
@@ -330,7 +330,7 @@ def _count(function: str, argument: str, value: Any, least: int) -> int:
 def _array(x: Any) -> Any:
     """Return what has a tensor's layout and dtype as a tensor, other NumPy arrays as they are."""
     if isinstance(x, np.ndarray) and x.ndim:
-        direct = x.dtype in DTYPES and x.flags.c_contiguous and x.flags.aligned
+        direct = x.dtype in TENSOR_DTYPES and x.flags.c_contiguous and x.flags.aligned
         return Tensor(np.asarray(x)) if direct else x
     return as_tensor(x)
 

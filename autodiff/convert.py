@@ -8,13 +8,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from treepie.kernels import memory
-from treepie.kernels.config import DTYPES
 
 from .program.number import Number
-from .tensor import Tensor, TensorLike, bool_, check_dtype, float32, float64, int32, int64
+from .tensor import (
+    TENSOR_DTYPES,
+    Tensor,
+    TensorLike,
+    bool_,
+    check_dtype,
+    copied,
+    float32,
+    float64,
+    int32,
+    int64,
+)
 
-#: The very objects, by which ops compare dtypes first: `newbyteorder` makes others.
-_OWN = {d: d for d in DTYPES}
 _BY_KIND = {"b": bool_, "i": int64, "u": int64, "f": float64}
 _EXACT = {np.dtype("int8"): int32, np.dtype("int16"): int32, np.dtype("uint8"): int32}
 _EXACT |= {np.dtype("uint16"): int32, np.dtype("float16"): float32}
@@ -29,25 +37,21 @@ def tensor(data: TensorLike, dtype: Any = None) -> Tensor:
     >>> tensor([[0.0, 1.0], [2.0, 3.0]]).dtype.name
     'float32'
     """
-    from . import ops  # which are made of this function
-
     want = None if dtype is None else check_dtype("tensor", dtype)
     if type(data) is np.ndarray:  # the usual case, in a third of the time
-        own = _OWN.get(data.dtype)
+        own = TENSOR_DTYPES.get(data.dtype)
         if own is not None and (want is None or want is own):
-            same = memory.aligned(data.shape, own)
-            same[...] = data
-            return Tensor(same)
+            return copied(data)
     if isinstance(data, Tensor):
-        return ops.astype(data, want) if want is not None and want != data.dtype else data
+        return data.astype(want) if want is not None and want != data.dtype else data
     if isinstance(data, list | tuple) and _holds_tensors(data):
         # By an op, through which gradients pass.
-        return tensor(ops.stack([tensor(x) for x in data]), want)
+        return tensor(Tensor._stack([tensor(x) for x in data]), want)
     if isinstance(data, Number):
         made = data.operand(
             np.asarray(data.sample).dtype if want else _default(np.asarray(data.sample), False)
         )
-        return ops.astype(made, want) if want is not None and want != made.dtype else made
+        return made.astype(want) if want is not None and want != made.dtype else made
     native = isinstance(data, np.ndarray | np.generic) or hasattr(data, "__array__")
     try:
         array = np.asarray(data)
@@ -76,7 +80,7 @@ def _holds_tensors(data: list[Any] | tuple[Any, ...]) -> bool:
 def _default(array: NDArray[Any], native: bool) -> np.dtype:
     dtype = array.dtype.newbyteorder("=")
     if native:
-        return _OWN.get(dtype) or _EXACT.get(dtype, _BY_KIND[dtype.kind])
+        return TENSOR_DTYPES.get(dtype) or _EXACT.get(dtype, _BY_KIND[dtype.kind])
     if dtype.kind == "f":
         return float32
     if dtype.kind in "iu":

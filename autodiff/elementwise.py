@@ -103,13 +103,7 @@ def _common_dtype(args: Sequence[Any]) -> np.dtype | None:
 def _as(a: Any, dtype: np.dtype) -> Tensor:
     if not isinstance(a, Tensor):
         return constant(a, dtype)
-    return a if a._data.dtype == dtype else _cast(a, dtype)
-
-
-def _cast(x: Tensor, dtype: np.dtype) -> Tensor:
-    from .ops import astype
-
-    return astype(x, dtype)
+    return a if a._data.dtype == dtype else a.astype(dtype)
 
 
 def broadcast(name: str, specs: Sequence[Spec]) -> tuple[int, ...]:
@@ -182,12 +176,9 @@ def sum_to(g: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Sum a gradient over the axes along which an operand of `shape` was broadcast."""
     if g.shape == shape:
         return g
-    from .ops import reshape
-    from .ops import sum as total
-
     extra = g.ndim - len(shape)
     axes = [k for k in range(g.ndim) if k < extra or (shape[k - extra] == 1 and g.shape[k] != 1)]
-    return reshape(total(g, tuple(axes)) if axes else g, shape)
+    return (g.sum(tuple(axes)) if axes else g).reshape(shape)
 
 
 class _Backward:

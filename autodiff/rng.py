@@ -14,8 +14,8 @@ import numpy as np
 from .arguments import as_float, integer, one_axis, shape_of
 from .ops.arithmetic import add, log, mul, neg, sub
 from .ops.compare import less
-from .ops.extreme import argmax
 from .ops.guard import within
+from .ops.minmax import argmax
 from .ops.random import (
     check_key,
     random_bits,

@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING, Any, Union, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from treepie.kernels.config import DTYPES as DTYPES  # the api layer uses it too
+from treepie.kernels import memory
+from treepie.kernels.config import DTYPES
 
 from .program.entry import Symbol
 
 if TYPE_CHECKING:
+    from .ops.advanced import At
     from .tape import Node
 
 float32, float64, int32, int64, bool_ = DTYPES
+#: The very objects, by which ops compare dtypes first: `newbyteorder` makes others.
+TENSOR_DTYPES = {d: d for d in DTYPES}
 
 #: What a function takes for a tensor: a tensor, a NumPy array, a number, or nested lists of numbers.
 TensorLike = Union["Tensor", NDArray[Any], np.generic, float, int, bool, list[Any], tuple[Any, ...]]
@@ -44,6 +48,13 @@ def address_of(array: NDArray[Any]) -> int:
         # A quarter of the time of asking the array, which writable ones allow.
         return ctypes.addressof(ctypes.c_char.from_buffer(cast(Any, array)))
     return array.__array_interface__["data"][0]  # type: ignore[no-any-return]
+
+
+def copied(array: NDArray[Any]) -> Tensor:
+    """Return a tensor of a copy of an array, of one of the dtypes that tensors have."""
+    copy = memory.aligned(array.shape, TENSOR_DTYPES[array.dtype])
+    copy[...] = array
+    return Tensor(copy)
 
 
 class Tensor:
@@ -183,226 +194,175 @@ class Tensor:
 
     def __reduce__(self) -> Any:
         """Return how to make it again of its elements, for pickle."""
-        from .convert import tensor
-
-        return tensor, (self.numpy(), self.dtype.name)
+        return copied, (self.numpy(),)
 
     def __copy__(self) -> Tensor:
         """Return itself: it is immutable."""
         return self
 
-    def __deepcopy__(self, memo: Any) -> Tensor:
-        """Return a copy in memory of its own, whatever becomes of this one's."""
-        return ops.shape.copied(self)
-
-    def __add__(self, other: TensorLike) -> Tensor:
-        """Return self + other."""
-        return ops.add(self, other)
-
-    def __radd__(self, other: TensorLike) -> Tensor:
-        """Return other + self."""
-        return ops.add(other, self)
-
-    def __sub__(self, other: TensorLike) -> Tensor:
-        """Return self - other."""
-        return ops.sub(self, other)
-
-    def __rsub__(self, other: TensorLike) -> Tensor:
-        """Return other - self."""
-        return ops.sub(other, self)
-
-    def __mul__(self, other: TensorLike) -> Tensor:
-        """Return self * other."""
-        return ops.mul(self, other)
-
-    def __rmul__(self, other: TensorLike) -> Tensor:
-        """Return other * self."""
-        return ops.mul(other, self)
-
-    def __truediv__(self, other: TensorLike) -> Tensor:
-        """Return self / other."""
-        return ops.div(self, other)
-
-    def __rtruediv__(self, other: TensorLike) -> Tensor:
-        """Return other / self."""
-        return ops.div(other, self)
-
-    def __pow__(self, other: TensorLike) -> Tensor:
-        """Return self ** other."""
-        return ops.pow(self, other)
-
-    def __rpow__(self, other: TensorLike) -> Tensor:
-        """Return other ** self."""
-        return ops.pow(other, self)
-
-    def __matmul__(self, other: TensorLike) -> Tensor:
-        """Return self @ other."""
-        return ops.matmul(self, other)
-
-    def __rmatmul__(self, other: TensorLike) -> Tensor:
-        """Return other @ self."""
-        return ops.matmul(other, self)
-
-    def __neg__(self) -> Tensor:
-        """Return -self."""
-        return ops.neg(self)
-
-    def __abs__(self) -> Tensor:
-        """Return the absolute values."""
-        return ops.abs(self)
-
-    def __invert__(self) -> Tensor:
-        """Return the logical not of bools."""
-        return ops.logical_not(self)
-
-    def __and__(self, other: TensorLike) -> Tensor:
-        """Return the logical and of bools."""
-        return ops.logical_and(self, other)
-
-    def __or__(self, other: TensorLike) -> Tensor:
-        """Return the logical or of bools."""
-        return ops.logical_or(self, other)
-
-    def __lt__(self, other: TensorLike) -> Tensor:
-        """Return self < other, element by element."""
-        return ops.less(self, other)
-
-    def __le__(self, other: TensorLike) -> Tensor:
-        """Return self <= other, element by element."""
-        return ops.less_equal(self, other)
-
-    def __gt__(self, other: TensorLike) -> Tensor:
-        """Return self > other, element by element."""
-        return ops.greater(self, other)
-
-    def __ge__(self, other: TensorLike) -> Tensor:
-        """Return self >= other, element by element."""
-        return ops.greater_equal(self, other)
-
-    def __eq__(self, other: object) -> Tensor:  # type: ignore[override]
-        """Return self == other, element by element."""
-        return ops.equal(self, other)
-
-    def __ne__(self, other: object) -> Tensor:  # type: ignore[override]
-        """Return self != other, element by element."""
-        return ops.not_equal(self, other)
-
     __hash__ = None  # type: ignore[assignment]
 
-    def __getitem__(self, index: Index) -> Tensor:
-        """Select as NumPy does: by integers, slices, None, an ellipsis, integer arrays, bool masks."""
-        return ops.getitem(self, index)
+    # Operators and methods are ops: `ops/methods.py` binds them, once there are ops.
+    if TYPE_CHECKING:
 
-    @property
-    def at(self) -> ops.At:
-        """New tensors from changes: `x.at[index].set(v)` and `x.at[index].add(v)`."""
-        return ops.At(self)
+        def __deepcopy__(self, memo: Any) -> Tensor:
+            """Return a copy in memory of its own, whatever becomes of this one's."""
 
-    @property
-    def T(self) -> Tensor:
-        """The tensor with its axes reversed."""
-        return ops.transpose(self)
+        @staticmethod
+        def _stack(tensors: list[Tensor]) -> Tensor:
+            """Return tensors of one shape along a new first axis."""
 
-    def astype(self, dtype: Any) -> Tensor:
-        """Return the elements converted to another dtype."""
-        return ops.astype(self, dtype)
+        def __add__(self, other: TensorLike) -> Tensor:
+            """Return self + other."""
 
-    def reshape(self, *shape: Any) -> Tensor:
-        """Return the elements under another shape; one size may be -1."""
-        return ops.reshape(self, shape[0] if len(shape) == 1 else shape)
+        def __radd__(self, other: TensorLike) -> Tensor:
+            """Return other + self."""
 
-    def transpose(self, *axes: Any) -> Tensor:
-        """Return the tensor with its axes permuted, by default reversed."""
-        return ops.transpose(self, (axes[0] if len(axes) == 1 else axes) or None)
+        def __sub__(self, other: TensorLike) -> Tensor:
+            """Return self - other."""
 
-    def ravel(self) -> Tensor:
-        """Return the elements on one axis."""
-        return ops.reshape(self, (-1,))
+        def __rsub__(self, other: TensorLike) -> Tensor:
+            """Return other - self."""
 
-    def flatten(self) -> Tensor:
-        """Return the elements on one axis."""
-        return ops.reshape(self, (-1,))
+        def __mul__(self, other: TensorLike) -> Tensor:
+            """Return self * other."""
 
-    def squeeze(self, axis: Axis = None) -> Tensor:
-        """Return the tensor without axes of size 1."""
-        return ops.squeeze(self, axis)
+        def __rmul__(self, other: TensorLike) -> Tensor:
+            """Return other * self."""
 
-    def swapaxes(self, axis1: int, axis2: int) -> Tensor:
-        """Return the tensor with two axes exchanged."""
-        return ops.swapaxes(self, axis1, axis2)
+        def __truediv__(self, other: TensorLike) -> Tensor:
+            """Return self / other."""
 
-    def repeat(self, repeats: int | list[int], axis: int | None = None) -> Tensor:
-        """Return each element, or slice of an axis, several times over."""
-        return ops.repeat(self, repeats, axis)
+        def __rtruediv__(self, other: TensorLike) -> Tensor:
+            """Return other / self."""
 
-    def take(self, indices: TensorLike, axis: int | None = None) -> Tensor:
-        """Return elements, or slices of an axis, at integer indices."""
-        return ops.take(self, indices, axis)
+        def __pow__(self, other: TensorLike) -> Tensor:
+            """Return self ** other."""
 
-    def sort(self, axis: int | None = -1) -> Tensor:
-        """Return the elements sorted along an axis."""
-        return ops.sort(self, axis)
+        def __rpow__(self, other: TensorLike) -> Tensor:
+            """Return other ** self."""
 
-    def argsort(self, axis: int | None = -1) -> Tensor:
-        """Return the places of the elements along an axis in ascending order."""
-        return ops.argsort(self, axis)
+        def __matmul__(self, other: TensorLike) -> Tensor:
+            """Return self @ other."""
 
-    def clip(self, low: Any = None, high: Any = None) -> Tensor:
-        """Return the elements limited to a range."""
-        return ops.clip(self, low, high)
+        def __rmatmul__(self, other: TensorLike) -> Tensor:
+            """Return other @ self."""
 
-    def round(self) -> Tensor:
-        """Return the nearest whole numbers, halves to the even one."""
-        return ops.round(self)
+        def __neg__(self) -> Tensor:
+            """Return -self."""
 
-    def sum(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
-        """Return the sum over axes."""
-        return ops.sum(self, axis, keepdims)
+        def __abs__(self) -> Tensor:
+            """Return the absolute values."""
 
-    def mean(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
-        """Return the mean over axes."""
-        return ops.mean(self, axis, keepdims)
+        def __invert__(self) -> Tensor:
+            """Return the logical not of bools."""
 
-    def prod(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
-        """Return the product over axes."""
-        return ops.prod(self, axis, keepdims)
+        def __and__(self, other: TensorLike) -> Tensor:
+            """Return the logical and of bools."""
 
-    def var(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
-        """Return the variance over axes."""
-        return ops.var(self, axis, keepdims)
+        def __or__(self, other: TensorLike) -> Tensor:
+            """Return the logical or of bools."""
 
-    def std(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
-        """Return the standard deviation over axes."""
-        return ops.std(self, axis, keepdims)
+        def __lt__(self, other: TensorLike) -> Tensor:
+            """Return self < other, element by element."""
 
-    def cumsum(self, axis: int | None = None) -> Tensor:
-        """Return running sums along an axis, by default of the flattened tensor."""
-        return ops.cumsum(self, axis)
+        def __le__(self, other: TensorLike) -> Tensor:
+            """Return self <= other, element by element."""
 
-    def all(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
-        """Return whether all elements over axes are true."""
-        return ops.all(self, axis, keepdims)
+        def __gt__(self, other: TensorLike) -> Tensor:
+            """Return self > other, element by element."""
 
-    def any(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
-        """Return whether any element over axes is true."""
-        return ops.any(self, axis, keepdims)
+        def __ge__(self, other: TensorLike) -> Tensor:
+            """Return self >= other, element by element."""
 
-    def max(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
-        """Return the largest over axes."""
-        return ops.max(self, axis, keepdims)
+        def __eq__(self, other: object) -> Tensor:  # type: ignore[override]
+            """Return self == other, element by element."""
 
-    def min(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
-        """Return the smallest over axes."""
-        return ops.min(self, axis, keepdims)
+        def __ne__(self, other: object) -> Tensor:  # type: ignore[override]
+            """Return self != other, element by element."""
 
-    def argmax(self, axis: int | None = None, keepdims: bool = False) -> Tensor:
-        """Return the position of the largest."""
-        return ops.argmax(self, axis, keepdims)
+        def __getitem__(self, index: Index) -> Tensor:
+            """Select as NumPy does: by integers, slices, None, an ellipsis, integer arrays, bool masks."""
 
-    def argmin(self, axis: int | None = None, keepdims: bool = False) -> Tensor:
-        """Return the position of the smallest."""
-        return ops.argmin(self, axis, keepdims)
+        @property
+        def at(self) -> At:
+            """New tensors from changes: `x.at[index].set(v)` and `x.at[index].add(v)`."""
 
+        @property
+        def T(self) -> Tensor:
+            """The tensor with its axes reversed."""
 
-# Last, because the ops need the class above.
-from . import ops  # noqa: E402
+        def astype(self, dtype: Any) -> Tensor:
+            """Return the elements converted to another dtype."""
+
+        def reshape(self, *shape: Any) -> Tensor:
+            """Return the elements under another shape; one size may be -1."""
+
+        def transpose(self, *axes: Any) -> Tensor:
+            """Return the tensor with its axes permuted, by default reversed."""
+
+        def ravel(self) -> Tensor:
+            """Return the elements on one axis."""
+
+        def flatten(self) -> Tensor:
+            """Return the elements on one axis."""
+
+        def squeeze(self, axis: Axis = None) -> Tensor:
+            """Return the tensor without axes of size 1."""
+
+        def swapaxes(self, axis1: int, axis2: int) -> Tensor:
+            """Return the tensor with two axes exchanged."""
+
+        def repeat(self, repeats: int | list[int], axis: int | None = None) -> Tensor:
+            """Return each element, or slice of an axis, several times over."""
+
+        def take(self, indices: TensorLike, axis: int | None = None) -> Tensor:
+            """Return elements, or slices of an axis, at integer indices."""
+
+        def sort(self, axis: int | None = -1) -> Tensor:
+            """Return the elements sorted along an axis."""
+
+        def argsort(self, axis: int | None = -1) -> Tensor:
+            """Return the places of the elements along an axis in ascending order."""
+
+        def clip(self, low: Any = None, high: Any = None) -> Tensor:
+            """Return the elements limited to a range."""
+
+        def round(self) -> Tensor:
+            """Return the nearest whole numbers, halves to the even one."""
+
+        def sum(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+            """Return the sum over axes."""
+
+        def mean(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+            """Return the mean over axes."""
+
+        def prod(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+            """Return the product over axes."""
+
+        def var(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+            """Return the variance over axes."""
+
+        def std(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+            """Return the standard deviation over axes."""
+
+        def cumsum(self, axis: int | None = None) -> Tensor:
+            """Return running sums along an axis, by default of the flattened tensor."""
+
+        def all(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+            """Return whether all elements over axes are true."""
+
+        def any(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+            """Return whether any element over axes is true."""
+
+        def max(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+            """Return the largest over axes."""
+
+        def min(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+            """Return the smallest over axes."""
+
+        def argmax(self, axis: int | None = None, keepdims: bool = False) -> Tensor:
+            """Return the position of the largest."""
+
+        def argmin(self, axis: int | None = None, keepdims: bool = False) -> Tensor:
+            """Return the position of the smallest."""

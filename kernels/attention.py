@@ -55,7 +55,8 @@ from .blocks import (
     row_times,
 )
 from .formulas import exp
-from .kernel import A1, A2, Array, Kernel, Words, device, kernel, scalar
+from .intrinsics import Array, scalar
+from .kernel import A1, A2, Kernel, Words, device, kernel
 from .program import Address, Launch, Operand
 
 #: A launch has at most so many units: more would each find their scratch in no cache (64 units took 1.08 of

@@ -8,7 +8,8 @@ import math
 from typing import Any
 
 from .formulas import exp, log
-from .kernel import Array, call_address, device, rows_at
+from .intrinsics import Array, call_address, rows_at
+from .kernel import device
 from .random import uniform32
 from .rows import row_map, row_reduce
 from .vector import Formula, Value, maximum, select

@@ -13,7 +13,8 @@ import numpy as np
 
 from . import config, conv_tile
 from .conv_item import LEAST_UNITS, MOST_UNITS, Axis, begin, layout
-from .kernel import A1, A2, Words, call_address, kernel
+from .intrinsics import call_address
+from .kernel import A1, A2, Words, kernel
 from .program import Launch, Operand
 from .rows import row_map
 

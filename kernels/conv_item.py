@@ -10,7 +10,8 @@ Rows of results are cut into whole vectors each: of 14 float32, 2 in 16 lanes id
 from dataclasses import dataclass
 
 from . import conv_tile, gemm
-from .kernel import A1, A2, Words, call_address, device
+from .intrinsics import call_address
+from .kernel import A1, A2, Words, device
 from .program import Spec
 
 #: Elements of a frame that fit into the second-level cache beside the weights: 256 kB of float32.

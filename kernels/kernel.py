@@ -16,13 +16,11 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 import numpy as np
 from llvmlite import ir
-from numpy.typing import NDArray
 
 from . import native
+from .intrinsics import Array, array_at, rename
 from .program import HEADER, Address, Argument, Launch, Operand, launch
-from .vector import Formula, Value
 
-Array = NDArray[Any]
 A1 = Annotated[Array, 1]  # an array of one dimension, of two, of three
 A2 = Annotated[Array, 2]
 A3 = Annotated[Array, 3]
@@ -43,20 +41,6 @@ def device(function: _F) -> _F:
     # Kept, because kernels share devices, and Numba takes 0.1 to 0.3 s for each.
     function.for_numba = functools.cache(lambda: _njit(forceinline=True)(_resolved(function)))  # type: ignore[attr-defined]
     return function
-
-
-def scalar(formula: Formula) -> Callable[..., Any]:
-    """Make a formula callable from kernels, on numbers of one dtype.
-
-    It is branch-free code that LLVM vectorises in a kernel's loop, where `np.exp` would be a call
-    to libm for every element.
-    """
-
-    def stand_in(*arguments: Any) -> Any:
-        raise TypeError("a scalar formula runs only inside a kernel")
-
-    stand_in.for_numba = lambda: _scalar_intrinsic(formula)  # type: ignore[attr-defined]
-    return stand_in
 
 
 def _njit(**options: Any) -> Any:
@@ -134,57 +118,6 @@ def kernel(body: Callable[..., None]) -> Kernel:
     return Kernel(body)
 
 
-def rename(text: str, old: str, new: str) -> str:
-    """Give a function of a module in LLVM IR another name."""
-    return text.replace(f'@"{old}"', f"@{new}").replace(f"@{old}(", f"@{new}(")
-
-
-def unpacked(builder: ir.IRBuilder, pack: ir.Value) -> list[ir.Value]:
-    """Return the values of an intrinsic's `*arguments`."""
-    count = len(pack.type.elements) if hasattr(pack.type, "elements") else pack.type.count
-    return [builder.extract_value(pack, i) for i in range(count)]
-
-
-def _scalar_intrinsic(formula: Formula) -> Any:
-    from numba import types
-    from numba.extending import intrinsic
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        dtype = str(signature.return_type)
-        raw = [args[0], *unpacked(builder, args[1])]
-        return formula(*(Value(builder, dtype, 1, a) for a in raw)).ir
-
-    @intrinsic
-    def call(typingctx, x, *others):  # type: ignore[no-untyped-def]
-        return x(x, types.StarArgTuple.from_types([x] * len(others))), codegen
-
-    return call
-
-
-def _array_at(
-    context: Any, builder: ir.IRBuilder, kind: Any, address: ir.Value, shape: list[ir.Value]
-) -> Any:
-    """Return memory at an address as a C-contiguous array of Numba's type `kind`."""
-    from numba.core import cgutils
-    from numba.np.arrayobj import populate_array
-
-    element = context.get_data_type(kind.dtype)
-    size = ir.Constant(ir.IntType(64), context.get_abi_sizeof(element))
-    strides = [size]
-    for n in reversed(shape[1:]):
-        strides.insert(0, builder.mul(strides[0], n))
-    made = context.make_array(kind)(context, builder)
-    populate_array(
-        made,
-        data=builder.inttoptr(address, element.as_pointer()),
-        shape=cgutils.pack_array(builder, shape),
-        strides=cgutils.pack_array(builder, strides),
-        itemsize=size,
-        meminfo=None,
-    )
-    return made._getvalue()
-
-
 def _arguments_intrinsic(kinds: list[Any]) -> Any:
     """Return an intrinsic that reads a kernel's arguments from its block, as a tuple."""
     from numba import types
@@ -204,7 +137,7 @@ def _arguments_intrinsic(kinds: list[Any]) -> Any:
             return value
 
         def array(kind: Any, address: ir.Value, shape: list[ir.Value]) -> Any:
-            return _array_at(context, builder, kind, address, shape)
+            return array_at(context, builder, kind, address, shape)
 
         values = []
         for kind in kinds:
@@ -228,54 +161,3 @@ def _arguments_intrinsic(kinds: list[Any]) -> Any:
         return results(block), codegen
 
     return arguments
-
-
-def call_address(function: int, *arguments: int) -> None:
-    """Call a C function `void(int64...)` by its address, from inside a kernel."""
-    raise TypeError("call_address runs only inside a kernel")
-
-
-def _call_address_intrinsic() -> Any:
-    from numba import types
-    from numba.extending import intrinsic
-
-    i64 = ir.IntType(64)
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        values = unpacked(builder, args[1])
-        function = ir.FunctionType(ir.VoidType(), [i64] * len(values)).as_pointer()
-        builder.call(builder.inttoptr(args[0], function), values)
-        return context.get_dummy_value()
-
-    @intrinsic
-    def call(typingctx, function, *arguments):  # type: ignore[no-untyped-def]
-        wide = types.StarArgTuple.from_types([types.int64] * len(arguments))
-        return types.void(types.int64, wide), codegen
-
-    return call
-
-
-call_address.for_numba = _call_address_intrinsic  # type: ignore[attr-defined]
-
-
-def rows_at(address: int, rows: int, columns: int, like: Array) -> Array:
-    """See memory at an address as an array (rows, columns) of the dtype of `like`, inside a kernel."""
-    raise TypeError("rows_at runs only inside a kernel")
-
-
-def _rows_at_intrinsic() -> Any:
-    from numba import types
-    from numba.extending import intrinsic
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return _array_at(context, builder, signature.return_type, args[0], [args[1], args[2]])
-
-    @intrinsic
-    def see(typingctx, address, rows, columns, like):  # type: ignore[no-untyped-def]
-        integers = [types.int64] * 3
-        return types.Array(like.dtype, 2, "C")(*integers, like), codegen
-
-    return see
-
-
-rows_at.for_numba = _rows_at_intrinsic  # type: ignore[attr-defined]

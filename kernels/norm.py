@@ -14,7 +14,8 @@ from typing import Any
 
 from . import config, reduce
 from .elementwise import fill
-from .kernel import A1, A3, Words, device, kernel, scalar
+from .intrinsics import scalar
+from .kernel import A1, A3, Words, device, kernel
 from .program import Launch, Operand, Spec
 from .rows import row_map, row_reduce
 from .vector import Formula, Value, fma, sqrt

@@ -3,7 +3,8 @@
 from llvmlite import ir
 
 from . import config, native
-from .kernel import A1, A2, Status, Words, call_address, kernel
+from .intrinsics import call_address
+from .kernel import A1, A2, Status, Words, kernel
 from .loops import I32, I64, Loop, bytes_of, n64
 from .program import Launch, Operand
 from .strided import below, ints, kind, strided

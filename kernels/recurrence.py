@@ -11,7 +11,8 @@ from typing import Any
 from . import config, gemm
 from .blocks import clear, pack_panels, pack_transposed
 from .formulas import sigmoid, tanh
-from .kernel import A1, Array, Kernel, Words, call_address, device, kernel, rows_at
+from .intrinsics import Array, call_address, rows_at
+from .kernel import A1, Kernel, Words, device, kernel
 from .program import Address, Launch, Operand
 from .rows import row_map
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from .kernel import unpacked
+from .intrinsics import unpacked
 from .loops import I32, I64, Loop, bytes_of, n64
 from .vector import Formula, Value, constant, vector_type
 

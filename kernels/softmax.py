@@ -8,7 +8,8 @@ import math
 
 from . import config
 from .formulas import exp, log
-from .kernel import A1, A2, Kernel, Status, kernel, scalar
+from .intrinsics import scalar
+from .kernel import A1, A2, Kernel, Status, kernel
 from .program import Launch, Operand
 from .rows import row_map, row_reduce
 from .vector import Formula, maximum

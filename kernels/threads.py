@@ -121,7 +121,7 @@ def _driver_ir() -> str:
     """`void driver(worker, entry, block, team)`: call `worker(entry, block)` `team` times at once."""
     from numba import cfunc, njit, prange, types
 
-    from .kernel import call_address, rename
+    from .intrinsics import call_address, rename
 
     call = call_address.for_numba()  # type: ignore[attr-defined]
 

@@ -55,7 +55,7 @@ def test_every_public_op_is_public_in_treepie_too():
     inner = {
         *("At", "getitem", "product", "embed", "strided_slice", "scatter_add", "random", "update"),
         *("cross_entropy_rows", "cross_entropy_backward", "softmax_backward", "relu", "gelu", "silu"),
-        *("softplus", "add_at", "assign", "put", "flat_index", "add_along_axis", "wide_norm", "linear"),
+        *("softplus", "add_at", "assign", "scatter", "flat_index", "add_along_axis", "wide_norm", "linear"),
         *("within", "guard"),
         *("convolution", "convolution_bias", "convolution_input", "convolution_weight"),
         *("max_pool", "max_pool_backward"),

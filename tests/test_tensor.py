@@ -1,9 +1,14 @@
 """Tensors: making them, operators, indexing, NumPy both ways, and errors."""
 
+import ast
+import inspect
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 import treepie as tp
+from treepie.autodiff.ops import methods
 
 MADE = [
     ([[0.0, 1.0], [2.0, 3.0]], "float32"),
@@ -329,3 +334,26 @@ def test_numpy_can_not_silently_drop_a_gradient():
     np.testing.assert_allclose(g, np.exp([1.0, 2.0]) + np.array([0.0, 1.0]), rtol=1e-6)
     y, _ = tp.vjp(lambda t: t * 2.0, x)
     assert np.asarray(y).tolist() == [2.0, 4.0]  # the gradient's function is over
+
+
+def _declared():
+    """Return the methods that the class declares for type checkers: name -> its parameters."""
+    tree = ast.parse(Path(inspect.getfile(tp.Tensor)).read_text(encoding="utf-8"))
+    (cls,) = (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Tensor")
+    (block,) = (n for n in cls.body if isinstance(n, ast.If))
+    return {f.name: [a.arg for a in f.args.args] for f in block.body}
+
+
+def test_every_declared_method_is_bound():
+    assert _declared().keys() == methods.METHODS.keys()
+
+
+@pytest.mark.parametrize("name", [n for n in _declared() if not n.startswith("_")])
+def test_a_bound_method_takes_what_is_declared(name):
+    method = vars(tp.Tensor)[name]
+    if isinstance(method, property):
+        assert _declared()[name] == ["self"]
+        return
+    parameters = inspect.signature(method).parameters.values()
+    names = [p.name for p in parameters if p.kind is not p.VAR_POSITIONAL]
+    assert names[1 : len(_declared()[name])] == _declared()[name][1:]

@@ -19,7 +19,7 @@ from treepie.autodiff.program.request import Request
 from treepie.autodiff.program.settings import get_num_threads
 from treepie.autodiff.program.structure import Flat, rebuild
 from treepie.autodiff.program.trace import Restart, Trace
-from treepie.autodiff.tensor import DTYPES
+from treepie.autodiff.tensor import TENSOR_DTYPES
 from treepie.autodiff.transform import compilations
 
 from ..layer import Context, Layer, Vars
@@ -76,7 +76,7 @@ class Outputs:
 
     def _leaves(self, state: Any, x: Any, ctx: Context | None) -> tuple[list[Tensor], Hashable]:
         """Return the tensors of what the model is given, and the structure; None in the usual case."""
-        if isinstance(x, np.ndarray) and x.dtype in DTYPES and x.flags.c_contiguous:
+        if isinstance(x, np.ndarray) and x.dtype in TENSOR_DTYPES and x.flags.c_contiguous:
             x = Tensor(x)  # which nobody keeps
         if ctx is None and type(x) is Tensor:
             if state is self._bare:

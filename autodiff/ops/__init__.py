@@ -1,8 +1,7 @@
 """All ops: importing this package fills the table."""
 
-from . import activation, batch_normalization, normalization, random, update
+from . import activation, batch_normalization, methods, normalization, random, update
 from .advanced import At, getitem
-from .along import add_along_axis, gather, take_along_axis
 from .arithmetic import (
     abs,
     add,
@@ -36,7 +35,6 @@ from .arithmetic import (
     tanh,
     where,
 )
-from .arrange import flip, moveaxis, outer, pad, repeat, roll, split, tile, tril, triu
 from .attention import attention, attention_backward
 from .compare import (
     equal,
@@ -53,11 +51,13 @@ from .compare import (
 )
 from .conv import convolution, convolution_bias, convolution_input, convolution_weight
 from .einsum import einsum
-from .extreme import all, any, argmax, argmin, max, min
+from .gather import add_along_axis, gather, take_along_axis
 from .guard import within
 from .indexing import one_hot, scatter_add, take
 from .linalg import linear, matmul, product
+from .minmax import all, any, argmax, argmin, max, min
 from .pool import max_pool, max_pool_backward
+from .rearrange import flip, moveaxis, outer, pad, repeat, roll, split, tile, tril, triu
 from .recurrence import gru_backward, gru_steps, lstm_backward, lstm_steps
 from .reduction import mean, norm, prod, std, sum, var, wide_norm
 from .rope import rope_turn
@@ -87,6 +87,8 @@ from .softmax import (
     softmax_backward,
 )
 from .sort import argsort, sort, top_k
+
+methods.bind()
 
 __all__ = [
     "At",

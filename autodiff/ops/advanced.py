@@ -15,7 +15,7 @@ from ..table import Shape
 from ..tensor import Index, Tensor, TensorLike, int32, int64
 from .arithmetic import add
 from .indexing import take
-from .put import add_at, assign, flat_index, put
+from .scatter import add_at, assign, flat_index, scatter
 from .shape import astype, broadcast_to, reshape, strided_slice, transpose
 
 
@@ -288,7 +288,7 @@ def _fitted(function: str, x: Tensor, v: TensorLike, shape: Shape) -> Tensor:
 
 
 def _set(region: Tensor, indices: Tensor | None, v: Tensor, axis: int) -> Tensor:
-    return v if indices is None else put(region, indices, v, axis)
+    return v if indices is None else scatter(region, indices, v, axis)
 
 
 def _add(region: Tensor, indices: Tensor | None, v: Tensor, axis: int) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from treepie.kernels import index as kernels
-from treepie.kernels import put
+from treepie.kernels import scatter
 from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_tensor, integer, one_axis
@@ -96,7 +96,7 @@ def _plan_scatter(
     outer, n, inner = around(out.shape, axis)
     m = indices.size
     target = out.reshaped(outer, n, inner)
-    return put.scatter_add(indices.reshaped(m), g.reshaped(outer, m, inner), target)
+    return scatter.scatter_add(indices.reshaped(m), g.reshaped(outer, m, inner), target)
 
 
 def _scattered(g: Spec, i: Spec, axis: int, size: int) -> list[Spec]:

@@ -13,8 +13,8 @@ from treepie.kernels.program import Launch, Operand, Spec
 from ..arguments import as_tensor, same_float_dtype
 from ..table import Case, Meta, Shape, op
 from ..tensor import Tensor, TensorLike, int32
-from .along import take_along_axis
 from .conv import Bound, Margins, Pair, counts
+from .gather import take_along_axis
 from .shape import reshape
 
 

@@ -13,7 +13,7 @@ from treepie.kernels.program import Launch, Operand, Spec
 from ..arguments import as_tensor, one_axis
 from ..table import Case, Meta, op
 from ..tensor import Tensor, TensorLike, float64, int64
-from .arrange import flip
+from .rearrange import flip
 from .shape import reshape
 
 Bound = tuple[tuple[Tensor, ...], Meta]

@@ -17,9 +17,9 @@ from treepie.kernels.program import Launch, Operand, Spec
 from ..arguments import as_tensor, integer, one_axis
 from ..table import Case, Meta, composite, op
 from ..tensor import Tensor, TensorLike, int32, int64
-from .along import take_along_axis
-from .arrange import piece
+from .gather import take_along_axis
 from .indexing import around
+from .rearrange import piece
 from .shape import reshape
 
 Bound = tuple[tuple[Tensor, ...], Meta]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from treepie.kernels import index as kernels
-from treepie.kernels import put
+from treepie.kernels import scatter
 from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_tensor, integer, one_axis
@@ -109,7 +109,7 @@ def _plan_add(
     inputs: list[Operand], outputs: list[Operand], scratch: Any, axis: int, size: int
 ) -> list[Launch]:
     g, indices, out = (t.reshaped(*around(t.shape, axis)) for t in (*inputs, *outputs))
-    return put.add_along(indices, g, out)
+    return scatter.add_along(indices, g, out)
 
 
 def _add_oracle(g: Any, i: Any, axis: int, size: int) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from treepie.kernels import put as kernels
+from treepie.kernels import scatter as kernels
 from treepie.kernels.copy import copy, strides
 from treepie.kernels.elementwise import cast
 from treepie.kernels.program import Launch, Operand, Spec
@@ -77,7 +77,7 @@ def assign(x: TensorLike, v: TensorLike, starts: Shape, steps: Shape) -> Bound:
     return (t, u), {"starts": tuple(starts), "steps": tuple(steps)}
 
 
-def _bind_put(name: str, x: TensorLike, indices: TensorLike, v: TensorLike, axis: int) -> Bound:
+def _bind_scatter(name: str, x: TensorLike, indices: TensorLike, v: TensorLike, axis: int) -> Bound:
     t, i, u = as_tensor(x), as_tensor(indices), as_tensor(v)
     k = one_axis(name, axis, t.ndim)
     shape = t.shape[:k] + i.shape + t.shape[k + 1 :]
@@ -106,7 +106,7 @@ def _flat(x: Any, i: Any, v: Any, axis: int) -> tuple[Any, Any, Any]:
     return np.moveaxis(x.copy(), k, 0), i.ravel(), np.moveaxis(moved, k, 0)
 
 
-def _put_oracle(x: Any, i: Any, v: Any, axis: int) -> Any:
+def _scatter_oracle(x: Any, i: Any, v: Any, axis: int) -> Any:
     out, indices, values = _flat(x, i, v, axis)
     for at, value in zip(indices, values, strict=True):
         out[at] = value
@@ -122,7 +122,7 @@ def _add_oracle(x: Any, i: Any, v: Any, axis: int) -> Any:
 def _winners(h: Tensor, i: Tensor, axis: int, size: int) -> Tensor:
     """Return h at the indices, but 0 for an index that a later one overwrites."""
     order = Tensor(np.arange(i.size).reshape(i.shape))
-    last = put(Tensor(np.zeros(size, np.int64)), i, order, 0)
+    last = scatter(Tensor(np.zeros(size, np.int64)), i, order, 0)
     wins = equal(take(last, i, 0), order)
     return where(reshape(wins, (*i.shape, *(1,) * (h.ndim - 1 - axis))), take(h, i, axis), 0.0)
 
@@ -142,24 +142,24 @@ _LARGE = Case(((10000, 64), (20000,), (20000, 64)), {"axis": 0}, {1: 10000})
 @op(
     signature="(...),(...),(...)->(...)",
     infer=lambda x, i, v, axis: [Spec(x.shape, x.dtype)],
-    plan=lambda inputs, outputs, scratch, axis: kernels.put(*_seen(inputs, outputs[0], axis)),
+    plan=lambda inputs, outputs, scratch, axis: kernels.scatter(*_seen(inputs, outputs[0], axis)),
     vjp=(
-        lambda g, y, x, i, v, axis: put(g, i, _zeros_like(v), axis),
+        lambda g, y, x, i, v, axis: scatter(g, i, _zeros_like(v), axis),
         None,
         lambda g, y, x, i, v, axis: _winners(g, i, axis, x.shape[axis]),
     ),
-    oracle=_put_oracle,
+    oracle=_scatter_oracle,
     cases=_CASES,
-    failure=lambda x, i, v, axis: out_of_range("put", i, x.shape[axis]),
+    failure=lambda x, i, v, axis: out_of_range("scatter", i, x.shape[axis]),
     checked=lambda x, i, v, axis: [index_range(1, x.shape[axis])],
     wrong=_WRONG,
     large=_LARGE,
     dtypes=_ALL,
     ulp=0,
 )
-def put(x: TensorLike, indices: TensorLike, v: TensorLike, axis: int) -> Bound:
+def scatter(x: TensorLike, indices: TensorLike, v: TensorLike, axis: int) -> Bound:
     """x, but for slices v of an axis at integer indices; of equal indices, the last wins."""
-    return _bind_put("put", x, indices, v, axis)
+    return _bind_scatter("scatter", x, indices, v, axis)
 
 
 @op(
@@ -179,7 +179,7 @@ def put(x: TensorLike, indices: TensorLike, v: TensorLike, axis: int) -> Bound:
 )
 def add_at(x: TensorLike, indices: TensorLike, v: TensorLike, axis: int) -> Bound:
     """x, with slices v of an axis added at integer indices, in their order."""
-    return _bind_put("add_at", x, indices, v, axis)
+    return _bind_scatter("add_at", x, indices, v, axis)
 
 
 def _index_failure(*indices: Tensor, shape: Shape) -> IndexError:

@@ -17,7 +17,7 @@ _COLUMNS = 64
 
 
 @kernel
-def _put(lo: int, hi: int, indices: A1, v: A3, out: A3, columns: int, status: Status) -> None:
+def _scatter(lo: int, hi: int, indices: A1, v: A3, out: A3, columns: int, status: Status) -> None:
     n, inner = out.shape[1], out.shape[2]
     blocks = (inner + columns - 1) // columns
     for unit in range(lo, hi):
@@ -83,10 +83,10 @@ def _work(v: Operand, indices: Operand, out: Operand) -> tuple[int, float]:
     return outer * -(-inner // _COLUMNS), v.spec.nbytes * 3 * config.BYTE_NS + 2.0 * indices.size
 
 
-def put(x: Operand, indices: Operand, v: Operand, out: Operand) -> list[Launch]:
+def scatter(x: Operand, indices: Operand, v: Operand, out: Operand) -> list[Launch]:
     """Plan out = x (outer, n, inner), then out[:, indices] = v (outer, m, inner): the last wins."""
     units, work = _work(v, indices, out)
-    return [cast(x, out), _put(units, work, indices, _bits(v), _bits(out), _COLUMNS)]
+    return [cast(x, out), _scatter(units, work, indices, _bits(v), _bits(out), _COLUMNS)]
 
 
 def add_at(x: Operand, indices: Operand, v: Operand, out: Operand) -> list[Launch]:

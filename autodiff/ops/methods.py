@@ -1,0 +1,94 @@
+"""The operators and methods of tensors: ops, bound to the class, which imports none of them.
+
+`Tensor` declares their types; the docstrings are those of the ops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..tensor import Index, Tensor
+from . import advanced, arithmetic, compare, linalg, minmax, rearrange, reduction, scan, shape, sort
+from .indexing import take
+
+
+def _reflected(op: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda self, other: op(other, self)
+
+
+def _getitem(self: Tensor, index: Index) -> Tensor:
+    """Select as NumPy does: by integers, slices, None, an ellipsis, integer arrays, bool masks."""
+    return advanced.getitem(self, index)
+
+
+def _reshape(self: Tensor, *shape_: Any) -> Tensor:
+    """Return the elements under another shape; one size may be -1."""
+    return shape.reshape(self, shape_[0] if len(shape_) == 1 else shape_)
+
+
+def _transpose(self: Tensor, *axes: Any) -> Tensor:
+    """Return the tensor with its axes permuted, by default reversed."""
+    return shape.transpose(self, (axes[0] if len(axes) == 1 else axes) or None)
+
+
+_BINARY = {
+    "add": arithmetic.add,
+    "sub": arithmetic.sub,
+    "mul": arithmetic.mul,
+    "truediv": arithmetic.div,
+    "pow": arithmetic.pow,
+    "matmul": linalg.matmul,
+}
+
+METHODS: dict[str, Any] = {
+    **{f"__{name}__": op for name, op in _BINARY.items()},
+    **{f"__r{name}__": _reflected(op) for name, op in _BINARY.items()},
+    "__neg__": arithmetic.neg,
+    "__abs__": arithmetic.abs,
+    "__invert__": compare.logical_not,
+    "__and__": compare.logical_and,
+    "__or__": compare.logical_or,
+    "__lt__": compare.less,
+    "__le__": compare.less_equal,
+    "__gt__": compare.greater,
+    "__ge__": compare.greater_equal,
+    "__eq__": compare.equal,
+    "__ne__": compare.not_equal,
+    "__getitem__": _getitem,
+    "__deepcopy__": lambda self, memo: shape.copied(self),
+    "_stack": staticmethod(shape.stack),
+    "at": property(advanced.At, doc=advanced.At.__doc__),
+    "T": property(shape.transpose, doc="The tensor with its axes reversed."),
+    "astype": shape.astype,
+    "reshape": _reshape,
+    "transpose": _transpose,
+    "ravel": shape.ravel,
+    "flatten": shape.ravel,
+    "squeeze": shape.squeeze,
+    "swapaxes": shape.swapaxes,
+    "repeat": rearrange.repeat,
+    "take": take,
+    "sort": sort.sort,
+    "argsort": sort.argsort,
+    "clip": arithmetic.clip,
+    "round": arithmetic.round,
+    "sum": reduction.sum,
+    "mean": reduction.mean,
+    "prod": reduction.prod,
+    "var": reduction.var,
+    "std": reduction.std,
+    "cumsum": scan.cumsum,
+    "all": minmax.all,
+    "any": minmax.any,
+    "max": minmax.max,
+    "min": minmax.min,
+    "argmax": minmax.argmax,
+    "argmin": minmax.argmin,
+}
+
+
+def bind() -> None:
+    """Give the class of tensors its operators and methods."""
+    for name, method in METHODS.items():
+        setattr(Tensor, name, method)
