@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from treepie.autodiff import OPS, Tensor, vjp
-from treepie.autodiff.sample import operands, tensors
+from treepie.autodiff.op_inputs import operands, tensors
 from treepie.autodiff.table import Case, Op
-from treepie.autodiff.transform import compilations
+from treepie.kernels.compilations import compilations
 
 from .machine import show_config
 
@@ -52,7 +52,7 @@ def _run(row: Op, case: Case, dtype: str) -> None:
 
     def call(*floats: Tensor) -> Any:
         rest = iter(floats)
-        made = row(*(next(rest) if t.dtype.kind == "f" else t for t in given), **case.meta)
+        made = row(*(next(rest) if t.dtype.kind == "f" else t for t in given), **case.attributes)
         return [t for t in (made if isinstance(made, tuple | list) else [made]) if t.dtype.kind == "f"]
 
     floats = [t for t in given if t.dtype.kind == "f"]

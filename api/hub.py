@@ -11,7 +11,7 @@ from typing import Any
 
 from treepie.autodiff import Tensor, tensor
 
-from . import storage
+from .checkpoint import files as storage
 
 __all__ = ["load_config", "load_weights"]
 

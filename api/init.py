@@ -6,11 +6,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from treepie.autodiff import Tensor, float32, full, rng
-from treepie.autodiff import ones as _ones
-from treepie.autodiff import zeros as _zeros
+from treepie.autodiff import Tensor, float32, full, ones as _ones, rng, zeros as _zeros
 
-from .recipe import constructor
+from .pickling import constructor
 
 Shape = tuple[int, ...]
 #: (key, shape, dtype) -> tensor

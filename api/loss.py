@@ -49,7 +49,7 @@ def cross_entropy_sparse(logits: TensorLike, indices: TensorLike, ignore_index: 
         return ops.mean(ops.cross_entropy_rows(x, labels))
     kept = labels != ignore_index
     message = f"cross_entropy_sparse: all indices are ignore_index {ignore_index}, expected another one too"
-    count = ops.within(ops.sum(kept).astype(x.dtype), 1, labels.size, message)
+    count = ops.check_range(ops.sum(kept).astype(x.dtype), 1, labels.size, message)
     rows = ops.cross_entropy_rows(x, ops.where(kept, labels, 0))
     return ops.sum(ops.where(kept, rows, 0.0)) / count
 
@@ -81,7 +81,7 @@ def binary_cross_entropy(logits: TensorLike, labels: TensorLike) -> Tensor:
     logits, labels: one shape; labels from 0 to 1, else ValueError.
     """
     x, y = _pair("binary_cross_entropy", ("logits", "labels"), logits, labels)
-    y = ops.within(y, 0, 1, "binary_cross_entropy: a label is {}, expected 0 to 1")
+    y = ops.check_range(y, 0, 1, "binary_cross_entropy: a label is {}, expected 0 to 1")
     return ops.mean(y * ops.softplus(-x) + (1.0 - y) * ops.softplus(x))
 
 

@@ -4,46 +4,35 @@ Read in this order: `table.py` (what a row is), `elementwise.py` and `ops/` (the
 `tape.py`, `transform.py`, then the package `program`.
 """
 
-from .tensor import Tensor, bool_, float32, float64, int32, int64  # isort: skip
-
-from . import ops, ptree, rng
-from .check import check_grads
-from .convert import tensor
-from .creation import arange, eye, full, full_like, linspace, ones, ones_like, zeros, zeros_like
-from .custom import checkpoint_activations, custom_vjp
-from .ops import stop_gradient
-from .program.pure import pure
-from .table import OPS
-from .transform import grad, value_and_grad, value_and_grad_aux, vjp
-
-__all__ = [
-    "OPS",
-    "Tensor",
-    "arange",
-    "bool_",
-    "check_grads",
-    "checkpoint_activations",
-    "custom_vjp",
-    "eye",
-    "float32",
-    "float64",
-    "full",
-    "full_like",
-    "grad",
-    "int32",
-    "int64",
-    "linspace",
-    "ones",
-    "ones_like",
-    "ops",
-    "ptree",
-    "pure",
-    "rng",
-    "stop_gradient",
-    "tensor",
-    "value_and_grad",
-    "value_and_grad_aux",
-    "vjp",
-    "zeros",
-    "zeros_like",
-]
+from . import ops as ops, ptree as ptree, rng as rng
+from .check import check_grads as check_grads
+from .convert import tensor as tensor
+from .creation import (
+    arange as arange,
+    eye as eye,
+    full as full,
+    full_like as full_like,
+    linspace as linspace,
+    ones as ones,
+    ones_like as ones_like,
+    zeros as zeros,
+    zeros_like as zeros_like,
+)
+from .custom import checkpoint_activations as checkpoint_activations, custom_vjp as custom_vjp
+from .ops import stop_gradient as stop_gradient
+from .program.pure import pure as pure
+from .table import OPS as OPS
+from .tensor import (
+    Tensor as Tensor,
+    bool_ as bool_,
+    float32 as float32,
+    float64 as float64,
+    int32 as int32,
+    int64 as int64,
+)
+from .transform import (
+    grad as grad,
+    value_and_grad as value_and_grad,
+    value_and_grad_aux as value_and_grad_aux,
+    vjp as vjp,
+)

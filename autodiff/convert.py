@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from treepie.kernels import memory
 
-from .program.number import Number
 from .tensor import (
     TENSOR_DTYPES,
     Tensor,
@@ -22,6 +21,7 @@ from .tensor import (
     int32,
     int64,
 )
+from .trace.number import Number
 
 _BY_KIND = {"b": bool_, "i": int64, "u": int64, "f": float64}
 _EXACT = {np.dtype("int8"): int32, np.dtype("int16"): int32, np.dtype("uint8"): int32}

@@ -9,9 +9,9 @@ import numpy as np
 from .arguments import as_tensor, shape_of
 from .convert import tensor
 from .elementwise import stored_constant
-from .program.number import Number
 from .table import Shape
 from .tensor import Tensor, TensorLike, check_dtype, float32
+from .trace.number import Number
 
 
 def zeros(shape: int | Shape, dtype: Any = float32) -> Tensor:

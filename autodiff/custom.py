@@ -11,10 +11,10 @@ import numpy as np
 
 from . import ptree, tape
 from .arguments import as_tensor
-from .program.active import tracing
-from .program.entry import Symbol
 from .ptree import Tree
 from .tensor import Tensor
+from .trace.active import tracing
+from .trace.entry import Symbol
 
 
 class custom_vjp:
@@ -80,7 +80,7 @@ def note_rule() -> None:
         trace.python_backward = True
 
 
-def _recorded(rule: tape.Rule, inputs: tuple[Tensor, ...], result: Tree) -> Tree:
+def _recorded(rule: tape.Differentiable, inputs: tuple[Tensor, ...], result: Tree) -> Tree:
     """Return a result without the history of how it was computed, but with a rule."""
     leaves, rebuild = ptree.flatten(result)
     outputs = tuple(Tensor(as_tensor(x)._data) for x in leaves)

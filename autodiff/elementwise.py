@@ -18,10 +18,10 @@ from treepie.kernels.vector import Formula, Value, vector_type
 
 from . import tape
 from .convert import tensor
-from .program import active
-from .program.number import Number, fitting
-from .table import Case, Meta, Op, P, Rule, public, register
+from .table import VJP, Attributes, Case, Op, P, public, register
 from .tensor import Tensor, TensorLike, bool_, float64
+from .trace import active
+from .trace.number import Number, fitting
 
 _constants: dict[tuple[float, np.dtype], Tensor] = {}
 
@@ -160,7 +160,7 @@ class Elementwise(Op):
         self, node: tape.Node, gradients: Sequence[Tensor | None], needs: Sequence[bool]
     ) -> list[Tensor | None]:
         """Return the gradients of the operands, each summed over the axes it was broadcast along."""
-        if self.vjp is None or tape.recording() or node.meta:
+        if self.vjp is None or tape.recording() or node.attributes:
             found = super().pull_back(node, gradients, needs)
         else:
             wanted = tuple(n and r is not None for n, r in zip(needs, self.vjp, strict=True))
@@ -238,7 +238,7 @@ def _sources(made: list[ir.Value]) -> set[ir.Value]:
     return seen
 
 
-def _formula_of(rules: list[Rule], taken: list[int], count: int) -> Formula:
+def _formula_of(rules: list[VJP], taken: list[int], count: int) -> Formula:
     """Return the rules as a formula of what they read of their `count` arguments."""
 
     def formula(*values: Value) -> tuple[Any, ...]:
@@ -251,7 +251,7 @@ def _formula_of(rules: list[Rule], taken: list[int], count: int) -> Formula:
 
 
 def _planner(name: str, formula: Formula, flops: float) -> Callable[..., list[Launch]]:
-    def plan(inputs: list[Operand], outputs: list[Operand], scratch: Any, **meta: Any) -> list[Launch]:
+    def plan(inputs: list[Operand], outputs: list[Operand], scratch: Any, **attributes: Any) -> list[Launch]:
         return [plan_elementwise(name, formula, inputs, outputs, flops)]
 
     return plan
@@ -278,7 +278,7 @@ def _cases(count: int, conditions: dict[int, int]) -> tuple[Case, ...]:
 def elementwise(
     *,
     oracle: Callable[..., Any],
-    vjp: Rule | tuple[Rule | None, ...] | None = None,
+    vjp: VJP | tuple[VJP | None, ...] | None = None,
     accepts: str = "any",
     result: str = "same",
     conditions: Sequence[int] = (),
@@ -298,7 +298,7 @@ def elementwise(
         count = len(inspect.signature(formula).parameters)
         values = [k for k in range(count) if k not in conditions]
 
-        def bind(*args: Any) -> tuple[tuple[Tensor, ...], Meta]:
+        def bind(*args: Any) -> tuple[tuple[Tensor, ...], Attributes]:
             if len(args) != count:
                 raise TypeError(f"{own}: {len(args)} operands given, expected {count}")
             if not conditions:

@@ -13,8 +13,8 @@ import numpy as np
 
 from .arguments import as_float, integer, one_axis, shape_of
 from .ops.arithmetic import add, log, mul, neg, sub
+from .ops.check_range import check_range
 from .ops.compare import less
-from .ops.guard import within
 from .ops.minmax import argmax
 from .ops.random import (
     check_key,
@@ -26,10 +26,10 @@ from .ops.random import (
     random_uniform,
 )
 from .ops.sort import argsort
-from .program.active import tracing
-from .program.number import computed
 from .table import Shape
 from .tensor import Tensor, TensorLike, check_dtype, float32, float64
+from .trace.active import tracing
+from .trace.number import computed
 
 
 def key(seed: int) -> Tensor:
@@ -94,7 +94,7 @@ def normal(key: Tensor, shape: Shape = (), dtype: Any = float32) -> Tensor:
 def bernoulli(key: Tensor, p: TensorLike, shape: Shape | None = None) -> Tensor:
     """Return bools that are true with probability p, by default of p's shape."""
     chance = as_float("rng.bernoulli", p)
-    chance = within(chance, 0.0, 1.0, "rng.bernoulli: p is {}, expected 0 to 1")
+    chance = check_range(chance, 0.0, 1.0, "rng.bernoulli: p is {}, expected 0 to 1")
     return less(uniform(key, chance.shape if shape is None else shape, dtype=chance.dtype), chance)
 
 

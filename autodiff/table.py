@@ -15,19 +15,21 @@ from typing import Any, ParamSpec, TypeVar, cast
 import numpy as np
 
 from treepie.kernels import memory, threads
-from treepie.kernels.native import compilations
+from treepie.kernels.compilations import compilations
 from treepie.kernels.program import Launch, LaunchTable, Operand, Spec
 
 from . import tape
-from .program import active
 from .tensor import Tensor, address_of
+from .trace import active
 
 P = ParamSpec("P")
 R = TypeVar("R")
 Shape = tuple[int, ...]
-Meta = dict[str, Any]
-#: A VJP rule of one argument: (g, result, *arguments, **meta) -> its gradient, or None for zero.
-Rule = Callable[..., Tensor | None]
+Attributes = dict[str, Any]
+#: What a row's `bind` returns: tensors, and the attributes of the call.
+BoundArguments = tuple[tuple["Tensor", ...], Attributes]
+#: A VJP rule of one argument: (g, result, *arguments, **attributes) -> its gradient, or None for zero.
+VJP = Callable[..., Tensor | None]
 
 #: Plans that a row keeps: a few kB each, for data whose every batch has another shape.
 _MOST_PLANS = 1000
@@ -50,7 +52,7 @@ class Case:
     """
 
     shapes: tuple[Shape, ...]
-    meta: Meta = field(default_factory=dict)
+    attributes: Attributes = field(default_factory=dict)
     integers: dict[int, int] = field(default_factory=dict)
 
 
@@ -59,23 +61,23 @@ class Op:
     """A row of the table. Calling it runs the op; a tape that is recording remembers it.
 
     bind: (arguments as users give them) -> tensors, metadata; raises for what can not be.
-    infer: (input specs, meta) -> output specs, the shape rule.
-    plan: (inputs, outputs, scratch, meta) -> kernel launches; `scratch(shape, dtype)` makes an operand.
+    infer: (input specs, attributes) -> output specs, the shape rule.
+    plan: (inputs, outputs, scratch, attributes) -> kernel launches; `scratch(shape, dtype)` makes an operand.
     epilogue: whether `plan` takes `epilogue=` too: what becomes of the matrix that is its first result.
-    view: (array, meta) -> a view, for ops that run no kernel.
-    offset: (input spec, meta) -> the element at which a view begins.
-    joins: (input specs, meta) -> whether the result is the inputs, one after another in memory.
+    view: (array, attributes) -> a view, for ops that run no kernel.
+    offset: (input spec, attributes) -> the element at which a view begins.
+    joins: (input specs, attributes) -> whether the result is the inputs, one after another in memory.
     vjp: a rule per argument; None for one that gets no gradient.
-    shared: (g, result, *arguments, **meta) -> what all rules are given for g: computed once, perhaps by one
+    shared: (g, result, *arguments, **attributes) -> what all rules get for g: computed once, perhaps by one
         kernel that gives all gradients, of which each rule picks its own.
-    failure: (tensors, meta) -> the error to raise when a kernel reported one.
-    checked: (input specs, meta) -> (operand, least, largest) of operands whose elements must be in a range.
+    failure: (tensors, attributes) -> the error to raise when a kernel reported one.
+    checked: (input specs, attributes) -> (operand, least, largest) of operands whose elements have a range.
     oracle: NumPy in float64, taking the arguments and metadata of `bind`.
     variadic: any number of arguments; the one VJP rule is told which by the keyword `argument`.
     domain: where the op is smooth; samples are drawn from it. A dict gives single arguments their own.
     distinct: the elements of a sample keep a distance, since ties are kinks of the op.
     ulp: bound on the result's error, in units in the last place of `magnitude`.
-    magnitude: (arguments, meta) -> the size of what the result is summed from, where terms can cancel;
+    magnitude: (arguments, attributes) -> the size of what the result is summed from, where terms can cancel;
         by default the largest element of the result.
     second_order: whether the gradient of the gradient is checked too.
     recycled: results are memory that was given out before (see `kernels/memory.py`).
@@ -84,15 +86,15 @@ class Op:
     """
 
     name: str
-    bind: Callable[..., tuple[tuple[Tensor, ...], Meta]]
+    bind: Callable[..., tuple[tuple[Tensor, ...], Attributes]]
     infer: Callable[..., Sequence[Spec]]
     plan: Callable[..., list[Launch]] | None
-    vjp: tuple[Rule | None, ...] | None
+    vjp: tuple[VJP | None, ...] | None
     oracle: Callable[..., Any]
     cases: tuple[Case, ...]
     signature: str = ""
     view: Callable[..., Any] | None = None
-    offset: Callable[..., int] = lambda spec, **meta: 0
+    offset: Callable[..., int] = lambda spec, **attributes: 0
     joins: Callable[..., bool] | None = None
     shared: Callable[..., Any] | None = None
     nondifferentiable: bool = False
@@ -136,27 +138,27 @@ class Op:
         bind, apply = self.bind, self.apply
         return lambda *args, **kwargs: apply(*bind(*args, **kwargs))
 
-    def apply(self, inputs: tuple[Tensor, ...], meta: Meta) -> Any:
+    def apply(self, inputs: tuple[Tensor, ...], attributes: Attributes) -> Any:
         """Run the op on tensors; a tuple comes back where it has several outputs."""
         now = active.state
         trace, gradients = now.trace, now.gradients
         if trace is None or trace.closed or now.captures:
-            results = self.run(inputs, meta)
+            results = self.run(inputs, attributes)
             if gradients and self.recorded:
-                tape.record(self, inputs, meta, results)
+                tape.record(self, inputs, attributes, results)
         else:
-            results = trace.add(self, inputs, meta, gradients if self.recorded else ())
+            results = trace.add(self, inputs, attributes, gradients if self.recorded else ())
         return results[0] if len(results) == 1 else results
 
-    def run(self, inputs: tuple[Tensor, ...], meta: Meta) -> tuple[Tensor, ...]:
+    def run(self, inputs: tuple[Tensor, ...], attributes: Attributes) -> tuple[Tensor, ...]:
         """Compute the outputs, without recording them on the tape; while a trace is active, write it down."""
         trace = active.state.trace
         if trace is not None and not trace.closed:
-            return trace.add(self, inputs, meta)
+            return trace.add(self, inputs, attributes)
         if self.view is not None:
-            return (Tensor(self.view(inputs[0].array, **meta)),)
+            return (Tensor(self.view(inputs[0].array, **attributes)),)
         arrays = [t.array for t in inputs]
-        plan = self.planned([(a.shape, a.dtype) for a in arrays], meta)
+        plan = self.planned([(a.shape, a.dtype) for a in arrays], attributes)
         empty = memory.recycled if self.recycled else memory.aligned
         outputs = [Tensor(empty(shape, dtype)) for shape, dtype in plan.outputs]
         if plan.program is not None:
@@ -167,32 +169,32 @@ class Op:
                 addresses.append(out._address)
             addresses += [address_of(a) for a in scratch]
             if plan.program.run(addresses) >= 0:
-                raise self.error(inputs, meta)
+                raise self.error(inputs, attributes)
         return tuple(outputs)
 
-    def error(self, inputs: Sequence[Tensor], meta: Meta) -> Exception:
+    def error(self, inputs: Sequence[Tensor], attributes: Attributes) -> Exception:
         """Return the error to raise where a kernel reported one."""
-        return self.failure(*inputs, **meta) if self.failure else RuntimeError(f"{self} failed")
+        return self.failure(*inputs, **attributes) if self.failure else RuntimeError(f"{self} failed")
 
-    def fails(self, inputs: Sequence[Any], meta: Meta) -> bool:
+    def fails(self, inputs: Sequence[Any], attributes: Attributes) -> bool:
         """Whether elements are outside of their range, of operands that are arrays of moderate size."""
         if self.checked is None:
             return False
-        for k, least, largest in self.checked(*inputs, **meta):
+        for k, least, largest in self.checked(*inputs, **attributes):
             x = inputs[k]
             looked = type(x) is np.ndarray and 0 < x.size <= _MOST_CHECKED
             if looked and (x.min() < least or x.max() > largest):
                 return True
         return False
 
-    def outputs(self, inputs: Sequence[Any], meta: Meta) -> list[tuple[Shape, np.dtype]]:
+    def outputs(self, inputs: Sequence[Any], attributes: Attributes) -> list[tuple[Shape, np.dtype]]:
         """Return the shapes and dtypes of the outputs, from things that have these."""
-        made = self.infer(*[Spec(x.shape, x.dtype) for x in inputs], **meta)
+        made = self.infer(*[Spec(x.shape, x.dtype) for x in inputs], **attributes)
         return [(s.shape, s.dtype) for s in made]
 
-    def planned(self, inputs: Sequence[tuple[Shape, np.dtype]], meta: Meta) -> Plan:
+    def planned(self, inputs: Sequence[tuple[Shape, np.dtype]], attributes: Attributes) -> Plan:
         """Return the launches for inputs of some shapes and dtypes."""
-        key: list[Any] = [repr(v) if type(v) is float else v for v in meta.values()]
+        key: list[Any] = [repr(v) if type(v) is float else v for v in attributes.values()]
         for spec in inputs:
             key += spec
         plan = self._plans.get(tuple(key))
@@ -200,11 +202,11 @@ class Op:
             if len(self._plans) >= _MOST_PLANS:
                 self._plans.clear()
             with compilations.watch():
-                plan = self._plans[tuple(key)] = self._plan([Spec(*spec) for spec in inputs], meta)
+                plan = self._plans[tuple(key)] = self._plan([Spec(*spec) for spec in inputs], attributes)
         return plan
 
-    def _plan(self, specs: list[Spec], meta: Meta) -> Plan:
-        made = tuple(self.infer(*specs, **meta))
+    def _plan(self, specs: list[Spec], attributes: Attributes) -> Plan:
+        made = tuple(self.infer(*specs, **attributes))
         sizes: list[int] = []
 
         def scratch(shape: Shape, dtype: Any) -> Operand:
@@ -216,7 +218,7 @@ class Op:
         assert self.plan is not None
         launches = []
         if any(s.size for s in made):
-            launches = self.plan(operands[: len(specs)], operands[len(specs) :], scratch, **meta)
+            launches = self.plan(operands[: len(specs)], operands[len(specs) :], scratch, **attributes)
         table = LaunchTable(launches) if launches else None
         return Plan(tuple((s.shape, s.dtype) for s in made), tuple(sizes), table, tuple(launches))
 
@@ -230,20 +232,20 @@ class Op:
         g = gradients[0] if single else tuple(gradients)
         ans = node.results()[0] if single else node.results()
         if self.shared is not None:
-            g = self.shared(g, ans, *node.inputs, **node.meta)
-        rules: Sequence[Rule | None] = self.vjp
+            g = self.shared(g, ans, *node.inputs, **node.attributes)
+        rules: Sequence[VJP | None] = self.vjp
         if self.variadic:
             assert self.vjp[0] is not None
             rules = [functools.partial(self.vjp[0], argument=k) for k in range(len(needs))]
         return [
-            rule(g, ans, *node.inputs, **node.meta) if need and rule is not None else None
+            rule(g, ans, *node.inputs, **node.attributes) if need and rule is not None else None
             for rule, need in zip(rules, needs, strict=True)
         ]
 
 
-def pick(argument: int) -> Rule:
+def pick(argument: int) -> VJP:
     """Return the rule that takes an argument's gradient from a sequence of them: what `shared` gave."""
-    return lambda gradients, *_, **meta: gradients[argument]
+    return lambda gradients, *_, **attributes: gradients[argument]
 
 
 @dataclass(frozen=True, eq=False)
@@ -311,12 +313,12 @@ def op(
     oracle: Callable[..., Any],
     cases: Sequence[Case],
     plan: Callable[..., list[Launch]] | None = None,
-    vjp: Rule | tuple[Rule | None, ...] | None = None,
+    vjp: VJP | tuple[VJP | None, ...] | None = None,
     **options: Any,
-) -> Callable[[Callable[P, tuple[tuple[Tensor, ...], Meta]]], Callable[P, Tensor]]:
+) -> Callable[[Callable[P, tuple[tuple[Tensor, ...], Attributes]]], Callable[P, Tensor]]:
     """Make a row of the decorated function, which is its `bind`; see `Op` for the arguments."""
 
-    def decorate(bind: Callable[P, tuple[tuple[Tensor, ...], Meta]]) -> Callable[P, Tensor]:
+    def decorate(bind: Callable[P, tuple[tuple[Tensor, ...], Attributes]]) -> Callable[P, Tensor]:
         rules = (vjp,) if callable(vjp) else vjp
         name = options.pop("name", None) or bind.__name__
         row = Op(
@@ -358,5 +360,5 @@ def composite(
     return decorate
 
 
-def _no_rule(*specs: Spec, **meta: Any) -> Sequence[Spec]:
+def _no_rule(*specs: Spec, **attributes: Any) -> Sequence[Spec]:
     raise TypeError("a composite has the shape rules of the ops that it is made of")

@@ -15,12 +15,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .program.active import classes, state
-from .program.entry import Symbol
 from .tensor import Tensor
+from .trace.active import classes, state
+from .trace.entry import Symbol
 
 
-class Rule(Protocol):
+class Differentiable(Protocol):
     """What a node needs of its op: gradients of its inputs from those of its outputs."""
 
     def pull_back(
@@ -40,17 +40,23 @@ class Node:
     tensor outside, to which an outer gradient passes.
     """
 
-    __slots__ = ("inputs", "meta", "number", "op", "outputs", "trace")
+    __slots__ = ("attributes", "inputs", "number", "op", "outputs", "trace")
 
     def __init__(
         self,
-        op: Rule | None,
+        op: Differentiable | None,
         inputs: tuple[Tensor, ...],
-        meta: dict[str, Any],
+        attributes: dict[str, Any],
         outputs: tuple[np.ndarray | Symbol, ...],
         trace: int,
     ) -> None:
-        self.op, self.inputs, self.meta, self.outputs, self.trace = op, inputs, meta, outputs, trace
+        self.op, self.inputs, self.attributes, self.outputs, self.trace = (
+            op,
+            inputs,
+            attributes,
+            outputs,
+            trace,
+        )
         self.number = next(_numbers)
 
     @property
@@ -91,7 +97,9 @@ def clear() -> None:
     state.captures = ()
 
 
-def record(op: Rule, inputs: tuple[Tensor, ...], meta: dict[str, Any], outputs: tuple[Tensor, ...]) -> None:
+def record(
+    op: Differentiable, inputs: tuple[Tensor, ...], attributes: dict[str, Any], outputs: tuple[Tensor, ...]
+) -> None:
     """Attach a node to the outputs of an op where an input depends on what is being differentiated."""
     first = state.gradients[0]
     for seen in state.captures:
@@ -103,7 +111,7 @@ def record(op: Rule, inputs: tuple[Tensor, ...], meta: dict[str, Any], outputs: 
             trace = node.trace
     if trace < first:
         return
-    node = Node(op, inputs, meta, tuple([o._data for o in outputs]), trace)
+    node = Node(op, inputs, attributes, tuple([o._data for o in outputs]), trace)
     active = state.trace
     if active is not None:
         active.nodes.append(node)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from treepie.kernels import memory
 from treepie.kernels.config import DTYPES
 
-from .program.entry import Symbol
+from .trace.entry import Symbol
 
 if TYPE_CHECKING:
     from .ops.advanced import At

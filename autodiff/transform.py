@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from treepie.kernels.native import compilations as compilations  # the api layer uses it too
+from treepie.kernels.compilations import compilations
 
 from . import ptree, tape
 from .arguments import as_tensor
-from .program.active import tracing
 from .ptree import Tree
 from .tensor import Tensor
+from .trace.active import tracing
 
 
 def _variables(name: str, params: Tree, mixed: bool) -> tuple[list[Tensor], Callable[[list[Any]], Tree]]:

@@ -4,8 +4,8 @@ Forward, a block of queries keeps the maximum and the sum of its softmax so far,
 a block of keys raises the maximum; of a row only the logarithm of its sum of exponentials is kept. Backward,
 the scores of a block are computed again from it.
 
-A task is one head of keys and values with the queries that read it, or a chunk of them. Tasks are dealt to
-units whose number depends on the shapes alone; each unit has scratch of its own, linear in the sequence.
+A task is one head of keys and values with the queries that read it, or a part of them. Tasks are dealt to
+chunks whose number depends on the shapes alone; each chunk has scratch of its own, linear in the sequence.
 """
 
 import math
@@ -16,6 +16,7 @@ from typing import Any
 from . import config, gemm
 from .blocks import (
     CAUSAL,
+    CHUNK_BYTES,
     CHUNKS,
     DIM,
     DIM_V,
@@ -26,12 +27,11 @@ from .blocks import (
     KEYS,
     KEYS_A_BLOCK,
     PACK,
+    PARTS,
     PLACES,
     QUERIES,
     QUERIES_A_BLOCK,
     TASKS,
-    UNIT_BYTES,
-    UNITS,
     WIDE,
     by_keys,
     by_queries,
@@ -59,17 +59,17 @@ from .intrinsics import Array, scalar
 from .kernel import A1, A2, Kernel, Words, device, kernel
 from .program import Address, Launch, Operand
 
-#: A launch has at most so many units: more would each find their scratch in no cache (64 units took 1.08 of
+#: A launch has at most so many chunks: more would each find their scratch in no cache (64 chunks took 1.08 of
 #: the time of 32 or 16, backward for 64 heads of 128 x 32).
-_UNITS = 32
+_CHUNKS = 32
 
-#: Queries of few heads are cut into chunks, for so many tasks. Each chunk packs all keys: there are more
-#: chunks than the second number only while the keys that they pack are less than the third, in bytes.
-_TASKS, _CHUNKS, _PACKED = 16, 4, 1 << 24
+#: Queries of few heads are cut into parts, for so many tasks. Each part packs all keys: there are more
+#: parts than the second number only while the keys that they pack are less than the third, in bytes.
+_TASKS, _PARTS, _PACKED = 16, 4, 1 << 24
 
 _exp = scalar(exp)
 
-#: Places in a unit's scratch: K transposed; V, backward transposed; queries; the block of scores; the output
+#: Places in a chunk's scratch: K transposed; V, backward transposed; queries; the block of scores; the output
 #: of the queries, backward their gradient; 0, 1, 2, ... for dropout; of each query the maximum and the sum so
 #: far. Backward also K, rows of the output's gradient, the block of the scores' gradients, those of K and V,
 #: and a number for each query.
@@ -146,17 +146,17 @@ def _forward_block(
 
 @kernel
 def _attention(lo: int, hi: int, work: A1, mask: A2, key: A1, scale: float, rate: float, plan: Words) -> None:
-    dim, dim_v, keys, queries, chunks = plan[DIM], plan[DIM_V], plan[KEYS], plan[QUERIES], plan[CHUNKS]
+    dim, dim_v, keys, queries, parts = plan[DIM], plan[DIM_V], plan[KEYS], plan[QUERIES], plan[PARTS]
     blocks, group, item = (queries + QUERIES_A_BLOCK - 1) // QUERIES_A_BLOCK, plan[GROUP], plan[ITEM]
     size, size_v, one = dim * item, dim_v * item, work.dtype.type(1)
-    for unit in range(lo, hi):
-        base = (work.ctypes.data + 63) // 64 * 64 + unit * plan[UNIT_BYTES]
+    for chunk in range(lo, hi):
+        base = (work.ctypes.data + 63) // 64 * 64 + chunk * plan[CHUNK_BYTES]
         _count(base, key, plan)
         sums = row_at(base + plan[_SUMS], QUERIES_A_BLOCK, work)
-        for task in range(unit * plan[TASKS] // plan[UNITS], (unit + 1) * plan[TASKS] // plan[UNITS]):
-            shared, chunk = task // chunks, task % chunks
-            begin = chunk * blocks // chunks * QUERIES_A_BLOCK
-            end = min(queries, (chunk + 1) * blocks // chunks * QUERIES_A_BLOCK)
+        for task in range(chunk * plan[TASKS] // plan[CHUNKS], (chunk + 1) * plan[TASKS] // plan[CHUNKS]):
+            shared, part = task // parts, task % parts
+            begin = part * blocks // parts * QUERIES_A_BLOCK
+            end = min(queries, (part + 1) * blocks // parts * QUERIES_A_BLOCK)
             reach = min(keys, end) if plan[CAUSAL] else keys
             at, apart = heads_at(shared, 0, plan[HEADS] // group, keys, plan)
             k, v, shape = plan[_AT_K] + at * dim, plan[_AT_V] + at * dim_v, (reach, dim)
@@ -234,10 +234,10 @@ def _attention_backward(
     dim, dim_v, keys, queries, group = plan[DIM], plan[DIM_V], plan[KEYS], plan[QUERIES], plan[GROUP]
     reach, item, pack, wide = min(keys, queries) if plan[CAUSAL] else keys, plan[ITEM], plan[PACK], plan[WIDE]
     size, size_v, factor, one = dim * item, dim_v * item, work.dtype.type(scale), work.dtype.type(1)
-    for unit in range(lo, hi):
-        base = (work.ctypes.data + 63) // 64 * 64 + unit * plan[UNIT_BYTES]
+    for chunk in range(lo, hi):
+        base = (work.ctypes.data + 63) // 64 * 64 + chunk * plan[CHUNK_BYTES]
         _count(base, key, plan)
-        for shared in range(unit * plan[TASKS] // plan[UNITS], (unit + 1) * plan[TASKS] // plan[UNITS]):
+        for shared in range(chunk * plan[TASKS] // plan[CHUNKS], (chunk + 1) * plan[TASKS] // plan[CHUNKS]):
             at_keys, between = heads_at(shared, 0, plan[HEADS] // group, keys, plan)
             k, v = plan[_AT_K] + at_keys * dim, plan[_AT_V] + at_keys * dim_v
             copy_rows(base + plan[_K], size, k, between * dim, (reach, dim), one, work)
@@ -308,23 +308,23 @@ class Attention:
         wide = [gemm.panel(dtype, n) for n in (keys, dim, dim_v)]
         tiles = [gemm.micro_kernel(dtype, w) for w in wide]
         places, size = _places(dim, dim_v, keys, wide, item, self.dropout > 0, products > 2)
-        chunks = 1
+        parts = 1
         if products == 2:
-            most = max(_CHUNKS, _PACKED // k.spec.nbytes)
-            chunks = min(-(-queries // QUERIES_A_BLOCK), -(-_TASKS // (batch * kv_heads)), most)
-        tasks = batch * kv_heads * chunks
-        units = min(tasks, _UNITS)
+            most = max(_PARTS, _PACKED // k.spec.nbytes)
+            parts = min(-(-queries // QUERIES_A_BLOCK), -(-_TASKS // (batch * kv_heads)), most)
+        tasks = batch * kv_heads * parts
+        chunks = min(tasks, _CHUNKS)
         masks = mask.shape if mask.size else (1, 1, 1, 1)
         strides = [int(n > 1) * math.prod(masks[a + 1 : 3]) for a, n in enumerate(masks[:3])]
-        sizes = (dim, dim_v, queries, keys, heads // kv_heads, heads, chunks, tasks, units)
+        sizes = (dim, dim_v, queries, keys, heads // kv_heads, heads, parts, tasks, chunks)
         flags = (item, int(self.is_causal), int(self.dropout > 0), int(self.seq_first))
         words = (*sizes, *flags, gemm.rows(), *wide, *tiles, gemm.packer(dtype, wide[0], True), *strides)
         rows = mask.reshaped(math.prod(masks[:3]) if mask.size else 0, masks[3])
-        work = scratch((units * size // item + 64,), q.dtype)
+        work = scratch((chunks * size // item + 64,), q.dtype)
         scores = batch * heads * queries * keys / (2 if self.is_causal else 1)
         flops = scores * (products * (dim + dim_v) + 40 + 150 * (self.dropout > 0))
         plan: tuple[int | Address, ...] = (*words, size, *places, *(Address(a) for a in arrays))
-        return kernel(units, flops * config.FLOP_NS, work, rows, key, self.scale, self.dropout, plan)
+        return kernel(chunks, flops * config.FLOP_NS, work, rows, key, self.scale, self.dropout, plan)
 
 
 def sizes_of(shape: Sequence[int], seq_first: bool) -> tuple[int, int]:
@@ -335,7 +335,7 @@ def sizes_of(shape: Sequence[int], seq_first: bool) -> tuple[int, int]:
 def _places(
     dim: int, dim_v: int, keys: int, wide: Sequence[int], item: int, dropped: bool, backward: bool
 ) -> tuple[list[int], int]:
-    """Return where in a unit's scratch each of its places is, and the bytes of all of them."""
+    """Return where in a chunk's scratch each of its places is, and the bytes of all of them."""
     block, padded = QUERIES_A_BLOCK * KEYS_A_BLOCK, -(-keys // wide[0]) * wide[0]
     # A tile reads whole vectors, also behind the last row.
     queries_q, queries_v = QUERIES_A_BLOCK * dim + wide[1], QUERIES_A_BLOCK * dim_v + wide[2]

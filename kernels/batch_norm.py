@@ -34,21 +34,21 @@ _add_joint_moments = row_map("row_add_joint_moments", _more_joint_moments, outs=
 
 _add_to = row_map("row_add_to", lambda total, x: total + x)
 
-# A unit is a piece of n in one channel; where inner is 1, in all of them, row by row.
+# A chunk is a piece of n in one channel; where inner is 1, in all of them, row by row.
 
 
 @kernel
 def _moments(lo: int, hi: int, x: A3, partial: A3, rows: int) -> None:
     n, channels, inner = x.shape
-    for unit in range(lo, hi):
+    for chunk in range(lo, hi):
         if inner == 1:
-            first, second = partial[unit, 0], partial[unit, 1]
+            first, second = partial[chunk, 0], partial[chunk, 1]
             first[:] = 0.0
             second[:] = 0.0
-            for i in range(unit * rows, min((unit + 1) * rows, n)):
+            for i in range(chunk * rows, min((chunk + 1) * rows, n)):
                 _add_moments(first, second, first, second, x[i], x[0])
             continue
-        piece, c = unit // channels, unit % channels
+        piece, c = chunk // channels, chunk % channels
         s1, s2 = 0.0, 0.0
         for i in range(piece * rows, min((piece + 1) * rows, n)):
             t1, t2 = row_moments(x[i, c], x[0, c, 0])
@@ -60,14 +60,14 @@ def _moments(lo: int, hi: int, x: A3, partial: A3, rows: int) -> None:
 @kernel
 def _joint_moments(lo: int, hi: int, g: A3, x: A3, partial: A3, rows: int) -> None:
     n, channels, inner = x.shape
-    for unit in range(lo, hi):
+    for chunk in range(lo, hi):
         if inner == 1:
-            p = partial[unit]
+            p = partial[chunk]
             p[:, :] = 0.0
-            for i in range(unit * rows, min((unit + 1) * rows, n)):
+            for i in range(chunk * rows, min((chunk + 1) * rows, n)):
                 _add_joint_moments(p[0], p[1], p[2], p[3], p[0], p[1], p[2], p[3], g[i], x[i], x[0])
             continue
-        piece, c = unit // channels, unit % channels
+        piece, c = chunk // channels, chunk % channels
         s1, s2, s3, s4 = 0.0, 0.0, 0.0, 0.0
         for i in range(piece * rows, min((piece + 1) * rows, n)):
             t1, t2, t3, t4 = row_joint_moments(g[i, c], x[i, c], x[0, c, 0])
@@ -113,9 +113,9 @@ def _finish_backward(
 
 
 def _cut(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """Return the examples of a piece, how many pieces there are, how many units."""
+    """Return the examples of a piece, how many pieces there are, how many chunks."""
     n, channels, inner = shape
-    rows = max(1, config.ELEMENTWISE_UNIT // (inner if inner > 1 else channels))
+    rows = max(1, config.ELEMENTWISE_CHUNK // (inner if inner > 1 else channels))
     pieces = -(-n // rows)
     return rows, pieces, pieces * (channels if inner > 1 else 1)
 
@@ -132,10 +132,10 @@ def batch_norm(inputs: list[Operand], outputs: list[Operand], scratch: Any, eps:
     x, y: (n, channels, inner).  The others: (channels,); var is the mean squared distance from the mean.
     """
     (x, w, b), (y, mean, var) = inputs, outputs
-    rows, pieces, units = _cut(x.shape)
+    rows, pieces, chunks = _cut(x.shape)
     partial, made = scratch((pieces, 2, w.size), "float64"), scratch((3, w.size), x.dtype)
     return [
-        _moments(units, 0.3 * x.size, x, partial, rows),
+        _moments(chunks, 0.3 * x.size, x, partial, rows),
         _finish(1, 0.0, x, partial, w, made, mean, var, eps),
         elementwise("norm_affine", affine, [x, *_along(made, 3), b.reshaped(b.size, 1)], [y], 5),
     ]
@@ -146,10 +146,10 @@ def batch_norm_backward(
 ) -> list[Launch]:
     """Plan the gradients (dx, dw, db) of `batch_norm` from (g, x, w); g, x, dx (n, channels, inner)."""
     (g, x, w), (dx, dw, db) = inputs, outputs
-    rows, pieces, units = _cut(x.shape)
+    rows, pieces, chunks = _cut(x.shape)
     partial, made = scratch((pieces, 4, w.size), "float64"), scratch((5, w.size), x.dtype)
     return [
-        _joint_moments(units, 0.6 * x.size, g, x, partial, rows),
+        _joint_moments(chunks, 0.6 * x.size, g, x, partial, rows),
         _finish_backward(1, 0.0, x, partial, w, made, dw, db, eps),
         elementwise("norm_gradient", gradient, [g, x, *_along(made, 5)], [dx], 8),
     ]

@@ -19,9 +19,9 @@ from .vector import Formula, Value, maximum, select
 QUERIES_A_BLOCK, KEYS_A_BLOCK = 48, 192
 
 #: Words of a plan: sizes, tiles and packers, strides of the mask, places in scratch, addresses of arrays.
-DIM, DIM_V, QUERIES, KEYS, GROUP, HEADS, CHUNKS, TASKS, UNITS, ITEM, CAUSAL, DROPPED, SEQ_FIRST = range(13)
+DIM, DIM_V, QUERIES, KEYS, GROUP, HEADS, PARTS, TASKS, CHUNKS, ITEM, CAUSAL, DROPPED, SEQ_FIRST = range(13)
 HIGH, WIDE, WIDE_K, WIDE_V, TILE, TILE_K, TILE_V, PACK = range(13, 21)
-MASK_BATCH, MASK_HEAD, MASK_QUERY, UNIT_BYTES = range(21, 25)
+MASK_BATCH, MASK_HEAD, MASK_QUERY, CHUNK_BYTES = range(21, 25)
 PLACES = 25
 
 _add: Formula = lambda a, b: a + b

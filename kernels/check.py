@@ -19,6 +19,6 @@ def _within(
 
 def within(x: Operand, out: Operand, low: float, high: float, finite: bool) -> Launch:
     """Plan out = x. Reports an error when an element is outside [low, high]; NaN passes, unless `finite`."""
-    group = config.ELEMENTWISE_UNIT
+    group = config.ELEMENTWISE_CHUNK
     flat = (o.reshaped(o.size) for o in (x, out))
     return _within(-(-x.size // group), float(x.size), *flat, float(low), float(high), int(finite), group)

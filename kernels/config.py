@@ -20,12 +20,12 @@ DATA_DIR = os.environ.get("TREEPIE_DATA_DIR")
 #: The dtypes a tensor can have.
 DTYPES = tuple(np.dtype(t) for t in ("float32", "float64", "int32", "int64", "bool"))
 
-#: Elements that one unit of an elementwise kernel covers: 64 kB of float32, so that the operands of
+#: Elements that one chunk of an elementwise kernel covers: 64 kB of float32, so that the operands of
 #: a chain stay in the 1 MB second-level cache. Depends on nothing, so that results do not either.
-ELEMENTWISE_UNIT = 16384
+ELEMENTWISE_CHUNK = 16384
 
 #: Elements that one partial sum covers. Partials are combined in index order, whatever the threads.
-REDUCE_UNIT = 4096
+REDUCE_CHUNK = 4096
 
 #: Bytes of a line of the cache; results of at least the other number of bytes begin at one, which takes 1 us.
 LINE, ALIGNED_LEAST = 64, 1 << 14

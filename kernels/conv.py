@@ -3,7 +3,7 @@
 `convolve` serves the convolution and the gradient of its input, which is one too: of the result's gradient,
 with the weights turned round, once for each phase of the stride. `correlate` is the gradient of the weights.
 
-A unit of work goes through its items (see `conv_item.py`) in order, in a frame of its own.
+A chunk of work goes through its items (see `conv_item.py`) in order, in a frame of its own.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import config, conv_tile
-from .conv_item import LEAST_UNITS, MOST_UNITS, Axis, begin, layout
+from .conv_item import LEAST_CHUNKS, MOST_CHUNKS, Axis, begin, layout
 from .intrinsics import call_address
 from .kernel import A1, A2, Words, kernel
 from .program import Launch, Operand
@@ -48,9 +48,9 @@ def _pack(lo: int, hi: int, w: A1, bias: A1, out: A1, places: Words, steps: Word
     m, channels, high, biased = steps[3], steps[4], steps[5], steps[6]
     strips = (m + high - 1) // high
     size = (1 + channels * places.size) * high
-    for unit in range(lo, hi):
-        group, top = unit // strips, unit % strips * high
-        strip = out[unit * size : (unit + 1) * size]
+    for chunk in range(lo, hi):
+        group, top = chunk // strips, chunk % strips * high
+        strip = out[chunk * size : (chunk + 1) * size]
         strip[:] = 0
         for r in range(min(high, m - top)):
             if biased:
@@ -77,9 +77,9 @@ def _convolve(
     # Where columns are not neighbours, rows go to a stage at the end of the region first.
     channel, line = (most * columns, columns) if stage >= 0 else (area, width * step_row)
     next_image = m * channel if stage >= 0 else groups * m * channel
-    for unit in range(lo, hi):
-        region, table, count = regions[unit], tables[unit], 0
-        for item in range(unit * items, min((unit + 1) * items, last)):
+    for chunk in range(lo, hi):
+        region, table, count = regions[chunk], tables[chunk], 0
+        for item in range(chunk * items, min((chunk + 1) * items, last)):
             source, plane, count, image, used, row, rows = begin(
                 x, region, table, plan, item, next_image, line, count
             )
@@ -122,7 +122,7 @@ def _convolve(
 def _correlate(
     lo: int, hi: int, x: A2, g: A1, out: A1, regions: A2, tables: A2, plan: Words, taps: Words, dot: int
 ) -> None:
-    # plan: what `begin` reads, then the sizes of a tile. A unit is a split of the blocks of images, a group,
+    # plan: what `begin` reads, then the sizes of a tile. A chunk is a split of the blocks of images, a group,
     # and some channels of the result; out is (splits, groups, m, channels * taps).
     groups, channels, columns = plan[0], plan[1], plan[11]
     last, items, m, high, wide, some, area = (
@@ -135,9 +135,9 @@ def _correlate(
         plan[24],
     )
     size, terms, parts = x.itemsize, channels * taps.size, (m + some - 1) // some
-    for unit in range(lo, hi):
-        region, table, count = regions[unit], tables[unit], 0
-        split, group, top = unit // parts // groups, unit // parts % groups, unit % parts * some
+    for chunk in range(lo, hi):
+        region, table, count = regions[chunk], tables[chunk], 0
+        split, group, top = chunk // parts // groups, chunk // parts % groups, chunk % parts * some
         end = min(m, top + some)
         distances = table[table.size - terms - wide :]
         for block in range(split * items, min((split + 1) * items, last)):
@@ -171,11 +171,11 @@ def _correlate(
 
 @kernel
 def _combine(lo: int, hi: int, partial: A2, out: A1, block: int) -> None:
-    for unit in range(lo, hi):
-        piece = out[unit * block : (unit + 1) * block]
-        _copy(piece, partial[0, unit * block :])
+    for chunk in range(lo, hi):
+        piece = out[chunk * block : (chunk + 1) * block]
+        _copy(piece, partial[0, chunk * block :])
         for k in range(1, partial.shape[0]):
-            _add_to(piece, piece, partial[k, unit * block :])
+            _add_to(piece, piece, partial[k, chunk * block :])
 
 
 Scratch = Callable[[tuple[int, ...], object], Operand]
@@ -208,11 +208,11 @@ def convolve(
         groups * strips, 1.5 * packed.size, _flat(w), _flat(bias or w), packed, weights.places, steps
     )
     items = lay.blocks * groups
-    each = -(-items // MOST_UNITS)
-    units = -(-items // each)
+    each = -(-items // MOST_CHUNKS)
+    chunks = -(-items // each)
     stage = lay.frame if columns.step > 1 else -1
     size = lay.frame + (per * m * most * columns.count if stage >= 0 else 0)
-    regions, tables = scratch((units, size), dtype), scratch((units, 3 * (lay.segments + wide)), _I64)
+    regions, tables = scratch((chunks, size), dtype), scratch((chunks, 3 * (lay.segments + wide)), _I64)
     depth = max(1, _DEPTH // max(1, taps))
     plan = (*lay.words, items, each, m, high, wide, depth, rows.out * columns.out, columns.out)
     plan += (rows.start, rows.step, columns.start, columns.step, stage)
@@ -220,7 +220,7 @@ def convolve(
     work = flops * config.FLOP_NS + (x.size + out.size) * 0.2
     seen = x.reshaped(x.size // columns.size, columns.size)
     tile = conv_tile.tile(dtype.name, high, wide)
-    return [pack, _convolve(units, work, seen, packed, _flat(out), regions, tables, plan, lay.taps, tile)]
+    return [pack, _convolve(chunks, work, seen, packed, _flat(out), regions, tables, plan, lay.taps, tile)]
 
 
 def correlate(
@@ -234,23 +234,25 @@ def correlate(
     m, dtype = g.shape[1] // groups, x.dtype
     lay = layout(x.spec, groups, rows, columns, 1)
     high, wide = conv_tile.dot_shape(m)
-    splits = max(1, min(lay.blocks, -(-MOST_UNITS // (2 * groups)), _PARTIALS // out.size))
+    splits = max(1, min(lay.blocks, -(-MOST_CHUNKS // (2 * groups)), _PARTIALS // out.size))
     each = -(-lay.blocks // splits)
     splits = -(-lay.blocks // each)
-    parts = min(-(-m // high), max(1, LEAST_UNITS // (splits * groups)))
+    parts = min(-(-m // high), max(1, LEAST_CHUNKS // (splits * groups)))
     some = -(-m // (parts * high)) * high
-    units = splits * groups * -(-m // some)
+    chunks = splits * groups * -(-m // some)
     words = 3 * lay.segments + lay.words[1] * len(lay.taps) + wide
-    regions, tables = scratch((units, lay.frame), dtype), scratch((units, words), _I64)
+    regions, tables = scratch((chunks, lay.frame), dtype), scratch((chunks, words), _I64)
     plan = (*lay.words, lay.blocks, each, m, high, wide, some, rows.count * columns.count)
     partial = scratch((splits, out.size), dtype) if splits > 1 else out.reshaped(1, out.size)
     flops = 2.0 * g.size * lay.words[1] * len(lay.taps)
     work = flops * config.FLOP_NS + (x.size + g.size) * 0.2
     seen = x.reshaped(x.size // columns.size, columns.size)
     dot = conv_tile.dot(dtype.name, high, wide)
-    launches = [_correlate(units, work, seen, _flat(g), _flat(partial), regions, tables, plan, lay.taps, dot)]
+    launches = [
+        _correlate(chunks, work, seen, _flat(g), _flat(partial), regions, tables, plan, lay.taps, dot)
+    ]
     if splits > 1:
-        block = config.REDUCE_UNIT
+        block = config.REDUCE_CHUNK
         moved = partial.spec.nbytes * config.BYTE_NS * 2
         launches.append(_combine(-(-out.size // block), moved, partial, _flat(out), block))
     return launches

@@ -1,4 +1,4 @@
-"""What a unit of a convolution works on: a few images, or a band of rows of one, and a group of channels.
+"""What a chunk of a convolution works on: a few images, or a band of rows of one, and a group of channels.
 
 The source of an item is copied into a frame: with zeros around, and where the stride is more than 1 with its
 columns dealt out by their remainder, so that what a vector of the result meets at a tap are neighbours. Where
@@ -21,7 +21,7 @@ _FRAME = 1 << 16
 _SEGMENTS = 96
 
 #: Units of work, each with a frame and maybe a partial sum of its own: at most, and where possible at least.
-MOST_UNITS, LEAST_UNITS = 32, 8
+MOST_CHUNKS, LEAST_CHUNKS = 32, 8
 
 
 @dataclass(frozen=True)
@@ -97,17 +97,17 @@ def layout(x: Spec, groups: int, rows: Axis, columns: Axis, tile: int) -> Layout
     wide = -(-columns.length(columns.count) // step) if framed else columns.size
     across, line = -(-columns.count // lanes), step * wide
     most = rows.count
-    # Bands of an image whose frame is large, or to have units enough; else several images.
+    # Bands of an image whose frame is large, or to have chunks enough; else several images.
     while most > 1 and channels * rows.length(most) * line > 2 * _FRAME:
         most = -(-most // 2)
-    bands = max(-(-rows.count // most), min(rows.count, LEAST_UNITS // (images * groups)))
+    bands = max(-(-rows.count // most), min(rows.count, LEAST_CHUNKS // (images * groups)))
     most = -(-rows.count // bands)
     bands, high = -(-rows.count // most), rows.length(most)
     frame = channels * high * line
     per = 1
     if bands == 1:
         part = most * across
-        top = min(-(-_SEGMENTS // part), _FRAME // frame, images * groups // (2 * LEAST_UNITS), images)
+        top = min(-(-_SEGMENTS // part), _FRAME // frame, images * groups // (2 * LEAST_CHUNKS), images)
         # Whole tiles, then many images: 3 of 14 segments each make 14 tiles of 3.
         per = max(range(1, max(1, top) + 1), key=lambda n: (n * part / -(-n * part // tile), n))
     words: tuple[int, ...] = (
@@ -142,7 +142,7 @@ def begin(
     """Prepare an item: its frame, and its table of segments.
 
     next_other, line_other: elements from an image to the next and from a row to the next, in the array that
-    the table's second words lead to.  done: how many segments the table has, of the unit's last item.
+    the table's second words lead to.  done: how many segments the table has, of the chunk's last item.
     Returns the address of the source, bytes from a channel of it to the next, how many segments there are;
     the item's first image, how many images it has, its first row, how many rows.
     """

@@ -21,10 +21,10 @@ def _copy(lo: int, hi: int, source: A1, target: A1, plan: Words, starts: Words) 
     row_from, column_from = plan[2 * count - 2], plan[2 * count - 1]
     row_to, column_to = plan[3 * count - 2], plan[3 * count - 1]
     tiles = (rows + _TILE - 1) // _TILE
-    for unit in range(lo, hi):
-        first = unit % tiles * _TILE
+    for chunk in range(lo, hi):
+        first = chunk % tiles * _TILE
         last = min(first + _TILE, rows)
-        rest, at_from, at_to = unit // tiles, starts[0], starts[1]
+        rest, at_from, at_to = chunk // tiles, starts[0], starts[1]
         for axis in range(count - 3, -1, -1):
             index = rest % plan[axis]
             rest //= plan[axis]
@@ -57,7 +57,7 @@ def copy(
     Neither view may have two indices for one element of the target.
     """
     axes = [(size, source_strides[k], target_strides[k]) for k, size in enumerate(sizes) if size != 1]
-    # The target's unit stride goes innermost, the source's next to it: either both run along lines,
+    # The target's chunk stride goes innermost, the source's next to it: either both run along lines,
     # or a transposition walks square tiles. The order of the others only has to be fixed.
     axes.sort(key=lambda a: -abs(a[2]))
     if len(axes) > 2:
@@ -66,15 +66,15 @@ def copy(
         axes.insert(len(axes) - 1, inner)
     axes = _joined(axes)
     axes = [(1, 0, 0)] * (2 - len(axes)) + axes
-    units = -(-axes[-2][0] // _TILE)
+    chunks = -(-axes[-2][0] // _TILE)
     for size, _, _ in axes[:-2]:
-        units *= size
+        chunks *= size
     total = int(np.prod([a[0] for a in axes]))
     flat_source, flat_target = _bits(source), _bits(target)
     plan = tuple(v for column in zip(*axes, strict=True) for v in column)
     work = total * 8 * target.dtype.itemsize * config.BYTE_NS  # transpositions wait for lines
-    units = units if total else 0
-    return _copy(units, work, flat_source, flat_target, plan, (source_start, target_start))
+    chunks = chunks if total else 0
+    return _copy(chunks, work, flat_source, flat_target, plan, (source_start, target_start))
 
 
 def _joined(axes: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:

@@ -2,7 +2,7 @@
 
 A formula costs 20 to 40 ms to compile, where a Numba kernel costs 0.3 s or more and does not vectorise
 `exp` and its like. Outputs are C-contiguous and may be the same memory as an input of the same shape;
-inputs are C-contiguous and broadcast by NumPy's rules. A unit of work is `ELEMENTWISE_UNIT` elements.
+inputs are C-contiguous and broadcast by NumPy's rules. A chunk of work is `ELEMENTWISE_CHUNK` elements.
 """
 
 import functools
@@ -90,7 +90,7 @@ def elementwise(
     strides = [s * i.dtype.itemsize for i, own in zip(inputs, plan.strides, strict=True) for s in own]
     words = launch(
         entry,
-        -(-total // config.ELEMENTWISE_UNIT),
+        -(-total // config.ELEMENTWISE_CHUNK),
         0.0,
         [total, plan.columns, len(plan.outer)],
     ).words
@@ -98,7 +98,7 @@ def elementwise(
     moved = sum(o.spec.nbytes for o in (*inputs, *outputs))
     return Launch(
         entry,
-        -(-total // config.ELEMENTWISE_UNIT),
+        -(-total // config.ELEMENTWISE_CHUNK),
         moved * config.BYTE_NS + total * flops * config.FLOP_NS,
         (*words, *[0] * len(slots), *plan.outer, *strides),
         tuple(slots),
@@ -177,11 +177,11 @@ class _Writer:
         self.bases = [loop.word(_ADDRESSES + k) for k in range(len(self.sizes))]
 
     def write(self) -> str:
-        """Write the function: from the first unit's first element to the last one's last."""
+        """Write the function: from the first chunk's first element to the last one's last."""
         b = self.loop.builder
-        unit = n64(config.ELEMENTWISE_UNIT)
-        first = b.mul(self.loop.function.args[1], unit)
-        end = b.mul(self.loop.function.args[2], unit)
+        chunk = n64(config.ELEMENTWISE_CHUNK)
+        first = b.mul(self.loop.function.args[1], chunk)
+        end = b.mul(self.loop.function.args[2], chunk)
         last = b.select(b.icmp_signed("<", end, self.total), end, self.total)
         self.loop.loop(first, last, None, lambda position: self.segment(position, last))
         b.ret_void()

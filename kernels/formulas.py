@@ -107,8 +107,8 @@ def _split(x: Value) -> tuple[Value, Value]:
 
 def _whole(field: Value) -> Value:
     """Return 2**mantissa + field, a float: the bits of the field become its mantissa's last."""
-    unit = {"int32": 0x4B000000, "int64": 0x4330000000000000}[field.dtype]
-    return (field | unit).as_float()
+    chunk = {"int32": 0x4B000000, "int64": 0x4330000000000000}[field.dtype]
+    return (field | chunk).as_float()
 
 
 def _log_sum(f: Value, e: Value, table: tuple[float, ...] | None = None) -> Value:
@@ -122,9 +122,9 @@ def _significand(x: Value) -> tuple[Value, Value]:
     """Return (m, e): x = 2**e * m, m in [sqrt(1/2), sqrt(2)), for x > 0, also subnormal."""
     form = FORMAT[x.dtype]
     small = x < form.normal
-    unit = 2.0**form.mantissa
-    field, m = _split(select(small, x * unit, x))
-    offset = unit + form.bias
+    chunk = 2.0**form.mantissa
+    field, m = _split(select(small, x * chunk, x))
+    offset = chunk + form.bias
     return m, _whole(field) - select(small, x.coerce(offset + form.mantissa), offset)
 
 

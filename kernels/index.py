@@ -54,7 +54,7 @@ def take(x: Operand, indices: Operand, out: Operand) -> Launch:
     Reports an error when an index is outside [-n, n).
     """
     outer, _, inner = x.shape
-    group = max(1, config.ELEMENTWISE_UNIT // max(inner, 1))
+    group = max(1, config.ELEMENTWISE_CHUNK // max(inner, 1))
     cells = outer * indices.size
     # Measured: 3 ns for a single element, 16 ns for a row of 32 floats in cache, 60 ns out of it.
     work = 2 * out.spec.nbytes * config.BYTE_NS + (2.0 if inner == 1 else 12.0) * cells
@@ -67,5 +67,5 @@ def take_along(x: Operand, indices: Operand, out: Operand) -> Launch:
     Reports an error when an index is outside [-n, n).
     """
     outer, m, inner = indices.shape
-    group = max(1, config.ELEMENTWISE_UNIT // max(inner, 1))
+    group = max(1, config.ELEMENTWISE_CHUNK // max(inner, 1))
     return _take_along(-(-outer * m // group), 2.0 * out.size, x, indices, out, group)

@@ -1,9 +1,9 @@
-"""Kernels written in Numba: a serial function over units of work, and its C entry point.
+"""Kernels written in Numba: a serial function over chunks of work, and its C entry point.
 
     @kernel
     def scale(lo: int, hi: int, x: F1, factor: float, out: F1) -> None: ...
 
-does units lo..hi-1; `scale(units, work_ns, x, 2.0, out)`, on operands, plans a launch. Arrays are
+does chunks lo..hi-1; `scale(chunks, work_ns, x, 2.0, out)`, on operands, plans a launch. Arrays are
 C-contiguous and of any dtype the caller passes; each combination of dtypes is compiled once, when a
 launch first needs it. Numba is imported only then: a process whose kernels are in the cache does not
 pay for it.
@@ -74,7 +74,7 @@ class Kernel:
         self.kinds = [getattr(hints[p], "__metadata__", (hints[p],))[0] for p in parameters]
 
     def __call__(
-        self, units: int, work_ns: float, *arguments: Argument | tuple[int | Address, ...]
+        self, chunks: int, work_ns: float, *arguments: Argument | tuple[int | Address, ...]
     ) -> Launch:
         """Plan a launch over operands and numbers; a tuple of integers and addresses goes to `Words`."""
         words: list[Argument] = []
@@ -84,7 +84,7 @@ class Kernel:
             else:
                 words.append(argument)
         dtypes = tuple(a.dtype for a in arguments if isinstance(a, Operand))
-        return launch(self.entry(dtypes), units, work_ns, words)
+        return launch(self.entry(dtypes), chunks, work_ns, words)
 
     def entry(self, dtypes: tuple[np.dtype, ...]) -> int:
         """Return the address of the entry point for arrays of these dtypes."""

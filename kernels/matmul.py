@@ -14,15 +14,15 @@ from .program import Launch, Operand, Spec
 _DEPTH = 512
 
 #: B is read where it is if so few strips of A use it, or if a block of it has at most so many bytes: half of
-#: the second-level cache holds it, packing it cost 2 to 5 %, and a unit can go from strip to strip.
+#: the second-level cache holds it, packing it cost 2 to 5 %, and a chunk can go from strip to strip.
 _FEW_STRIPS, _NEAR = 2, 512 << 10
 
-#: Bytes of a block of A that a unit of work goes over for every panel of B: the second-level cache holds it.
+#: Bytes of a block of A that a chunk of work goes over for every panel of B: the second-level cache holds it.
 _STAYS = 768 << 10
 
-#: Strips of A and panels of B in a unit of a large product; strips that pay for packing a panel in each unit,
-#: and for the way to it: units of 3 strips lost 5 % on those of 11 at 256 x 256 x 256.
-_UNIT, _PAYS, _FEWEST = (16, 4), 32, 8
+#: Strips of A and panels of B in a chunk of a large product; strips that pay for packing a panel in each
+#: chunk, and for the way to it: chunks of 3 strips lost 5 % on those of 11 at 256 x 256 x 256.
+_CHUNK, _PAYS, _FEWEST = (16, 4), 32, 8
 
 #: Elements of a transposed A from which on a high C is made transposed.
 _TURNED = 1 << 19
@@ -40,10 +40,10 @@ def _pack(lo: int, hi: int, x: A3, out: A1, across: int, width: int, pack: int) 
     depth = x.shape[1] if across else x.shape[2]
     row, item = x.shape[2] * x.itemsize, x.itemsize
     panels = (count + width - 1) // width
-    for unit in range(lo, hi):
-        first = unit % panels * width
-        source = x.ctypes.data + unit // panels * x.shape[1] * row + first * (item if across else row)
-        target = out.ctypes.data + unit * depth * width * item
+    for chunk in range(lo, hi):
+        first = chunk % panels * width
+        source = x.ctypes.data + chunk // panels * x.shape[1] * row + first * (item if across else row)
+        target = out.ctypes.data + chunk * depth * width * item
         call_address(pack, source, row, depth, min(width, count - first), target)
 
 
@@ -60,19 +60,19 @@ def _tiles(
     functions: Words,
     epilogue: Words,
 ) -> None:
-    # plan: depth, terms of a block, rows of a strip of A, columns of a panel of B, units along m and along n,
-    # rows of the last tile, whether A is packed, and so padded, and whether a unit goes from strip to strip,
-    # or from panel to panel. steps, in bytes: in A from row to row, term to term, strip to strip, matrix to
-    # matrix; in B from term to term, panel to panel, matrix to matrix, and what `pack` is given. functions:
-    # the tile, the last tile, pack, epilogue; or 0.
+    # plan: depth, terms of a block, rows of a strip of A, columns of a panel of B, chunks along m and
+    # along n, rows of the last tile, whether A is packed, and so padded, and whether a chunk goes from
+    # strip to strip, or from panel to panel. steps, in bytes: in A from row to row, term to term, strip to
+    # strip, matrix to matrix; in B from term to term, panel to panel, matrix to matrix, and what `pack` is
+    # given. functions: the tile, the last tile, pack, epilogue; or 0.
     m, n, item = c.shape[1], c.shape[2], c.itemsize
     depth, block, high, wide, low = plan[0], plan[1], plan[2], plan[3], plan[6]
     panels_a, panels_b = (m + high - 1) // high, (n + wide - 1) // wide
-    units_m, units_n = plan[4], plan[5]
-    for unit in range(lo, hi):
-        batch, down, across = unit // (units_m * units_n), unit // units_n % units_m, unit % units_n
-        top, left = down * panels_a // units_m, across * panels_b // units_n
-        strips, panels = (down + 1) * panels_a // units_m - top, (across + 1) * panels_b // units_n - left
+    chunks_m, chunks_n = plan[4], plan[5]
+    for chunk in range(lo, hi):
+        batch, down, across = chunk // (chunks_m * chunks_n), chunk // chunks_n % chunks_m, chunk % chunks_n
+        top, left = down * panels_a // chunks_m, across * panels_b // chunks_n
+        strips, panels = (down + 1) * panels_a // chunks_m - top, (across + 1) * panels_b // chunks_n - left
         matrix_a, matrix_b = a.ctypes.data + batch * steps[3], b.ctypes.data + batch * steps[6]
         for piece in range((depth + block - 1) // block):
             start = piece * block
@@ -85,7 +85,7 @@ def _tiles(
                     panel, step = matrix_b + start * steps[4] + j * steps[5], steps[4]
                     used = min(wide, n - j * wide)
                     if functions[2]:
-                        mine = scratch.ctypes.data + unit * block * wide * item
+                        mine = scratch.ctypes.data + chunk * block * wide * item
                         if inner == 0:
                             call_address(functions[2], panel, steps[7], k, used, mine)
                         panel, step = mine, wide * item
@@ -121,15 +121,15 @@ def _tiles(
 
 @dataclass(frozen=True)
 class Grid:
-    """How a product is cut: the tile, terms of a block, units along m and n, what is packed."""
+    """How a product is cut: the tile, terms of a block, chunks along m and n, what is packed."""
 
     high: int
     wide: int
     block: int
-    units_m: int
-    units_n: int
+    chunks_m: int
+    chunks_n: int
     packs_a: bool
-    packs_b: str  # "no", "before" all tiles, or "inside" of a unit
+    packs_b: str  # "no", "before" all tiles, or "inside" of a chunk
 
 
 def grid(
@@ -150,27 +150,27 @@ def grid(
         return Grid(high, wide, block, 1, 1, packs_a, packs_b.replace("before", "inside"))
     least = -(-4 * team // batch)
     fewest = _PAYS if packs_b == "inside" else max(1, min(_FEWEST, strips // 2))
-    if packs_b != "before" and (units := _cut(strips, panels, fewest, least, team)):
-        return Grid(high, wide, block, *units, packs_a, packs_b)
-    per_m, per_n = _UNIT
+    if packs_b != "before" and (chunks := _cut(strips, panels, fewest, least, team)):
+        return Grid(high, wide, block, *chunks, packs_a, packs_b)
+    per_m, per_n = _CHUNK
     while per_m * per_n > 1 and -(-strips // per_m) * -(-panels // per_n) < least:
         per_m, per_n = (per_m // 2, per_n) if per_m >= per_n else (per_m, per_n // 2)
-    units = -(-strips // per_m), -(-panels // per_n)
-    return Grid(high, wide, block, *units, packs_a, packs_b.replace("inside", "before"))
+    chunks = -(-strips // per_m), -(-panels // per_n)
+    return Grid(high, wide, block, *chunks, packs_a, packs_b.replace("inside", "before"))
 
 
 def _cut(strips: int, panels: int, fewest: int, least: int, team: int) -> tuple[int, int] | None:
-    """Return how many units along m and n, at least `least` together, are even work for the team.
+    """Return how many chunks along m and n, at least `least` together, are even work for the team.
 
-    A unit is as wide as C where that is even to 3 %: threads that write next to each other in the same rows
+    A chunk is as wide as C where that is even to 3 %: threads that write next to each other in the same rows
     cost 6 % at 2048 x 128 x 128. It has at least `fewest` strips, or all.
     """
     best, found = math.inf, None
     for columns in (*(1 << i for i in range((panels - 1).bit_length())), panels):
         rows = min(-(-least // columns), max(strips // fewest, 1))
-        units, wide = rows * columns, -(-panels // columns)
-        longest = -(-(strips * panels * -(-units // team)) // (units * wide)) * wide
-        if units >= least and longest < 0.97 * best:
+        chunks, wide = rows * columns, -(-panels // columns)
+        longest = -(-(strips * panels * -(-chunks // team)) // (chunks * wide)) * wide
+        if chunks >= least and longest < 0.97 * best:
             best, found = longest, (rows, columns)
     return found
 
@@ -209,7 +209,7 @@ def scratch(
     size_b = {
         "no": 0,
         "before": batch_b * -(-n // cut.wide) * cut.wide * k,
-        "inside": batch * cut.units_m * cut.units_n * cut.block * cut.wide,
+        "inside": batch * cut.chunks_m * cut.chunks_n * cut.block * cut.wide,
     }[cut.packs_b]
     return size_a, size_b
 
@@ -267,10 +267,10 @@ def plan(
     after, words = epilogue.bound(c) if epilogue else (0, ())
     cost = 2.0 * k + (epilogue.flops if epilogue else 0.0)
     flags = (int(cut.packs_a), int(cut.packs_b == "no"))
-    numbers = (k, cut.block, high, wide, cut.units_m, cut.units_n, low, *flags)
+    numbers = (k, cut.block, high, wide, cut.chunks_m, cut.chunks_n, low, *flags)
     launches.append(
         _tiles(
-            batch * cut.units_m * cut.units_n,
+            batch * cut.chunks_m * cut.chunks_n,
             batch * m * n * cost * config.FLOP_NS,
             *operands,
             c,

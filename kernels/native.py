@@ -4,77 +4,20 @@ Every kernel, whether Numba compiled it or a formula wrote it, ends as one objec
 C function: 0.4 ms to load, against 9 ms for Numba's own cache and 0.3 to 1 s to compile.
 """
 
-import contextlib
 import functools
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import llvmlite.binding as llvm
 
 from . import cache, config
+from .compilations import compilations
 
 #: What kernels may call: the C library's memory functions. They do not allocate and can not raise.
 _KNOWN = {"memcpy", "memmove", "memset"}
 
 _lock = threading.RLock()
 _addresses: dict[str, int] = {}
-
-
-class Compilations:
-    """Tells the user, in one line on stderr, of compilations that keep them waiting.
-
-    Inside `watch()` (one op, or a whole training step) the line starts when more than a second has
-    gone into compiling, and is completed with the time when the outermost `watch` ends.
-    """
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.seconds = 0.0
-        self._depth = 0
-        self._start = (0, 0.0)
-        self._announced = False
-
-    def watch(self) -> "Compilations":
-        """Return a context manager that groups the compilations of a block of code into one line."""
-        return self
-
-    def __enter__(self) -> None:
-        """Begin a block; those within belong to it."""
-        # A method of this class, since a training step of 15 us would spend 1 us on a generator.
-        if self._depth == 0:
-            self._start, self._announced = (self.count, self.seconds), False
-        self._depth += 1
-
-    def __exit__(self, *error: object) -> None:
-        """End a block, and the line if one was begun."""
-        self._depth -= 1
-        if self._depth == 0 and self._announced:
-            count, seconds = self.count - self._start[0], self.seconds - self._start[1]
-            print(f" {count} kernels in {seconds:.1f} s", file=sys.stderr, flush=True)
-
-    @contextlib.contextmanager
-    def one(self) -> Iterator[None]:
-        """Time one compilation."""
-        with self.watch():
-            start = time.perf_counter()
-            yield
-            self.count += 1
-            self.seconds += time.perf_counter() - start
-            if not self._announced and self.seconds - self._start[1] > 1.0:
-                self._announced = True
-                where = cache.folder()
-                kept = f"once, then kept in {where}" if where else "in memory only"
-                print(
-                    f"treepie: compiling kernels for this CPU ({kept}) ...",
-                    end="",
-                    file=sys.stderr,
-                    flush=True,
-                )
-
-
-compilations = Compilations()
 
 
 @functools.cache

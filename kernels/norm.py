@@ -20,8 +20,8 @@ from .program import Launch, Operand, Spec
 from .rows import row_map, row_reduce
 from .vector import Formula, Value, fma, sqrt
 
-#: Rows of which a unit of the backward pass adds up the gradients of weight and bias, in x's dtype; the
-#: units' sums are then added in float64. They are 2 % of the memory that a unit moves.
+#: Rows of which a chunk of the backward pass adds up the gradients of weight and bias, in x's dtype; the
+#: chunks' sums are then added in float64. They are 2 % of the memory that a chunk moves.
 _ROWS = 32
 
 
@@ -111,13 +111,13 @@ def _normalize_backward(
     groups, centered = plan[0], plan[1]
     rows, channels, inner = x.shape
     n, own = channels * inner, x.dtype.type
-    for unit in range(lo, hi):
-        partial[0, unit, :] = 0.0
-        partial[1, unit, :] = 0.0
-        for r in range(unit * _ROWS, min((unit + 1) * _ROWS, rows)):
+    for chunk in range(lo, hi):
+        partial[0, chunk, :] = 0.0
+        partial[1, chunk, :] = 0.0
+        for r in range(chunk * _ROWS, min((chunk + 1) * _ROWS, rows)):
             at = r % groups * channels
             weight = w[at : at + channels]
-            dw, db = partial[0, unit, at : at + channels], partial[1, unit, at : at + channels]
+            dw, db = partial[0, chunk, at : at + channels], partial[1, chunk, at : at + channels]
             origin = x[r, 0, 0] if centered else own(0)
             if inner == 1:
                 first, second, total, product = _weighted_moments(g[r], weight, x[r], origin)
@@ -129,7 +129,7 @@ def _normalize_backward(
                     second += s2
                     total += s3 * weight[k]
                     product += s4 * weight[k]
-                    partial[2, unit, at + k], partial[3, unit, at + k] = s3, s4
+                    partial[2, chunk, at + k], partial[3, chunk, at + k] = s3, s4
             distance, scale = statistics(first if centered else 0.0, second, n, eps)
             mean = float(origin) + distance
             high = own(mean)
@@ -140,7 +140,7 @@ def _normalize_backward(
                 _row_gradients(dx[r], dw, db, g[r], x[r], weight, dw, db, high, low, own(scale), c1, c2)
                 continue
             for k in range(channels):
-                s3, s4 = partial[2, unit, at + k], partial[3, unit, at + k]
+                s3, s4 = partial[2, chunk, at + k], partial[3, chunk, at + k]
                 dw[k] += own((s4 - distance * s3) * scale)
                 db[k] += s3
                 _channel_gradient(dx[r, k], g[r, k], x[r, k], weight[k], high, low, own(scale), c1, c2)
@@ -154,7 +154,7 @@ def normalize(
     w, b: (groups * channels,).
     """
     rows, channels, inner = x.shape
-    group = max(1, config.ELEMENTWISE_UNIT // (channels * inner))
+    group = max(1, config.ELEMENTWISE_CHUNK // (channels * inner))
     plan = (group, groups, int(centered))
     return [_normalize(-(-rows // group), 0.5 * x.size, x, w, b, y, eps, plan)]
 
@@ -171,12 +171,12 @@ def normalize_backward(
     (g, x, w), (dx, dw, db) = operands, outputs
     if not x.size:
         return [fill(out, 0) for out in outputs]
-    units = -(-x.shape[0] // _ROWS)
-    partial = scratch((4, units, w.size), x.dtype)  # the last two hold sums of a row, where inner is above 1
+    chunks = -(-x.shape[0] // _ROWS)
+    partial = scratch((4, chunks, w.size), x.dtype)  # the last two hold sums of a row, where inner is above 1
     plan = (groups, int(centered))
-    launches = [_normalize_backward(units, 1.0 * x.size, g, x, w, dx, partial, eps, plan)]
+    launches = [_normalize_backward(chunks, 1.0 * x.size, g, x, w, dx, partial, eps, plan)]
     for k, out in enumerate((dw, db)):
-        half = Operand(partial.buffer, Spec((1, units, w.size), partial.dtype), k * partial.spec.nbytes // 4)
+        half = Operand(partial.buffer, Spec((1, chunks, w.size), partial.dtype), k * partial.spec.nbytes // 4)
         sums = scratch((reduce.partials(half.shape),), "float64")
         launches += reduce.total.plan(half, out, sums.buffer)
     return launches

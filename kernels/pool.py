@@ -125,7 +125,7 @@ def max_pool(
     height, width = x.shape[2:]
     rows, columns = out.shape[2:]
     planes = out.size // (rows * columns)
-    per = max(1, config.ELEMENTWISE_UNIT // (height * width))
+    per = max(1, config.ELEMENTWISE_CHUNK // (height * width))
     axes = tuple(v for k in (0, 1) for v in (kernel[k], stride[k], dilation[k], padding[k]))
     row = _row(x.dtype.name, stride[1])
     work = out.size * kernel[0] * kernel[1] * 0.3
@@ -135,6 +135,6 @@ def max_pool(
 
 def spread(g: Operand, places: Operand, out: Operand) -> Launch:
     """Plan out (planes, n) = zeros, to which g (planes, m) is added at `places`, in order."""
-    per = max(1, config.ELEMENTWISE_UNIT // max(1, out.shape[1]))
+    per = max(1, config.ELEMENTWISE_CHUNK // max(1, out.shape[1]))
     work = g.size * 1.5 + out.spec.nbytes * config.BYTE_NS
     return _spread(-(-out.shape[0] // per), work, g, places, out, per)

@@ -1,8 +1,8 @@
 """Programs: tables of kernel launches that one native call walks.
 
 A launch is (entry point, argument block). An entry point is a C function `void(block, lo, hi)` that
-does the units of work lo..hi-1; how many units there are, and what each covers, depends on the shapes
-alone, so the bits of a result do not depend on how units are dealt to threads.
+does the chunks of work lo..hi-1; how many chunks there are, and what each covers, depends on the shapes
+alone, so the bits of a result do not depend on how chunks are dealt to threads.
 
 An argument block is a run of 64-bit words: the header below, then what the kernel takes: an address and
 a shape for an array, the bits of a number for a scalar. A program is one buffer: a table of
@@ -32,8 +32,8 @@ _LOCK = array("q", [0])
 _LOCK_ADDRESS = _LOCK.buffer_info()[0]
 _BUSY, _POLL = -2, 5e-5
 
-#: Words of a block's header: error status, units of work, threads to use, next unit to deal out.
-STATUS, UNITS, THREADS, NEXT = range(4)
+#: Words of a block's header: error status, chunks of work, threads to use, next chunk to deal out.
+STATUS, CHUNKS, THREADS, NEXT = range(4)
 HEADER = 4
 
 
@@ -102,16 +102,16 @@ Argument = Operand | Address | int | float
 
 @dataclass(frozen=True)
 class Launch:
-    """One kernel call: its entry point, its units of work, its arguments in words."""
+    """One kernel call: its entry point, its chunks of work, its arguments in words."""
 
     entry: int
-    units: int
+    chunks: int
     work_ns: float
     words: tuple[int, ...]
     slots: tuple[tuple[int, Operand], ...]  # word of `words` -> the array whose address goes there
 
 
-def launch(entry: int, units: int, work_ns: float, arguments: Sequence[Argument]) -> Launch:
+def launch(entry: int, chunks: int, work_ns: float, arguments: Sequence[Argument]) -> Launch:
     """Lay out a launch: arrays become (address, shape...), numbers one word each.
 
     `work_ns` estimates the serial time; it decides between serial and parallel, never the result.
@@ -129,7 +129,7 @@ def launch(entry: int, units: int, work_ns: float, arguments: Sequence[Argument]
             words.append(struct.unpack("q", struct.pack("d", argument))[0])
         else:
             words.append(argument)
-    return Launch(entry, units, work_ns, tuple(words), tuple(slots))
+    return Launch(entry, chunks, work_ns, tuple(words), tuple(slots))
 
 
 class LaunchTable:
@@ -143,23 +143,23 @@ class LaunchTable:
         self._parallel = False
         for row, item in enumerate(launches):
             words[2 * row : 2 * row + 2] = item.entry, 8 * len(words)
-            team = threads.team(item.units, item.work_ns, spinning)
+            team = threads.team(item.chunks, item.work_ns, spinning)
             self._parallel |= team > 1
-            words += [0, item.units, team, 0]
+            words += [0, item.chunks, team, 0]
             for word, operand in item.slots:
                 self._slots.append((len(words) + word, operand.buffer, operand.offset))
             words += item.words
         self._template = array("q", words)
         self._run = _runner()
 
-    def bound(self, addresses: Sequence[int]) -> "Bound":
+    def bound(self, addresses: Sequence[int]) -> "BoundTable":
         """Return the program with its buffers at addresses, where they stay unless told."""
         words = self._template[:]
         slots: list[list[tuple[int, int]]] = [[] for _ in addresses]
         for word, buffer, offset in self._slots:
             words[word] = addresses[buffer] + offset
             slots[buffer].append((word, offset))
-        return Bound(self, words, slots)
+        return BoundTable(self, words, slots)
 
     def run(self, addresses: Sequence[int]) -> int:
         """Run all launches over the buffers at `addresses`.
@@ -182,7 +182,7 @@ class LaunchTable:
             time.sleep(_POLL)  # another thread's program has the cores
 
 
-class Bound:
+class BoundTable:
     """A program whose buffers have addresses: a run patches none of its words."""
 
     def __init__(
@@ -230,7 +230,7 @@ def _run_ir() -> str:
     lock. The lock is taken and let go in here, where no exception of Python's can come between.
 
     A block with THREADS > 1 goes to `driver(worker, entry, block, threads)`, which calls
-    `worker(entry, block)` on every thread; workers take units one at a time, so a slow core gets fewer.
+    `worker(entry, block)` on every thread; workers take chunks one at a time, so a slow core gets fewer.
     """
     module = ir.Module("run")
     worker = _worker(module)
@@ -261,7 +261,7 @@ def _run_ir() -> str:
     many = b.and_(b.icmp_signed(">", team, _number(1)), b.icmp_signed("!=", driver, _number(0)))
     b.cbranch(many, parallel, serial)
     b.position_at_end(serial)
-    _call(b, entry, _ENTRY, block, _number(0), b.load(_word(b, block, UNITS)))
+    _call(b, entry, _ENTRY, block, _number(0), b.load(_word(b, block, CHUNKS)))
     b.branch(after)
     b.position_at_end(parallel)
     _call(b, driver, _DRIVER, b.ptrtoint(worker, _I64), entry, block, team)
@@ -283,18 +283,18 @@ def _run_ir() -> str:
 
 
 def _worker(module: ir.Module) -> ir.Function:
-    """Define `worker(entry, block)`: take units of work until there are none."""
+    """Define `worker(entry, block)`: take chunks of work until there are none."""
     worker = declare(module, "worker", _VOID, [_I64] * 2)
     entry, block = worker.args
     b = ir.IRBuilder(worker.append_basic_block("entry"))
     loop, work, done = (worker.append_basic_block(s) for s in ("loop", "work", "done"))
-    units = b.load(_word(b, block, UNITS))
+    chunks = b.load(_word(b, block, CHUNKS))
     b.branch(loop)
     b.position_at_end(loop)
-    unit = b.atomic_rmw("add", _word(b, block, NEXT), _number(1), "monotonic")
-    b.cbranch(b.icmp_signed("<", unit, units), work, done)
+    chunk = b.atomic_rmw("add", _word(b, block, NEXT), _number(1), "monotonic")
+    b.cbranch(b.icmp_signed("<", chunk, chunks), work, done)
     b.position_at_end(work)
-    _call(b, entry, _ENTRY, block, unit, b.add(unit, _number(1)))
+    _call(b, entry, _ENTRY, block, chunk, b.add(chunk, _number(1)))
     b.branch(loop)
     b.position_at_end(done)
     b.ret_void()

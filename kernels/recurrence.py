@@ -1,7 +1,7 @@
 """LSTM and GRU over whole sequences: a kernel per direction that walks all steps of some sequences.
 
 What comes from the inputs, x W_ih, is one matrix product for all steps, made before; so are the weights'
-gradients, made after. A unit is a few sequences, at most the rows of the micro-kernel's tile; units share
+gradients, made after. A chunk is a few sequences, at most the rows of the micro-kernel's tile; chunks share
 nothing, so threads never wait for each other. Rows of a state or a gate are (batch, steps) in one.
 """
 
@@ -16,8 +16,8 @@ from .kernel import A1, Kernel, Words, device, kernel
 from .program import Address, Launch, Operand
 from .rows import row_map
 
-#: Words of a plan: sizes, tile and packer of the step's product, bytes of a unit's scratch, places in it.
-_BATCH, _STEPS, _HIDDEN, _UNITS, _WIDE, _TILE, _PACK, _UNIT_BYTES, _PANELS, _ROWS, _CARRY = range(11)
+#: Words of a plan: sizes, tile and packer of the step's product, bytes of a chunk's scratch, places in it.
+_BATCH, _STEPS, _HIDDEN, _CHUNKS, _WIDE, _TILE, _PACK, _CHUNK_BYTES, _PANELS, _ROWS, _CARRY = range(11)
 #: Addresses of the arrays; 0 for one that there is not.
 _X, _W, _H0, _C0, _HS, _CS, _GATES, _BIAS, _G_H, _G_C, _G_GATES, _D, _DH0, _DC0 = range(11, 25)
 
@@ -38,8 +38,8 @@ _times_gap = row_map("row_times_gap", lambda dh, h, n: dh * (h - n))
 
 
 @device
-def _base(work: Array, unit: int, plan: Array) -> Any:
-    return (work.ctypes.data + 63) // 64 * 64 + unit * plan[_UNIT_BYTES]
+def _base(work: Array, chunk: int, plan: Array) -> Any:
+    return (work.ctypes.data + 63) // 64 * 64 + chunk * plan[_CHUNK_BYTES]
 
 
 @device
@@ -85,9 +85,9 @@ def _lstm(lo: int, hi: int, work: A1, plan: Words) -> None:
     hs, cs = _all_rows(plan, _HS, n, work), _all_rows(plan, _CS, n, work)
     h0, c0 = rows_at(plan[_H0], batch, n, work), rows_at(plan[_C0], batch, n, work)
     bias = rows_at(plan[_BIAS], 1, 4 * n, work)[0]
-    for unit in range(lo, hi):
-        base, first = _base(work, unit, plan), unit * batch // plan[_UNITS]
-        h = rows_at(base + plan[_ROWS], (unit + 1) * batch // plan[_UNITS] - first, n, work)
+    for chunk in range(lo, hi):
+        base, first = _base(work, chunk, plan), chunk * batch // plan[_CHUNKS]
+        h = rows_at(base + plan[_ROWS], (chunk + 1) * batch // plan[_CHUNKS] - first, n, work)
         pack_panels(plan[_PACK], base + plan[_PANELS], rows_at(plan[_W], n, 4 * n, work), plan[_WIDE], n)
         for i in range(h.shape[0]):
             _copy(h[i], h0[first + i])
@@ -142,9 +142,9 @@ def _lstm_backward(lo: int, hi: int, work: A1, plan: Words) -> None:
         _all_rows(plan, _G_GATES, 4 * n, work),
     )
     dh0, dc0 = rows_at(plan[_DH0], batch, n, work), rows_at(plan[_DC0], batch, n, work)
-    for unit in range(lo, hi):
-        base, first = _base(work, unit, plan), unit * batch // plan[_UNITS]
-        rows = (unit + 1) * batch // plan[_UNITS] - first
+    for chunk in range(lo, hi):
+        base, first = _base(work, chunk, plan), chunk * batch // plan[_CHUNKS]
+        rows = (chunk + 1) * batch // plan[_CHUNKS] - first
         slopes = rows_at(base + plan[_ROWS], rows, 4 * n, work)
         dh = rows_at(base + plan[_CARRY], rows, n, work)
         pack_transposed(plan[_PACK], base + plan[_PANELS], rows_at(plan[_W], n, 4 * n, work), plan[_WIDE])
@@ -173,10 +173,10 @@ def _gru(lo: int, hi: int, work: A1, plan: Words) -> None:
     x, gates = _all_rows(plan, _X, 3 * n, work), _all_rows(plan, _GATES, 4 * n, work)
     hs, h0 = _all_rows(plan, _HS, n, work), rows_at(plan[_H0], batch, n, work)
     w, bias = rows_at(plan[_W], n, 3 * n, work), rows_at(plan[_BIAS], 1, 3 * n, work)[0]
-    for unit in range(lo, hi):
-        base, first = _base(work, unit, plan), unit * batch // plan[_UNITS]
+    for chunk in range(lo, hi):
+        base, first = _base(work, chunk, plan), chunk * batch // plan[_CHUNKS]
         panels, panels_n = base + plan[_PANELS], base + plan[_CARRY]
-        h = rows_at(base + plan[_ROWS], (unit + 1) * batch // plan[_UNITS] - first, n, work)
+        h = rows_at(base + plan[_ROWS], (chunk + 1) * batch // plan[_CHUNKS] - first, n, work)
         pack_panels(plan[_PACK], panels, w[:, : 2 * n], plan[_WIDE], n)
         pack_panels(plan[_PACK], panels_n, w[:, 2 * n :], plan[_WIDE], n)
         for i in range(h.shape[0]):
@@ -232,9 +232,9 @@ def _gru_backward(lo: int, hi: int, work: A1, plan: Words) -> None:
         rows_at(plan[_H0], batch, n, work),
         rows_at(plan[_DH0], batch, n, work),
     )
-    for unit in range(lo, hi):
-        base, first = _base(work, unit, plan), unit * batch // plan[_UNITS]
-        rows = (unit + 1) * batch // plan[_UNITS] - first
+    for chunk in range(lo, hi):
+        base, first = _base(work, chunk, plan), chunk * batch // plan[_CHUNKS]
+        rows = (chunk + 1) * batch // plan[_CHUNKS] - first
         slopes = rows_at(base + plan[_ROWS], rows, 3 * n, work)
         pack_transposed(plan[_PACK], base + plan[_PANELS], rows_at(plan[_W], n, 3 * n, work), plan[_WIDE])
         for i in range(rows):
@@ -263,8 +263,8 @@ def _launch(
     batch, steps, n = sizes
     dtype, item = arrays[_W].dtype, arrays[_W].dtype.itemsize
     # An even number, for two threads: 32 sequences are 4 times 8 rather than 12, 12 and 8.
-    units = 1 if batch <= gemm.rows() else 2 * -(-batch // (2 * gemm.rows()))
-    high = gemm.height(-(-batch // units))
+    chunks = 1 if batch <= gemm.rows() else 2 * -(-batch // (2 * gemm.rows()))
+    high = gemm.height(-(-batch // chunks))
     # One width of panels for all products of a kernel; a GRU's gates are two products of 2 n and n columns.
     wide = gemm.panel(dtype.name, n)
     padded = -(-n // wide) * wide
@@ -276,12 +276,12 @@ def _launch(
     rows = rounded(high * n * (gates if backward else 1))
     carry = rounded(high * n if backward else n * padded)
     tile, pack = gemm.micro_kernel(dtype.name, wide, high), gemm.packer(dtype.name, wide, backward)
-    words = (batch, steps, n, units, wide, tile, pack, panels + rows + carry, 0, panels, panels + rows)
+    words = (batch, steps, n, chunks, wide, tile, pack, panels + rows + carry, 0, panels, panels + rows)
     given = (arrays.get(word) for word in range(_X, _DC0 + 1))
     addresses = (Address(a) if a is not None and a.size else 0 for a in given)
-    work = scratch((units * (panels + rows + carry) // item + 64,), dtype)
+    work = scratch((chunks * (panels + rows + carry) // item + 64,), dtype)
     flops = batch * steps * n * (2.0 * gates * n + 30 * gates)
-    return kernel(units, flops * config.FLOP_NS, work, (*words, *addresses))
+    return kernel(chunks, flops * config.FLOP_NS, work, (*words, *addresses))
 
 
 def lstm(given: Sequence[Operand], made: Sequence[Operand], scratch: Callable[..., Operand]) -> list[Launch]:

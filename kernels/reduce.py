@@ -50,7 +50,7 @@ class Reduction:
         if inner > 1:
             return self.columns(outer * pieces, work, x, partial, size), partial
         cells = outer * pieces
-        group = max(1, config.ELEMENTWISE_UNIT // min(n, size))
+        group = max(1, config.ELEMENTWISE_CHUNK // min(n, size))
         flat = partial.reshaped(cells)
         return self.rows(-(-cells // group), work, x.reshaped(outer, n), flat, size, group), partial
 
@@ -61,7 +61,7 @@ def piece(n: int, inner: int) -> int:
     Columns are added up row by row, so a piece of them is short, lest its rounding errors add up: 6000 rows
     of a float64 sum of 10^6 were off by 10 units in the last place, 1024 by less than 3.
     """
-    return config.REDUCE_UNIT if inner == 1 else max(1, min(1024, 16 * config.REDUCE_UNIT // inner))
+    return config.REDUCE_CHUNK if inner == 1 else max(1, min(1024, 16 * config.REDUCE_CHUNK // inner))
 
 
 def partials(shape: tuple[int, ...]) -> int:
@@ -103,8 +103,8 @@ def _columns(name: str, formula: Formula, prepare: Formula) -> Kernel:
 
     def columns(lo: int, hi: int, x: A3, partial: A3, piece: int) -> None:
         n, pieces = x.shape[1], partial.shape[1]
-        for unit in range(lo, hi):
-            outer, k = unit // pieces, unit % pieces
+        for chunk in range(lo, hi):
+            outer, k = chunk // pieces, chunk % pieces
             total = partial[outer, k]
             first(total, x[outer, k * piece])
             for i in range(k * piece + 1, min(n, (k + 1) * piece)):
@@ -266,11 +266,11 @@ def arg_reduce(maximal: bool, x: Operand, out: Operand, scratch: int) -> list[La
     size = piece(n, inner)
     # Columns are searched an element at a time, half a piece on average.
     cost = 20.0 + min(n, size) * (0.1 if inner == 1 else 1.0)
-    group = max(1, config.ELEMENTWISE_UNIT // min(n, size))
-    units, cells = -(-outer * inner // group), outer * inner
+    group = max(1, config.ELEMENTWISE_CHUNK // min(n, size))
+    chunks, cells = -(-outer * inner // group), outer * inner
     found = _argmax if maximal else _argmin
     flat, target = x.reshaped(x.size), out.reshaped(outer, inner)
-    return [first, found(units, cells * cost, flat, partial, target, n, size, group)]
+    return [first, found(chunks, cells * cost, flat, partial, target, n, size, group)]
 
 
 class Truth:
@@ -293,8 +293,8 @@ class Truth:
         def columns(lo: int, hi: int, x: A3, out: A2, width: int) -> None:
             inner = x.shape[2]
             blocks = (inner + width - 1) // width
-            for unit in range(lo, hi):
-                o, start = unit // blocks, unit % blocks * width
+            for chunk in range(lo, hi):
+                o, start = chunk // blocks, chunk % blocks * width
                 stop = min(inner, start + width)
                 target = out[o, start:stop]
                 for i in range(x.shape[1]):
@@ -309,10 +309,10 @@ class Truth:
         work = x.spec.nbytes * config.BYTE_NS
         if inner > 1:
             return self.columns(outer * -(-inner // 256), work, x, out.reshaped(outer, inner), 256)
-        cells = outer * -(-n // config.REDUCE_UNIT)
-        group = max(1, config.ELEMENTWISE_UNIT // min(n, config.REDUCE_UNIT))
+        cells = outer * -(-n // config.REDUCE_CHUNK)
+        group = max(1, config.ELEMENTWISE_CHUNK // min(n, config.REDUCE_CHUNK))
         flat = out.reshaped(outer)
-        return self.rows(-(-cells // group), work, x.reshaped(outer, n), flat, config.REDUCE_UNIT, group)
+        return self.rows(-(-cells // group), work, x.reshaped(outer, n), flat, config.REDUCE_CHUNK, group)
 
 
 any_true = Truth("any", True)

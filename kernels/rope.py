@@ -26,6 +26,6 @@ def rope(x: Operand, cos: Operand, sin: Operand, out: Operand, heads: int) -> La
     cos, sin: (steps, d/2). Row i has the angles of i // heads modulo steps.
     """
     n, d = x.shape
-    group = max(1, config.ELEMENTWISE_UNIT // (d * heads))
+    group = max(1, config.ELEMENTWISE_CHUNK // (d * heads))
     work_ns = n * _ROW_NS + x.spec.nbytes * 2 * config.BYTE_NS
     return _rope(-(-n // (heads * group)), work_ns, x, cos, sin, out, heads, group)

@@ -22,5 +22,5 @@ def cumsum(x: Operand, out: Operand, zero: Operand) -> Launch:
     A line is summed in order by one thread: 1 ns an element, and the same bits for any number of threads.
     """
     outer, n, inner = x.shape
-    group = max(1, config.ELEMENTWISE_UNIT // max(n, 1))
+    group = max(1, config.ELEMENTWISE_CHUNK // max(n, 1))
     return _cumsum(-(-outer * inner // group), x.size * 1.0, x, out, zero, group)

@@ -12,7 +12,7 @@ from .rows import row_map
 _copy = row_map("row_copy", lambda x: x)
 _add_to = row_map("row_add_to", lambda total, x: total + x)
 
-#: Columns that one unit owns. No two units write one element, and each is written in index order.
+#: Columns that one chunk owns. No two chunks write one element, and each is written in index order.
 _COLUMNS = 64
 
 
@@ -20,8 +20,8 @@ _COLUMNS = 64
 def _scatter(lo: int, hi: int, indices: A1, v: A3, out: A3, columns: int, status: Status) -> None:
     n, inner = out.shape[1], out.shape[2]
     blocks = (inner + columns - 1) // columns
-    for unit in range(lo, hi):
-        o, first = unit // blocks, unit % blocks * columns
+    for chunk in range(lo, hi):
+        o, first = chunk // blocks, chunk % blocks * columns
         last = min(first + columns, inner)
         for k in range(indices.size):
             at = position(indices[k], n)
@@ -35,8 +35,8 @@ def _scatter(lo: int, hi: int, indices: A1, v: A3, out: A3, columns: int, status
 def _add_at(lo: int, hi: int, indices: A1, v: A3, out: A3, columns: int, status: Status) -> None:
     n, inner = out.shape[1], out.shape[2]
     blocks = (inner + columns - 1) // columns
-    for unit in range(lo, hi):
-        o, first = unit // blocks, unit % blocks * columns
+    for chunk in range(lo, hi):
+        o, first = chunk // blocks, chunk % blocks * columns
         last = min(first + columns, inner)
         for k in range(indices.size):
             at = position(indices[k], n)
@@ -51,8 +51,8 @@ def _add_at(lo: int, hi: int, indices: A1, v: A3, out: A3, columns: int, status:
 def _add_along(lo: int, hi: int, indices: A3, v: A3, out: A3, columns: int, status: Status) -> None:
     n, inner = out.shape[1], out.shape[2]
     blocks = (inner + columns - 1) // columns
-    for unit in range(lo, hi):
-        o, first = unit // blocks, unit % blocks * columns
+    for chunk in range(lo, hi):
+        o, first = chunk // blocks, chunk % blocks * columns
         last = min(first + columns, inner)
         for k in range(indices.shape[1]):
             for j in range(first, last):
@@ -85,31 +85,31 @@ def _work(v: Operand, indices: Operand, out: Operand) -> tuple[int, float]:
 
 def scatter(x: Operand, indices: Operand, v: Operand, out: Operand) -> list[Launch]:
     """Plan out = x (outer, n, inner), then out[:, indices] = v (outer, m, inner): the last wins."""
-    units, work = _work(v, indices, out)
-    return [cast(x, out), _scatter(units, work, indices, _bits(v), _bits(out), _COLUMNS)]
+    chunks, work = _work(v, indices, out)
+    return [cast(x, out), _scatter(chunks, work, indices, _bits(v), _bits(out), _COLUMNS)]
 
 
 def add_at(x: Operand, indices: Operand, v: Operand, out: Operand) -> list[Launch]:
     """Plan out = x (outer, n, inner), then out[:, indices] += v (outer, m, inner), in index order."""
-    units, work = _work(v, indices, out)
-    return [cast(x, out), _add_at(units, work, indices, v, out, _COLUMNS)]
+    chunks, work = _work(v, indices, out)
+    return [cast(x, out), _add_at(chunks, work, indices, v, out, _COLUMNS)]
 
 
 def scatter_add(indices: Operand, v: Operand, out: Operand) -> list[Launch]:
     """Plan out = zeros (outer, n, inner), then out[:, indices] += v (outer, m, inner), in index order."""
-    units, work = _work(v, indices, out)
-    return [fill(out, 0), _add_at(units, work, indices, v, out, _COLUMNS)]
+    chunks, work = _work(v, indices, out)
+    return [fill(out, 0), _add_at(chunks, work, indices, v, out, _COLUMNS)]
 
 
 def add_along(indices: Operand, v: Operand, out: Operand) -> list[Launch]:
     """Plan out = zeros (outer, n, inner), then v (outer, m, inner) added where its indices say over n."""
-    units, work = _work(v, indices, out)
-    return [fill(out, 0), _add_along(units, work, indices, v, out, _COLUMNS)]
+    chunks, work = _work(v, indices, out)
+    return [fill(out, 0), _add_along(chunks, work, indices, v, out, _COLUMNS)]
 
 
 def join(indices: list[Operand], sizes: tuple[int, ...], out: Operand) -> list[Launch]:
     """Plan out (m,) = the index, in an array of `sizes`, of an element given by its index on each axis."""
-    group = config.ELEMENTWISE_UNIT
+    group = config.ELEMENTWISE_CHUNK
     launches = [fill(out, 0)]
     for index, n in zip(indices, sizes, strict=True):
         launches.append(_join(-(-out.size // group), 3.0 * out.size, index, out, n, group))

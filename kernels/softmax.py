@@ -79,9 +79,9 @@ def _cross_entropy_backward(
 
 
 def _rows(kernel: Kernel, shape: tuple[int, ...], exps: int, *operands: Operand) -> Launch:
-    """Plan a kernel over rows, grouped so that a unit has about `ELEMENTWISE_UNIT` elements."""
+    """Plan a kernel over rows, grouped so that a chunk has about `ELEMENTWISE_CHUNK` elements."""
     n, c = shape
-    group = max(1, config.ELEMENTWISE_UNIT // max(c, 1))
+    group = max(1, config.ELEMENTWISE_CHUNK // max(c, 1))
     work = n * (c * (0.3 + 20 * exps * config.FLOP_NS) + 20)
     return kernel(-(-n // group), work, *operands, group)
 

@@ -81,7 +81,7 @@ def scratch(x: Operand) -> tuple[tuple[int, int], tuple[int, int]]:
 
 
 def _group(n: int) -> int:
-    return max(1, config.ELEMENTWISE_UNIT // max(n, 1))
+    return max(1, config.ELEMENTWISE_CHUNK // max(n, 1))
 
 
 def argsort(
@@ -97,5 +97,5 @@ def argsort(
     flags = bits + (x.dtype.kind == "f") + 2 * descending
     seen = x.viewed(np.dtype(f"int{bits}"))
     group = _group(n)
-    units = -(-x.shape[0] * x.shape[2] // group)
-    return _argsort(units, 1.0 * bits * x.size, seen, order, keys, places, counts, group, flags)
+    chunks = -(-x.shape[0] * x.shape[2] // group)
+    return _argsort(chunks, 1.0 * bits * x.size, seen, order, keys, places, counts, group, flags)

@@ -82,12 +82,12 @@ def layer() -> str:
     return str(numba.threading_layer())
 
 
-def team(units: int, work_ns: float, spinning: bool = False) -> int:
+def team(chunks: int, work_ns: float, spinning: bool = False) -> int:
     """Return how many threads a launch gets: 1 where a parallel region would cost more than it gains.
 
     spinning: whether it is one of many, between which the threads do not go to sleep.
     """
-    most, costs = min(units, get_num_threads()), config.PARALLEL_COST_NS
+    most, costs = min(chunks, get_num_threads()), config.PARALLEL_COST_NS
     if spinning:
         costs = config.SPINNING_COST_NS
     if most < 2 or work_ns < config.PARALLEL_GAIN * min(costs.values()):

@@ -60,13 +60,13 @@ def arrays(dtype, form, batch, m, k, n):
     return [np.broadcast_to(x, (batch, *x.shape)).astype(dtype) if batch else x.astype(dtype) for x in made]
 
 
-def program(row, tensors, meta):
+def program(row, tensors, attributes):
     """Return a function that runs an op's program into memory that is there, and the results."""
     import numpy as np
 
     from treepie.kernels.memory import aligned
 
-    plan = row._planned(tensors, meta)
+    plan = row._planned(tensors, attributes)
     outputs = [aligned(shape, dtype) for shape, dtype in plan.outputs]
     held = [*outputs, *(aligned((size,), np.dtype("u1")) for size in plan.scratch)]
     addresses = [*(t.address for t in tensors), *(x.ctypes.data for x in held)]
@@ -80,11 +80,11 @@ def treepie_product(shape):
     from treepie.autodiff import OPS
 
     a, b, _ = arrays(*shape)
-    meta = {"transpose_a": shape[1] == "tn", "transpose_b": shape[1] == "nt"}
-    given, meta = OPS["matmul"].bind(tp.tensor(a), tp.tensor(b), **meta)
-    run, kept = program(OPS["matmul"], given, meta)
+    attributes = {"transpose_a": shape[1] == "tn", "transpose_b": shape[1] == "nt"}
+    given, attributes = OPS["matmul"].bind(tp.tensor(a), tp.tensor(b), **attributes)
+    run, kept = program(OPS["matmul"], given, attributes)
     run()
-    want = OPS["matmul"].oracle(a, b, **meta)
+    want = OPS["matmul"].oracle(a, b, **attributes)
     np.testing.assert_allclose(kept[0][0], want, rtol=1e-3, atol=1e-2)
     return lambda kept=kept: run()
 
@@ -111,8 +111,8 @@ def treepie_linear(m, k, n, act):
     from treepie.autodiff import OPS
 
     x, w, _ = arrays("float32", "nn", 0, m, k, n)
-    given, meta = OPS["linear"].bind(tp.tensor(x), tp.tensor(w), tp.zeros(n), activation=act)
-    run, kept = program(OPS["linear"], given, meta)
+    given, attributes = OPS["linear"].bind(tp.tensor(x), tp.tensor(w), tp.zeros(n), activation=act)
+    run, kept = program(OPS["linear"], given, attributes)
     return lambda kept=kept: run()
 
 

@@ -15,9 +15,9 @@ import numpy as np
 
 from treepie.autodiff import OPS
 from treepie.autodiff.elementwise import Elementwise
-from treepie.autodiff.sample import operands, tensors
+from treepie.autodiff.op_inputs import operands, tensors
 from treepie.kernels import threads
-from treepie.kernels.native import compilations
+from treepie.kernels.compilations import compilations
 
 BLOCKS = 5
 PAGE = Path(__file__).parents[1] / "autodiff" / "OPS.md"
@@ -57,18 +57,18 @@ def measure(row, repeats):
     arrays = operands(row, row.large, row.dtypes[0])
     given = tensors(arrays)
     before = compilations.seconds
-    row(*given, **row.large.meta)
+    row(*given, **row.large.attributes)
     compiled = compilations.seconds - before
 
     def numpy():
-        made = row.oracle(*arrays, **row.large.meta)
+        made = row.oracle(*arrays, **row.large.attributes)
         for out in made if isinstance(made, tuple | list) else (made,):
             np.ascontiguousarray(out)
 
     ours, theirs = [], []
     with np.errstate(all="ignore"):
         for _ in range(BLOCKS):
-            ours += block(lambda: row(*given, **row.large.meta), repeats // BLOCKS)
+            ours += block(lambda: row(*given, **row.large.attributes), repeats // BLOCKS)
             theirs += block(numpy, repeats // BLOCKS)
     return Timing(compiled, ours, theirs)
 
@@ -81,9 +81,9 @@ def error(row):
     worst = 0.0
     for case in (*row.cases, *([row.large] if isinstance(row, Elementwise) else [])):
         arrays = operands(row, case, "float32", seed=1)
-        made = row(*tensors(arrays), **case.meta)
+        made = row(*tensors(arrays), **case.attributes)
         wide = [a.astype(np.float64) if a.dtype.kind == "f" else a for a in arrays]
-        want = row.oracle(*wide, **case.meta)
+        want = row.oracle(*wide, **case.attributes)
         several = isinstance(made, tuple | list)
         for out, exact in zip(made if several else [made], want if several else [want], strict=True):
             if out.dtype != np.float32 or not out.size:
@@ -92,7 +92,7 @@ def error(row):
             if isinstance(row, Elementwise) and row.magnitude is None:
                 unit = np.spacing(np.abs(exact).astype(np.float32)).astype(np.float64)
             elif row.magnitude is not None:
-                unit = np.finfo(np.float32).eps * row.magnitude(*wide, **case.meta)
+                unit = np.finfo(np.float32).eps * row.magnitude(*wide, **case.attributes)
             else:
                 unit = np.finfo(np.float32).eps * np.abs(exact).max()
             off = np.abs(out.array - exact)

@@ -38,7 +38,7 @@ LIMIT = 50.0  # values stay below this, so that no rounding error grows out of p
 class Step:
     row: Any
     args: list[Any]  # an int is the number of a value, an array is a constant
-    meta: dict[str, Any]
+    attributes: dict[str, Any]
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Program:
         lines += [f"v{k} = leaf {x.shape}" for k, x in enumerate(self.leaves)]
         for k, s in enumerate(self.steps, len(self.leaves)):
             args = ", ".join(f"v{a}" if isinstance(a, int) else f"{a.tolist()}" for a in s.args)
-            lines.append(f"v{k} = {s.row}({args}, {s.meta})")
+            lines.append(f"v{k} = {s.row}({args}, {s.attributes})")
         return "\n".join(lines)
 
 
@@ -61,7 +61,7 @@ def numpy_values(program, leaves):
     values = list(leaves)
     for step in program.steps:
         args = [values[a] if isinstance(a, int) else a for a in step.args]
-        values.append(np.asarray(step.row.oracle(*args, **step.meta)))
+        values.append(np.asarray(step.row.oracle(*args, **step.attributes)))
     return values
 
 
@@ -70,7 +70,7 @@ def treepie_values(program, leaves):
     values = list(leaves)
     for step in program.steps:
         args = [values[a] if isinstance(a, int) else Tensor(np.array(a)) for a in step.args]
-        values.append(step.row(*args, **step.meta))
+        values.append(step.row(*args, **step.attributes))
     return values
 
 
@@ -95,14 +95,14 @@ class Maker:
     def floats(self, accept=lambda v: True):
         return self.pick(lambda v: v.dtype.kind == "f" and accept(v))
 
-    def add(self, row, args, **meta):
+    def add(self, row, args, **attributes):
         """Add a step if its value is finite, bounded and small."""
-        step = Step(row, args, meta)
+        step = Step(row, args, attributes)
         given = [self.values[a] if isinstance(a, int) else a for a in args]
         if row.name in JUMPS and (np.abs(JUMPS[row.name](*given)) < 1e-6).any():
             return
         with np.errstate(all="ignore"):
-            value = np.asarray(row.oracle(*given, **meta))
+            value = np.asarray(row.oracle(*given, **attributes))
         if value.size > 400 or value.ndim > 4:
             return
         if value.dtype.kind == "f" and not (np.abs(value) < LIMIT).all():

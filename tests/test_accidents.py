@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 import treepie as tp
-from treepie import checkpoint, storage
+from treepie import checkpoint
+from treepie.checkpoint import files as storage
+from treepie.checkpoint.checkpoint import Store
 
 from .test_checkpoint import KEY, kept, names, same_state, trainer, tree
 
@@ -49,7 +51,7 @@ def test_a_failure_of_any_call_loses_nothing(tmp_path, monkeypatch, owner, name)
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, failing)
             try:
-                checkpoint.Store("test", folder).write(rows[3], {}, {}, keep=2, run=run)
+                Store("test", folder).write(rows[3], {}, {}, keep=2, run=run)
                 failed = False
             except (OSError, ValueError):
                 failed = True
@@ -60,7 +62,7 @@ def test_a_failure_of_any_call_loses_nothing(tmp_path, monkeypatch, owner, name)
         assert failed or found.step == 3
         if not reached:
             break
-        checkpoint.Store("test", folder).write(rows[3], {}, {}, keep=2, run=run)
+        Store("test", folder).write(rows[3], {}, {}, keep=2, run=run)
         whole = [n for n in names(folder) if n.startswith("step")]
         assert names(folder) == whole
         assert len(whole) == 2
@@ -105,9 +107,10 @@ def test_a_file_that_can_not_grow(tmp_path):
 ENDLESS = """
 import sys
 import treepie as tp
+from treepie.checkpoint.checkpoint import Store
 st = tp.Trainer(tp.layer.linear(3, 2), tp.optim.adam(0.1)).init(tp.rng.key(3))
 import dataclasses
-store, run = tp.checkpoint.Store("test", sys.argv[1] + "/run"), None
+store, run = Store("test", sys.argv[1] + "/run"), None
 for step in range(10**6):
     tp.checkpoint.save(sys.argv[1] + "/x", {"step": tp.full((1000,), float(step))})
     run = store.write(dataclasses.replace(st, step=step), {}, {}, 2, run)

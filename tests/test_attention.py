@@ -5,7 +5,7 @@ import pytest
 
 import treepie as tp
 from treepie.autodiff import OPS, rng
-from treepie.autodiff.sample import tensors
+from treepie.autodiff.op_inputs import tensors
 
 KEY = tp.rng.key(3)
 
@@ -125,8 +125,8 @@ def test_memory_grows_linearly_in_the_sequence(name, heads):
         few = [np.zeros(0, bool), np.zeros(2, np.int64)]
         first, last = ([], []) if name == "attention" else ([x, x[..., 0]], [x, x[..., 0]])
         arrays = [*first, x, x, x, *few, *last]
-        inputs, meta = row.bind(*tensors(arrays), scale=0.5, is_causal=True, dropout=0.0)
-        sizes.append(sum(row.planned([(t.shape, t.dtype) for t in inputs], meta).scratch))
+        inputs, attributes = row.bind(*tensors(arrays), scale=0.5, is_causal=True, dropout=0.0)
+        sizes.append(sum(row.planned([(t.shape, t.dtype) for t in inputs], attributes).scratch))
     assert sizes[1] <= 2 * sizes[0]
     assert sizes[2] <= 2 * sizes[1]
     assert sizes[2] < heads * 4096 * 4096 * 4 / 8
@@ -197,10 +197,10 @@ def test_both_orders_of_axes_give_the_same_bits(kv_heads):
     shapes = [(2, 70, 6, 20), (2, 250, kv_heads, 20), (2, 250, kv_heads, 7), (2, 70, 6, 7)]
     q, k, v, g = (tp.tensor(x, dtype=tp.float32) for x in drawn(*shapes))
     mask = np.random.default_rng(1).random((2, 6, 70, 250)) < 0.7
-    meta = {"scale": 0.2, "is_causal": True, "dropout": 0.1}
+    attributes = {"scale": 0.2, "is_causal": True, "dropout": 0.1}
 
     def run(seq_first, *arrays):
-        return OPS["attention"](*arrays, mask, KEY, **meta, seq_first=seq_first)
+        return OPS["attention"](*arrays, mask, KEY, **attributes, seq_first=seq_first)
 
     made, pullback = tp.vjp(lambda *a: run(True, *a), q, k, v)
     grads = pullback((g, tp.ones(made[1].shape)))

@@ -26,7 +26,7 @@ def objects(folder):
 
 
 def test_a_second_process_compiles_nothing(tmp_path):
-    count = "\nfrom treepie.kernels.native import compilations\nprint(compilations.count)"
+    count = "\nfrom treepie.kernels.compilations import compilations\nprint(compilations.count)"
     first, _ = run(USE + count, tmp_path)
     again, _ = run(USE + count, tmp_path)
     assert first.split() == ["[2.0,", "3.0]", "2"]  # the add, and the loop that walks programs
@@ -134,7 +134,7 @@ tp.value_and_grad(lambda w: tp.matmul(w, w).sum())(np.ones((64, 64)))"""
 def test_importing_compiles_nothing_and_does_not_start_numba(tmp_path):
     code = """
 import sys, treepie
-from treepie.kernels.native import compilations
+from treepie.kernels.compilations import compilations
 assert compilations.count == 0
 assert "numba" not in sys.modules
 """

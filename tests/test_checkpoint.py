@@ -12,6 +12,7 @@ import safetensors.numpy
 
 import treepie as tp
 from treepie import checkpoint
+from treepie.checkpoint.checkpoint import Store
 
 KEY = tp.rng.key(3)
 
@@ -214,7 +215,7 @@ def test_a_folder_has_the_last_state_that_was_saved(tmp_path):
 def kept(tmp_path):
     """Two checkpoints of one run, after steps 1 and 2, and the states."""
     rows = states(trainer(), 4)
-    store = checkpoint.Store("test", tmp_path)
+    store = Store("test", tmp_path)
     run = store.write(rows[1], {}, {}, keep=3)
     store.write(rows[2], {}, {}, keep=3, run=run)
     assert names(tmp_path) == ["step-00000001", "step-00000002"]
@@ -255,7 +256,7 @@ def test_other_runs_are_not_removed(tmp_path):
 
 
 def test_no_pickle_is_read_or_written():
-    root = Path(checkpoint.__file__).parent
+    root = Path(tp.__file__).parent
     for path in root.rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         assert "import pickle" not in text

@@ -175,17 +175,17 @@ def test_what_is_not_finite_reaches_its_windows_and_no_others(bad, size):
     hit = np.zeros(size, bool)
     hit[1:4, 2:5] = True
     np.testing.assert_array_equal(~np.isfinite(y), np.broadcast_to(hit, y.shape))
-    meta = {"stride": (2, 2), "dilation": (1, 1), "padding": (1, 1, 1, 1), "groups": 1}
-    g = np.ones(ops.convolution(x, w, **meta).shape, np.float32)
+    attributes = {"stride": (2, 2), "dilation": (1, 1), "padding": (1, 1, 1, 1), "groups": 1}
+    g = np.ones(ops.convolution(x, w, **attributes).shape, np.float32)
     g[0, 0, 1, 1] = bad
-    dx = ops.convolution_input(g, w, size=size, **meta).numpy()
+    dx = ops.convolution_input(g, w, size=size, **attributes).numpy()
     hit = np.zeros(size, bool)
     hit[1:4, 1:4] = True
     np.testing.assert_array_equal(~np.isfinite(dx), np.broadcast_to(hit, dx.shape))
-    dw = ops.convolution_weight(np.ones_like(x), g, kernel=(3, 3), **meta).numpy()
+    dw = ops.convolution_weight(np.ones_like(x), g, kernel=(3, 3), **attributes).numpy()
     assert np.isfinite(dw[1:]).all()
     assert not np.isfinite(dw[0]).any()
-    dw = ops.convolution_weight(x, np.ones_like(g), kernel=(3, 3), **meta).numpy()
+    dw = ops.convolution_weight(x, np.ones_like(g), kernel=(3, 3), **attributes).numpy()
     assert np.isfinite(dw[:, 0]).all()
 
 

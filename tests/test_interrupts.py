@@ -36,7 +36,7 @@ def test_what_runs_in_a_warm_call_is_interrupted():
     names = {file.removeprefix(str(root)) for file in traced.files for root in interrupts._ROOTS}
     assert {
         "/train/trainer.py",
-        "/data.py",
+        "/data/pipeline.py",
         "/train/history.py",
         "/tensor.py",
         "/program/program.py",

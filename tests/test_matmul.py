@@ -130,7 +130,7 @@ def test_every_grid_gives_the_same_bits(team, monkeypatch):
 
 @pytest.mark.parametrize("team", [1, 2, 16, 32, 64])
 def test_grids_have_work_for_all_threads(team):
-    """At least 2 units a thread, none of them more than half a thread's share, where C is large."""
+    """At least 2 chunks a thread, none of them more than half a thread's share, where C is large."""
     for m, k, n, batch in (
         (2048, 512, 2048, 1),
         (1024, 1024, 1024, 1),
@@ -140,9 +140,9 @@ def test_grids_have_work_for_all_threads(team):
         for ta, tb in BOTH:
             cut = matmul.grid(m, k, n, batch, ta, tb, "float32", team)
             share = batch * m * n / team
-            assert batch * cut.units_m * cut.units_n >= 2 * team
-            rows = cut.high * -(-m // (cut.high * cut.units_m))
-            columns = cut.wide * -(-n // (cut.wide * cut.units_n))
+            assert batch * cut.chunks_m * cut.chunks_n >= 2 * team
+            rows = cut.high * -(-m // (cut.high * cut.chunks_m))
+            columns = cut.wide * -(-n // (cut.wide * cut.chunks_n))
             assert min(rows, m) * min(columns, n) <= share / 2
 
 

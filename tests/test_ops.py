@@ -7,7 +7,7 @@ import pytest
 
 from treepie.autodiff import OPS, Tensor, check_grads, ptree, value_and_grad
 from treepie.autodiff.elementwise import Elementwise
-from treepie.autodiff.sample import operands, tensors
+from treepie.autodiff.op_inputs import operands, tensors
 from treepie.kernels import threads
 
 ROWS = list(OPS.values())
@@ -48,19 +48,19 @@ def test_equals_the_oracle_keeps_the_dtype_and_leaves_its_inputs(row, case, dtyp
     arrays = operands(row, case, dtype)
     before = [a.copy() for a in arrays]
     given = tensors(arrays)
-    made = row(*given, **case.meta)
-    want = row.oracle(*wide(arrays), **case.meta)
+    made = row(*given, **case.attributes)
+    want = row.oracle(*wide(arrays), **case.attributes)
     if row.plan is not None:
-        inputs, meta = row.bind(*given, **case.meta)
+        inputs, attributes = row.bind(*given, **case.attributes)
         specs = [_spec(t) for t in inputs]
-        inferred = list(row.infer(*specs, **meta))
+        inferred = list(row.infer(*specs, **attributes))
         assert [(o.shape, o.dtype) for o in outputs(made)] == [(s.shape, s.dtype) for s in inferred]
     for out, expected in zip(outputs(made), outputs(want), strict=True):
-        if out.dtype.kind == "f" and "dtype" not in case.meta:
+        if out.dtype.kind == "f" and "dtype" not in case.attributes:
             assert out.dtype == dtype
         assert out.array.flags.c_contiguous
         if row.magnitude is not None:
-            magnitude = row.magnitude(*wide(arrays), **case.meta)
+            magnitude = row.magnitude(*wide(arrays), **case.attributes)
         else:
             magnitude = np.abs(expected).max() if np.size(expected) else 0.0
         assert_close(row, out.array, expected, magnitude)
@@ -80,25 +80,25 @@ def test_a_wrong_shape_is_refused_by_name(row):
     """The message names the op, what was given, and what was expected."""
     arrays = operands(row, row.wrong, row.dtypes[0])
     with pytest.raises((ValueError, TypeError)) as caught:
-        row(*tensors(arrays), **row.wrong.meta)
+        row(*tensors(arrays), **row.wrong.attributes)
     text = str(caught.value)
     assert "expected" in text
     name = row.name.split("_")[0]
     assert name in text or ("random" in name and "rng" in text)
-    given = [str(a.shape) for a in arrays] + [str(v) for v in row.wrong.meta.values()]
+    given = [str(a.shape) for a in arrays] + [str(v) for v in row.wrong.attributes.values()]
     assert any(g in text for g in given), text
 
 
 def check(row, case, seed=0, order=1):
     arrays = operands(row, case, np.float64, seed)
     check_grads(
-        lambda *xs: list(outputs(row(*xs, **case.meta))),
+        lambda *xs: list(outputs(row(*xs, **case.attributes))),
         tuple(tensors(arrays)),
         order=order,
         reference=None
         if order > 1
         else lambda *xs: [
-            Tensor(np.asarray(y)) for y in outputs(row.oracle(*[x.array for x in xs], **case.meta))
+            Tensor(np.asarray(y)) for y in outputs(row.oracle(*[x.array for x in xs], **case.attributes))
         ],
         seed=seed,
     )
@@ -150,7 +150,7 @@ def test_gradients_have_the_shapes_and_dtypes_of_the_inputs(row):
         full = list(given)
         for k, v in zip(floats, values, strict=True):
             full[k] = v
-        made = outputs(row(*full, **case.meta))
+        made = outputs(row(*full, **case.attributes))
         return sum(
             ((y.astype("float32") * y.astype("float32")).sum() for y in made),
             Tensor(np.zeros((), "f4")),
@@ -169,11 +169,11 @@ def test_a_nondifferentiable_op_raises_by_name_or_gives_a_constant(row):
     given = tensors(operands(row, case, np.float32))
 
     def loss(values):
-        made = outputs(row(*values, *given[len(values) :], **case.meta))[0]
+        made = outputs(row(*values, *given[len(values) :], **case.attributes))[0]
         return made.astype("float32").sum()
 
     floats = [t for t in given if t.dtype.kind == "f"]
-    if outputs(row(*given, **case.meta))[0].dtype.kind == "f":
+    if outputs(row(*given, **case.attributes))[0].dtype.kind == "f":
         with pytest.raises(TypeError, match=f"{row} is not differentiable"):
             value_and_grad(loss)(floats)
     else:
@@ -192,7 +192,7 @@ def test_the_bits_are_the_same_at_any_number_of_threads(row, monkeypatch):
     try:
         for n in (1, 2, 3, 7):
             threads.set_num_threads(n)
-            results.append([o.array.tobytes() for o in outputs(row(*given, **case.meta))])
+            results.append([o.array.tobytes() for o in outputs(row(*given, **case.attributes))])
     finally:
         threads.set_num_threads(threads.default_threads())
     assert all(r == results[0] for r in results)
@@ -203,9 +203,9 @@ def test_nan_propagates(row):
     """NaN in every float operand gives NaN where the oracle has it, which is nearly everywhere."""
     case = row.cases[0]
     arrays = [np.full_like(a, np.nan) if a.dtype.kind == "f" else a for a in operands(row, case, np.float32)]
-    made = outputs(row(*tensors(arrays), **case.meta))
+    made = outputs(row(*tensors(arrays), **case.attributes))
     with np.errstate(all="ignore"):
-        want = outputs(row.oracle(*wide(arrays), **case.meta))
+        want = outputs(row.oracle(*wide(arrays), **case.attributes))
     for out, expected in zip(made, want, strict=True):
         if out.dtype.kind == "f":
             np.testing.assert_array_equal(np.isnan(out.array), np.isnan(expected))
@@ -216,9 +216,9 @@ def test_odd_layouts_give_what_contiguous_ones_do(row):
     """Transposed, reversed, strided, read-only and byte-swapped arrays; float32."""
     case = row.cases[0]
     arrays = operands(row, case, np.float32)
-    want = [o.array for o in outputs(row(*tensors(arrays), **case.meta))]
+    want = [o.array for o in outputs(row(*tensors(arrays), **case.attributes))]
     for odd in (_fortran, _reversed, _strided, _read_only, _swapped):
-        made = row(*[odd(a) for a in arrays], **case.meta)
+        made = row(*[odd(a) for a in arrays], **case.attributes)
         for out, expected in zip(outputs(made), want, strict=True):
             np.testing.assert_array_equal(out.array, expected)
 

@@ -151,7 +151,7 @@ def test_losses_that_are_not_finite_are_kept(tmp_path):
 
 
 def test_a_disk_that_is_full_leaves_the_state_to_the_caller(tmp_path, monkeypatch):
-    from treepie import storage
+    from treepie.checkpoint import files as storage
 
     def full(*_):
         raise OSError(28, "No space left on device")

@@ -6,8 +6,7 @@ import math
 
 from treepie.autodiff import Tensor
 from treepie.autodiff.arguments import as_float, as_tensor, one_axis, same_float_dtype
-from treepie.autodiff.ops import activation as rows
-from treepie.autodiff.ops import relu, sigmoid, silu
+from treepie.autodiff.ops import activation as rows, relu, sigmoid, silu
 from treepie.autodiff.ops.activation import (
     gelu_approx,
     hard_sigmoid,

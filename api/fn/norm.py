@@ -6,9 +6,7 @@ import math
 
 from treepie.autodiff import Tensor, ones, zeros
 from treepie.autodiff.arguments import as_float, as_tensor, integer
-from treepie.autodiff.ops import batch_normalization as batch
-from treepie.autodiff.ops import normalization as rows
-from treepie.autodiff.ops import rsqrt
+from treepie.autodiff.ops import batch_normalization as batch, normalization as rows, rsqrt
 from treepie.autodiff.tensor import TensorLike
 
 #: Arguments that multiply.

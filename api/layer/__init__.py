@@ -3,22 +3,42 @@
 Read `core.py` first, then `basic.py`.
 """
 
-from .attention import multi_head_attention
-from .basic import dropout, flatten, gelu, lambda_, linear, relu, sigmoid, silu, tanh
-from .check import check
-from .container import compose, residual, sequential
-from .conv import avg_pool1d, avg_pool2d, conv1d, conv2d, max_pool1d, max_pool2d
-from .core import Context, Layer, Vars
-from .embedding import embedding
-from .norm import batch_norm, group_norm, layer_norm, rms_norm
-from .recurrence import gru, lstm
-from .summary import summary
+from ..namespace import public_names as _public_names
+from .attention import multi_head_attention as multi_head_attention
+from .basic import (
+    dropout as dropout,
+    flatten as flatten,
+    gelu as gelu,
+    lambda_ as lambda_,
+    linear as linear,
+    relu as relu,
+    sigmoid as sigmoid,
+    silu as silu,
+    tanh as tanh,
+)
+from .check import check as check
+from .container import compose as compose, residual as residual, sequential as sequential
+from .conv import (
+    avg_pool1d as avg_pool1d,
+    avg_pool2d as avg_pool2d,
+    conv1d as conv1d,
+    conv2d as conv2d,
+    max_pool1d as max_pool1d,
+    max_pool2d as max_pool2d,
+)
+from .core import Context as Context, Layer as Layer, Vars as Vars
+from .embedding import embedding as embedding
+from .norm import (
+    batch_norm as batch_norm,
+    group_norm as group_norm,
+    layer_norm as layer_norm,
+    rms_norm as rms_norm,
+)
+from .recurrence import gru as gru, lstm as lstm
+from .summary import summary as summary
 
-# fmt: off
-__all__ = [
-    "Context", "Layer", "Vars", "avg_pool1d", "avg_pool2d", "batch_norm", "check", "compose", "conv1d",
-    "conv2d", "dropout", "embedding", "flatten", "gelu", "group_norm", "gru", "lambda_", "layer_norm",
-    "linear", "lstm", "max_pool1d", "max_pool2d", "multi_head_attention", "relu", "residual", "rms_norm",
-    "sequential", "sigmoid", "silu", "summary", "tanh",
-]
-# fmt: on
+__all__ = _public_names(globals())
+
+
+def __dir__() -> list[str]:
+    return __all__

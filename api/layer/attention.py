@@ -11,7 +11,7 @@ from .. import fn
 from ..fn.attention import attend, turned
 from ..fn.linear import check_rate
 from ..init import glorot_uniform
-from ..recipe import constructor
+from ..pickling import constructor
 from .core import Context, Layer, Tree, Vars
 
 

@@ -10,11 +10,10 @@ from treepie.autodiff import Tensor, rng
 from treepie.autodiff.arguments import integer
 from treepie.autodiff.program.pure import is_pure
 
-from .. import fn
-from .. import init as initializers
+from .. import fn, init as initializers
 from ..fn.linear import check_rate
 from ..init import Initializer
-from ..recipe import constructor
+from ..pickling import constructor
 from .core import Layer, Tree, Vars, stateless
 
 

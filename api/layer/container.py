@@ -7,7 +7,7 @@ from typing import Any
 
 from treepie.autodiff import Tensor, rng
 
-from ..recipe import constructor
+from ..pickling import constructor
 from .core import Layer, Tree, Vars
 
 

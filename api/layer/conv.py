@@ -8,10 +8,9 @@ from typing import Any
 from treepie.autodiff import Tensor, rng
 from treepie.autodiff.arguments import integer
 
-from .. import fn
-from .. import init as initializers
+from .. import fn, init as initializers
 from ..fn.conv import Padding, Sizes, margins, sizes
-from ..recipe import constructor
+from ..pickling import constructor
 from .core import Layer, Tree, Vars, stateless
 
 #: Of weights (out, in / groups, window...): Glorot & Bengio 2010, a unit's inputs and outputs counted by

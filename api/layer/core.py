@@ -11,13 +11,13 @@ import numpy as np
 
 from treepie.autodiff import Tensor, float32, ptree
 from treepie.autodiff.arguments import as_tensor
-from treepie.autodiff.program import active
 from treepie.autodiff.program.pure import Known, call_pure, call_tensors, is_pure
-from treepie.autodiff.program.structure import register_state, register_static
+from treepie.autodiff.ptree.structure import register_state, register_static
 from treepie.autodiff.tensor import TensorLike, check_dtype
-from treepie.autodiff.transform import compilations
+from treepie.autodiff.trace import active
+from treepie.kernels.compilations import compilations
 
-from ..recipe import Constructed
+from ..pickling import Constructed
 
 Tree = Any
 

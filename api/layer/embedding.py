@@ -7,9 +7,8 @@ from typing import Any
 from treepie.autodiff import Tensor
 from treepie.autodiff.arguments import integer
 
-from .. import fn
-from .. import init as initializers
-from ..recipe import constructor
+from .. import fn, init as initializers
+from ..pickling import constructor
 from .core import Layer, Tree, Vars
 
 

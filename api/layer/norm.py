@@ -10,7 +10,7 @@ from treepie.autodiff.ops.batch_normalization import scale_shift
 
 from .. import fn
 from ..fn.norm import batch_statistics, check_eps
-from ..recipe import constructor
+from ..pickling import constructor
 from .core import Layer, Tree, Vars
 
 

@@ -9,7 +9,7 @@ from treepie.autodiff import Tensor, rng
 from treepie.autodiff.arguments import integer
 
 from .. import fn
-from ..recipe import constructor
+from ..pickling import constructor
 from .core import Layer, Tree, Vars
 
 

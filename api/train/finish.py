@@ -14,7 +14,7 @@ import numpy as np
 from treepie.autodiff import Tensor, ops
 from treepie.autodiff.arguments import as_tensor
 
-from ..optim import Optimizer, OptState, global_norm
+from ..optim.optimizers import Optimizer, OptState, global_norm
 from .inputs import Accumulation, Outcome, StepInputs
 from .state import Buffers
 
@@ -47,8 +47,8 @@ def norm_of(flat: Sequence[Tensor]) -> Tensor:
 
 def check(loss: Tensor, norm: Tensor) -> Tensor:
     """Return the norm; a launch fails where it or the loss is not finite."""
-    ops.within(loss, -_LARGEST, _LARGEST, NONFINITE, finite=True)
-    return ops.within(norm, 0.0, _LARGEST, NONFINITE, finite=True)
+    ops.check_range(loss, -_LARGEST, _LARGEST, NONFINITE, finite=True)
+    return ops.check_range(norm, 0.0, _LARGEST, NONFINITE, finite=True)
 
 
 def clipped(flat: Sequence[Tensor], most: float, norm: Tensor) -> list[Tensor]:

@@ -10,10 +10,10 @@ import numpy as np
 
 from treepie.autodiff import Tensor, ops, rng, tape
 from treepie.autodiff.program.graph import Alias, Slice
-from treepie.autodiff.program.number import Numbers
 from treepie.autodiff.program.program import Blueprint
 from treepie.autodiff.program.request import Request
 from treepie.autodiff.tensor import float64
+from treepie.autodiff.trace.number import Numbers
 from treepie.autodiff.transform import or_zeros
 
 from . import finish

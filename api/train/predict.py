@@ -9,22 +9,22 @@ from typing import Any
 import numpy as np
 
 from treepie.autodiff import Tensor, ptree
-from treepie.autodiff.program import active
-from treepie.autodiff.program.cache import Programs
+from treepie.autodiff.program.cache import ProgramCache
 from treepie.autodiff.program.call import expanded
-from treepie.autodiff.program.entry import root
 from treepie.autodiff.program.graph import Slice
 from treepie.autodiff.program.program import Blueprint
 from treepie.autodiff.program.request import Request
-from treepie.autodiff.program.settings import get_num_threads
-from treepie.autodiff.program.structure import Flat, rebuild
-from treepie.autodiff.program.trace import Restart, Trace
+from treepie.autodiff.ptree.structure import Flattened, rebuild
 from treepie.autodiff.tensor import TENSOR_DTYPES
-from treepie.autodiff.transform import compilations
+from treepie.autodiff.trace import active
+from treepie.autodiff.trace.entry import root
+from treepie.autodiff.trace.trace import Restart, Trace
+from treepie.kernels.compilations import compilations
+from treepie.kernels.threads import get_num_threads
 
 from ..layer import Context, Layer, Vars
 from ..layer.core import inputs
-from ..layout import Layout
+from ..optim.flat import FlatLayout
 from .state import Generation
 
 
@@ -33,7 +33,7 @@ class Outputs:
 
     def __init__(self, model: Layer) -> None:
         self.model = model
-        self.cache = Programs("predictions of this model")
+        self.cache = ProgramCache("predictions of this model")
         self._bare: Any = None
 
     @property
@@ -84,7 +84,7 @@ class Outputs:
             if not ptree.leaves(state):
                 self._bare = state
                 return [x], None
-        flat = Flat("Trainer.predict", (inputs(x), state, ctx), numbers=False)
+        flat = Flattened("Trainer.predict", (inputs(x), state, ctx), numbers=False)
         return flat.tensors, flat.structure
 
     def _whole(self, at: Generation, leaves: Sequence[Tensor], structure: Any) -> Blueprint:
@@ -102,7 +102,7 @@ class Outputs:
         )
         vars = Vars(layout.around(params), state, at.dtype)
         out, _ = active.inside(trace, functools.partial(self.model.apply, vars, x, ctx=ctx))
-        result = Flat("Trainer.predict: the output", out, numbers=False)
+        result = Flattened("Trainer.predict: the output", out, numbers=False)
         sizes = [a.nbytes for a in at.buffers.arrays[: len(layout.groups)]] + [t.array.nbytes for t in leaves]
         fresh = [trace.number_of(t) for t in result.tensors]
         made = Blueprint(trace, trace.items, Request(sizes, given, fresh), self.cache.arenas)
@@ -175,7 +175,7 @@ class Outputs:
         return Blueprint(trace, items, request, self.cache.arenas, values)
 
 
-def _declared(trace: Trace, layout: Layout) -> tuple[list[Tensor], dict[int, Slice]]:
+def _declared(trace: Trace, layout: FlatLayout) -> tuple[list[Tensor], dict[int, Slice]]:
     """Begin a trace with the parameters; return them, and where their values are in the buffers."""
     params, given = [], {}
     for shape, dtype, (g, start) in zip(layout.shapes, layout.dtypes, layout.starts, strict=True):

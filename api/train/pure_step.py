@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from treepie.autodiff import Tensor, ptree, tape
 from treepie.autodiff.arguments import as_tensor
-from treepie.autodiff.program import active
 from treepie.autodiff.program.call import Call
 from treepie.autodiff.program.graph import Slice
 from treepie.autodiff.program.program import Blueprint
 from treepie.autodiff.program.pure import Pure, is_pure
-from treepie.autodiff.program.structure import Flat, rebuild
-from treepie.autodiff.program.trace import Restart, Trace
+from treepie.autodiff.ptree.structure import Flattened, rebuild
+from treepie.autodiff.trace import active
+from treepie.autodiff.trace.trace import Restart, Trace
 
 from ..layer import Vars
 from ..layer.core import inputs
@@ -52,7 +52,7 @@ class PureModelStep(Step):
         try:
             x = inputs(g.x)
             target = tuple([inputs(t) for t in g.target]) if self.pure_loss else ()
-            flat = Flat("", (x, target, g.state, g.ctx), numbers=False)
+            flat = Flattened("", (x, target, g.state, g.ctx), numbers=False)
         except (TypeError, ValueError):
             return
         self.leaves, self.structure = flat.tensors, flat.structure

@@ -9,8 +9,8 @@ import numpy as np
 
 from treepie.autodiff import Tensor, tensor
 
-from ..checkpoint import Entry, Every, Store
-from ..data import Data, check_data, check_not_empty
+from ..checkpoint.checkpoint import Entry, Every, Store
+from ..data.pipeline import Data, check_data, check_not_empty
 from .history import History
 from .runner import StepRunner
 from .state import TrainState

@@ -14,7 +14,7 @@ import numpy as np
 from treepie.autodiff import Tensor, ptree
 from treepie.autodiff.arguments import as_tensor
 from treepie.autodiff.tensor import address_of
-from treepie.autodiff.transform import compilations
+from treepie.kernels.compilations import compilations
 
 from .inputs import Accumulation, Outcome, StepInputs
 from .state import Generation, TrainState, generation_of

@@ -9,12 +9,12 @@ import numpy as np
 
 from treepie.autodiff import Tensor
 from treepie.autodiff.program.instance import allocate, exclusive
-from treepie.autodiff.program.structure import register_state
+from treepie.autodiff.ptree.structure import register_state
 from treepie.autodiff.tensor import address_of
 
 from ..layer import Vars
-from ..layout import Layout
-from ..optim import Optimizer, OptState
+from ..optim.flat import FlatLayout
+from ..optim.optimizers import Optimizer, OptState
 
 
 class Buffers:
@@ -26,7 +26,7 @@ class Buffers:
 
     __slots__ = ("addresses", "arrays", "layout", "own")
 
-    def __init__(self, layout: Layout, arrays: list[np.ndarray], own: bool = False) -> None:
+    def __init__(self, layout: FlatLayout, arrays: list[np.ndarray], own: bool = False) -> None:
         self.layout, self.arrays, self.own = layout, arrays, own
         self.addresses = [address_of(a) for a in arrays]
 

@@ -1,7 +1,7 @@
 """A training step: forward, backward, check, clipping and update, as one program.
 
 A user's Python runs in every step, on symbolic tensors, and what it calls decides which program runs. Where
-it reads a value, the step goes on op by op; see `autodiff/program/trace.py`.
+it reads a value, the step goes on op by op; see `autodiff/trace/trace.py`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from treepie.autodiff import Tensor, ptree, rng, tape, value_and_grad_aux
-from treepie.autodiff.program import active
 from treepie.autodiff.program.call import expanded
 from treepie.autodiff.program.graph import Slice
 from treepie.autodiff.program.program import Blueprint, Program
-from treepie.autodiff.program.settings import get_num_threads
-from treepie.autodiff.program.trace import Restart, Trace
+from treepie.autodiff.trace import active
+from treepie.autodiff.trace.trace import Restart, Trace
 from treepie.autodiff.transform import check_scalar, or_zeros, without_history
+from treepie.kernels.threads import get_num_threads
 
 from ..layer import Vars
 from .finish import NONFINITE, ended
@@ -291,7 +291,7 @@ class Step:
 
 def is_check(program: Program, failed: int) -> bool:
     """Whether what failed is the check that a step may be taken."""
-    return program.calls[failed][0].meta.get("message") is NONFINITE
+    return program.calls[failed][0].attributes.get("message") is NONFINITE
 
 
 def _shown(x: Any) -> str:

@@ -11,11 +11,11 @@ from typing import Any
 
 from treepie.autodiff import Tensor, ptree
 from treepie.autodiff.arguments import as_tensor
-from treepie.autodiff.program.cache import Programs
+from treepie.autodiff.program.cache import ProgramCache
 from treepie.autodiff.program.pure import Pure
 
 from ..layer import Layer
-from ..optim import Optimizer
+from ..optim.optimizers import Optimizer
 from .inputs import Outcome, StepInputs
 from .pure_step import PureModelStep
 from .step import Step
@@ -26,7 +26,7 @@ class Steps:
 
     def __init__(self, model: Layer, optimizer: Optimizer) -> None:
         self.model, self.optimizer = model, optimizer
-        self.cache = Programs("steps of this model")
+        self.cache = ProgramCache("steps of this model")
         self.outlines: dict[Any, Pure] = {}  # what the model gives, by structure
         self._bare: Any = None  # a state without tensors, met before
 

@@ -15,16 +15,16 @@ import numpy as np
 
 from treepie.autodiff import Tensor, float32, ops, ptree, tape, value_and_grad_aux
 from treepie.autodiff.arguments import integer
-from treepie.autodiff.program.active import tracing
 from treepie.autodiff.tensor import address_of
-from treepie.autodiff.transform import compilations
+from treepie.autodiff.trace.active import tracing
+from treepie.kernels.compilations import compilations
 
 from .. import optim
-from ..checkpoint import Every
-from ..data import Data, check_data, check_not_empty
+from ..checkpoint.checkpoint import Every
+from ..data.pipeline import Data, check_data, check_not_empty
 from ..distributed import Communicator, check_communicator
 from ..layer import Context, Layer, Vars
-from ..metric import Metric
+from ..metric.accumulators import Metric
 from .history import History, Progress
 from .inputs import StepInputs
 from .predict import Outputs

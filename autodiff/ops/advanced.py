@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from ..arguments import as_tensor
-from ..program.active import tracing
 from ..table import Shape
 from ..tensor import Index, Tensor, TensorLike, int32, int64
+from ..trace.active import tracing
 from .arithmetic import add
 from .indexing import take
 from .scatter import add_at, assign, flat_index, scatter

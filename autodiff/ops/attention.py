@@ -14,7 +14,7 @@ from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_tensor, same_float_dtype
 from ..rng import bernoulli
-from ..table import Case, Meta, op, pick
+from ..table import BoundArguments, Case, op, pick
 from ..tensor import Tensor, TensorLike
 from ..transform import vjp
 from .arithmetic import exp, where
@@ -23,8 +23,6 @@ from .linalg import product
 from .random import check_key, uniform_oracle
 from .reduction import sum
 from .shape import broadcast_to, expand_dims, reshape, swapaxes
-
-Bound = tuple[tuple[Tensor, ...], Meta]
 
 
 def _bind(
@@ -37,7 +35,7 @@ def _bind(
     is_causal: bool,
     dropout: float,
     seq_first: bool,
-) -> Bound:
+) -> BoundArguments:
     tensors = [as_tensor(t) for t in (q, k, v)]
     same_float_dtype("attention", q=tensors[0], k=tensors[1], v=tensors[2])
     a, b, c = (t.shape for t in tensors)
@@ -62,26 +60,28 @@ def _bind(
     if kept.dtype.kind != "b":
         kept = not_equal(kept, 0)
     drawn = check_key("attention", as_tensor(key)) if dropout else as_tensor(np.zeros(2, np.int64))
-    meta = {
+    attributes = {
         "scale": float(scale),
         "is_causal": bool(is_causal),
         "dropout": float(dropout),
         "seq_first": bool(seq_first),
     }
-    return (*tensors, kept, drawn), meta
+    return (*tensors, kept, drawn), attributes
 
 
-def _plan(inputs: list[Operand], outputs: list[Operand], scratch: Any, **meta: Any) -> list[Launch]:
+def _plan(inputs: list[Operand], outputs: list[Operand], scratch: Any, **attributes: Any) -> list[Launch]:
     if not inputs[1].size:
         return [fill(out, 0) for out in outputs]
-    return Attention(**meta).forward(inputs, outputs, scratch)
+    return Attention(**attributes).forward(inputs, outputs, scratch)
 
 
-def _plan_backward(inputs: list[Operand], outputs: list[Operand], scratch: Any, **meta: Any) -> list[Launch]:
+def _plan_backward(
+    inputs: list[Operand], outputs: list[Operand], scratch: Any, **attributes: Any
+) -> list[Launch]:
     g, g_lse, q, k, _, _, _, out, lse = inputs
     if not k.size or not q.size:
         return [fill(made, 0) for made in outputs if made.size]
-    return Attention(**meta).backward(inputs[2:7], (out, lse, g, g_lse, *outputs), scratch)
+    return Attention(**attributes).backward(inputs[2:7], (out, lse, g, g_lse, *outputs), scratch)
 
 
 def _rows(q: Spec | Tensor, seq_first: bool) -> tuple[int, ...]:
@@ -92,11 +92,11 @@ def _rows(q: Spec | Tensor, seq_first: bool) -> tuple[int, ...]:
 def _heads_first(oracle: Callable[..., Any], arrays: Sequence[int], results: Sequence[int]) -> Any:
     """Make an oracle that takes `seq_first`: of arrays and results, by their numbers, axes are swapped."""
 
-    def call(*arguments: Any, seq_first: bool = False, **meta: Any) -> Any:
+    def call(*arguments: Any, seq_first: bool = False, **attributes: Any) -> Any:
         if not seq_first:
-            return oracle(*arguments, **meta)
+            return oracle(*arguments, **attributes)
         given = [np.swapaxes(x, 1, 2) if k in arrays else x for k, x in enumerate(arguments)]
-        made = oracle(*given, **meta)
+        made = oracle(*given, **attributes)
         return tuple(np.swapaxes(x, 1, 2) if k in results else x for k, x in enumerate(made))
 
     return call
@@ -225,22 +225,22 @@ def _given(cotangents: Any, results: Any) -> list[Tensor]:
     ]
 
 
-def _backward_vjp(h: Any, result: Any, *arguments: Tensor, **meta: Any) -> Any:
+def _backward_vjp(h: Any, result: Any, *arguments: Tensor, **attributes: Any) -> Any:
     mask, key = arguments[5:7]
 
     def of_floats(*floats: Tensor) -> tuple[Tensor, ...]:
         g, g_lse, q, k, v, out, lse = floats
-        return _backward_in_ops(g, g_lse, q, k, v, mask, key, out, lse, **meta)
+        return _backward_in_ops(g, g_lse, q, k, v, mask, key, out, lse, **attributes)
 
     made, pullback = vjp(of_floats, *arguments[:5], *arguments[7:])
     found = pullback(tuple(_given(h, made)))
     return (*found[:5], None, None, *found[5:])
 
 
-def _vjp(g: Any, result: Any, *arguments: Tensor, **meta: Any) -> Any:
+def _vjp(g: Any, result: Any, *arguments: Tensor, **attributes: Any) -> Any:
     g_out, g_lse = _given(g, result)
     q, k, v, mask, key = arguments
-    dq, dk, dv = attention_backward(g_out, g_lse, q, k, v, mask, key, *result, **meta)
+    dq, dk, dv = attention_backward(g_out, g_lse, q, k, v, mask, key, *result, **attributes)
     return dq, dk, dv
 
 
@@ -249,9 +249,9 @@ _NONE = {3: 2, 4: 2**32}
 
 
 def _case(
-    q: tuple[int, ...], k: tuple[int, ...], dim_v: int, mask: tuple[int, ...] = (0,), **meta: Any
+    q: tuple[int, ...], k: tuple[int, ...], dim_v: int, mask: tuple[int, ...] = (0,), **attributes: Any
 ) -> Case:
-    return Case((q, k, (*k[:3], dim_v), mask, (2,)), {**_META, **meta}, _NONE)
+    return Case((q, k, (*k[:3], dim_v), mask, (2,)), {**_META, **attributes}, _NONE)
 
 
 _CASES = [
@@ -270,14 +270,14 @@ _CASES = [
 
 def _backward_case(case: Case) -> Case:
     q, v = case.shapes[0], case.shapes[2]
-    out, rows = (*q[:3], v[3]), (q[0], *sizes_of(q, case.meta["seq_first"]))
-    return Case((out, rows, *case.shapes, out, rows), case.meta, {5: 2, 6: 2**32})
+    out, rows = (*q[:3], v[3]), (q[0], *sizes_of(q, case.attributes["seq_first"]))
+    return Case((out, rows, *case.shapes, out, rows), case.attributes, {5: 2, 6: 2**32})
 
 
 @op(
     name="attention_backward",
     signature="(b,h,q,e),(b,h,q),(b,h,q,d),(b,g,k,d),(b,g,k,e),(...),(2),(b,h,q,e),(b,h,q)->...",
-    infer=lambda g, g_lse, q, k, v, mask, key, out, lse, **meta: [q, k, v],
+    infer=lambda g, g_lse, q, k, v, mask, key, out, lse, **attributes: [q, k, v],
     plan=_plan_backward,
     vjp=tuple(None if k in (5, 6) else pick(k) for k in range(9)),
     shared=_backward_vjp,
@@ -318,9 +318,9 @@ def attention_backward(
     is_causal: bool,
     dropout: float,
     seq_first: bool = False,
-) -> Bound:
+) -> BoundArguments:
     """Gradients of attention with respect to q, k and v."""
-    inputs, meta = _bind(q, k, v, mask, key, scale, is_causal, dropout, seq_first)
+    inputs, attributes = _bind(q, k, v, mask, key, scale, is_causal, dropout, seq_first)
     others = [as_tensor(t) for t in (g, g_lse, out, lse)]
     same_float_dtype("attention", q=inputs[0], g=others[0], g_lse=others[1], out=others[2], lse=others[3])
     rows = _rows(inputs[0], seq_first)
@@ -328,13 +328,13 @@ def attention_backward(
     for t, shape in zip(others, (whole, rows, whole, rows), strict=True):
         if t.shape != shape:
             raise ValueError(f"attention: a result or its gradient has shape {t.shape}, expected {shape}")
-    return (others[0], others[1], *inputs, others[2], others[3]), meta
+    return (others[0], others[1], *inputs, others[2], others[3]), attributes
 
 
 @op(
     name="attention",
     signature="(b,h,q,d),(b,g,k,d),(b,g,k,e),(...),(2)->(b,h,q,e),(b,h,q)",
-    infer=lambda q, k, v, mask, key, *, seq_first, **meta: [
+    infer=lambda q, k, v, mask, key, *, seq_first, **attributes: [
         Spec((*q.shape[:3], v.shape[3]), q.dtype),
         Spec(_rows(q, seq_first), q.dtype),
     ],
@@ -359,7 +359,7 @@ def attention(
     is_causal: bool,
     dropout: float,
     seq_first: bool = False,
-) -> Bound:
+) -> BoundArguments:
     """Softmax(scale q k') v over heads, and the logarithms of the softmax's sums.
 
     mask: nonzero keeps; broadcasts to (batch, heads, seq_q, seq_k), or (0,) for none.  key: of dropout.

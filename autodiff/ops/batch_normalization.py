@@ -12,10 +12,10 @@ from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_float
 from ..elementwise import elementwise
-from ..table import Case, Meta, Shape, op, pick
+from ..table import Attributes, BoundArguments, Case, Shape, op, pick
 from ..tensor import Tensor, TensorLike
 from .arithmetic import add, div, mul, rsqrt, square, sub
-from .normalization import Bound, Gradients, by_formula, check_operands
+from .normalization import Gradients, by_formula, check_operands
 from .reduction import mean, sum
 from .shape import reshape
 
@@ -100,7 +100,7 @@ _BATCH: list[tuple[Shape, int]] = [
     ((6, 3), 3), ((2, 3, 5), 3), ((3, 2, 4, 5), 2), ((70, 33), 33), ((2, 1, 1), 1), ((4, 2, 17), 2),
     ((1, 2, 1, 3), 2),
 ]  # fmt: skip
-_EPS: Meta = {"eps": 1e-5}
+_EPS: Attributes = {"eps": 1e-5}
 
 
 def _check(x: Tensor, like: Tensor, *weights: Tensor) -> None:
@@ -125,7 +125,7 @@ def _check(x: Tensor, like: Tensor, *weights: Tensor) -> None:
     ulp=16,
     recycled=True,
 )
-def batch_norm_backward(g: TensorLike, x: TensorLike, weight: TensorLike, eps: float) -> Bound:
+def batch_norm_backward(g: TensorLike, x: TensorLike, weight: TensorLike, eps: float) -> BoundArguments:
     """Gradients of batch_norm: of x, of the weight, of the bias."""
     upstream, t, w = (as_float("batch_norm", a) for a in (g, x, weight))
     _check(t, upstream, w)
@@ -146,7 +146,7 @@ def batch_norm_backward(g: TensorLike, x: TensorLike, weight: TensorLike, eps: f
     ulp=32,
     recycled=True,
 )
-def batch_norm(x: TensorLike, weight: TensorLike, bias: TensorLike, eps: float) -> Bound:
+def batch_norm(x: TensorLike, weight: TensorLike, bias: TensorLike, eps: float) -> BoundArguments:
     """Channels (axis 1) at mean 0 and variance 1, times weight, plus bias; means and biased variances."""
     t, w, b = (as_float("batch_norm", a) for a in (x, weight, bias))
     _check(t, t, w, b)

@@ -14,11 +14,10 @@ from treepie.kernels.elementwise import fill
 from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_tensor, same_float_dtype
-from ..table import Case, Meta, Shape, op
+from ..table import Attributes, BoundArguments, Case, Shape, op
 from ..tensor import Tensor, TensorLike
 from .reduction import sum
 
-Bound = tuple[tuple[Tensor, ...], Meta]
 #: Two sizes: of rows, of columns.
 Pair = Shape
 #: Zeros above, below, left and right of an image; negative where elements are left out.
@@ -50,19 +49,21 @@ def _axes(
     return a, b
 
 
-def _check(name: str, x: Spec | Tensor, w: Spec | Tensor, g: Shape | None, meta: Meta) -> None:
+def _check(name: str, x: Spec | Tensor, w: Spec | Tensor, g: Shape | None, attributes: Attributes) -> None:
     """Refuse an image, weights and (where given) a result that do not fit together."""
-    groups, (n, m) = meta["groups"], (x.shape[0], w.shape[0])
+    groups, (n, m) = attributes["groups"], (x.shape[0], w.shape[0])
     if w.size == 0 or m % groups or x.shape[1] != w.shape[1] * groups:
         raise ValueError(
             f"{name}: x has shape {x.shape} and weight {w.shape} with groups {groups}, expected x "
             "(n, in, h, w) and weight (out, in / groups, kh, kw), groups dividing out"
         )
-    out = counts(x.shape[2:], w.shape[2:], meta["stride"], meta["dilation"], meta["padding"])
+    out = counts(
+        x.shape[2:], w.shape[2:], attributes["stride"], attributes["dilation"], attributes["padding"]
+    )
     if min(out) < 1 or 0 in x.shape[2:]:
         raise ValueError(
             f"{name}: x has shape {x.shape}, expected at least the window's size, {w.shape[2:]} with "
-            f"dilation {meta['dilation']}, after padding {meta['padding']}"
+            f"dilation {attributes['dilation']}, after padding {attributes['padding']}"
         )
     if g is not None and g != (n, m, *out):
         raise ValueError(f"{name}: g has shape {g}, expected {(n, m, *out)}")
@@ -190,13 +191,13 @@ def _oracle_weight(
 
 
 # ---- cases
-def _meta(stride: Any = 1, dilation: Any = 1, padding: Margins = (0, 0, 0, 0), groups: int = 1) -> Meta:
+def _meta(stride: Any = 1, dilation: Any = 1, padding: Margins = (0, 0, 0, 0), groups: int = 1) -> Attributes:
     pair: Callable[[Any], Pair] = lambda v: v if isinstance(v, tuple) else (v, v)
     return {"stride": pair(stride), "dilation": pair(dilation), "padding": padding, "groups": groups}
 
 
 #: (x, weight, geometry): one of each kind, then sizes around those of the tiles.
-_GIVEN: list[tuple[Shape, Shape, Meta]] = [
+_GIVEN: list[tuple[Shape, Shape, Attributes]] = [
     ((2, 3, 5, 6), (4, 3, 3, 2), _meta(padding=(1, 0, 2, 1))),
     ((1, 1, 1, 1), (1, 1, 1, 1), _meta()),
     ((2, 4, 7, 9), (6, 2, 3, 3), _meta((2, 3), (1, 2), (1, 1, 2, 2), 2)),
@@ -213,21 +214,21 @@ _WRONG = ((2, 3, 5, 6), (4, 2, 3, 3), _meta())
 _LARGE = ((16, 64, 32, 32), (64, 64, 3, 3), _meta(padding=(1, 1, 1, 1)))
 
 
-def _result(x: Shape, w: Shape, meta: Meta) -> Shape:
-    out = counts(x[2:], w[2:], meta["stride"], meta["dilation"], meta["padding"])
+def _result(x: Shape, w: Shape, attributes: Attributes) -> Shape:
+    out = counts(x[2:], w[2:], attributes["stride"], attributes["dilation"], attributes["padding"])
     return (x[0], w[0], *out)
 
 
-def _forward(x: Shape, w: Shape, meta: Meta) -> Case:
-    return Case((x, w), meta)
+def _forward(x: Shape, w: Shape, attributes: Attributes) -> Case:
+    return Case((x, w), attributes)
 
 
-def _backward(x: Shape, w: Shape, meta: Meta) -> Case:
-    return Case((_result(x, w, meta), w), {"size": x[2:], **meta})
+def _backward(x: Shape, w: Shape, attributes: Attributes) -> Case:
+    return Case((_result(x, w, attributes), w), {"size": x[2:], **attributes})
 
 
-def _weights(x: Shape, w: Shape, meta: Meta) -> Case:
-    return Case((x, _result(x, w, meta)), {"kernel": w[2:], **meta})
+def _weights(x: Shape, w: Shape, attributes: Attributes) -> Case:
+    return Case((x, _result(x, w, attributes)), {"kernel": w[2:], **attributes})
 
 
 @op(
@@ -235,11 +236,11 @@ def _weights(x: Shape, w: Shape, meta: Meta) -> Case:
     infer=_infer,
     plan=_plan,
     vjp=(
-        lambda g, y, x, w, **meta: convolution_input(g, w, size=x.shape[2:], **meta),
-        lambda g, y, x, w, **meta: convolution_weight(x, g, kernel=w.shape[2:], **meta),
+        lambda g, y, x, w, **attributes: convolution_input(g, w, size=x.shape[2:], **attributes),
+        lambda g, y, x, w, **attributes: convolution_weight(x, g, kernel=w.shape[2:], **attributes),
     ),
     oracle=_oracle,
-    magnitude=lambda x, w, **meta: _oracle(np.abs(x), np.abs(w), **meta),
+    magnitude=lambda x, w, **attributes: _oracle(np.abs(x), np.abs(w), **attributes),
     cases=[_forward(*c) for c in (*_GIVEN, _EMPTY)],
     wrong=_forward(*_WRONG),
     large=_forward(*_LARGE),
@@ -248,13 +249,13 @@ def _weights(x: Shape, w: Shape, meta: Meta) -> Case:
 )
 def convolution(
     x: TensorLike, weight: TensorLike, stride: Pair, dilation: Pair, padding: Margins, groups: int
-) -> Bound:
+) -> BoundArguments:
     """Sums over windows of images, by weights: each result is one of (in / groups, kh, kw) elements."""
     t, w = as_tensor(x), as_tensor(weight)
     _four("convolution", x=t, weight=w)
-    meta = {"stride": stride, "dilation": dilation, "padding": padding, "groups": groups}
-    _check("convolution", t, w, None, meta)
-    return (t, w), meta
+    attributes = {"stride": stride, "dilation": dilation, "padding": padding, "groups": groups}
+    _check("convolution", t, w, None, attributes)
+    return (t, w), attributes
 
 
 @op(
@@ -262,13 +263,13 @@ def convolution(
     infer=_infer,
     plan=_plan,
     vjp=(
-        lambda g, y, x, w, bias, **meta: convolution_input(g, w, size=x.shape[2:], **meta),
-        lambda g, y, x, w, bias, **meta: convolution_weight(x, g, kernel=w.shape[2:], **meta),
-        lambda g, y, x, w, bias, **meta: sum(g, (0, 2, 3)),
+        lambda g, y, x, w, bias, **attributes: convolution_input(g, w, size=x.shape[2:], **attributes),
+        lambda g, y, x, w, bias, **attributes: convolution_weight(x, g, kernel=w.shape[2:], **attributes),
+        lambda g, y, x, w, bias, **attributes: sum(g, (0, 2, 3)),
     ),
     oracle=_oracle,
-    magnitude=lambda x, w, bias, **meta: _oracle(np.abs(x), np.abs(w), np.abs(bias), **meta),
-    cases=[Case((x, w, (w[0],)), meta) for x, w, meta in (*_GIVEN[:5], _GIVEN[8], _EMPTY)],
+    magnitude=lambda x, w, bias, **attributes: _oracle(np.abs(x), np.abs(w), np.abs(bias), **attributes),
+    cases=[Case((x, w, (w[0],)), attributes) for x, w, attributes in (*_GIVEN[:5], _GIVEN[8], _EMPTY)],
     wrong=Case((*_GIVEN[0][:2], (3,)), _GIVEN[0][2]),
     large=Case((*_LARGE[:2], (64,)), _LARGE[2]),
     ulp=16,
@@ -282,28 +283,28 @@ def convolution_bias(
     dilation: Pair,
     padding: Margins,
     groups: int,
-) -> Bound:
+) -> BoundArguments:
     """Convolution, and a bias for each channel of the result."""
     t, w, b = as_tensor(x), as_tensor(weight), as_tensor(bias)
     _four("convolution", x=t, weight=w)
     same_float_dtype("convolution", weight=w, bias=b)
-    meta = {"stride": stride, "dilation": dilation, "padding": padding, "groups": groups}
-    _check("convolution", t, w, None, meta)
+    attributes = {"stride": stride, "dilation": dilation, "padding": padding, "groups": groups}
+    _check("convolution", t, w, None, attributes)
     if b.shape != w.shape[:1]:
         raise ValueError(f"convolution: bias has shape {b.shape}, expected {w.shape[:1]}")
-    return (t, w, b), meta
+    return (t, w, b), attributes
 
 
 @op(
     signature="(n,o,y,z),(o,i/groups,a,b)->(n,i,h,w)",
-    infer=lambda g, w, size, groups, **meta: [Spec((g.shape[0], w.shape[1] * groups, *size), g.dtype)],
+    infer=lambda g, w, size, groups, **attributes: [Spec((g.shape[0], w.shape[1] * groups, *size), g.dtype)],
     plan=_plan_input,
     vjp=(
-        lambda h, x, g, w, size, **meta: convolution(h, w, **meta),
-        lambda h, x, g, w, size, **meta: convolution_weight(h, g, kernel=w.shape[2:], **meta),
+        lambda h, x, g, w, size, **attributes: convolution(h, w, **attributes),
+        lambda h, x, g, w, size, **attributes: convolution_weight(h, g, kernel=w.shape[2:], **attributes),
     ),
     oracle=_oracle_input,
-    magnitude=lambda g, w, **meta: _oracle_input(np.abs(g), np.abs(w), **meta),
+    magnitude=lambda g, w, **attributes: _oracle_input(np.abs(g), np.abs(w), **attributes),
     cases=[_backward(*c) for c in (*_GIVEN, _EMPTY)],
     wrong=Case(((2, 4, 3, 7), (4, 3, 3, 2)), {"size": (5, 6), **_GIVEN[0][2]}),
     large=_backward(*_LARGE),
@@ -318,26 +319,28 @@ def convolution_input(
     dilation: Pair,
     padding: Margins,
     groups: int,
-) -> Bound:
+) -> BoundArguments:
     """Gradient of convolution's input, of a size, from the result's: the transposed convolution."""
     t, w = as_tensor(g), as_tensor(weight)
     _four("convolution_input", g=t, weight=w)
-    meta = {"stride": stride, "dilation": dilation, "padding": padding, "groups": groups}
+    attributes = {"stride": stride, "dilation": dilation, "padding": padding, "groups": groups}
     x = Spec((t.shape[0], w.shape[1] * groups, *size), t.dtype)
-    _check("convolution_input", x, w, t.shape, meta)
-    return (t, w), {"size": size, **meta}
+    _check("convolution_input", x, w, t.shape, attributes)
+    return (t, w), {"size": size, **attributes}
 
 
 @op(
     signature="(n,i,h,w),(n,o,y,z)->(o,i/groups,a,b)",
-    infer=lambda x, g, kernel, groups, **meta: [Spec((g.shape[1], x.shape[1] // groups, *kernel), x.dtype)],
+    infer=lambda x, g, kernel, groups, **attributes: [
+        Spec((g.shape[1], x.shape[1] // groups, *kernel), x.dtype)
+    ],
     plan=_plan_weight,
     vjp=(
-        lambda h, w, x, g, kernel, **meta: convolution_input(g, h, size=x.shape[2:], **meta),
-        lambda h, w, x, g, kernel, **meta: convolution(x, h, **meta),
+        lambda h, w, x, g, kernel, **attributes: convolution_input(g, h, size=x.shape[2:], **attributes),
+        lambda h, w, x, g, kernel, **attributes: convolution(x, h, **attributes),
     ),
     oracle=_oracle_weight,
-    magnitude=lambda x, g, **meta: _oracle_weight(np.abs(x), np.abs(g), **meta),
+    magnitude=lambda x, g, **attributes: _oracle_weight(np.abs(x), np.abs(g), **attributes),
     cases=[_weights(*c) for c in (*_GIVEN, _EMPTY)],
     wrong=Case(((2, 3, 5, 6), (2, 4, 3, 7)), {"kernel": (3, 2), **_GIVEN[0][2]}),
     large=_weights(*_LARGE),
@@ -352,11 +355,11 @@ def convolution_weight(
     dilation: Pair,
     padding: Margins,
     groups: int,
-) -> Bound:
+) -> BoundArguments:
     """Gradient of convolution's weight, whose window has the size `kernel`, from the result's."""
     t, u = as_tensor(x), as_tensor(g)
     _four("convolution_weight", x=t, g=u)
-    meta = {"stride": stride, "dilation": dilation, "padding": padding, "groups": groups}
+    attributes = {"stride": stride, "dilation": dilation, "padding": padding, "groups": groups}
     w = Spec((u.shape[1], t.shape[1] // groups, *kernel), t.dtype)
-    _check("convolution_weight", t, w, u.shape, meta)
-    return (t, u), {"kernel": kernel, **meta}
+    _check("convolution_weight", t, w, u.shape, attributes)
+    return (t, u), {"kernel": kernel, **attributes}

@@ -6,17 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from treepie.kernels import index as kernels
-from treepie.kernels import scatter
+from treepie.kernels import index as kernels, scatter
 from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_tensor, integer, one_axis
-from ..table import Case, Meta, Shape, op
+from ..table import BoundArguments, Case, Shape, op
 from ..tensor import Tensor, TensorLike
 from .indexing import around, index_range, integers, out_of_range
 from .shape import broadcast_to, strided_slice
-
-Bound = tuple[tuple[Tensor, ...], Meta]
 
 
 def _others(shape: Shape, axis: int) -> Shape:
@@ -49,7 +46,7 @@ def _plan(inputs: list[Operand], outputs: list[Operand], scratch: Any, axis: int
     dtypes=("float32", "float64", "int32", "int64", "bool"),
     ulp=0,
 )
-def _along(x: TensorLike, indices: TensorLike, axis: int) -> Bound:
+def _along(x: TensorLike, indices: TensorLike, axis: int) -> BoundArguments:
     """Elements of an axis by an integer index for each element of the result, as NumPy's."""
     t, i = as_tensor(x), integers("take_along_axis", indices)
     k = one_axis("take_along_axis", axis, t.ndim)
@@ -138,7 +135,7 @@ def _add_oracle(g: Any, i: Any, axis: int, size: int) -> Any:
     magnitude=lambda g, i, axis, size: _add_oracle(np.abs(g), i, axis, size),
     ulp=8,
 )
-def add_along_axis(g: TensorLike, indices: TensorLike, axis: int, size: int) -> Bound:
+def add_along_axis(g: TensorLike, indices: TensorLike, axis: int, size: int) -> BoundArguments:
     """Zeros with an axis of `size`, to which elements of g are added: the adjoint of take_along_axis."""
     t, i = as_tensor(g), integers("add_along_axis", indices)
     k = one_axis("add_along_axis", axis, t.ndim)

@@ -6,17 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from treepie.kernels import index as kernels
-from treepie.kernels import scatter
+from treepie.kernels import index as kernels, scatter
 from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_tensor, integer, one_axis
-from ..table import Case, Meta, Shape, op
+from ..table import BoundArguments, Case, Shape, op
 from ..tensor import Tensor, TensorLike, check_dtype, float32
 from .compare import equal
 from .shape import astype, expand_dims, reshape
-
-Bound = tuple[tuple[Tensor, ...], Meta]
 
 
 def around(shape: Shape, axis: int) -> tuple[int, int, int]:
@@ -74,7 +71,7 @@ def _plan_take(inputs: list[Operand], outputs: list[Operand], scratch: Any, axis
     large=Case(((10000, 64), (20000,)), {"axis": 0}, {1: 10000}),
     ulp=0,
 )
-def _take(x: TensorLike, indices: TensorLike, axis: int) -> Bound:
+def _take(x: TensorLike, indices: TensorLike, axis: int) -> BoundArguments:
     """Slices of an axis by integer indices, negative ones from the end; outside is an IndexError."""
     t = as_tensor(x)
     return (t, integers("take", indices)), {"axis": one_axis("take", axis, t.ndim)}
@@ -129,7 +126,7 @@ def _scatter_oracle(g: Any, i: Any, axis: int, size: int) -> Any:
     wrong=Case(((4, 3), (5,)), {"axis": 0, "size": 5}, {1: 5}),
     large=Case(((20000, 64), (20000,)), {"axis": 0, "size": 10000}, {1: 10000}),
 )
-def scatter_add(g: TensorLike, indices: TensorLike, axis: int, size: int) -> Bound:
+def scatter_add(g: TensorLike, indices: TensorLike, axis: int, size: int) -> BoundArguments:
     """Zeros with an axis of `size`, to which slices of g are added at indices: the adjoint of take."""
     t, i = as_tensor(g), integers("scatter_add", indices)
     k = integer("scatter_add", "axis", axis)

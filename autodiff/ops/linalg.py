@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from treepie.kernels import formulas, vector
-from treepie.kernels import matmul as kernels
+from treepie.kernels import formulas, matmul as kernels, vector
 from treepie.kernels.elementwise import fill
 from treepie.kernels.epilogue import ROW, Epilogue
 from treepie.kernels.program import Launch, Operand, Spec
@@ -17,12 +16,10 @@ from treepie.kernels.vector import Formula
 
 from ..arguments import as_tensor, same_float_dtype
 from ..elementwise import sum_to
-from ..table import OPS, Case, Meta, Shape, op
+from ..table import OPS, BoundArguments, Case, Shape, op
 from ..tensor import Tensor, TensorLike
 from . import arithmetic
 from .shape import broadcast_to, reshape
-
-Bound = tuple[tuple[Tensor, ...], Meta]
 
 
 def _matrix(shape: Shape, transposed: bool) -> tuple[int, int]:
@@ -89,7 +86,7 @@ def _oracle(a: Any, b: Any, transpose_a: bool = False, transpose_b: bool = False
     epilogue=True,
     vjp=(_vjp_a, _vjp_b),
     oracle=_oracle,
-    magnitude=lambda a, b, **meta: _oracle(np.abs(a), np.abs(b), **meta),
+    magnitude=lambda a, b, **attributes: _oracle(np.abs(a), np.abs(b), **attributes),
     cases=[
         Case(((3, 4), (4, 5))),
         Case(((4, 3), (4, 5)), {"transpose_a": True}),
@@ -109,7 +106,9 @@ def _oracle(a: Any, b: Any, transpose_a: bool = False, transpose_b: bool = False
     large=Case(((512, 512), (512, 512))),
     ulp=16,
 )
-def product(a: TensorLike, b: TensorLike, transpose_a: bool = False, transpose_b: bool = False) -> Bound:
+def product(
+    a: TensorLike, b: TensorLike, transpose_a: bool = False, transpose_b: bool = False
+) -> BoundArguments:
     """Matrix product of the last two axes, each operand transposed on request; leading axes broadcast."""
     left, right = as_tensor(a), as_tensor(b)
     same_float_dtype("matmul", a=left, b=right)
@@ -122,7 +121,7 @@ def product(a: TensorLike, b: TensorLike, transpose_a: bool = False, transpose_b
         raise ValueError(
             f"matmul: a has shape {left.shape} and b {right.shape}, expected b of shape {expected}"
         )
-    meta = {"transpose_a": bool(transpose_a), "transpose_b": bool(transpose_b)}
+    attributes = {"transpose_a": bool(transpose_a), "transpose_b": bool(transpose_b)}
     try:
         batch = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
     except ValueError:
@@ -134,7 +133,7 @@ def product(a: TensorLike, b: TensorLike, transpose_a: bool = False, transpose_b
         count = int(np.prod(t.shape[:-2]))
         whole = count == 1 or t.shape[:-2] == batch
         operands.append(t if whole else broadcast_to(t, (*batch, *t.shape[-2:])))
-    return (operands[0], operands[1]), meta
+    return (operands[0], operands[1]), attributes
 
 
 #: Activations that a linear layer applies to what it has just computed: formulas, and the derivative
@@ -236,7 +235,9 @@ _LINEAR = [(3, 5), (5, 4), (4,)]
     large=Case(((512, 512), (512, 512), (512,)), {"activation": "relu"}),
     ulp=16,
 )
-def linear(x: TensorLike, weight: TensorLike, bias: TensorLike, activation: str | None = None) -> Bound:
+def linear(
+    x: TensorLike, weight: TensorLike, bias: TensorLike, activation: str | None = None
+) -> BoundArguments:
     """activation(x @ weight + bias), in one pass over memory; gelu and silu give x @ weight + bias too."""
     t, w, b = as_tensor(x), as_tensor(weight), as_tensor(bias)
     if w.ndim != 2 or t.ndim == 0 or t.shape[-1] != w.shape[0]:

@@ -12,7 +12,7 @@ from treepie.kernels.elementwise import fill
 from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_tensor, one_axis
-from ..table import op
+from ..table import BoundArguments, op
 from ..tensor import Axis, Tensor, TensorLike, bool_, float64, int64
 from .arithmetic import div, where
 from .compare import equal
@@ -21,7 +21,6 @@ from .reduction import (
     EMPTY,
     LARGE,
     WRONG,
-    Bound,
     bind_axes,
     count,
     planner,
@@ -39,10 +38,10 @@ def _extreme_vjp(g: Tensor, y: Tensor, x: Tensor, axis: tuple[int, ...], keepdim
     return where(hit, spread(div(g, ties), x, axis), 0.0)
 
 
-def _bind_extreme(name: str, x: TensorLike, axis: Axis, keepdims: bool) -> Bound:
+def _bind_extreme(name: str, x: TensorLike, axis: Axis, keepdims: bool) -> BoundArguments:
     bound = bind_axes(name, x, axis, keepdims)
-    (t,), meta = bound
-    if t.size == 0 and count(t, meta["axis"]) == 0:
+    (t,), attributes = bound
+    if t.size == 0 and count(t, attributes["axis"]) == 0:
         raise ValueError(f"{name}: x has shape {t.shape}, expected at least one element over axis {axis}")
     return bound
 
@@ -59,7 +58,7 @@ def _bind_extreme(name: str, x: TensorLike, axis: Axis, keepdims: bool) -> Bound
     large=LARGE,
     ulp=0,
 )
-def max(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Bound:
+def max(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> BoundArguments:
     """Largest over axes; NaN if any is. Elements that tie share the gradient equally."""
     return _bind_extreme("max", x, axis, keepdims)
 
@@ -76,7 +75,7 @@ def max(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Bound:
     large=LARGE,
     ulp=0,
 )
-def min(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Bound:
+def min(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> BoundArguments:
     """Smallest over axes; NaN if any is. Elements that tie share the gradient equally."""
     return _bind_extreme("min", x, axis, keepdims)
 
@@ -100,13 +99,13 @@ def _positions(x: Spec, axis: tuple[int, ...], keepdims: bool) -> list[Spec]:
     return [Spec(reduced(x.shape, axis, keepdims), int64)]
 
 
-def _bind_position(name: str, x: TensorLike, axis: int | None, keepdims: bool) -> Bound:
+def _bind_position(name: str, x: TensorLike, axis: int | None, keepdims: bool) -> BoundArguments:
     if axis is not None:
         axis = one_axis(name, axis, as_tensor(x).ndim)
     return _bind_extreme(name, x, axis, keepdims)
 
 
-_ONE_AXIS = tuple(c for c in AXES if not isinstance(c.meta.get("axis"), tuple))
+_ONE_AXIS = tuple(c for c in AXES if not isinstance(c.attributes.get("axis"), tuple))
 
 
 @op(
@@ -119,7 +118,7 @@ _ONE_AXIS = tuple(c for c in AXES if not isinstance(c.meta.get("axis"), tuple))
     wrong=EMPTY,
     large=LARGE,
 )
-def argmax(x: TensorLike, axis: int | None = None, keepdims: bool = False) -> Bound:
+def argmax(x: TensorLike, axis: int | None = None, keepdims: bool = False) -> BoundArguments:
     """Position of the largest, int64: of the first NaN if there is one, of the first among equals."""
     return _bind_position("argmax", x, axis, keepdims)
 
@@ -134,7 +133,7 @@ def argmax(x: TensorLike, axis: int | None = None, keepdims: bool = False) -> Bo
     wrong=EMPTY,
     large=LARGE,
 )
-def argmin(x: TensorLike, axis: int | None = None, keepdims: bool = False) -> Bound:
+def argmin(x: TensorLike, axis: int | None = None, keepdims: bool = False) -> BoundArguments:
     """Position of the smallest, int64: of the first NaN if there is one, of the first among equals."""
     return _bind_position("argmin", x, axis, keepdims)
 
@@ -171,7 +170,7 @@ def _truths(x: Spec, axis: tuple[int, ...], keepdims: bool) -> list[Spec]:
     large=LARGE,
     dtypes=("float32", "float64", "bool"),
 )
-def any(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Bound:
+def any(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> BoundArguments:
     """Whether any element over axes is true: not zero, NaN included; of nothing, False."""
     return bind_axes("any", x, axis, keepdims)
 
@@ -187,6 +186,6 @@ def any(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Bound:
     large=LARGE,
     dtypes=("float32", "float64", "bool"),
 )
-def all(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Bound:
+def all(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> BoundArguments:
     """Whether all elements over axes are true: not zero, NaN included; of nothing, True."""
     return bind_axes("all", x, axis, keepdims)

@@ -16,22 +16,21 @@ from treepie.kernels import norm as kernels
 from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_float, same_float_dtype
-from ..table import Case, Meta, Shape, op, pick
+from ..table import Attributes, BoundArguments, Case, Shape, op, pick
 from ..tensor import Tensor, TensorLike
 from ..transform import vjp
 from .arithmetic import add, mul, rsqrt, square, sub
 from .reduction import mean, sum
 from .shape import reshape
 
-Bound = tuple[tuple[Tensor, ...], Meta]
 Gradients = Sequence[Tensor | None]
 
 
 def by_formula(formula: Callable[..., Any]) -> Callable[..., Gradients]:
     """Return the `shared` rule of a row by differentiating the same formula written in ops."""
 
-    def rule(h: Any, ans: Any, *inputs: Tensor, **meta: Any) -> Gradients:
-        results, back = vjp(lambda *xs: list(formula(*xs, **meta)), *inputs)
+    def rule(h: Any, ans: Any, *inputs: Tensor, **attributes: Any) -> Gradients:
+        results, back = vjp(lambda *xs: list(formula(*xs, **attributes)), *inputs)
         zeros = [
             Tensor(np.zeros(r.shape, r.dtype)) if g is None else g for g, r in zip(h, results, strict=True)
         ]
@@ -109,12 +108,12 @@ def _formula_backward(
     return reshape(dx, x.shape), dw, db
 
 
-def _meta(axis: int, groups: int, eps: float = 1e-5, centered: bool = True) -> Meta:
+def _meta(axis: int, groups: int, eps: float = 1e-5, centered: bool = True) -> Attributes:
     return {"axis": axis, "groups": groups, "eps": eps, "centered": centered}
 
 
 #: Shapes of x and of the weight, metadata: layer and RMS normalisation, then group normalisation.
-_SHAPES: list[tuple[Shape, int, Meta]] = [
+_SHAPES: list[tuple[Shape, int, Attributes]] = [
     ((3, 5), 5, _meta(1, 1)),
     ((2, 3, 40), 40, _meta(2, 1, 1e-6, False)),
     ((2, 6, 3, 2), 6, _meta(1, 3)),
@@ -146,7 +145,11 @@ def check_operands(name: str, x: Tensor, axis: int, groups: int, like: Tensor, *
 
 @op(
     signature="(...),(...),(c)->(...),(c),(c)",
-    infer=lambda g, x, w, **meta: [Spec(x.shape, x.dtype), Spec(w.shape, x.dtype), Spec(w.shape, x.dtype)],
+    infer=lambda g, x, w, **attributes: [
+        Spec(x.shape, x.dtype),
+        Spec(w.shape, x.dtype),
+        Spec(w.shape, x.dtype),
+    ],
     plan=_plan_backward,
     shared=by_formula(_formula_backward),
     vjp=tuple(map(pick, range(3))),
@@ -159,7 +162,7 @@ def check_operands(name: str, x: Tensor, axis: int, groups: int, like: Tensor, *
 )
 def normalize_backward(
     g: TensorLike, x: TensorLike, weight: TensorLike, axis: int, groups: int, eps: float, centered: bool
-) -> Bound:
+) -> BoundArguments:
     """Gradients of normalize: of x, of the weight, of the bias."""
     upstream, t, w = (as_float("normalize", a) for a in (g, x, weight))
     check_operands("normalize", t, axis, groups, upstream, w)
@@ -168,9 +171,9 @@ def normalize_backward(
 
 @op(
     signature="(...),(c),(c)->(...)",
-    infer=lambda x, w, b, **meta: [Spec(x.shape, x.dtype)],
+    infer=lambda x, w, b, **attributes: [Spec(x.shape, x.dtype)],
     plan=_plan,
-    shared=lambda g, y, x, w, b, **meta: normalize_backward(g, x, w, **meta),
+    shared=lambda g, y, x, w, b, **attributes: normalize_backward(g, x, w, **attributes),
     vjp=tuple(map(pick, range(3))),
     oracle=_oracle,
     cases=[Case((s, (c,), (c,)), m) for s, c, m in _SHAPES],
@@ -181,7 +184,7 @@ def normalize_backward(
 )
 def normalize(
     x: TensorLike, weight: TensorLike, bias: TensorLike, axis: int, groups: int, eps: float, centered: bool
-) -> Bound:
+) -> BoundArguments:
     """(x - mean) / sqrt(var + eps) * weight + bias, over each group of channels and all axes after theirs."""
     t, w, b = (as_float("normalize", a) for a in (x, weight, bias))
     check_operands("normalize", t, axis, groups, t, w, b)

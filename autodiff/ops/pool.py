@@ -11,9 +11,9 @@ from treepie.kernels import pool as kernels
 from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_tensor, same_float_dtype
-from ..table import Case, Meta, Shape, op
+from ..table import Attributes, BoundArguments, Case, Shape, op
 from ..tensor import Tensor, TensorLike, int32
-from .conv import Bound, Margins, Pair, counts
+from .conv import Margins, Pair, counts
 from .gather import take_along_axis
 from .shape import reshape
 
@@ -59,7 +59,7 @@ def _oracle(x: Any, kernel: Pair, stride: Pair, dilation: Pair, padding: Margins
     return best, places
 
 
-def _meta(kernel: Pair, stride: Pair, dilation: Pair = (1, 1), padding: Margins = (0, 0, 0, 0)) -> Meta:
+def _meta(kernel: Pair, stride: Pair, dilation: Pair = (1, 1), padding: Margins = (0, 0, 0, 0)) -> Attributes:
     return {"kernel": kernel, "stride": stride, "dilation": dilation, "padding": padding}
 
 
@@ -78,7 +78,7 @@ def _fits(size: Shape, kernel: Pair, stride: Pair, dilation: Pair, padding: Marg
     signature="(n,c,h,w)->(n,c,y,z),(n,c,y,z)",
     infer=_infer,
     plan=_plan,
-    vjp=lambda g, y, x, **meta: max_pool_backward(g[0], y[1], size=x.shape[2:]),
+    vjp=lambda g, y, x, **attributes: max_pool_backward(g[0], y[1], size=x.shape[2:]),
     oracle=_oracle,
     cases=[
         Case(((2, 3, 5, 6),), _meta((2, 2), (2, 2))),
@@ -94,7 +94,7 @@ def _fits(size: Shape, kernel: Pair, stride: Pair, dilation: Pair, padding: Marg
     ulp=0,
     recycled=True,
 )
-def max_pool(x: TensorLike, kernel: Pair, stride: Pair, dilation: Pair, padding: Margins) -> Bound:
+def max_pool(x: TensorLike, kernel: Pair, stride: Pair, dilation: Pair, padding: Margins) -> BoundArguments:
     """Largest element of each window of images, NaN if any is, and its place in its plane, of the first."""
     t = as_tensor(x)
     same_float_dtype("max_pool", x=t)
@@ -148,7 +148,7 @@ def _oracle_backward(g: Any, places: Any, size: Shape) -> Any:
     ulp=8,
     recycled=True,
 )
-def max_pool_backward(g: TensorLike, places: TensorLike, size: Pair) -> Bound:
+def max_pool_backward(g: TensorLike, places: TensorLike, size: Pair) -> BoundArguments:
     """Zeros of a size, to which g is added at places of each plane: the gradient of max_pool."""
     t, i = as_tensor(g), as_tensor(places)
     same_float_dtype("max_pool_backward", g=t)

@@ -13,10 +13,8 @@ from treepie.kernels.elementwise import elementwise as plan_elementwise
 from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_float, as_tensor
-from ..table import Case, Meta, Shape, op
+from ..table import BoundArguments, Case, Shape, op
 from ..tensor import Tensor, TensorLike, int32, int64
-
-Bound = tuple[tuple[Tensor, ...], Meta]
 
 
 def check_key(name: str, key: Any) -> Tensor:
@@ -76,7 +74,7 @@ def _normal_oracle(key: Any, shape: Shape, dtype: Any) -> Any:
 
 
 def _planner(name: str, formulas: dict[str, Callable[..., Any]]) -> Callable[..., list[Launch]]:
-    def plan(inputs: list[Operand], outputs: list[Operand], scratch: Any, **meta: Any) -> list[Launch]:
+    def plan(inputs: list[Operand], outputs: list[Operand], scratch: Any, **attributes: Any) -> list[Launch]:
         formula = formulas[outputs[0].dtype.name]
         return [plan_elementwise(name, formula, _words(inputs[0]), outputs, 150)]
 
@@ -87,7 +85,7 @@ _SHAPES = [(3, 5), (), (0, 2), (1000,)]
 _KEY = {0: 2**32}
 
 
-def _with_dtype(key: Tensor, shape: Shape, dtype: Any) -> Bound:
+def _with_dtype(key: Tensor, shape: Shape, dtype: Any) -> BoundArguments:
     return (check_key("rng", key),), {"shape": shape, "dtype": np.dtype(dtype)}
 
 
@@ -117,7 +115,7 @@ _DRAWN: dict[str, Any] = {
     large=Case(((2,),), {"shape": (1000, 1000)}, _KEY),
     dtypes=("int64",),
 )
-def random_bits(key: Tensor, shape: Shape) -> Bound:
+def random_bits(key: Tensor, shape: Shape) -> BoundArguments:
     """64 random bits for each element."""
     return (check_key("rng", key),), {"shape": shape}
 
@@ -128,7 +126,7 @@ def random_bits(key: Tensor, shape: Shape) -> Bound:
     ulp=0,
     **_DRAWN,
 )
-def random_uniform(key: Tensor, shape: Shape, dtype: Any) -> Bound:
+def random_uniform(key: Tensor, shape: Shape, dtype: Any) -> BoundArguments:
     """Uniform numbers in [0, 1)."""
     return _with_dtype(key, shape, dtype)
 
@@ -139,7 +137,7 @@ def random_uniform(key: Tensor, shape: Shape, dtype: Any) -> Bound:
     ulp=16,
     **_DRAWN,
 )
-def random_normal(key: Tensor, shape: Shape, dtype: Any) -> Bound:
+def random_normal(key: Tensor, shape: Shape, dtype: Any) -> BoundArguments:
     """Numbers of the standard normal distribution."""
     return _with_dtype(key, shape, dtype)
 
@@ -159,7 +157,7 @@ def _split_oracle(key: Any, count: int) -> Any:
     large=Case(((2,),), {"count": 1000}, _KEY),
     dtypes=("int64",),
 )
-def random_split(key: Tensor, count: int) -> Bound:
+def random_split(key: Tensor, count: int) -> BoundArguments:
     """Keys that share no draws with each other or with the one that they come from."""
     return (check_key("rng.split", key),), {"count": count}
 
@@ -184,7 +182,7 @@ def _fold_oracle(key: Any, data: Any) -> Any:
     wrong=Case(((2,), (3,)), {}, {0: 2**32, 1: 10}),
     dtypes=("int64",),
 )
-def random_fold(key: Tensor, data: Tensor) -> Bound:
+def random_fold(key: Tensor, data: Tensor) -> BoundArguments:
     """Key of a key and an integer."""
     if data.shape != () or data.dtype != int64:
         raise ValueError(f"rng.fold_in: data has shape {data.shape}, expected one integer")
@@ -215,7 +213,7 @@ def _integers_oracle(key: Any, bounds: Any, shape: Shape) -> Any:
     large=Case(((2,), (2,)), {"shape": (300, 300)}, {0: 2**32, 1: 2**32}),
     dtypes=("int64",),
 )
-def random_integers(key: Tensor, bounds: Tensor, shape: Shape) -> Bound:
+def random_integers(key: Tensor, bounds: Tensor, shape: Shape) -> BoundArguments:
     """Integers from bounds[0] on, bounds[1] of them, equally likely."""
     if bounds.shape != (2,) or bounds.dtype != int64:
         raise ValueError(f"rng.randint: bounds have shape {bounds.shape}, expected (low, count)")
@@ -252,6 +250,6 @@ def _dropout_oracle(x: Any, key: Any, rate: float) -> Any:
     wrong=Case(((3,), (3,)), {"rate": 0.5}, {1: 2**32}),
     large=Case(((1000, 1000), (2,)), {"rate": 0.1}, {1: 2**32}),
 )
-def dropout(x: TensorLike, key: Tensor, rate: float) -> Bound:
+def dropout(x: TensorLike, key: Tensor, rate: float) -> BoundArguments:
     """x / (1 - rate) where the key's uniform float32 number for an element is at least `rate`, else 0."""
     return (as_float("dropout", x), check_key("dropout", as_tensor(key))), {"rate": float(rate)}

@@ -11,7 +11,7 @@ from treepie.kernels import recurrence as kernels
 from treepie.kernels.program import Spec
 
 from ..arguments import as_tensor, same_float_dtype
-from ..table import Case, Meta, Shape, op, pick
+from ..table import BoundArguments, Case, Shape, op, pick
 from ..tensor import Tensor, TensorLike
 from ..transform import vjp
 from .arithmetic import tanh
@@ -19,10 +19,10 @@ from .linalg import product
 from .reduction import sum
 from .shape import concatenate, expand_dims, reshape, stack
 
-Bound = tuple[tuple[Tensor, ...], Meta]
 
-
-def _bind(name: str, count: int, shapes: dict[str, tuple[Any, ...]], /, **given: TensorLike) -> Bound:
+def _bind(
+    name: str, count: int, shapes: dict[str, tuple[Any, ...]], /, **given: TensorLike
+) -> BoundArguments:
     """Check operands against shapes in terms of b, t and n: those of the first, (b, t, count n).
 
     An operand that may stand for zero is named `g_...`, and then has no elements.
@@ -247,7 +247,7 @@ def lstm_backward(
     cells: TensorLike,
     c0: TensorLike,
     w: TensorLike,
-) -> Bound:
+) -> BoundArguments:
     """Gradients of lstm_steps with respect to x, h0 and c0; a gradient of shape (0,) stands for zero."""
     others = {"g_h": g_h, "g_c": g_c, "g_gates": g_gates, "gates": gates, "cells": cells, "c0": c0, "w": w}
     return _bind("lstm", 1, _LSTM, **others)
@@ -270,7 +270,9 @@ def lstm_backward(
     ulp=64,
     recycled=True,
 )
-def lstm_steps(x: TensorLike, h0: TensorLike, c0: TensorLike, w: TensorLike, bias: TensorLike) -> Bound:
+def lstm_steps(
+    x: TensorLike, h0: TensorLike, c0: TensorLike, w: TensorLike, bias: TensorLike
+) -> BoundArguments:
     """Hidden states, cells and gates (i f g o) of an LSTM; x is what its inputs give to the gates."""
     return _bind("lstm", 4, _LSTM, x=x, h0=h0, c0=c0, w=w, bias=bias)
 
@@ -296,7 +298,7 @@ def gru_backward(
     states: TensorLike,
     h0: TensorLike,
     w: TensorLike,
-) -> Bound:
+) -> BoundArguments:
     """Gradients of gru_steps: of r, z, n before their activations and of the state's part of n; of h0."""
     others = {"g_h": g_h, "g_gates": g_gates, "gates": gates, "states": states, "h0": h0, "w": w}
     return _bind("gru", 1, _GRU, **others)
@@ -318,6 +320,6 @@ def gru_backward(
     ulp=64,
     recycled=True,
 )
-def gru_steps(x: TensorLike, h0: TensorLike, w: TensorLike, bias: TensorLike) -> Bound:
+def gru_steps(x: TensorLike, h0: TensorLike, w: TensorLike, bias: TensorLike) -> BoundArguments:
     """Hidden states of a GRU, and its r, z, n and the state's part of n; x is what its inputs give."""
     return _bind("gru", 3, _GRU, x=x, h0=h0, w=w, bias=bias)

@@ -14,13 +14,11 @@ from treepie.kernels.elementwise import fill
 from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_tensor, some_axes
-from ..table import Case, Meta, Shape, composite, op
+from ..table import BoundArguments, Case, Shape, composite, op
 from ..tensor import Axis, Tensor, TensorLike, float64, int64
 from .arithmetic import div, mul, square, sub, where
 from .compare import equal
 from .shape import astype, broadcast_to, concatenate, reshape, strided_slice, transpose
-
-Bound = tuple[tuple[Tensor, ...], Meta]
 
 AXES = (
     Case(((3, 5),)),
@@ -98,7 +96,7 @@ def wide_dtype(x: Spec, axis: tuple[int, ...], keepdims: bool) -> list[Spec]:
     return [Spec(reduced(x.shape, axis, keepdims), dtype)]
 
 
-def bind_axes(name: str, x: TensorLike, axis: Axis, keepdims: bool) -> Bound:
+def bind_axes(name: str, x: TensorLike, axis: Axis, keepdims: bool) -> BoundArguments:
     """Return the argument and metadata of a reduction."""
     t = as_tensor(x)
     return (t,), {"axis": some_axes(name, axis, t.ndim), "keepdims": bool(keepdims)}
@@ -110,12 +108,12 @@ def bind_axes(name: str, x: TensorLike, axis: Axis, keepdims: bool) -> Bound:
     plan=planner(kernels.total, 0),
     vjp=lambda g, y, x, axis, keepdims: spread(g, x, axis),
     oracle=np.sum,
-    magnitude=lambda x, **meta: np.sum(np.abs(x), **meta),
+    magnitude=lambda x, **attributes: np.sum(np.abs(x), **attributes),
     cases=[*AXES, EMPTY],
     wrong=WRONG,
     large=LARGE,
 )
-def sum(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Bound:
+def sum(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> BoundArguments:
     """Sum over axes, in float64 inside; integers and bools give int64."""
     return bind_axes("sum", x, axis, keepdims)
 
@@ -131,12 +129,12 @@ def count(x: Tensor, axis: tuple[int, ...]) -> int:
     plan=planner(kernels.mean, float("nan")),
     vjp=lambda g, y, x, axis, keepdims: spread(div(g, float(count(x, axis))), x, axis),
     oracle=np.mean,
-    magnitude=lambda x, **meta: np.mean(np.abs(x), **meta),
+    magnitude=lambda x, **attributes: np.mean(np.abs(x), **attributes),
     cases=AXES,
     wrong=WRONG,
     large=LARGE,
 )
-def mean(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Bound:
+def mean(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> BoundArguments:
     """Mean over axes, in float64 inside; integers and bools give float64; of nothing, NaN."""
     t = as_tensor(x)
     return bind_axes("mean", t if t.dtype.kind == "f" else t.astype(float64), axis, keepdims)
@@ -178,9 +176,9 @@ def _prod_vjp(g: Tensor, y: Tensor, x: Tensor, axis: tuple[int, ...], keepdims: 
     return transpose(moved, tuple(int(k) for k in np.argsort(order)))
 
 
-def _rounding_of_prod(x: Any, **meta: Any) -> Any:
+def _rounding_of_prod(x: Any, **attributes: Any) -> Any:
     """Of n factors in float64; in float32 one rounding at the end."""
-    return np.abs(np.prod(x, **meta)) * np.sqrt(x.size)
+    return np.abs(np.prod(x, **attributes)) * np.sqrt(x.size)
 
 
 @op(
@@ -195,7 +193,7 @@ def _rounding_of_prod(x: Any, **meta: Any) -> Any:
     wrong=WRONG,
     large=LARGE,
 )
-def prod(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Bound:
+def prod(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> BoundArguments:
     """Product over axes, in float64 inside; integers and bools give int64; of nothing, 1."""
     return bind_axes("prod", x, axis, keepdims)
 
@@ -218,7 +216,7 @@ def _norm_vjp(g: Tensor, y: Tensor, x: Tensor, axis: tuple[int, ...], keepdims: 
     # Sums of 9000 float64 squares, ours and the oracle's, are off by about sqrt(9000) roundings.
     ulp=32,
 )
-def norm(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Bound:
+def norm(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> BoundArguments:
     """Root of the sum of squares over axes (L2), in float64 inside; integers and bools give float64.
 
     Of float32 no norm overflows that float32 can hold. The gradient is x / norm, and 0 where the norm is
@@ -245,7 +243,7 @@ def _wide_norm_vjp(g: Tensor, y: Tensor, x: Tensor, dtype: np.dtype) -> Tensor:
     large=Case(((1000, 1000),), {"dtype": float64}),
     ulp=32,
 )
-def wide_norm(x: TensorLike, dtype: Any) -> Bound:
+def wide_norm(x: TensorLike, dtype: Any) -> BoundArguments:
     """Root of the sum of squares of all elements (L2), in another float dtype."""
     return (as_tensor(x),), {"dtype": np.dtype(dtype)}
 

@@ -11,11 +11,9 @@ from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_tensor, same_float_dtype
 from ..elementwise import sum_to
-from ..table import Case, Meta, op
+from ..table import BoundArguments, Case, op
 from ..tensor import Tensor, TensorLike
 from .reduction import sum
-
-Bound = tuple[tuple[Tensor, ...], Meta]
 
 
 def _plan(inputs: list[Operand], outputs: list[Operand], scratch: Any, seq_first: bool) -> list[Launch]:
@@ -52,9 +50,9 @@ def _of_angles(g: Tensor, table: Tensor, seq_first: bool) -> Tensor:
 
 @op(
     signature="(...,s,d),(s,d/2),(s,d/2)->(...,s,d)",
-    infer=lambda x, cos, sin, **meta: [Spec(x.shape, x.dtype)],
+    infer=lambda x, cos, sin, **attributes: [Spec(x.shape, x.dtype)],
     plan=_plan,
-    vjp=(lambda g, y, x, cos, sin, **meta: rope_turn(g, cos, -sin, **meta), _vjp_cos, _vjp_sin),
+    vjp=(lambda g, y, x, cos, sin, **attributes: rope_turn(g, cos, -sin, **attributes), _vjp_cos, _vjp_sin),
     oracle=_oracle,
     cases=[
         Case(((2, 3, 8), (3, 4), (3, 4))),
@@ -65,9 +63,9 @@ def _of_angles(g: Tensor, table: Tensor, seq_first: bool) -> Tensor:
     ],
     wrong=Case(((2, 3, 8), (3, 3), (3, 3))),
     large=Case(((16, 4, 128, 64), (128, 32), (128, 32))),
-    magnitude=lambda x, cos, sin, **meta: np.abs(x).max(initial=0) * 4,
+    magnitude=lambda x, cos, sin, **attributes: np.abs(x).max(initial=0) * 4,
 )
-def rope_turn(x: TensorLike, cos: TensorLike, sin: TensorLike, *, seq_first: bool = False) -> Bound:
+def rope_turn(x: TensorLike, cos: TensorLike, sin: TensorLike, *, seq_first: bool = False) -> BoundArguments:
     """Elements k and k + d/2 of the last axis, turned as a pair by an angle given by cos and sin.
 
     seq_first: x is (..., s, heads, d) instead of (..., s, d).

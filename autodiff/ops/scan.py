@@ -11,12 +11,10 @@ from treepie.kernels.elementwise import fill
 from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_tensor, one_axis
-from ..table import Case, Meta, op
+from ..table import BoundArguments, Case, op
 from ..tensor import Tensor, TensorLike, float64, int64
 from .rearrange import flip
 from .shape import reshape
-
-Bound = tuple[tuple[Tensor, ...], Meta]
 
 
 def _wide(dtype: np.dtype) -> np.dtype:
@@ -50,7 +48,7 @@ def _plan(inputs: list[Operand], outputs: list[Operand], scratch: Any, axis: int
     large=Case(((1000, 1000),), {"axis": 1}),
     ulp=16,
 )
-def _cumsum(x: TensorLike, axis: int) -> Bound:
+def _cumsum(x: TensorLike, axis: int) -> BoundArguments:
     """Running sums along an axis, in float64 inside; integers and bools give int64."""
     t = as_tensor(x)
     return (t,), {"axis": one_axis("cumsum", axis, t.ndim)}

@@ -12,14 +12,13 @@ from treepie.kernels.elementwise import cast
 from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_tensor, one_axis
-from ..table import Case, Meta, Shape, op
+from ..table import BoundArguments, Case, Shape, op
 from ..tensor import Tensor, TensorLike, int64
 from .arithmetic import where
 from .compare import equal
 from .indexing import index_range, out_of_range, take
 from .shape import astype, broadcast_to, reshape, strided_slice
 
-Bound = tuple[tuple[Tensor, ...], Meta]
 _ALL = ("float32", "float64", "int32", "int64", "bool")
 
 
@@ -64,7 +63,7 @@ def _assign_oracle(x: Any, v: Any, starts: Shape, steps: Shape) -> Any:
     dtypes=_ALL,
     ulp=0,
 )
-def assign(x: TensorLike, v: TensorLike, starts: Shape, steps: Shape) -> Bound:
+def assign(x: TensorLike, v: TensorLike, starts: Shape, steps: Shape) -> BoundArguments:
     """x, but for v at `start + step * k` of every axis; steps may be negative."""
     t, u = as_tensor(x), as_tensor(v)
     ends = [s + p * (n - 1) for s, p, n in zip(starts, steps, u.shape, strict=True)]
@@ -77,7 +76,7 @@ def assign(x: TensorLike, v: TensorLike, starts: Shape, steps: Shape) -> Bound:
     return (t, u), {"starts": tuple(starts), "steps": tuple(steps)}
 
 
-def _bind_scatter(name: str, x: TensorLike, indices: TensorLike, v: TensorLike, axis: int) -> Bound:
+def _bind_scatter(name: str, x: TensorLike, indices: TensorLike, v: TensorLike, axis: int) -> BoundArguments:
     t, i, u = as_tensor(x), as_tensor(indices), as_tensor(v)
     k = one_axis(name, axis, t.ndim)
     shape = t.shape[:k] + i.shape + t.shape[k + 1 :]
@@ -157,7 +156,7 @@ _LARGE = Case(((10000, 64), (20000,), (20000, 64)), {"axis": 0}, {1: 10000})
     dtypes=_ALL,
     ulp=0,
 )
-def scatter(x: TensorLike, indices: TensorLike, v: TensorLike, axis: int) -> Bound:
+def scatter(x: TensorLike, indices: TensorLike, v: TensorLike, axis: int) -> BoundArguments:
     """x, but for slices v of an axis at integer indices; of equal indices, the last wins."""
     return _bind_scatter("scatter", x, indices, v, axis)
 
@@ -177,7 +176,7 @@ def scatter(x: TensorLike, indices: TensorLike, v: TensorLike, axis: int) -> Bou
     magnitude=lambda x, i, v, axis: _add_oracle(np.abs(x), i, np.abs(v), axis),
     ulp=8,
 )
-def add_at(x: TensorLike, indices: TensorLike, v: TensorLike, axis: int) -> Bound:
+def add_at(x: TensorLike, indices: TensorLike, v: TensorLike, axis: int) -> BoundArguments:
     """x, with slices v of an axis added at integer indices, in their order."""
     return _bind_scatter("add_at", x, indices, v, axis)
 
@@ -213,7 +212,7 @@ def _index_failure(*indices: Tensor, shape: Shape) -> IndexError:
     wrong=Case(((4,), (3,)), {"shape": (3, 5)}, {0: 3, 1: 5}),
     large=Case(((1000, 1000), (1000, 1000)), {"shape": (300, 500)}, {0: 300, 1: 500}),
 )
-def flat_index(*indices: TensorLike, shape: Shape) -> Bound:
+def flat_index(*indices: TensorLike, shape: Shape) -> BoundArguments:
     """Index, in all elements of an array of `shape`, of those at integer indices on each axis."""
     made = [astype(i, int64) for i in indices]
     shapes = [i.shape for i in made]

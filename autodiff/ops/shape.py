@@ -14,10 +14,8 @@ from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_tensor, integer, one_axis, shape_of, some_axes
 from ..elementwise import promoted, sum_to
-from ..table import Case, Meta, Op, Shape, op
+from ..table import BoundArguments, Case, Shape, op
 from ..tensor import Tensor, TensorLike, check_dtype
-
-Bound = tuple[tuple[Tensor, ...], Meta]
 
 
 def _resolved(x: Tensor, shape: Any) -> Shape:
@@ -44,7 +42,7 @@ def _resolved(x: Tensor, shape: Any) -> Shape:
     wrong=Case(((2, 3),), {"shape": (4, 2)}),
     ulp=0,
 )
-def reshape(x: TensorLike, shape: Any) -> Bound:
+def reshape(x: TensorLike, shape: Any) -> BoundArguments:
     """Same elements in the same order under another shape; one size may be -1."""
     t = as_tensor(x)
     return (t,), {"shape": _resolved(t, shape)}
@@ -59,7 +57,7 @@ def reshape(x: TensorLike, shape: Any) -> Bound:
     cases=[Case(((3, 5),)), Case(((),)), Case(((0, 2),))],
     ulp=0,
 )
-def stop_gradient(x: TensorLike) -> Bound:
+def stop_gradient(x: TensorLike) -> BoundArguments:
     """x as a constant: no gradient passes through."""
     return (as_tensor(x),), {}
 
@@ -75,7 +73,7 @@ def stop_gradient(x: TensorLike) -> Bound:
     wrong=Case(((5,),), {"start": 2, "shape": (2, 2)}),
     ulp=0,
 )
-def part(x: TensorLike, start: int, shape: Shape) -> Bound:
+def part(x: TensorLike, start: int, shape: Shape) -> BoundArguments:
     """Elements in a row, from one on, under a shape: without a copy."""
     t = as_tensor(x)
     if not 0 <= start <= start + math.prod(shape) <= t.size:
@@ -139,7 +137,7 @@ def _transposed(x: Spec, axes: tuple[int, ...]) -> list[Spec]:
     large=Case(((1000, 1000),)),
     ulp=0,
 )
-def transpose(x: TensorLike, axes: Sequence[int] | None = None) -> Bound:
+def transpose(x: TensorLike, axes: Sequence[int] | None = None) -> BoundArguments:
     """Permute the axes, by default reverse them."""
     t = as_tensor(x)
     order = tuple(reversed(range(t.ndim))) if axes is None else tuple(axes)
@@ -175,7 +173,7 @@ def _plan_broadcast(
     large=Case(((1000, 1),), {"shape": (1000, 1000)}),
     ulp=0,
 )
-def broadcast_to(x: TensorLike, shape: Any) -> Bound:
+def broadcast_to(x: TensorLike, shape: Any) -> BoundArguments:
     """Repeat axes of size 1, and new leading axes, up to a shape."""
     t, sizes = as_tensor(x), shape_of("broadcast_to", shape)
     extra = len(sizes) - t.ndim
@@ -199,7 +197,7 @@ def _plan_cast(inputs: list[Operand], outputs: list[Operand], scratch: Any, dtyp
     large=Case(((1000, 1000),), {"dtype": np.dtype("float64")}),
     ulp=0,
 )
-def _astype(x: TensorLike, dtype: Any) -> Bound:
+def _astype(x: TensorLike, dtype: Any) -> BoundArguments:
     """Convert to another dtype; a float that an integer dtype can not hold gives its least value."""
     return (as_tensor(x),), {"dtype": check_dtype("astype", dtype)}
 
@@ -215,10 +213,6 @@ def astype(x: TensorLike, dtype: Any) -> Tensor:
 def copied(x: Tensor) -> Tensor:
     """Return the same elements in memory of their own."""
     return _astype(x, x.dtype)
-
-
-#: The row that a program copies with.
-copy_row: Op = _astype.op  # type: ignore[attr-defined]
 
 
 def _plan_slice(
@@ -268,7 +262,7 @@ def _fits(name: str, shape: Shape, starts: Shape, steps: Shape, sizes: Shape) ->
     wrong=Case(((5, 7),), {"starts": (1, 5), "steps": (1, 1), "sizes": (3, 4)}),
     ulp=0,
 )
-def strided_slice(x: TensorLike, starts: Shape, steps: Shape, sizes: Shape) -> Bound:
+def strided_slice(x: TensorLike, starts: Shape, steps: Shape, sizes: Shape) -> BoundArguments:
     """Elements `start + step * k`, k < size, of every axis; steps may be negative."""
     t = as_tensor(x)
     _fits("strided_slice", t.shape, starts, steps, sizes)
@@ -310,7 +304,7 @@ def _reference_embed(x: Any, shape: Shape, starts: Shape, steps: Shape) -> Any:
     wrong=Case(((3, 4),), {"shape": (5, 4), "starts": (1, 1), "steps": (1, 1)}),
     ulp=0,
 )
-def embed(x: TensorLike, shape: Shape, starts: Shape, steps: Shape) -> Bound:
+def embed(x: TensorLike, shape: Shape, starts: Shape, steps: Shape) -> BoundArguments:
     """Zeros of a shape, but for x at `start + step * k` of every axis: the adjoint of strided_slice."""
     t = as_tensor(x)
     _fits("embed", shape, starts, steps, t.shape)
@@ -357,7 +351,7 @@ def _concatenate_vjp(g: Tensor, y: Tensor, *xs: Tensor, axis: int, argument: int
     large=Case(((500, 1000), (500, 1000)), {"axis": 0}),
     ulp=0,
 )
-def _concatenate(*xs: TensorLike, axis: int) -> Bound:
+def _concatenate(*xs: TensorLike, axis: int) -> BoundArguments:
     """Join tensors along an axis."""
     made = promoted("concatenate", tuple(xs))
     k = one_axis("concatenate", axis, made[0].ndim)

@@ -11,14 +11,13 @@ from treepie.kernels import softmax as kernels
 from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_float, as_tensor, one_axis, same_float_dtype
-from ..table import Case, Meta, op
+from ..table import BoundArguments, Case, op
 from ..tensor import Tensor, TensorLike
 from .arithmetic import exp, mul, sub
 from .indexing import one_hot
 from .reduction import sum
 from .shape import expand_dims, reshape, swapaxes
 
-Bound = tuple[tuple[Tensor, ...], Meta]
 _ROWS = [Case(((3, 5),)), Case(((2, 3, 4),)), Case(((7, 1),)), Case(((0, 3),)), Case(((4, 40),))]
 
 
@@ -33,7 +32,7 @@ def _row_planner(kernel: Callable[..., Launch]) -> Callable[..., list[Launch]]:
     return plan
 
 
-def _bind_rows(name: str, *xs: TensorLike) -> Bound:
+def _bind_rows(name: str, *xs: TensorLike) -> BoundArguments:
     made = tuple(as_float(name, x) for x in xs)
     same_float_dtype(name, **{f"operand {k}": t for k, t in enumerate(made)})
     if any(t.shape != made[0].shape for t in made) or made[0].ndim == 0 or made[0].shape[-1] == 0:
@@ -66,7 +65,7 @@ def _dot(a: Any, b: Any) -> Tensor:
     large=Case(((1000, 1000), (1000, 1000))),
     ulp=16,
 )
-def softmax_backward(g: TensorLike, y: TensorLike) -> Bound:
+def softmax_backward(g: TensorLike, y: TensorLike) -> BoundArguments:
     """Gradient of softmax over the last axis: y * (g - sum(g * y)), y its result."""
     return _bind_rows("softmax_backward", g, y)
 
@@ -84,7 +83,7 @@ def softmax_backward(g: TensorLike, y: TensorLike) -> Bound:
     domain=(-10.0, 10.0),
     ulp=32,
 )
-def _softmax(x: TensorLike) -> Bound:
+def _softmax(x: TensorLike) -> BoundArguments:
     """Softmax over the last axis: exp(x) / sum(exp(x))."""
     return _bind_rows("softmax", x)
 
@@ -108,7 +107,7 @@ def softmax(x: TensorLike, axis: int = -1) -> Tensor:
     large=Case(((1000, 1000),)),
     domain=(-10.0, 10.0),
 )
-def _logsumexp(x: TensorLike) -> Bound:
+def _logsumexp(x: TensorLike) -> BoundArguments:
     """Logarithm of the sum of exp(x) over the last axis."""
     return _bind_rows("logsumexp", x)
 
@@ -198,7 +197,7 @@ _LABELLED = [
     domain=(-5.0, 5.0),
     ulp=32,
 )
-def cross_entropy_backward(g: TensorLike, logits: TensorLike, labels: TensorLike) -> Bound:
+def cross_entropy_backward(g: TensorLike, logits: TensorLike, labels: TensorLike) -> BoundArguments:
     """Gradient of cross_entropy_rows: g * (softmax(logits) - one_hot(labels))."""
     x, y = _bind_labels(logits, labels)
     upstream = as_float("cross_entropy", g)
@@ -220,6 +219,6 @@ def cross_entropy_backward(g: TensorLike, logits: TensorLike, labels: TensorLike
     domain=(-10.0, 10.0),
     ulp=8,
 )
-def cross_entropy_rows(logits: TensorLike, labels: TensorLike) -> Bound:
+def cross_entropy_rows(logits: TensorLike, labels: TensorLike) -> BoundArguments:
     """Loss of each row: -log softmax(logits)[label]. A label outside the classes is a ValueError."""
     return _bind_labels(logits, labels), {}

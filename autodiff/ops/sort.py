@@ -15,14 +15,13 @@ from treepie.kernels.elementwise import cast
 from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_tensor, integer, one_axis
-from ..table import Case, Meta, composite, op
+from ..table import BoundArguments, Case, composite, op
 from ..tensor import Tensor, TensorLike, int32, int64
 from .gather import take_along_axis
 from .indexing import around
 from .rearrange import piece
 from .shape import reshape
 
-Bound = tuple[tuple[Tensor, ...], Meta]
 _ALL = ("float32", "float64", "int32", "int64", "bool")
 
 
@@ -69,7 +68,7 @@ def _argsort_oracle(x: Any, axis: int, descending: bool = False) -> Any:
     large=Case(((1000, 1000),), {"axis": 1}),
     dtypes=_ALL,
 )
-def _argsort(x: TensorLike, axis: int, descending: bool = False) -> Bound:
+def _argsort(x: TensorLike, axis: int, descending: bool = False) -> BoundArguments:
     """Places of the elements along an axis in ascending or descending order, int64; stable."""
     t = as_tensor(x)
     return (t,), {"axis": one_axis("argsort", axis, t.ndim), "descending": bool(descending)}

@@ -18,15 +18,13 @@ from treepie.kernels.elementwise import elementwise as plan_elementwise
 from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_tensor
-from ..table import Case, Meta, Op, register
+from ..table import BoundArguments, Case, Op, register
 from ..tensor import Tensor, TensorLike
-
-Bound = tuple[tuple[Tensor, ...], Meta]
 
 
 def _rule(
     name: str, moments: int, hyper: int, formula: Callable[..., Any], oracle: Callable[..., Any]
-) -> Rule:
+) -> UpdateRule:
     """Register the rows of a rule."""
 
     def row(suffix: str, add: bool) -> Op:
@@ -42,7 +40,7 @@ def _rule(
             change, *new = oracle(p, *rest[:-1], *rest[-1])
             return (p + change if add else change, *new)
 
-        def bind(*given: TensorLike) -> Bound:
+        def bind(*given: TensorLike) -> BoundArguments:
             args = tuple(as_tensor(a) for a in given)
             shapes, dtypes = {a.shape for a in args[:-1]}, {a.dtype for a in args}
             if len(shapes) > 1 or len(dtypes) > 1 or args[-1].shape != (hyper,):
@@ -80,11 +78,11 @@ def _rule(
         )
 
     step, update = row("step", add=False), row("update", add=True)
-    return Rule(step, update, hyper)
+    return UpdateRule(step, update, hyper)
 
 
 @dataclass(frozen=True)
-class Rule:
+class UpdateRule:
     """The two rows of a rule, and how many hyperparameters they take."""
 
     step: Op

@@ -1,5 +1,4 @@
-"""Programs: what Python does with tensors, traced, and run again in one native call.
+"""Programs: traces, planned and run in one native call.
 
-Read in this order: `trace.py`, `pure.py`, `graph.py`, `fusion.py` and `group.py`, `layout.py`, `program.py`,
-`cache.py`.
+Read in this order: `pure.py`, `graph.py`, `fusion.py` and `group.py`, `layout.py`, `program.py`, `cache.py`.
 """

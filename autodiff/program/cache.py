@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Mapping
 
 from treepie.kernels import config
 
-from .entry import Entry, root
+from ..trace.entry import Entry, root
 from .instance import Arenas
 from .program import Blueprint, Program
 
@@ -19,7 +19,7 @@ SEEN = "seen"
 _WINDOW, _MANY = 32, 20
 
 
-class Programs:
+class ProgramCache:
     """Programs of one function, in any number of structures.
 
     subject: what runs, in the plural.

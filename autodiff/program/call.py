@@ -9,11 +9,11 @@ import numpy as np
 
 from .. import tape
 from ..tensor import Tensor
-from . import active
-from .active import tracing
-from .entry import INPUT, NUMBER
+from ..trace import active
+from ..trace.active import tracing
+from ..trace.entry import INPUT, NUMBER
+from ..trace.trace import Trace
 from .graph import Alias
-from .trace import Trace
 
 #: (arguments' tensors) -> tensors of the results, those that are no arguments and no constants.
 Run = Callable[[Sequence[Tensor]], Sequence[Tensor]]

@@ -64,7 +64,7 @@ def _distinct(calls: Sequence[Call], wanted: set[int]) -> list[Call]:
     same: dict[int, int] = {}  # buffer -> the equal one that is made earlier
     for old in calls:
         call = _renamed(old, same) if same else old
-        key = (call.op, tuple(call.inputs), tuple(call.meta.items()))
+        key = (call.op, tuple(call.inputs), tuple(call.attributes.items()))
         if key in first and wanted.isdisjoint(call.written):
             same.update(zip(call.written, first[key].written, strict=True))
         else:

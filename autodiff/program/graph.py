@@ -10,7 +10,7 @@ from treepie.kernels.program import Launch, Spec
 
 from ..table import Op
 from ..tensor import Tensor
-from .entry import Entry
+from ..trace.entry import Entry
 
 
 class Row(Protocol):
@@ -54,7 +54,7 @@ class Call:
     """
 
     op: Row
-    meta: dict[str, Any]
+    attributes: dict[str, Any]
     launches: tuple[Launch, ...]
     slices: list[Slice]
     inputs: list[tuple[Slice, Spec]]
@@ -127,15 +127,15 @@ class Graph:
         assert isinstance(op, Op)
         specs = [self.spec_of(n) for n in entry.inputs]
         if op.view is not None:
-            first = op.offset(specs[0], **entry.meta) * specs[0].dtype.itemsize
+            first = op.offset(specs[0], **entry.attributes) * specs[0].dtype.itemsize
             self.slices[entry.first] = Slice(inputs[0].buffer, inputs[0].offset + first)
             return
-        if op.joins is not None and op.joins(*specs, **entry.meta):
+        if op.joins is not None and op.joins(*specs, **entry.attributes):
             joined = _adjacent(inputs, specs)
             if joined is not None:
                 self.slices[entry.first] = joined
                 return
-        plan = op.planned([(s.shape, s.dtype) for s in specs], entry.meta)
+        plan = op.planned([(s.shape, s.dtype) for s in specs], entry.attributes)
         outputs = [Spec(*spec) for spec in plan.outputs]
         written = [self.buffer(spec.nbytes) for spec in outputs]
         for k, buffer in enumerate(written):
@@ -143,7 +143,7 @@ class Graph:
         written += [self.buffer(size) for size in plan.scratch]
         slices = [*inputs, *map(Slice, written)]
         pairs = list(zip(inputs, specs, strict=True))
-        self.calls.append(Call(op, entry.meta, plan.launches, slices, pairs, outputs, tuple(written)))
+        self.calls.append(Call(op, entry.attributes, plan.launches, slices, pairs, outputs, tuple(written)))
 
 
 def _adjacent(inputs: Sequence[Slice], specs: Sequence[Spec]) -> Slice | None:

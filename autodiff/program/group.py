@@ -180,10 +180,12 @@ class Group:
             tuple(results),
             _flops(self.calls),
         )
-        launches = root.op.plan(read, written, scratch, **root.meta, epilogue=epilogue)
+        launches = root.op.plan(read, written, scratch, **root.attributes, epilogue=epilogue)
         places = [*(p for p, _ in inputs), *map(Slice, buffers)]
         # Not in place: a product writes partial sums before it reads its operands for the last time.
-        return Call(Fused(self._title(), False), root.meta, tuple(launches), places, inputs, outputs, buffers)
+        return Call(
+            Fused(self._title(), False), root.attributes, tuple(launches), places, inputs, outputs, buffers
+        )
 
     def _title(self) -> str:
         return " + ".join(call.op.name for call in self.calls)

@@ -50,7 +50,7 @@ def described(program: Program, runs: int = 0) -> list[Kernels]:
         mine = list(group)
         call = mine[0][0][0]
         spent = [t for _, _, t in mine if t is not None]
-        team = max(threads.team(launch.units, launch.work_ns, spinning=True) for _, launch, _ in mine)
+        team = max(threads.team(launch.chunks, launch.work_ns, spinning=True) for _, launch, _ in mine)
         inputs = [spec for _, spec in call.inputs]
         total = sum(spent) if spent else None
         made.append(Kernels(call.op.name, inputs, call.outputs, len(mine), team, total))

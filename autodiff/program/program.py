@@ -22,15 +22,15 @@ import numpy as np
 from treepie.kernels import config, memory
 from treepie.kernels.program import Launch, LaunchTable, Operand, Spec
 
-from ..table import Op
+from ..table import OPS, Op
 from ..tensor import Tensor, address_of
-from . import layout
-from .entry import Symbol
+from ..trace.entry import Symbol
+from ..trace.trace import Trace
+from . import memory as planned_memory
 from .fusion import fused
 from .graph import Call, Graph, Item, Slice
 from .instance import Arena, Arenas, Instance
 from .request import Numeric, Request
-from .trace import Trace
 
 _BYTE = np.dtype(np.uint8)
 
@@ -151,13 +151,15 @@ class Program:
         between = wanted | {p.buffer for c in late for p, _ in c.inputs} | {p.buffer for p in peeked}
         made = fused(graph, early, between)
         made += fused(graph, late, wanted)
-        made, inside = layout.joined(made, wanted, sizes)
+        made, inside = planned_memory.joined(made, wanted, sizes)
         self.in_place = _in_place(made, request.donated, sizes, own)
-        inner = layout.resolved(inside)
+        inner = planned_memory.resolved(inside)
         last = {inner(p).buffer for p in peeked}
-        offsets, self.bytes = layout.arena(made, inner, last, set(homes), sizes)
+        offsets, self.bytes = planned_memory.arena(made, inner, last, set(homes), sizes)
         self._arena = graph.buffer(self.bytes)
-        places = layout.resolved(inside | homes | {b: Slice(self._arena, o) for b, o in offsets.items()})
+        places = planned_memory.resolved(
+            inside | homes | {b: Slice(self._arena, o) for b, o in offsets.items()}
+        )
         self._assemble(graph, made, places)
         self._fresh = self._grouped([(own[b], sizes[b]) for b in own])
         self._fresh_results = []
@@ -198,7 +200,7 @@ class Program:
                     p = places(call.slices[o.buffer])
                     slots.append((word, Operand(p.buffer, o.spec, p.offset + o.offset)))
                 self.launches.append(
-                    Launch(launch.entry, launch.units, launch.work_ns, launch.words, tuple(slots))
+                    Launch(launch.entry, launch.chunks, launch.work_ns, launch.words, tuple(slots))
                 )
                 self.calls.append((call, inputs))
         used = {o.buffer for launch in self.launches for _, o in launch.slots}
@@ -329,7 +331,7 @@ class Run:
             memory = (ctypes.c_char * spec.nbytes).from_address(start)
             array: np.ndarray = np.ndarray(spec.shape, spec.dtype, memory)  # type: ignore[arg-type]
             tensors.append(Tensor(array.copy()))
-        return call.op.error(tensors, call.meta)
+        return call.op.error(tensors, call.attributes)
 
     def peeked(self) -> list[np.ndarray]:
         """Return copies of the values that can be looked at where a launch reported an error."""
@@ -342,12 +344,10 @@ class Run:
 
 def _copied(graph: Graph, at: Slice, spec: Spec) -> Slice:
     """Add the call that copies a slice into a buffer of its own."""
-    from ..ops.shape import copy_row
-
-    plan = copy_row.planned([(spec.shape, spec.dtype)], {"dtype": spec.dtype})
+    copy_row, attributes = OPS["astype"], {"dtype": spec.dtype}
+    plan = copy_row.planned([(spec.shape, spec.dtype)], attributes)
     to = graph.buffer(spec.nbytes)
-    meta = {"dtype": spec.dtype}
-    call = Call(copy_row, meta, plan.launches, [at, Slice(to)], [(at, spec)], [spec], (to,))
+    call = Call(copy_row, attributes, plan.launches, [at, Slice(to)], [(at, spec)], [spec], (to,))
     # As early as can be: before memory that is given is written to, and before a check that may fail.
     written = [k for k, c in enumerate(graph.calls) if at.buffer in c.written]
     first = written[-1] + 1 if written else 0

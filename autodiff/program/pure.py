@@ -14,19 +14,19 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
+from treepie.kernels.config import CHECK
 from treepie.kernels.program import Spec
 
 from .. import tape
 from ..arguments import as_tensor
+from ..ptree.structure import Flattened, rebuild
 from ..tensor import Tensor
-from . import active
-from .active import tracing
+from ..trace import active
+from ..trace.active import tracing
+from ..trace.compare import Transcript
+from ..trace.entry import Entry, Symbol, root
+from ..trace.trace import Trace
 from .call import entered
-from .compare import Written
-from .entry import Entry, Symbol, root
-from .settings import CHECK
-from .structure import Flat, rebuild
-from .trace import Trace
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -60,7 +60,7 @@ class Pure:
         self.refs: list[tuple[str, Any]] = []
         self.outputs: list[tuple[tuple[int, ...], np.dtype]] = []
         self.structure: Any = None
-        self.written: Written | None = None
+        self.written: Transcript | None = None
         self._items: list[Entry] | None = []
         self.checks: list[Entry] = []  # that look at the elements of an argument
         self._constants: dict[int, Tensor] = {}
@@ -73,7 +73,7 @@ class Pure:
         """
         trace = Trace(root(), user=False, refuse=_Opaque, lines=lines)
 
-        def run() -> tuple[list[Tensor], Flat]:
+        def run() -> tuple[list[Tensor], Flattened]:
             arguments = [Tensor(trace.symbol(t.shape, t.dtype)) for t in given]
             if taped:
                 number = tape.begin()
@@ -101,7 +101,7 @@ class Pure:
         held = enumerate(trace.values)
         self._constants = {n: v for n, v in held if not isinstance(v, Symbol)}
         if lines:
-            self.written = Written(trace, set(range(len(given))))
+            self.written = Transcript(trace, set(range(len(given))))
         trace.end()
 
     @property
@@ -119,13 +119,13 @@ class Pure:
             operands = [
                 self._specs[n] if t is None else t._data for n, t in zip(entry.inputs, known, strict=True)
             ]
-            if entry.op.fails(operands, entry.meta):
+            if entry.op.fails(operands, entry.attributes):
                 return True
         return False
 
-    def _result(self, given: Sequence[Tensor]) -> Flat:
+    def _result(self, given: Sequence[Tensor]) -> Flattened:
         arguments = rebuild(self._taken, iter(given), iter(()))
-        return Flat(f"{self.name}: the result", self._function(*arguments), numbers=False)
+        return Flattened(f"{self.name}: the result", self._function(*arguments), numbers=False)
 
     def made(self, given: Sequence[Tensor]) -> list[Tensor]:
         """Return the tensors of its results that are no arguments and no constants."""
@@ -134,7 +134,7 @@ class Pure:
             return [t for t, (kind, _) in zip(tensors, self.refs, strict=True) if kind == "output"]
         values = dict(enumerate(given)) | self._constants
         for entry in self._items:
-            out = entry.op.apply(tuple([values[n] for n in entry.inputs]), entry.meta)
+            out = entry.op.apply(tuple([values[n] for n in entry.inputs]), entry.attributes)
             for k, t in enumerate(out if isinstance(out, tuple) else (out,), entry.first):
                 values[k] = t
         return [values[n] for n in self._numbers]
@@ -175,7 +175,7 @@ def call_pure(
     if trace is None and not eager:
         return function(*arguments)
     try:
-        flat = Flat("", arguments, numbers=False)
+        flat = Flattened("", arguments, numbers=False)
     except TypeError:
         return function(*arguments)  # with arguments that are no structure, such as floats
     structure, given = flat.structure, tuple(flat.tensors)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..trace.number import Numbers
 from .graph import Slice
-from .number import Numbers
 
 
 @dataclass(frozen=True)

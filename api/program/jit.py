@@ -10,19 +10,20 @@ from typing import Any, NoReturn
 
 from treepie.autodiff import Tensor, tape
 from treepie.autodiff.arguments import integer
-from treepie.autodiff.program import active
-from treepie.autodiff.program.cache import Programs
-from treepie.autodiff.program.compare import Written
-from treepie.autodiff.program.entry import Entry, root
+from treepie.autodiff.program.cache import ProgramCache
 from treepie.autodiff.program.graph import Slice
-from treepie.autodiff.program.number import Number, Numbers
 from treepie.autodiff.program.program import Blueprint
 from treepie.autodiff.program.pure import Known, call_pure
 from treepie.autodiff.program.request import Request
-from treepie.autodiff.program.settings import CHECK, get_num_threads
-from treepie.autodiff.program.structure import Flat, Matcher, builder, matcher, rebuild
-from treepie.autodiff.program.trace import Trace
-from treepie.autodiff.transform import compilations
+from treepie.autodiff.ptree.structure import Flattened, Matcher, builder, matcher, rebuild
+from treepie.autodiff.trace import active
+from treepie.autodiff.trace.compare import Transcript
+from treepie.autodiff.trace.entry import Entry, root
+from treepie.autodiff.trace.number import Number, Numbers
+from treepie.autodiff.trace.trace import Trace
+from treepie.kernels.compilations import compilations
+from treepie.kernels.config import CHECK
+from treepie.kernels.threads import get_num_threads
 
 #: What stands for a program of arguments for which the function reads values.
 _EAGER = "eager"
@@ -54,7 +55,7 @@ class Jitted:
         self.name = getattr(function, "__name__", type(function).__name__)
         self._known: dict[Hashable, Known] = {}
         self._last: tuple[Matcher, Hashable] = (lambda arguments: None, None)
-        self._cache = Programs(f"calls of {self.name}")
+        self._cache = ProgramCache(f"calls of {self.name}")
 
     @property
     def programs(self) -> Sequence[Any]:
@@ -134,25 +135,27 @@ class Jitted:
             values = [every[n.index] if type(n) is Number else n for n in result_numbers]
         return build(results, values)
 
-    def _flat(self, arguments: Any) -> Flat:
+    def _flat(self, arguments: Any) -> Flattened:
         """Return the arguments taken apart, in the way of the last call if they are alike."""
         match, structure = self._last
         found = match(arguments)
         if found is not None:
-            return Flat.of(*found, structure)
-        flat = Flat(f"jit: {self.name}, (args, kwargs)", arguments)
+            return Flattened.of(*found, structure)
+        flat = Flattened(f"jit: {self.name}, (args, kwargs)", arguments)
         if flat.plain:
             self._last = matcher(flat.structure), flat.structure
         return flat
 
-    def _called(self, flat: Flat, statics: Any, tensors: Sequence[Tensor], numbers: Sequence[Any]) -> Any:
+    def _called(
+        self, flat: Flattened, statics: Any, tensors: Sequence[Tensor], numbers: Sequence[Any]
+    ) -> Any:
         """Call the function with these in the places of its arguments' tensors and numbers."""
         args, kwargs = rebuild(flat.structure, iter(tensors), iter(numbers))
         static = {k: a for k, _, a in statics}
         args = [static.get(k, a) for k, a in enumerate(args)]
         return self.function(*args, **kwargs, **{k: a for k, a in static.items() if isinstance(k, str)})
 
-    def _known_or_traced(self, root: Entry, found: Any, flat: Flat, statics: Any) -> Any:
+    def _known_or_traced(self, root: Entry, found: Any, flat: Flattened, statics: Any) -> Any:
         """Trace the function; hold it against what was traced before, if there is that."""
         try:
             made = self._traced(flat, statics)
@@ -169,16 +172,16 @@ class Jitted:
         self._cache.add(root, 0, made)
         return made
 
-    def _traced(self, flat: Flat, statics: Any) -> Blueprint:
+    def _traced(self, flat: Flattened, statics: Any) -> Blueprint:
         """Run the function on symbolic tensors, and return what it does."""
         trace = Trace(root(), user=False, refuse=self._refuse, lines=self._check)
         numbers = Numbers(flat.numbers or ())
         given = [Tensor(trace.symbol(t.shape, t.dtype)) for t in flat.tensors]
         symbols = [numbers.number(k) for k in range(len(flat.numbers or ()))]
 
-        def run() -> Flat:
+        def run() -> Flattened:
             result = self._called(flat, statics, given, symbols)
-            return Flat(f"jit: the result of {self.name}", result)
+            return Flattened(f"jit: the result of {self.name}", result)
 
         result = active.inside(trace, run)
         if trace.read_at is not None:
@@ -188,12 +191,12 @@ class Jitted:
         request = Request([t.array.nbytes for t in flat.tensors], inputs, fresh, numbers=numbers)
         made = Blueprint(trace, trace.items, request, self._cache.arenas)
         made.result = (builder(result.structure), result.numbers)
-        made.written = Written(trace, set(inputs)) if self._check else None
+        made.written = Transcript(trace, set(inputs)) if self._check else None
         trace.end()
         return made
 
     def _request(
-        self, request: Request, args: tuple[Any, ...], flat: Flat, continues: Sequence[bool]
+        self, request: Request, args: tuple[Any, ...], flat: Flattened, continues: Sequence[bool]
     ) -> Request:
         """Return a request with arguments in blocks of memory."""
         sizes: list[int] = []
@@ -215,11 +218,11 @@ class Jitted:
         error.why = reads
         raise error
 
-    def _donated(self, args: tuple[Any, ...], flat: Flat, continues: Sequence[bool]) -> tuple[int, ...]:
+    def _donated(self, args: tuple[Any, ...], flat: Flattened, continues: Sequence[bool]) -> tuple[int, ...]:
         """Return the externals that hold nothing but donated tensors."""
         if not self._donate:
             return ()
-        owned = [k in self._donate for k, a in enumerate(args) for _ in Flat("", a).tensors]
+        owned = [k in self._donate for k, a in enumerate(args) for _ in Flattened("", a).tensors]
         owned += [False] * (len(flat.tensors) - len(owned))
         made: list[bool] = []
         for own, on in zip(owned, continues, strict=True):

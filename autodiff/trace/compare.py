@@ -10,7 +10,7 @@ from .entry import Entry, Symbol
 from .trace import Trace
 
 
-class Written:
+class Transcript:
     """What a trace wrote down: ops, what they take, lines, and the values of constants."""
 
     def __init__(self, trace: Trace, inputs: set[int]) -> None:
@@ -20,7 +20,9 @@ class Written:
         for entry in trace.items:
             if not isinstance(entry, Entry):
                 continue
-            self.rows.append((entry.op.name, entry.inputs, [(k, repr(v)) for k, v in entry.meta.items()]))
+            self.rows.append(
+                (entry.op.name, entry.inputs, [(k, repr(v)) for k, v in entry.attributes.items()])
+            )
             self.lines.append(entry.line or "?")
             held = {}
             for position, n in enumerate(entry.inputs):
@@ -29,7 +31,7 @@ class Written:
                     held[position] = value.array
             self.constants.append(held)
 
-    def compare(self, first: Written, function: str) -> None:
+    def compare(self, first: Transcript, function: str) -> None:
         """Raise ValueError where this trace differs from the first one."""
         pairs = zip(self.rows, first.rows, self.constants, first.constants, self.lines, strict=False)
         for now, before, values, old_values, line in pairs:

@@ -28,16 +28,16 @@ class Row(Protocol):
     def failure(self) -> Any:
         """Whether its kernel reports errors."""
 
-    def fails(self, inputs: Sequence[Any], meta: dict[str, Any]) -> bool:
+    def fails(self, inputs: Sequence[Any], attributes: dict[str, Any]) -> bool:
         """Whether elements of arrays are outside of their range."""
 
-    def error(self, inputs: Sequence[Tensor], meta: dict[str, Any]) -> Exception:
+    def error(self, inputs: Sequence[Tensor], attributes: dict[str, Any]) -> Exception:
         """Return the error of such elements."""
 
-    def outputs(self, inputs: Sequence[Any], meta: dict[str, Any]) -> Sequence[Output]:
+    def outputs(self, inputs: Sequence[Any], attributes: dict[str, Any]) -> Sequence[Output]:
         """Return shapes and dtypes of its results."""
 
-    def run(self, inputs: tuple[Tensor, ...], meta: dict[str, Any]) -> tuple[Tensor, ...]:
+    def run(self, inputs: tuple[Tensor, ...], attributes: dict[str, Any]) -> tuple[Tensor, ...]:
         """Run it eagerly where no trace is active."""
 
     def pull_back(
@@ -87,18 +87,29 @@ class Entry:
     programs: of traces that end here, by what they are asked for.
     """
 
-    __slots__ = ("children", "first", "inputs", "key", "line", "meta", "op", "outputs", "parent", "programs")
+    __slots__ = (
+        "attributes",
+        "children",
+        "first",
+        "inputs",
+        "key",
+        "line",
+        "op",
+        "outputs",
+        "parent",
+        "programs",
+    )
 
     def __init__(
         self,
         parent: Entry | None,
         op: Any,
         inputs: tuple[int, ...],
-        meta: dict[str, Any],
+        attributes: dict[str, Any],
         first: int,
         outputs: Sequence[Output],
     ) -> None:
-        self.parent, self.op, self.inputs, self.meta = parent, op, inputs, meta
+        self.parent, self.op, self.inputs, self.attributes = parent, op, inputs, attributes
         self.first, self.outputs = first, outputs
         self.key: Any = None  # of its parent's children
         self.children: dict[Any, Entry] = {}

@@ -10,8 +10,8 @@ from typing import Any
 from treepie.autodiff.program.profile import Kernels, described
 from treepie.autodiff.program.program import Program
 
+from ..train.trainer import Trainer
 from .jit import Jitted
-from .train.trainer import Trainer
 
 _RUNS = 20
 

@@ -11,21 +11,14 @@ from typing import Any
 from treepie.autodiff import Tensor, ops, ptree, zeros
 from treepie.autodiff.arguments import as_tensor
 from treepie.autodiff.ops import update as rules
-from treepie.autodiff.program.number import computed
-from treepie.autodiff.program.structure import register_state, register_static
+from treepie.autodiff.ptree.structure import register_state, register_static
 from treepie.autodiff.tensor import TensorLike, float64
+from treepie.autodiff.trace.number import computed
 
+from ..pickling import Constructed, constructor
 from . import schedule
-from .layout import Group, Layout
-from .recipe import Constructed, constructor
+from .flat import FlatGroup, FlatLayout
 from .schedule import Schedule
-
-# fmt: off
-__all__ = [
-    "OptState", "Optimizer", "adagrad", "adam", "adamw", "apply_updates", "clip_by_global_norm",
-    "global_norm", "rmsprop", "schedule", "sgd",
-]
-# fmt: on
 
 Tree = Any
 Mask = Callable[[Tree], Tree] | Tree | None
@@ -37,7 +30,7 @@ class OptState:
 
     count: int
     buffers: tuple[tuple[Tensor, ...], ...]
-    layout: Layout | None
+    layout: FlatLayout | None
 
     @property
     def moments(self) -> tuple[Tree, ...]:
@@ -68,7 +61,7 @@ class Optimizer(Constructed):
     """
 
     name: str
-    rule: rules.Rule
+    rule: rules.UpdateRule
     moments: int
     numbers: Callable[[int], tuple[float, ...]]
     mask: Mask = None
@@ -105,8 +98,8 @@ class Optimizer(Constructed):
         rows = [self._leaves(layout, "moment", tree) for tree in trees]
         return OptState(count, tuple(layout.flat(row) for row in rows), layout)
 
-    def _layout(self, params: Tree) -> Layout:
-        return Layout(params, self.mask(params) if callable(self.mask) else self.mask)
+    def _layout(self, params: Tree) -> FlatLayout:
+        return FlatLayout(params, self.mask(params) if callable(self.mask) else self.mask)
 
     def flat(self, state: OptState, grads: Tree) -> list[Tensor]:
         """Return gradients as the buffers that `advance` takes, a tree that all functions here take."""
@@ -140,7 +133,7 @@ class Optimizer(Constructed):
     def _step(
         self,
         state: OptState,
-        layout: Layout,
+        layout: FlatLayout,
         values: Sequence[Tensor],
         flat: Sequence[Tensor],
         apply: bool,
@@ -153,7 +146,7 @@ class Optimizer(Constructed):
         first, *moments = zip(*made, strict=True) if made else [()] * (1 + self.moments)
         return list(first), OptState(count, tuple(moments), layout)
 
-    def hyper(self, group: Group) -> Callable[[int], tuple[float, ...]]:
+    def hyper(self, group: FlatGroup) -> Callable[[int], tuple[float, ...]]:
         """Return the function of a step that gives the hyperparameters of a group."""
         return self._decayed if group.decayed else self._undecayed
 
@@ -170,7 +163,7 @@ class Optimizer(Constructed):
     def _undecayed(self, step: int) -> tuple[float, ...]:
         return (*self._decayed(step)[:-1], 0.0)
 
-    def _leaves(self, layout: Layout, what: str, tree: Tree) -> list[Tensor]:
+    def _leaves(self, layout: FlatLayout, what: str, tree: Tree) -> list[Tensor]:
         """Return the leaves of a tree like the parameters, in their order."""
         leaves: list[Tensor] = []
 
@@ -182,7 +175,7 @@ class Optimizer(Constructed):
         self._check_leaves(layout, what, leaves)
         return leaves
 
-    def _check_leaves(self, layout: Layout, what: str, leaves: list[Tensor]) -> None:
+    def _check_leaves(self, layout: FlatLayout, what: str, leaves: list[Tensor]) -> None:
         """Refuse a leaf of another shape or dtype than the state was made for, by its path."""
         for k, t in enumerate(leaves):
             shape, dtype = layout.shapes[k], layout.dtypes[k]
@@ -324,6 +317,6 @@ def clip_by_global_norm(max_norm: float, grads: Tree) -> Tree:
         "out, or lower the learning rate)"
     )
     # In an op, so that a program can do it.
-    norm = ops.within(global_norm(grads), 0.0, sys.float_info.max, message, finite=True)
+    norm = ops.check_range(global_norm(grads), 0.0, sys.float_info.max, message, finite=True)
     scale = ops.minimum(max_norm / norm, 1.0)
     return ptree.map(lambda g: as_tensor(g) * scale.astype(as_tensor(g).dtype), grads)

@@ -13,17 +13,17 @@ import numpy as np
 
 from treepie.autodiff import Tensor, ops, ptree, zeros
 from treepie.autodiff.arguments import as_tensor
-from treepie.autodiff.program.entry import Symbol
-from treepie.autodiff.program.structure import Flat, builder, register_static
+from treepie.autodiff.ptree.structure import Flattened, builder, register_static
 from treepie.autodiff.tensor import address_of
+from treepie.autodiff.trace.entry import Symbol
 
-from .recipe import Constructed
+from ..pickling import Constructed
 
 Tree = Any
 
 
 @dataclass(frozen=True)
-class Group:
+class FlatGroup:
     """Leaves that a rule changes in one launch, side by side in a flat buffer."""
 
     leaves: tuple[int, ...]
@@ -50,7 +50,7 @@ class Group:
         return ops.concatenate([ops.reshape(t, (-1,)) for t in mine])
 
 
-class Layout(Constructed):
+class FlatLayout(Constructed):
     """Where each leaf of a tree is in the buffers: a group for each dtype, with a mask for each decay too."""
 
     def __init__(self, params: Tree, mask: Tree | None) -> None:
@@ -64,7 +64,7 @@ class Layout(Constructed):
         members: dict[tuple[Any, bool], list[int]] = {}
         for k, t in enumerate(leaves):
             members.setdefault((t.dtype, decays[k]), []).append(k)
-        self.groups = [Group(tuple(ks), dtype, decayed) for (dtype, decayed), ks in members.items()]
+        self.groups = [FlatGroup(tuple(ks), dtype, decayed) for (dtype, decayed), ks in members.items()]
         #: Of each leaf its group, and where it begins there, in elements.
         self.starts: list[tuple[int, int]] = [(0, 0)] * len(leaves)
         #: How many elements each group has.
@@ -80,7 +80,7 @@ class Layout(Constructed):
 
     def _identify(self) -> None:
         #: Equal for layouts that are alike, in this process.
-        structure = Flat("", self.numbered).structure
+        structure = Flattened("", self.numbered).structure
         self.key = _interned((structure, tuple(self.shapes), tuple(self.groups)))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -115,10 +115,10 @@ class Layout(Constructed):
         """The function that returns the tree of some leaves."""
         # The numbers are those of the leaves, in order. A tenth of the time of a walk over the tree, which a
         # step of a model in Python pays each time.
-        return functools.partial(builder(Flat("", self.numbered).structure), ())
+        return functools.partial(builder(Flattened("", self.numbered).structure), ())
 
 
-register_static(Layout)
+register_static(FlatLayout)
 
 _keys: dict[Hashable, int] = {}
 

@@ -8,14 +8,14 @@ from treepie.kernels.check import within as plan
 from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_float
-from ..table import Case, Meta, op
+from ..table import Attributes, Case, op
 from ..tensor import Tensor, TensorLike
 
-_ANY: Meta = {"low": -4.0, "high": 4.0, "message": "a value is {}", "finite": False}
+_ANY: Attributes = {"low": -4.0, "high": 4.0, "message": "a value is {}", "finite": False}
 
 
-def _plan(inputs: list[Operand], outputs: list[Operand], scratch: Any, **meta: Any) -> list[Launch]:
-    return [plan(inputs[0], outputs[0], meta["low"], meta["high"], meta["finite"])]
+def _plan(inputs: list[Operand], outputs: list[Operand], scratch: Any, **attributes: Any) -> list[Launch]:
+    return [plan(inputs[0], outputs[0], attributes["low"], attributes["high"], attributes["finite"])]
 
 
 def _error(x: Tensor, low: float, high: float, message: str, finite: bool) -> Exception:
@@ -25,22 +25,22 @@ def _error(x: Tensor, low: float, high: float, message: str, finite: bool) -> Ex
 
 @op(
     signature="(...)->(...)",
-    infer=lambda x, **meta: [Spec(x.shape, x.dtype)],
+    infer=lambda x, **attributes: [Spec(x.shape, x.dtype)],
     plan=_plan,
     failure=_error,
-    checked=lambda x, low, high, **meta: [(0, low, high)],
-    vjp=lambda g, y, x, **meta: g,
-    oracle=lambda x, **meta: np.asarray(x),
+    checked=lambda x, low, high, **attributes: [(0, low, high)],
+    vjp=lambda g, y, x, **attributes: g,
+    oracle=lambda x, **attributes: np.asarray(x),
     cases=[Case(s, _ANY) for s in (((3, 5),), ((),), ((0, 3),), ((40000,),))],
     large=Case(((1000, 1000),), _ANY),
     ulp=0,
 )
-def within(
+def check_range(
     x: TensorLike, low: float, high: float, message: str, finite: bool = False
-) -> tuple[tuple[Tensor, ...], Meta]:
+) -> tuple[tuple[Tensor, ...], Attributes]:
     """x itself; ValueError(message.format(element)) where an element is outside [low, high]. NaN passes.
 
     finite: refuse NaN too, and raise FloatingPointError.
     """
-    meta = {"low": float(low), "high": float(high), "message": message, "finite": bool(finite)}
-    return (as_float("within", x),), meta
+    attributes = {"low": float(low), "high": float(high), "message": message, "finite": bool(finite)}
+    return (as_float("check_range", x),), attributes

@@ -19,7 +19,7 @@ from treepie.autodiff import Tensor, ops, rng, tensor
 from treepie.autodiff.arguments import as_tensor, integer
 from treepie.autodiff.tensor import TENSOR_DTYPES, TensorLike
 
-from .distributed import Communicator, check_communicator
+from ..distributed import Communicator, check_communicator
 
 Element = Any
 

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from .. import ptree
 from ..arguments import as_tensor
 from ..tensor import Tensor
-from .number import Number
+from ..trace.number import Number
+from . import tree as ptree
 
 
-class Same:
+class Identity:
     """An object as a key: equal to itself alone."""
 
     __slots__ = ("of",)
@@ -36,7 +36,7 @@ class Same:
 
     def __eq__(self, other: object) -> bool:
         """Whether another one holds the same object."""
-        return type(other) is Same and self.of is other.of
+        return type(other) is Identity and self.of is other.of
 
 
 _NUMBERS = (bool, int, float)
@@ -61,7 +61,7 @@ def register_static(cls: type) -> None:
     _themselves = (*_themselves, cls)
 
 
-class Flat:
+class Flattened:
     """The leaves of a tree, and its structure.
 
     numbers: the Python numbers and `Number`s, or None where they belong to the structure.
@@ -84,9 +84,9 @@ class Flat:
             ) from None
 
     @staticmethod
-    def of(tensors: list[Tensor], numbers: list[Any], structure: Hashable) -> Flat:
+    def of(tensors: list[Tensor], numbers: list[Any], structure: Hashable) -> Flattened:
         """Return one of leaves and a structure that are known."""
-        made = Flat.__new__(Flat)
+        made = Flattened.__new__(Flattened)
         made.tensors, made.numbers, made.structure, made.plain = tensors, numbers, structure, True
         return made
 
@@ -131,7 +131,7 @@ class Flat:
             names = _names(kind)
             return (kind, None, self._children(names, [getattr(x, name) for name in names]))
         if isinstance(x, _themselves):
-            return ("value", Same, Same(x))
+            return ("value", Identity, Identity(x))
         raise _Unknown(kind)
 
     def _children(self, names: Any, children: Any) -> tuple[Hashable, ...]:
@@ -141,7 +141,7 @@ class Flat:
             # Which child it was is looked for once there is an error to raise.
             for name, child in zip(names, children, strict=True):
                 try:
-                    Flat.__new__(Flat)._probe(child, self.numbers is not None)
+                    Flattened.__new__(Flattened)._probe(child, self.numbers is not None)
                 except _Unknown:
                     error.path.append(f"[{name!r}]")
                     break
@@ -166,7 +166,7 @@ def rebuild(structure: Any, tensors: Iterator[Any], numbers: Iterator[Any]) -> A
         return next(numbers)
     kind, keys, parts = structure
     if kind == "value":
-        return parts.of if keys is Same else parts
+        return parts.of if keys is Identity else parts
     children = [rebuild(p, tensors, numbers) for p in parts]
     if keys is None:
         return kind(**dict(zip(_names(kind), children, strict=True)))
@@ -213,7 +213,7 @@ class _Writer:
             return
         kind, keys, parts = structure
         if kind == "value":
-            if keys is Same:
+            if keys is Identity:
                 self.refuse(f"{at} is not {self.name(parts.of)}")
             else:
                 other = f"type({at}) is not {self.name(keys)} or {at} != {self.name(parts)}"
@@ -246,7 +246,7 @@ class _Writer:
             return f"n[{next(numbers)}]"
         kind, keys, parts = structure
         if kind == "value":
-            return self.name(parts.of if keys is Same else parts)
+            return self.name(parts.of if keys is Identity else parts)
         made = [self.put(part, tensors, numbers) for part in parts]
         inner = ", ".join(made)
         if keys is None:

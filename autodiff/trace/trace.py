@@ -25,9 +25,9 @@ from .active import classes, inside, line
 from .entry import INPUT, NUMBER, Entry, Input, Output, Row, Shape, Symbol
 
 if TYPE_CHECKING:
+    from ..program.call import Call
     from ..tape import Node
     from ..tensor import Tensor
-    from .call import Call
 
 #: Elements of integers from outside that are computed at once.
 _MOST_KNOWN = 1 << 16
@@ -140,7 +140,7 @@ class Trace:
 
     # ---- entries
     def add(
-        self, op: Row, inputs: tuple[Tensor, ...], meta: dict[str, Any], gradients: tuple[int, ...] = ()
+        self, op: Row, inputs: tuple[Tensor, ...], attributes: dict[str, Any], gradients: tuple[int, ...] = ()
     ) -> tuple[Tensor, ...]:
         """Write a call down, and return its results, which the tape knows if gradients are being taken.
 
@@ -149,13 +149,13 @@ class Trace:
         """
         user = self.user
         if user:
-            if op.failure is not None and op.fails([x._data for x in inputs], meta):
-                raise op.error(inputs, meta)
+            if op.failure is not None and op.fails([x._data for x in inputs], attributes):
+                raise op.error(inputs, attributes)
             for x in inputs:
                 if type(x._data) is Symbol:
                     break
             else:
-                known = self._known_integers(op, inputs, meta)
+                known = self._known_integers(op, inputs, attributes)
                 if known is not None:
                     return known
         key: list[Any] = [op]
@@ -165,14 +165,14 @@ class Trace:
             key.append(data.number if type(data) is Symbol and data.trace is self else self._outside(x))
             if before is not None and before.trace > deepest:
                 deepest = before.trace
-        if meta:
-            key += [repr(v) if type(v) is float else v for v in meta.values()]
+        if attributes:
+            key += [repr(v) if type(v) is float else v for v in attributes.values()]
         whole = tuple(key)
         entry = self.entry.children.get(whole) if user else None
         if entry is None or self.lines:
             numbers = whole[1 : 1 + len(inputs)]
-            outputs = op.outputs([x._data for x in inputs], meta) if entry is None else entry.outputs
-            entry = self._step(whole, op, numbers, meta, outputs)
+            outputs = op.outputs([x._data for x in inputs], attributes) if entry is None else entry.outputs
+            entry = self._step(whole, op, numbers, attributes, outputs)
         else:
             self.entry = entry
         values, outputs = self.values, entry.outputs
@@ -181,7 +181,7 @@ class Trace:
         values += symbols
         if not gradients or deepest < gradients[0]:
             return tuple(map(classes.tensor, symbols))
-        own = classes.node(op, inputs, meta, symbols, deepest)
+        own = classes.node(op, inputs, attributes, symbols, deepest)
         self.nodes.append(own)
         # Integers and bools are constants.
         return tuple(
@@ -189,26 +189,26 @@ class Trace:
         )
 
     def _known_integers(
-        self, op: Row, inputs: tuple[Tensor, ...], meta: dict[str, Any]
+        self, op: Row, inputs: tuple[Tensor, ...], attributes: dict[str, Any]
     ) -> tuple[Tensor, ...] | None:
         """Return the results of an op on arrays from outside that gives few integers or bools, else None."""
-        outputs = op.outputs([x._data for x in inputs], meta)
+        outputs = op.outputs([x._data for x in inputs], attributes)
         if any(d.kind == "f" or math.prod(s) > _MOST_KNOWN for s, d in outputs):
             return None
-        return inside(None, op.run, inputs, meta)
+        return inside(None, op.run, inputs, attributes)
 
     def _step(
         self,
         key: Any,
         op: Any,
         inputs: tuple[int, ...],
-        meta: dict[str, Any],
+        attributes: dict[str, Any],
         outputs: Sequence[Output],
     ) -> Entry:
         """Go to the entry of a key, a new one if there is none."""
         entry = self.entry.children.get(key) if self.user else None
         if entry is None:
-            entry = Entry(self.entry, op, inputs, meta, len(self.values), outputs)
+            entry = Entry(self.entry, op, inputs, attributes, len(self.values), outputs)
             if self.user:
                 entry.key = key
                 self.entry.children[key] = entry
@@ -278,7 +278,7 @@ class Trace:
                 continue
             if hasattr(entry.op, "run"):
                 given = tuple([self._operand(n) for n in entry.inputs])
-                made = entry.op.run(given, entry.meta)
+                made = entry.op.run(given, entry.attributes)
             else:
                 made = next(calls).expand()
             for k, out in enumerate(made, entry.first):

@@ -16,8 +16,8 @@ from treepie.autodiff import tensor
 from treepie.autodiff.arguments import as_tensor
 from treepie.autodiff.tensor import TensorLike
 
-from . import score
-from .recipe import check_picklable
+from ..pickling import check_picklable
+from . import functions as score
 
 
 class Metric(abc.ABC):

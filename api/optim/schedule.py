@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 
-from .recipe import constructor
+from ..pickling import constructor
 
 Schedule = Callable[[int], float]
 

@@ -24,10 +24,8 @@ import numpy as np
 from treepie.autodiff import Tensor, ptree, tensor
 from treepie.autodiff.arguments import as_tensor, integer
 
-from . import storage
-from .train.state import TrainState
-
-__all__ = ["Every", "every", "load", "load_state", "save", "save_state"]
+from ..train.state import TrainState
+from . import files as storage
 
 Tree = Any
 PathLike = str | os.PathLike[str]

@@ -1,4 +1,4 @@
-"""Metrics: functions of one batch (`score.py`), accumulators over a data set (`accumulate.py`), means."""
+"""Means of numbers: over the batches of a pipeline, and by name."""
 
 from __future__ import annotations
 
@@ -7,44 +7,7 @@ from typing import Any
 
 from treepie.autodiff import Tensor
 
-from .accumulate import (
-    AUC,
-    F1,
-    MAE,
-    MSE,
-    R2,
-    Accuracy,
-    BinaryAccuracy,
-    ConfusionMatrix,
-    Mean,
-    Metric,
-    Precision,
-    Recall,
-    TopKAccuracy,
-)
-from .data import Data, check_not_empty, unpacking
-from .score import (
-    accuracy,
-    auc_roc,
-    binary_accuracy,
-    confusion_matrix,
-    f1,
-    mae,
-    mse,
-    precision,
-    r2,
-    recall,
-    top_k_accuracy,
-)
-
-# fmt: off
-__all__ = [
-    "AUC", "F1", "MAE", "MSE", "R2", "Accuracy", "BinaryAccuracy", "ConfusionMatrix", "Mean", "Metric",
-    "Precision", "Recall", "TopKAccuracy", "Tracker", "accuracy", "auc_roc", "binary_accuracy",
-    "confusion_matrix", "eval", "eval_many", "f1", "mae", "mse", "precision", "r2", "recall",
-    "top_k_accuracy",
-]
-# fmt: on
+from ..data.pipeline import Data, check_not_empty, unpacking
 
 
 # ---- over data

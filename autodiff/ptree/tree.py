@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from .tensor import Tensor
+from ..tensor import Tensor
 
 Tree = Any
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .active import tracing
+from .active import classes, tracing
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -109,16 +109,14 @@ def fitting(number: Any, dtype: np.dtype) -> Any:
 
 def computed(function: Callable[[Any], Any], number: Any, shape: tuple[int, ...], dtype: np.dtype) -> Tensor:
     """Return what a function computes of a number, as a tensor; of a `Number`, before each run."""
-    from ..tensor import Tensor
-
     if not isinstance(number, Number):
-        return Tensor(np.array(function(number), dtype))
+        return classes.tensor(np.array(function(number), dtype))
     trace = tracing()
     if trace is None:
         raise RuntimeError("a number of a traced function was kept and is used after it")
     symbol = trace.symbol(shape, dtype)
     trace.computed.append((symbol.number, function, number.index))
-    return Tensor(symbol)
+    return classes.tensor(symbol)
 
 
 def _reading(name: str) -> Callable[..., Any]:

@@ -25,7 +25,7 @@ def joined(
     for call in calls:
         op = call.op
         specs = [spec for _, spec in call.inputs]
-        if not (isinstance(op, Op) and op.joins is not None and op.joins(*specs, **call.meta)):
+        if not (isinstance(op, Op) and op.joins is not None and op.joins(*specs, **call.attributes)):
             made.append(call)
             continue
         launches, offset, whole = iter(call.launches), 0, call.written[0]
