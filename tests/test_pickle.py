@@ -250,7 +250,7 @@ def test_trainers_and_their_states(way):
     again, state = TWICE[way](trainer), TWICE[way](st)
     assert type(again) is tp.Trainer
     assert again.steps is not trainer.steps
-    assert again.outputs is not trainer.outputs
+    assert again.predictor is not trainer.predictor
     assert content(state) == content(st)
     assert content(fitted(again, state)) == want
     assert content(fitted(trainer, state)) == content(fitted(again, st)) == want

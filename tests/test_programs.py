@@ -96,7 +96,7 @@ def test_every_layer_predicts_the_same_bits(name, capsys):
     want = [layer.apply(st.vars, x if k != 4 else x[:1])[0] for k in range(6)]
     for a, b in zip(tp.ptree.leaves(outputs), tp.ptree.leaves(want), strict=True):
         np.testing.assert_array_equal(a.numpy(), b.numpy())
-    assert trainer.outputs.programs
+    assert trainer.predictor.programs
 
 
 def test_accumulated_steps_are_captured(monkeypatch):
@@ -203,6 +203,6 @@ def test_what_layers_of_ones_own_read_is_looked_at_in_every_step(monkeypatch):
 
     made = run()
     assert trainer.steps.cache.programs
-    assert trainer.outputs.programs
+    assert trainer.predictor.programs
     run_eagerly(monkeypatch)
     assert made == run()

@@ -185,7 +185,7 @@ def test_errors(tmp_path):
     with pytest.raises(TypeError, match=r"fit: checkpoint is a str, expected tp.checkpoint.every"):
         fit(checkpoint="folder")
     tp.checkpoint.save_state(tmp_path / "by hand", st)
-    with pytest.raises(ValueError, match="was written by save_state, which knows no place in the data"):
+    with pytest.raises(ValueError, match="was written by save_state, without a position in the data"):
         fit(directory=tmp_path / "by hand")
 
 

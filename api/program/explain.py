@@ -29,7 +29,7 @@ def explain(step: Any, profile: bool = False, trace: str | Path | None = None) -
     """
     if isinstance(step, Trainer):
         found = [("step", p) for p in step.steps.cache.programs]
-        found += [("predict", p) for p in step.outputs.programs]
+        found += [("predict", p) for p in step.predictor.programs]
     elif isinstance(step, Jitted):
         found = [(step.name, p) for p in step.programs]
     else:

@@ -1,4 +1,4 @@
-"""What training shows and keeps of itself: the history of losses and scores, the progress bar."""
+"""The history of losses and scores, and the progress bar."""
 
 from __future__ import annotations
 
@@ -7,37 +7,47 @@ from typing import Any
 
 
 class History:
-    """Losses of all steps and scores of all epochs, written by `Trainer.fit(history=...)`.
+    """Losses of all steps and scores of all epochs, filled by `Trainer.fit(history=...)`.
 
-    steps: (step, loss) of every step.  epochs: one dict an epoch, with "epoch" from 1, "step", "loss" (the
-    mean of its steps') and the scores of `validate`. A history that is used again goes on.
-    begun: how many steps there were when the current epoch began.
+    steps: (step, loss) of every step.  epochs: a dict for each epoch, with "epoch" from 1, "step", "loss"
+    (the mean over its steps) and the scores of `validate`.  begun: number of steps when the current epoch
+    began.
+
+    A history that is passed to another `fit` continues.
+
+    >>> import treepie as tp
+    >>> history = tp.History()
+    >>> trainer = tp.Trainer(tp.layer.linear(1, 1), tp.optim.sgd(0.1))
+    >>> data = tp.Data.prepare((tp.ones((4, 1)), tp.zeros((4, 1))), batch_size=2)
+    >>> st = trainer.fit(trainer.init(rngs=tp.rng.key(0)), data, loss=tp.loss.mse, history=history)
+    >>> [step for step, loss in history.steps], [epoch["epoch"] for epoch in history.epochs]
+    ([1, 2], [1])
     """
 
     def __init__(self) -> None:
-        """Start without any."""
+        """Begin without any."""
         self.steps: list[tuple[int, float]] = []
         self.epochs: list[dict[str, Any]] = []
         self.begun = 0
 
     def add_step(self, step: int, loss: float) -> None:
-        """Take the loss of a step."""
+        """Add the loss of a step."""
         self.steps.append((step, loss))
 
     def end_epoch(self, step: int, scores: dict[str, Any]) -> None:
-        """Take the scores after an epoch, which ended with a step."""
+        """Add the scores of an epoch that ended with this step."""
         losses = [loss for _, loss in self.steps[self.begun :]]
         self.begun = len(self.steps)
         mean = sum(losses) / len(losses) if losses else float("nan")
         self.epochs.append({"epoch": len(self.epochs) + 1, "step": step, "loss": mean, **scores})
 
     def restore(self, steps: list[tuple[int, float]], epochs: list[dict[str, Any]], begun: int) -> None:
-        """Become what a checkpoint has."""
+        """Restore the history of a checkpoint."""
         self.steps[:], self.epochs[:], self.begun = steps, epochs, begun
 
 
 class Progress:
-    """A bar on stderr, drawn after the first step, which may compile and say so on its own line."""
+    """A bar on stderr, drawn after the first step, which may print a line about compilation."""
 
     def __init__(self, wanted: bool | None, done: int, total: int) -> None:
         self._wanted = sys.stderr.isatty() if wanted is None else wanted
@@ -45,16 +55,16 @@ class Progress:
         self._bar: Any = None
 
     def __enter__(self) -> Progress:
-        """Begin without a bar."""
+        """Return self; the bar is drawn later."""
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Leave the bar as it is."""
+        """Close the bar."""
         if self._bar is not None:
             self._bar.close()
 
     def advance(self, loss: float, count: int) -> None:
-        """Show that a step took `count` elements."""
+        """Advance by the elements of a step, and show its loss."""
         if not self._wanted:
             return
         self._done += count

@@ -1,4 +1,4 @@
-"""What a training step is taken from, and what it gives."""
+"""What a training step takes, and what it returns."""
 
 from __future__ import annotations
 
@@ -9,19 +9,40 @@ from typing import Any
 import numpy as np
 
 from treepie.autodiff import Tensor
+from treepie.autodiff.tensor import address_of
 
 from ..layer import Context
-from .state import Buffers
+from .state import FlatBuffers, Snapshot
 
 Loss = Callable[..., Tensor]
 
 
+class StepCounter:
+    """A count in memory that a program increments when it writes the new parameters.
+
+    The native call can not be interrupted, so the count tells, whatever interrupts Python, whether the
+    state is that before a step or that after it.
+    """
+
+    __slots__ = ("address", "array")
+
+    def __init__(self) -> None:
+        self.array = np.zeros((), np.int64)
+        self.address = address_of(self.array)
+
+    @property
+    def value(self) -> int:
+        """How many programs have written new parameters."""
+        return int(self.array[()])
+
+
 @dataclass
 class Accumulation:
-    """Where a step stands whose gradients are those of several elements.
+    """The gradients of a step over several elements, after one of them.
 
-    first, last: whether this is that element.  size: how many examples it has.  examples: of all elements up
-    to this one.  total: the sum of losses so far, each times its examples.  sums: gradients so far.
+    first, last: whether it is the first or the last element.  size: its number of examples.  examples: of all
+    elements so far.  total: the sum of losses so far, each times its examples.  sums: gradients so far, in
+    flat buffers, each times its examples.
     """
 
     first: bool
@@ -35,19 +56,17 @@ class Accumulation:
 
 @dataclass
 class StepInputs:
-    """What a step is taken from: loss(model(x), *target), at parameters in buffers.
+    """The inputs of a step on loss(model(x), *target), from a snapshot.
 
-    out: the buffers of what comes out, which may be the same.
-    checked: whether to check that the loss and the gradients are finite, and change nothing where not.
-    folds: integers that are folded into the key.
-    tick: a count that the program increments when it changes anything.
+    out: buffers for the new parameters and moments, which may be those of the snapshot.
+    state: the model's state.  key: a pseudo-random key, into which the integers `folds` are folded.
+    counter: incremented by the program that writes `out`.
+    check: whether a loss or gradients that are not finite keep the program from writing.
     """
 
-    buffers: Buffers
-    out: Buffers
-    count: int
+    at: Snapshot
+    out: FlatBuffers
     state: Any
-    dtype: Any
     x: Any
     loss: Loss
     target: tuple[Any, ...]
@@ -55,19 +74,19 @@ class StepInputs:
     folds: tuple[int, ...]
     training: bool
     ctx: Context | None
-    tick: np.ndarray
-    tick_address: int
+    counter: StepCounter
     clip_norm: float | None = None
     accumulation: Accumulation | None = None
-    checked: bool = True
+    check: bool = True
 
 
 @dataclass
-class Outcome:
-    """What a step gave.
+class StepResult:
+    """The loss of a step, and its gradients where they are not finite.
 
-    loss: of a step with accumulation the mean so far.  norm: of the gradients.  dtype: of the loss.
-    gradients: those in flat buffers, where the step was not taken since something is not finite; else None.
+    loss: with accumulation, the mean so far.  norm: of the gradients.  dtype: of the loss.
+    state: the model's new state.
+    gradients: in flat buffers, where something is not finite and nothing was written; else None.
     buffers: the new parameters and moments, where they are not in `StepInputs.out`.
     """
 
@@ -76,4 +95,4 @@ class Outcome:
     dtype: Any
     state: Any
     gradients: list[np.ndarray] | None = None
-    buffers: Buffers | None = None
+    buffers: FlatBuffers | None = None

@@ -1,4 +1,4 @@
-"""The program of a training step: what follows on the forward pass, traced, and what it gives and takes."""
+"""The program of a training step: the forward pass, the backward pass and the update, traced and planned."""
 
 from __future__ import annotations
 
@@ -16,21 +16,25 @@ from treepie.autodiff.tensor import float64
 from treepie.autodiff.trace.number import Numbers
 from treepie.autodiff.transform import or_zeros
 
+from ..optim.optimizers import global_norm
 from . import finish
 
 if TYPE_CHECKING:
     from .step import Step
 
 
-class Reads(Exception):
-    """The library's part of a step reads values."""
+class ValueRead(Exception):
+    """The library's own part of a step reads a value."""
 
 
 @dataclass(frozen=True)
-class _Results:
-    """What a step's program gives: numbers for Python, tensors that fill externals, values to be looked at.
+class _Outputs:
+    """The outputs of a step's program.
 
-    late: the number of the first entry of those that change memory.
+    scalars: the loss and the norm of the gradients, which Python reads.
+    filled: (value, external): values that are written to the caller's memory.
+    peeked: values that can be read where a launch reported an error: the gradients.
+    late: the number of the first entry of the update, which waits for the finite check.
     """
 
     scalars: list[Tensor]
@@ -39,115 +43,116 @@ class _Results:
     late: int
 
 
-def planned(step: Step, values: int) -> Blueprint | None:
-    """Trace what follows on a step's forward pass; return the whole as a blueprint, None if it reads values.
+def plan(step: Step, values: int) -> Blueprint | None:
+    """Trace the backward pass and the update, and return the step's program; None where a value is read.
 
-    values: how many values there are so far.
+    values: the number of values in the trace so far.
     """
-    g, trace, part = step.given, step.trace, step.given.accumulation
+    inputs, trace, part = step.inputs, step.trace, step.inputs.accumulation
     tape.clear()
     if trace.user:
         trace.end_user()
-    trace.refuse = Reads
-    step.fill()
+    trace.refuse = ValueRead
+    step.declare()
     step.place_parameters()
     try:
-        numbers = Numbers([g.count, *g.folds, *((part.size, part.examples, part.total) if part else ())])
-        items = [*_key(step, numbers), *step.forward_entries()]
+        counts = (part.size, part.examples, part.total) if part else ()
+        numbers = Numbers([inputs.at.count, *inputs.folds, *counts])
+        forward = [*_fold_key(step, numbers), *step.forward_entries()]
         step.backward()
-        results = _results(step, numbers)
-    except Reads:
+        outputs = _finish(step, numbers)
+    except ValueRead:
         trace.user, trace.refuse, step.gradients = True, None, None
         return None
-    every = [*items, *trace.items]
-    request = _request(step, numbers, results, len(items) + results.late)
-    return Blueprint(trace, every, request, step.steps.cache.arenas, values)
+    request = _request(step, numbers, outputs, len(forward) + outputs.late)
+    return Blueprint(trace, [*forward, *trace.items], request, step.steps.cache.arenas, values)
 
 
-def _key(step: Step, numbers: Numbers) -> list[Any]:
+def _fold_key(step: Step, numbers: Numbers) -> list[Any]:
     """Return the entries that fold the step's numbers into the key."""
-    g, trace = step.given, step.trace
-    items: list[Any] = []
-    trace.items = items
-    if g.key is None:
-        return items
-    base = trace.symbol((2,), g.key.dtype)
+    inputs, trace = step.inputs, step.trace
+    entries: list[Any] = []
+    trace.items = entries
+    if inputs.key is None:
+        return entries
+    base = trace.symbol((2,), inputs.key.dtype)
     step.places[base.number] = Slice(step.first_leaf + len(step.leaves or ()))
     key = Tensor(base)
-    for k in range(len(g.folds)):
+    for k in range(len(inputs.folds)):
         key = rng.fold_in(key, numbers.number(1 + k))  # type: ignore[arg-type]
-    made = [*items, Alias(((step.key_number, trace.number_of(key)),))]
+    alias = Alias(((step.key_number, trace.number_of(key)),))
     trace.items = []
-    return made
+    return [*entries, alias]
 
 
-def _results(step: Step, numbers: Numbers) -> _Results:
-    """Trace what follows on the backward pass."""
-    g, part, trace = step.given, step.given.accumulation, step.trace
+def _finish(step: Step, numbers: Numbers) -> _Outputs:
+    """Trace the end of the step, from the gradients on."""
+    inputs, part, trace = step.inputs, step.inputs.accumulation, step.trace
     assert step.gradients is not None
     assert step.loss is not None
-    layout = g.buffers.layout
+    buffers = inputs.at.buffers
     grads = [or_zeros(x, v) for x, v in zip(step.gradients, step.variables, strict=True)]
-    flat = list(layout.flat(grads))
+    flat = list(buffers.layout.flat(grads))
     loss = ops.astype(step.loss, float64)
-    externals = len(g.buffers.arrays)
+    count = len(buffers.arrays)
     if part is not None:
-        size, examples, total = _part_numbers(numbers, len(g.folds))
-        first = 2 * externals + 1
+        size, examples, total = _accumulation_numbers(numbers, len(inputs.folds))
+        first = 2 * count + 1
         sums = [] if part.first else _externals(step, [(t.shape, t.dtype) for t in flat], first)
         late = len(trace.items)
-        flat = finish.summed(flat, sums, part, size, examples)
+        flat = finish.accumulate(flat, sums, part, size, examples)
         if not part.last:
-            filled = [*[(t, first + k) for k, t in enumerate(flat)], *_tick(step, 2 * externals)]
-            return _Results([loss, loss], filled, [], late)
+            filled = [*[(t, first + k) for k, t in enumerate(flat)], _increment(step, 2 * count)]
+            return _Outputs([loss, loss], filled, [], late)
         loss = (loss * size + total) / examples
-    norm = finish.norm_of(flat) if g.checked or g.clip_norm is not None else loss
-    checked = finish.check(loss, norm) if g.checked else norm
+    norm = global_norm(flat) if inputs.check or inputs.clip_norm is not None else loss
+    checked = finish.check_finite(loss, norm) if inputs.check else norm
     late = len(trace.items)
-    updates = flat if g.clip_norm is None else finish.clipped(flat, g.clip_norm, checked)
-    held = _externals(step, [(a.shape, a.dtype) for a in g.buffers.arrays], 0)
-    new = finish.updated(step.steps.optimizer, layout, numbers.number(0), held, updates)
-    filled = [*[(t, externals + k) for k, t in enumerate(new)], *_tick(step, 2 * externals)]
-    return _Results([loss, norm], filled, flat if g.checked else [], late)
+    grads = flat if inputs.clip_norm is None else finish.clip(flat, inputs.clip_norm, checked)
+    old = _externals(step, [(a.shape, a.dtype) for a in buffers.arrays], 0)
+    new = finish.update(step.steps.optimizer, buffers.layout, numbers.number(0), old, grads)
+    filled = [*[(t, count + k) for k, t in enumerate(new)], _increment(step, 2 * count)]
+    return _Outputs([loss, norm], filled, flat if inputs.check else [], late)
 
 
-def _part_numbers(numbers: Numbers, folds: int) -> tuple[Any, Any, Any]:
-    """Return the examples of an element, those so far, and the sum of losses so far."""
+def _accumulation_numbers(numbers: Numbers, folds: int) -> tuple[Any, Any, Any]:
+    """Return the examples of an element, the examples so far, and the sum of losses so far."""
     size, examples, total = (numbers.number(1 + folds + k) for k in range(3))
     return numbers.compute(float, size), numbers.compute(float, examples), total
 
 
-def _tick(step: Step, external: int) -> list[tuple[Tensor, int]]:
-    (tick,) = _externals(step, [((), np.dtype(np.int64))], external)
-    return [(tick + 1, external)]
+def _increment(step: Step, external: int) -> tuple[Tensor, int]:
+    """Return the step counter plus 1, and the external that it is written to."""
+    (count,) = _externals(step, [((), np.dtype(np.int64))], external)
+    return count + 1, external
 
 
 def _externals(step: Step, specs: Sequence[tuple[Any, Any]], first: int) -> list[Tensor]:
-    """Return memory that each run is given as tensors."""
-    made = []
+    """Return symbolic tensors of the caller's buffers, from external `first` on."""
+    tensors = []
     for k, (shape, dtype) in enumerate(specs):
         symbol = step.trace.symbol(shape, dtype)
         step.places[symbol.number] = Slice(first + k)
-        made.append(Tensor(symbol))
-    return made
+        tensors.append(Tensor(symbol))
+    return tensors
 
 
-def _request(step: Step, numbers: Numbers, results: _Results, late: int) -> Request:
-    trace, number_of, g = step.trace, step.trace.number_of, step.given
-    first = step.first_leaf + len(step.leaves or ()) + (g.key is not None)
+def _request(step: Step, numbers: Numbers, outputs: _Outputs, late: int) -> Request:
+    trace, number_of, inputs = step.trace, step.trace.number_of, step.inputs
+    first = step.first_leaf + len(step.leaves or ()) + (inputs.key is not None)
     for k, n in enumerate(trace.inputs):
         step.places[n] = Slice(first + k)
-    sizes = [a.nbytes for a in g.buffers.arrays] * 2 + [8]
-    if g.accumulation is not None:
-        sizes += [a.nbytes for a in g.accumulation.sums]
+    sizes = [a.nbytes for a in inputs.at.buffers.arrays] * 2 + [inputs.counter.array.nbytes]
+    if inputs.accumulation is not None:
+        sizes += [a.nbytes for a in inputs.accumulation.sums]
     sizes += [t.array.nbytes for t in step.tensors()]
     return Request(
         externals=sizes,
         inputs=dict(step.places),
         fresh=[number_of(t) for t in step.fresh()],
-        scalars=[number_of(t) for t in results.scalars],
-        filled=[(number_of(t), k) for t, k in results.filled],
-        peeked=[number_of(t) for t in results.peeked],
+        scalars=[number_of(t) for t in outputs.scalars],
+        filled=[(number_of(t), k) for t, k in outputs.filled],
+        peeked=[number_of(t) for t in outputs.peeked],
         after=late,
         numbers=numbers,
         user_numbers=tuple(trace.number_values),

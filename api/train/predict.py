@@ -1,4 +1,4 @@
-"""Predictions as programs."""
+"""Predictions, each as one program."""
 
 from __future__ import annotations
 
@@ -25,77 +25,76 @@ from treepie.kernels.threads import get_num_threads
 from ..layer import Context, Layer, Vars
 from ..layer.core import inputs
 from ..optim.flat import FlatLayout
-from .state import Generation
+from .state import Snapshot
 
 
-class Outputs:
-    """Runs a model in evaluation mode."""
+class Predictor:
+    """Runs a model in evaluation mode, and holds its programs."""
 
     def __init__(self, model: Layer) -> None:
         self.model = model
         self.cache = ProgramCache("predictions of this model")
-        self._bare: Any = None
+        self._without_tensors: Any = None  # the last such state of the model
 
     @property
     def programs(self) -> Sequence[Any]:
-        """Its programs."""
+        """The programs in the cache."""
         return self.cache.programs
 
-    def __call__(self, at: Generation, vars: Any, x: Any, ctx: Context | None) -> Any:
-        """Return the output. vars: what gives the variables of `at`, when they are asked for."""
+    def __call__(self, at: Snapshot, vars: Any, x: Any, ctx: Context | None) -> Any:
+        """Return the output. vars: a function that returns the variables of `at`."""
         if self.model.pure:
             return self._pure(at, vars, x, ctx)
         with compilations.watch():
             return self._python(at, vars, x, ctx)
 
-    # ---- a pure model
-    def _pure(self, at: Generation, vars: Any, x: Any, ctx: Context | None) -> Any:
+    # ---- a pure model: the program is replayed
+    def _pure(self, at: Snapshot, vars: Any, x: Any, ctx: Context | None) -> Any:
         leaves, structure = self._leaves(at.state, x, ctx)
         specs = tuple([(t._data.shape, t._data.dtype) for t in leaves])
         root = self.cache.root((get_num_threads(), at.buffers.layout.key, at.dtype, structure, specs))
-        found = self.cache.find(root, 0)
-        if not isinstance(found, Blueprint):
+        blueprint = self.cache.find(root, 0)
+        if not isinstance(blueprint, Blueprint):
             describe = lambda: {"inputs": str([t.shape for t in leaves])}
             with compilations.watch():
-                if found is None and not self.cache.pays(root, 0, 1, describe):
+                if blueprint is None and not self.cache.pays(root, 0, 1, describe):
                     return self.model.apply(vars(), inputs(x), ctx=ctx)[0]
-                found = self._whole(at, leaves, structure)
-                self.cache.add(root, 0, found)
-                found.program()
-        program = found.program()
+                blueprint = self._whole(at, leaves, structure)
+                self.cache.add(root, 0, blueprint)
+                blueprint.program()
+        program = blueprint.program()
         count = len(at.buffers.layout.groups)
-        addresses = [*at.buffers.addresses[:count], *[t.address for t in leaves]]
-        run = program.prepare(addresses)
+        run = program.prepare([*at.buffers.addresses[:count], *[t.address for t in leaves]])
         results = run.fresh()
         if run.go() >= 0:
             return self.model.apply(vars(), inputs(x), ctx=ctx)[0]
         program.done(run)
-        if found.result is Tensor:
+        if blueprint.result is Tensor:
             return results[0]
-        return rebuild(found.result, iter(results), iter(()))
+        return rebuild(blueprint.result, iter(results), iter(()))
 
     def _leaves(self, state: Any, x: Any, ctx: Context | None) -> tuple[list[Tensor], Hashable]:
-        """Return the tensors of what the model is given, and the structure; None in the usual case."""
+        """Return the tensors of the model's inputs, and their structure; None for one input and no state."""
         if isinstance(x, np.ndarray) and x.dtype in TENSOR_DTYPES and x.flags.c_contiguous:
-            x = Tensor(x)  # which nobody keeps
+            x = Tensor(x)  # not copied: the tensor does not outlive the call
         if ctx is None and type(x) is Tensor:
-            if state is self._bare:
+            if state is self._without_tensors:
                 return [x], None
             if not ptree.leaves(state):
-                self._bare = state
+                self._without_tensors = state
                 return [x], None
         flat = Flattened("Trainer.predict", (inputs(x), state, ctx), numbers=False)
         return flat.tensors, flat.structure
 
-    def _whole(self, at: Generation, leaves: Sequence[Tensor], structure: Any) -> Blueprint:
+    def _whole(self, at: Snapshot, leaves: Sequence[Tensor], structure: Any) -> Blueprint:
         """Trace the model."""
         trace = Trace(root(), user=False)
         layout = at.buffers.layout
-        params, given = _declared(trace, layout)
+        params, places = _declared(trace, layout)
         rest = []
         for k, t in enumerate(leaves):
             symbol = trace.symbol(t.shape, t.dtype)
-            given[symbol.number] = Slice(len(layout.groups) + k)
+            places[symbol.number] = Slice(len(layout.groups) + k)
             rest.append(Tensor(symbol))
         x, state, ctx = (
             (rest[0], at.state, None) if structure is None else rebuild(structure, iter(rest), iter(()))
@@ -105,53 +104,54 @@ class Outputs:
         result = Flattened("Trainer.predict: the output", out, numbers=False)
         sizes = [a.nbytes for a in at.buffers.arrays[: len(layout.groups)]] + [t.array.nbytes for t in leaves]
         fresh = [trace.number_of(t) for t in result.tensors]
-        made = Blueprint(trace, trace.items, Request(sizes, given, fresh), self.cache.arenas)
-        made.result = result.structure
+        blueprint = Blueprint(trace, trace.items, Request(sizes, places, fresh), self.cache.arenas)
+        blueprint.result = result.structure
         trace.end()
-        return made
+        return blueprint
 
-    # ---- a model of a user's own
-    def _python(self, at: Generation, vars: Any, x: Any, ctx: Context | None) -> Any:
-        root = self.cache.root((get_num_threads(), at.buffers.layout.key, at.dtype))
-        trace = Trace(root)
+    # ---- a user's own model: its Python runs in every call
+    def _python(self, at: Snapshot, vars: Any, x: Any, ctx: Context | None) -> Any:
+        trace = Trace(self.cache.root((get_num_threads(), at.buffers.layout.key, at.dtype)))
         layout = at.buffers.layout
-        params, given = _declared(trace, layout)
+        params, places = _declared(trace, layout)
 
-        def materialized() -> None:
+        def materialize_inputs() -> None:
             for symbolic, value in zip(params, ptree.leaves(at.buffers.trees()[0]), strict=True):
                 symbolic._data.value = value.array  # type: ignore[union-attr]
 
         def forward() -> Any:
             return self.model.apply(Vars(layout.around(params), at.state, at.dtype), x, ctx=ctx)[0]
 
-        trace.given = materialized
+        trace.given = materialize_inputs
         try:
             out = active.inside(trace, forward)
             if trace.closed:
                 self.cache.say(f"a value is read in {trace.read_at}")
                 return out
-            return self._replayed(trace, at, params, given, out)
+            return self._replayed(trace, at, params, places, out)
         except Restart:
             return self.model.apply(vars(), inputs(x), ctx=ctx)[0]
         finally:
             trace.end()
 
-    def _replayed(self, trace: Trace, at: Generation, params: list[Tensor], given: Any, out: Any) -> Any:
-        """Give the tensors that the model has made their elements."""
+    def _replayed(
+        self, trace: Trace, at: Snapshot, params: list[Tensor], places: dict[int, Slice], out: Any
+    ) -> Any:
+        """Run the trace's program, which gives the symbolic tensors of the output their elements."""
         values, entry = len(trace.values), trace.entry
-        found = self.cache.find(entry, 0)
-        if found is None and not self.cache.pays(entry, 0, values, dict):
+        blueprint = self.cache.find(entry, 0)
+        if blueprint is None and not self.cache.pays(entry, 0, values, dict):
             trace.materialize()
             return out
         count = len(at.buffers.layout.groups)
         tensors: list[Any] = [trace.values[n] for n in trace.inputs]
-        if not isinstance(found, Blueprint):
-            found = active.inside(trace, self._planned, trace, at, given, tensors, values)
-            self.cache.add(entry, 0, found)
+        if not isinstance(blueprint, Blueprint):
+            blueprint = active.inside(trace, self._plan, trace, at, places, tensors, values)
+            self.cache.add(entry, 0, blueprint)
         params.clear()
         trace.forget_nodes()
         kept = trace.kept(values)
-        program = found.program(kept)
+        program = blueprint.program(kept)
         run = program.prepare(
             [*at.buffers.addresses[:count], *[t.address for t in tensors]], (), trace.numbers
         )
@@ -163,23 +163,23 @@ class Outputs:
             trace.values[n].value = t.array  # type: ignore[union-attr]
         return out
 
-    def _planned(
-        self, trace: Trace, at: Generation, given: Any, tensors: Sequence[Any], values: int
+    def _plan(
+        self, trace: Trace, at: Snapshot, places: dict[int, Slice], tensors: Sequence[Any], values: int
     ) -> Blueprint:
         trace.end_user()
         count = len(at.buffers.layout.groups)
-        places = {**given, **{n: Slice(count + k) for k, n in enumerate(trace.inputs)}}
+        slices = {**places, **{n: Slice(count + k) for k, n in enumerate(trace.inputs)}}
         sizes = [a.nbytes for a in at.buffers.arrays[:count]] + [t.array.nbytes for t in tensors]
-        items = expanded(trace)
-        request = Request(sizes, places, user_numbers=tuple(trace.number_values))
-        return Blueprint(trace, items, request, self.cache.arenas, values)
+        entries = expanded(trace)
+        request = Request(sizes, slices, user_numbers=tuple(trace.number_values))
+        return Blueprint(trace, entries, request, self.cache.arenas, values)
 
 
 def _declared(trace: Trace, layout: FlatLayout) -> tuple[list[Tensor], dict[int, Slice]]:
-    """Begin a trace with the parameters; return them, and where their values are in the buffers."""
-    params, given = [], {}
+    """Begin a trace with the parameters; return them, and their slices of the buffers by number."""
+    params, places = [], {}
     for shape, dtype, (g, start) in zip(layout.shapes, layout.dtypes, layout.starts, strict=True):
         symbol = trace.symbol(shape, dtype)
-        given[symbol.number] = Slice(g, start * dtype.itemsize)
+        places[symbol.number] = Slice(g, start * dtype.itemsize)
         params.append(Tensor(symbol))
-    return params, given
+    return params, places

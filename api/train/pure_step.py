@@ -1,4 +1,4 @@
-"""A training step of a pure model: without any of a user's Python if the loss is pure too."""
+"""A training step of a pure model, which runs no Python of the user's if the loss is pure too."""
 
 from __future__ import annotations
 
@@ -16,59 +16,61 @@ from treepie.autodiff.trace import active
 from treepie.autodiff.trace.trace import Restart, Trace
 
 from ..layer import Vars
-from ..layer.core import inputs
-from .inputs import Outcome, StepInputs
-from .plan import Reads, planned
+from ..layer.core import inputs as as_inputs
+from .inputs import StepInputs, StepResult
+from .plan import ValueRead, plan
 from .step import Step
 
 if TYPE_CHECKING:
     from .steps import Steps
 
 
-#: What stands for a program where a function that is marked as pure reads values.
+#: The cache's mark for functions that are marked as pure and read values.
 _EAGER = "eager"
 
 
 class PureModelStep(Step):
-    """One step of a model that is pure, with a loss that may be."""
+    """One step of a pure model, with a loss that may be pure.
 
-    def __init__(self, steps: Steps, given: StepInputs) -> None:
-        super().__init__(steps, given)
-        self.pure_loss = is_pure(given.loss)
+    leaves: the tensors of input, targets, state and context, in the order of `structure`; None if they are no
+        such tree. A `structure` of None stands for one input, one target and a model without a state.
+    """
+
+    def __init__(self, steps: Steps, inputs: StepInputs) -> None:
+        super().__init__(steps, inputs)
+        self.pure_loss = is_pure(inputs.loss)
         self.leaves = None
         self._key: Hashable = None
         self.call: Call | None = None
-        g = given
-        state = steps.state_leaves(g.state)
+        x, target = inputs.x, inputs.target
         if (
-            type(g.x) is Tensor
-            and g.ctx is None
-            and not state
-            and (not self.pure_loss or (len(g.target) == 1 and type(g.target[0]) is Tensor))
-        ):  # the usual case, in a tenth of the time
-            self.leaves = [g.x, *g.target] if self.pure_loss else [g.x]
+            type(x) is Tensor
+            and inputs.ctx is None
+            and not steps.state_leaves(inputs.state)
+            and (not self.pure_loss or (len(target) == 1 and type(target[0]) is Tensor))
+        ):  # a tenth of the time of `Flattened`
+            self.leaves = [x, *target] if self.pure_loss else [x]
             self.structure: Hashable = None
             return
         try:
-            x = inputs(g.x)
-            target = tuple([inputs(t) for t in g.target]) if self.pure_loss else ()
-            flat = Flattened("", (x, target, g.state, g.ctx), numbers=False)
+            targets = tuple([as_inputs(t) for t in target]) if self.pure_loss else ()
+            flat = Flattened("", (as_inputs(x), targets, inputs.state, inputs.ctx), numbers=False)
         except (TypeError, ValueError):
             return
         self.leaves, self.structure = flat.tensors, flat.structure
 
     def key(self) -> Hashable:
-        """Return what decides on the step besides what its Python does."""
+        """Return everything that determines the program besides the ops that the Python calls."""
         if self._key is None:
-            g, leaves = self.given, self.leaves
-            assert leaves is not None
-            specs = tuple([(t._data.shape, t._data.dtype) for t in leaves])
-            loss = g.loss if self.pure_loss else None
-            self._key = (super().key(), loss, g.training, self.structure, specs)
+            assert self.leaves is not None
+            specs = tuple([(t._data.shape, t._data.dtype) for t in self.leaves])
+            loss = self.inputs.loss if self.pure_loss else None
+            self._key = (super().key(), loss, self.inputs.training, self.structure, specs)
         return self._key
 
-    def take(self, commit: Callable[[Any], None]) -> Outcome:
-        """Take the step: without any Python of the user's if the loss is pure too."""
+    # ---- a pure loss: the program is replayed
+    def take(self, commit: Callable[[Any], None]) -> StepResult:
+        """Take the step, without running Python of the user's if the loss is pure too."""
         if not self.pure_loss:
             return super().take(commit)
         try:
@@ -77,172 +79,168 @@ class PureModelStep(Step):
             if self.trace is not None:
                 self.trace.end()
 
-    def _replayed(self, commit: Callable[[Any], None]) -> Outcome:
-        programs = self.steps.cache
-        root = programs.root(self.key())
+    def _replayed(self, commit: Callable[[Any], None]) -> StepResult:
+        cache = self.steps.cache
+        root = cache.root(self.key())
         self.trace = Trace(root, user=False, depth=1)
-        found = programs.find(root, 0)
-        if found == _EAGER:
+        blueprint = cache.find(root, 0)
+        if blueprint == _EAGER:
             return self.eagerly()
-        if found is None and not programs.pays(root, 0, 1, self.described):
+        if blueprint is None and not cache.pays(root, 0, 1, self.description):
             return self.eagerly()
-        if not isinstance(found, Blueprint):
-            found = active.inside(self.trace, self._whole)
-            if found is None:
-                programs.say("the model or the loss reads values")
+        if not isinstance(blueprint, Blueprint):
+            blueprint = active.inside(self.trace, self._whole)
+            if blueprint is None:
+                cache.say("the model or the loss reads values")
                 root.programs[0] = _EAGER
                 return self.eagerly()
-            programs.add(root, 0, found)
-        if self.given.out is self.given.buffers and not self.given.out.exclusive():
-            self.given.out = self.given.buffers.like()
-        self.dtype, self.after = found.result
-        return self._run(found.program(), (), commit)
+            cache.add(root, 0, blueprint)
+        self._check_out()
+        self.dtype, self.new_state = blueprint.result
+        return self._run(blueprint.program(), (), commit)
 
     def _whole(self) -> Blueprint | None:
-        """Trace the whole step, which is all the library's."""
-        g, trace = self.given, self.trace
+        """Trace the whole step; None where the model or the loss reads a value."""
+        inputs, trace = self.inputs, self.trace
         self.number = tape.begin()
-        self.fill()
-        key = self.inner[-1] if g.key is not None else None
-        rest = self.inner[len(self.variables) :]
-        x, target, state, ctx = _arguments(self.structure, g.state, len(self.leaves or ()), rest)
-        trace.refuse = Reads
-        self.forward: list[Any] = []
-        trace.items = self.forward
-        params = g.buffers.layout.around(self.variables)
+        self.declare()
+        key = self.arguments[-1] if inputs.key is not None else None
+        rest = self.arguments[len(self.variables) :]
+        x, target, state, ctx = _unflatten(self.structure, inputs.state, len(self.leaves or ()), rest)
+        trace.refuse = ValueRead
+        self.entries: list[Any] = []
+        trace.items = self.entries
+        vars = Vars(inputs.at.buffers.layout.around(self.variables), state, inputs.at.dtype)
         try:
-            out, after = self.steps.model.apply(Vars(params, state, g.dtype), x, g.training, key, ctx)
-            self._end(g.loss(out, *target), after.state)
-        except Reads:
+            out, after = self.steps.model.apply(vars, x, inputs.training, key, ctx)
+            self._end_forward(inputs.loss(out, *target), after.state)
+        except ValueRead:
             return None
-        made = planned(self, 0)
-        if made is not None:
+        blueprint = plan(self, 0)
+        if blueprint is not None:
             assert self.loss is not None
-            made.result = self.loss.dtype, self.state
-        return made
+            blueprint.result = self.loss.dtype, self.state
+        return blueprint
 
     def fresh(self) -> Sequence[Tensor]:
-        """Return results that every program of this trace gives: the model's new state."""
+        """Return the results that every program of this trace allocates: the model's new state."""
         return [as_tensor(t) for t in ptree.leaves(self.state)] if self.pure_loss else ()
 
-    def _keep(self, kept: tuple[int, ...], made: Sequence[Tensor]) -> Any:
+    def _store(self, kept: tuple[int, ...], results: Sequence[Tensor]) -> Any:
         """Return the model's new state."""
         if not self.pure_loss:
-            return super()._keep(kept, made)
-        if not made:
-            return self.after
-        new = iter(made)
-        return ptree.map(lambda _: next(new), self.after)
+            return super()._store(kept, results)
+        if not results:
+            return self.new_state
+        tensors = iter(results)
+        return ptree.map(lambda _: next(tensors), self.new_state)
 
     def forward_entries(self) -> list[Any]:
         """Return the entries of the forward pass."""
-        return self.forward if self.pure_loss else super().forward_entries()
+        return self.entries if self.pure_loss else super().forward_entries()
 
+    # ---- a user's loss: the model is one entry of the trace
     def _forward(self) -> None:
-        """Write the model's call down as one entry, and run the user's loss."""
-        g, trace = self.given, self.trace
+        """Record the model as one call, and run the user's loss."""
+        inputs, trace = self.inputs, self.trace
         self.number = tape.begin()
-        pure, leaves = self._outline(), self.leaves
+        model, leaves = self._traced_model(), self.leaves
         assert leaves is not None
-        if pure.fails([*[None] * len(g.buffers.layout.shapes), *leaves, g.key]):
+        count = len(inputs.at.buffers.layout.shapes)
+        if model.fails([*[None] * count, *leaves, inputs.key]):
             raise Restart
-        self.call = Call(pure, pure.made, (), (), taped=True)  # whose arguments `fill` declares
-        made = [Tensor(s) for s in trace.call(self.call, "model", pure.outputs)]
-        self.node = node = tape.Node(self.call, (), {}, tuple([t._data for t in made]), self.number)
+        self.call = Call(model, model.made, (), (), taped=True)  # its arguments are declared by `declare`
+        results = [Tensor(s) for s in trace.call(self.call, "model", model.outputs)]
+        self.node = node = tape.Node(self.call, (), {}, tuple([t._data for t in results]), self.number)
         trace.nodes.append(node)
-        for k, out in enumerate(made):
-            if out.dtype.kind == "f":
-                out.node, out.output = node, k
-        # Without a state, and with one output, which no argument is: the usual case.
-        self.plain = self.structure is None and len(made) == 1 == len(pure.refs)
-        given: list[Any] = []
-        if not self.plain:
-            count = len(g.buffers.layout.shapes)
-            given = [*[None] * count, *leaves, None]
-            if any(kind == "input" and given[k] is None for kind, k in pure.refs):
-                self.fill()
-                given = self.inner
-        if self.plain:
-            out, after = made[0], g.state
+        for k, t in enumerate(results):
+            if t.dtype.kind == "f":
+                t.node, t.output = node, k
+        if self.structure is None and len(results) == 1 == len(model.refs):
+            out, state = results[0], inputs.state
         else:
-            out, after = pure.result(given, made)
-        self._end(g.loss(out, *g.target), after)
+            arguments: list[Any] = [*[None] * count, *leaves, None]
+            if any(kind == "input" and arguments[k] is None for kind, k in model.refs):
+                self.declare()
+                arguments = self.arguments
+            out, state = model.result(arguments, results)
+        self._end_forward(inputs.loss(out, *inputs.target), state)
 
-    def _outline(self) -> Pure:
-        g, known, key = self.given, self.steps.outlines, self.key()
-        pure = known.get(key)
+    def _traced_model(self) -> Pure:
+        """Return the model, traced for inputs of this structure."""
+        inputs, at, key = self.inputs, self.inputs.at, self.key()
+        pure = self.steps.models.get(key)
         if pure is None:
-            params = g.buffers.trees()[0]
             assert self.leaves is not None
-            given = [*ptree.leaves(params), *self.leaves, *([g.key] if g.key is not None else [])]
-            layout, dtype, training, model = g.buffers.layout, g.dtype, g.training, self.steps.model
-            count, has_key = len(layout.shapes), g.key is not None
-            structure, bare, n = self.structure, g.state, len(self.leaves)
+            params = ptree.leaves(at.buffers.trees()[0])
+            arguments = [*params, *self.leaves, *([inputs.key] if inputs.key is not None else [])]
+            layout, dtype, training, model = at.buffers.layout, at.dtype, inputs.training, self.steps.model
+            count, has_key, leaves = len(layout.shapes), inputs.key is not None, len(self.leaves)
+            structure, static_state = self.structure, inputs.state
 
             def apply(*tensors: Tensor) -> Any:
-                x, _, state, ctx = _arguments(structure, bare, n, tensors[count:])
+                x, _, state, ctx = _unflatten(structure, static_state, leaves, tensors[count:])
                 vars = Vars(layout.around(tensors[:count]), state, dtype)
                 out, after = model.apply(vars, x, training, tensors[-1] if has_key else None, ctx)
                 return out, after.state
 
-            pure = Pure(model.name, apply, (tuple, len(given), (Tensor,) * len(given)))
-            pure.outline(given, taped=True)
-            known[key] = pure
+            pure = Pure(model.name, apply, (tuple, len(arguments), (Tensor,) * len(arguments)))
+            pure.outline(arguments, taped=True)
+            self.steps.models[key] = pure
         return pure
 
-    def fill(self) -> None:
-        """Declare what the model is given."""
+    def declare(self) -> None:
+        """Declare the model's arguments: parameters, leaves and key."""
         if self.variables:
             return
-        trace, g = self.trace, self.given
+        trace, inputs = self.trace, self.inputs
         assert self.leaves is not None
         self._declare_parameters()
         for variable in self.variables:
             assert variable.node is not None
-            variable.node.number = self.number  # before whatever is made of it
+            variable.node.number = self.number  # before all nodes that depend on it
         first = self.first_leaf
         rest: list[Tensor] = []
         for k, t in enumerate(self.leaves):
             symbol = trace.symbol(t.shape, t.dtype)
             self.places[symbol.number] = Slice(first + k)
             rest.append(Tensor(symbol))
-        if g.key is not None:
-            symbol = trace.symbol((2,), g.key.dtype)
+        if inputs.key is not None:
+            symbol = trace.symbol((2,), inputs.key.dtype)
             self.key_number = symbol.number
             rest.append(Tensor(symbol))
-        self.inner = [*self.variables, *rest]
-        self._give(tuple(self.inner))
+        self.arguments = [*self.variables, *rest]
+        self._set_arguments(tuple(self.arguments))
 
-    def _give(self, tensors: tuple[Tensor, ...]) -> None:
+    def _set_arguments(self, tensors: tuple[Tensor, ...]) -> None:
         if self.call is not None:
             self.call.inputs = self.node.inputs = tensors
 
-    def _materialized(self) -> None:
-        """Give the model tensors that have elements."""
-        g = self.given
+    def _materialize_inputs(self) -> None:
+        """Give the model's arguments their elements."""
+        inputs = self.inputs
         assert self.leaves is not None
-        params = ptree.leaves(g.buffers.trees()[0])
-        key = [self._folded(g.folds)] if g.key is not None else []
-        values = [*params, *self.leaves, *key]
+        params = ptree.leaves(inputs.at.buffers.trees()[0])
+        key = [self._folded_key()] if inputs.key is not None else []
         if self.variables:
-            for symbolic, value in zip(self.inner, values, strict=True):
+            for symbolic, value in zip(self.arguments, [*params, *self.leaves, *key], strict=True):
                 symbolic._data.value = value.array  # type: ignore[union-attr]
             return
         self.variables = [tape.leaf(t, self.number) for t in params]
         for variable in self.variables:
             assert variable.node is not None
             variable.node.number = self.number
-        self._give((*self.variables, *self.leaves, *key))
+        self._set_arguments((*self.variables, *self.leaves, *key))
 
     def backward(self) -> None:
-        """Walk back from the loss."""
+        """Run the backward pass from the loss."""
         if not self.trace.closed:
-            self.fill()
+            self.declare()
         super().backward()
 
 
-def _arguments(structure: Any, state: Any, count: int, leaves: Sequence[Tensor]) -> Any:
-    """Return (input, targets, state, context) around leaves; without a structure it is a plain step's."""
+def _unflatten(structure: Any, state: Any, count: int, leaves: Sequence[Tensor]) -> Any:
+    """Return (input, targets, state, context) of leaves; see `PureModelStep` for a structure of None."""
     if structure is None:
         return leaves[0], tuple(leaves[1:count]), state, None
     return rebuild(structure, iter(leaves), iter(()))

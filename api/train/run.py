@@ -1,4 +1,4 @@
-"""Where a `fit` stands in its data, written into checkpoints, so that it goes on as if it had never ended."""
+"""The progress of a `fit` through its data, saved in checkpoints, so that a resumed run has the same bits."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from .state import TrainState
 class Run:
     """The epochs of a `fit`, and its checkpoints.
 
-    epoch: the number of the one that is running, from 0.  ended: whether it has been validated too.
+    epoch: number of the current epoch, from 0.  ended: whether it has ended, validation included.
     rngs: the key of the run.
     """
 
     def __init__(
         self, optimizer: str, data: Data, history: History | None, rngs: Tensor | None, plan: Every | None
     ) -> None:
-        """Take the optimizer's name, and what `fit` was given."""
+        """Check the arguments of `fit`. optimizer: its name.  plan: when and where to write checkpoints."""
         self.optimizer, self.data, self.rngs = optimizer, check_data("Trainer.fit", data), rngs
         self.history = history if history is not None else History()
         self.epoch, self.ended = 0, False
         if plan is not None and not isinstance(plan, Every):
-            given = type(plan).__name__
-            raise TypeError(f"Trainer.fit: checkpoint is a {given}, expected tp.checkpoint.every(...)")
+            kind = type(plan).__name__
+            raise TypeError(f"Trainer.fit: checkpoint is a {kind}, expected tp.checkpoint.every(...)")
         self._plan = plan
         self._store = Store("Trainer.fit", plan.directory) if plan else None
         self._number: int | None = None
@@ -40,34 +40,36 @@ class Run:
 
     @property
     def done(self) -> int:
-        """How many elements were trained on."""
+        """Number of elements trained on."""
         return len(self.data) * self.epoch + self.data.position
 
     def begin(self, st: TrainState, resume: bool) -> TrainState:
-        """Return the state to begin with: that of the last checkpoint, if there is one to resume."""
+        """Return the initial state: with `resume` that of the last checkpoint, if there is one."""
         if resume and self._store is None:
             raise ValueError("Trainer.fit: resume is True, expected checkpoint=tp.checkpoint.every(...) too")
-        found = self._store.newest() if resume and self._store else None
-        if found is not None:
-            return self._resumed(found, st)
+        checkpoint = self._store.newest() if resume and self._store else None
+        if checkpoint is not None:
+            return self._resumed(checkpoint, st)
         check_not_empty("Trainer.fit", self.data)
         return st
 
-    def _resumed(self, found: Entry, like: TrainState) -> TrainState:
-        """Return the state of a checkpoint, and go to its place in the data."""
-        notes = found.training().get("fit")
+    def _resumed(self, checkpoint: Entry, like: TrainState) -> TrainState:
+        """Return the state of a checkpoint, and seek to its position in the data."""
+        notes = checkpoint.training().get("fit")
         if notes is None:
             raise ValueError(
-                f"Trainer.fit: {found.path} was written by save_state, which knows no place in the data; "
-                "expected one that fit has written (see checkpoint.load_state)"
+                f"Trainer.fit: {checkpoint.path} was written by save_state, without a position in the data; "
+                "expected a checkpoint that fit has written (see checkpoint.load_state)"
             )
         for what, mine in (("optimizer", self.optimizer), ("length of data", len(self.data))):
             if notes[what] != mine:
-                raise ValueError(f"Trainer.fit: {what} is {mine}, expected {notes[what]}, as in {found.path}")
-        arrays = found.arrays()
-        st = found.state(like, arrays)
+                raise ValueError(
+                    f"Trainer.fit: {what} is {mine}, expected {notes[what]}, as in {checkpoint.path}"
+                )
+        arrays = checkpoint.arrays()
+        st = checkpoint.state(like, arrays)
         self.data.seek(notes["pass"], notes["position"])
-        self.epoch, self.ended, self._number = notes["epoch"], notes["ended"], found.run
+        self.epoch, self.ended, self._number = notes["epoch"], notes["ended"], checkpoint.run
         self.rngs = None if notes["rngs"] is None else Tensor(np.array(notes["rngs"], np.int64))
         steps, losses = (arrays[f"history.{k}"].tolist() for k in ("steps", "losses"))
         scores = [{name: _score(x) for name, x in epoch.items()} for epoch in notes["scores"]]
@@ -76,7 +78,7 @@ class Run:
         return st
 
     def epochs(self, count: int) -> Iterator[int]:
-        """Go through the epochs that are left of so many, each but the first on a new pass."""
+        """Iterate over the remaining epochs, each but the first on a new pass over the data."""
         for epoch in range(self.epoch + self.ended, count):
             if epoch > self.epoch:
                 self.data.reset()
@@ -84,17 +86,17 @@ class Run:
             yield epoch
 
     def after_step(self, runner: StepRunner) -> None:
-        """Write a checkpoint if one is due. After the last step of an epoch it waits for the scores."""
+        """Write a checkpoint if one is due; after the last step of an epoch, only once it has scores."""
         if self.data.position < len(self.data):
             self._write_if_due(runner)
 
     def after_epoch(self, runner: StepRunner) -> None:
-        """Note that the epoch has ended."""
+        """Write a checkpoint if one is due, with the epoch's scores."""
         self.ended = True
         self._write_if_due(runner)
 
     def finish(self, runner: StepRunner) -> None:
-        """Write the last state, unless it was written."""
+        """Write a checkpoint of the last state, unless it has been written."""
         if self._plan and self._written != (runner.steps, self.epoch, self.ended):
             self._write(runner.state())
 
@@ -117,7 +119,7 @@ class Run:
             "scores": [{name: _plain(x) for name, x in epoch.items()} for epoch in history.epochs],
             "begun": history.begun,
         }
-        # Losses are tensors, because there may be millions: 16 bytes a step, 30 in JSON.
+        # Losses are tensors, since there may be millions of them: 16 bytes a step, against 30 in JSON.
         steps, losses = ([row[k] for row in history.steps] for k in (0, 1))
         tensors = {"steps": np.array(steps, np.int64), "losses": np.array(losses, np.float64)}
         self._number = self._store.write(
@@ -127,7 +129,7 @@ class Run:
 
 
 def _plain(score: Any) -> Any:
-    """Return a score as JSON has it."""
+    """Return a score as a value that JSON can hold."""
     if isinstance(score, Tensor | np.ndarray):
         return {"tensor": score.tolist(), "dtype": score.dtype.name}
     return score.item() if isinstance(score, np.generic) else score

@@ -1,4 +1,4 @@
-"""The steps of `Trainer.fit`, one after another, each of one element of the data or of several."""
+"""The steps of `Trainer.fit`, each on one element of the data or, with accumulation, on several."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ from treepie.autodiff.arguments import as_tensor
 from treepie.autodiff.tensor import address_of
 from treepie.kernels.compilations import compilations
 
-from .inputs import Accumulation, Outcome, StepInputs
-from .state import Generation, TrainState, generation_of
+from .inputs import Accumulation, StepCounter, StepInputs, StepResult
+from .state import Snapshot, TrainState, snapshot_of
 from .steps import Steps
 
 
 class StepRunner:
-    """Takes the steps of a `fit`, in place where its buffers are exclusively owned.
+    """Takes steps one after another, in place when the buffers are exclusively owned.
 
-    What a program changes it changes all at once, and counts in `_tick`. So whatever interrupts Python, the
-    state is that before a step or that after it.
+    A program writes the new parameters and increments `_counter` in one native call: whatever interrupts
+    Python, `now` is the snapshot before a step or that after it.
+
+    size: elements of a step.
     """
 
     def __init__(
@@ -39,79 +41,76 @@ class StepRunner:
     ) -> None:
         self._steps, self._loss, self._rngs = steps, loss, rngs
         self._clip_norm, self._on_nonfinite, self.size = clip_norm, on_nonfinite, size
-        self._tick, self._part_tick = np.zeros((), np.int64), np.zeros((), np.int64)
-        self._ticks = address_of(self._tick), address_of(self._part_tick)
-        self._sums: tuple[list[np.ndarray], list[int]] | None = None  # gradients of several elements
-        #: The state after a program that is about to run, and what it makes of `_tick`.
-        self._next: tuple[int, Generation] | None = None
+        self._counter, self._part_counter = StepCounter(), StepCounter()
+        self._sums: tuple[list[np.ndarray], list[int]] | None = None  # accumulated gradients, their addresses
+        #: The count and the snapshot after the program that is running.
+        self._next: tuple[int, Snapshot] | None = None
 
     def begin(self, st: TrainState) -> None:
         """Start from a state."""
-        self._now = generation_of(self._steps.optimizer, st).shared()
-        self._seen: TrainState | None = st
-        self._kept: weakref.ref[TrainState] | None = None
+        self._now = snapshot_of(self._steps.optimizer, st).shared()
+        self._state: TrainState | None = st
+        self._last: weakref.ref[TrainState] | None = None
 
     @property
-    def now(self) -> Generation:
-        """Where everything is."""
+    def now(self) -> Snapshot:
+        """The current snapshot."""
         following = self._next
-        if following is not None and int(self._tick[()]) >= following[0]:
+        if following is not None and self._counter.value >= following[0]:
             self._now, self._next = following[1], None
         return self._now
 
     @property
     def steps(self) -> int:
-        """How many steps were taken."""
+        """How many steps were taken, skipped ones included."""
         return self.now.step
 
     def state(self) -> TrainState:
-        """Return the state after the last step; later ones do not change it."""
-        made = self._seen
-        if made is None:
-            before = self._kept() if self._kept is not None else None
-            same = before is not None and before.generation is self.now
-            made = self._seen = before if same else TrainState.of(self)
-        assert made is not None
-        return made
+        """Return the state after the last step; later steps do not change it."""
+        state = self._state
+        if state is None:
+            last = self._last() if self._last is not None else None
+            current = last is not None and last.snapshot is self.now
+            state = self._state = last if current else TrainState.of(self)
+        assert state is not None
+        return state
 
     def end(self) -> TrainState:
-        """Return the state after the last step, which knows nothing of this runner."""
-        made = self.state()
-        made.settle()
-        return made
+        """Return the state after the last step, which does not refer to this runner."""
+        state = self.state()
+        state.detach()
+        return state
 
-    def _part(self) -> None:
-        """Let a state that somebody has kept find everything, before it changes."""
-        made, self._seen = self._seen, None
-        if made is not None and sys.getrefcount(made) > 2:  # this name, and the argument
-            made.realize()
-            self._kept = weakref.ref(made)
+    def _release_state(self) -> None:
+        """Build the trees of a state that the caller keeps, before a step changes the buffers."""
+        state, self._state = self._state, None
+        if state is not None and sys.getrefcount(state) > 2:  # this name, and the argument
+            state.realize()
+            self._last = weakref.ref(state)
 
     def step(self, elements: Sequence[Any]) -> float:
         """Take one step on some elements, and return their mean loss."""
-        self._part()
+        self._release_state()
         with compilations.watch():
             if len(elements) == 1:
-                outcome = self._take(elements[0], (self.now.step,), None)
+                result = self._take(elements[0], (self.now.step,), None, self.now.state)
             else:
-                outcome = self._accumulated(elements)
-            if outcome.gradients is not None or not math.isfinite(outcome.loss):
-                self._refuse(outcome)
-            return outcome.loss
+                result = self._accumulate(elements)
+            if result.gradients is not None or not math.isfinite(result.loss):
+                self._refuse(result)
+            return result.loss
 
     def _take(
-        self, element: Any, folds: tuple[int, ...], part: Accumulation | None, state: Any = None
-    ) -> Outcome:
-        """Take a step, or a part of one, and note what comes of it."""
+        self, element: Any, folds: tuple[int, ...], part: Accumulation | None, state: Any
+    ) -> StepResult:
+        """Take a step, or accumulate the gradients of one element."""
         at = self.now
         x, loss, target = _example(element, self._loss)
-        own, moved = at.buffers.exclusive(), part is None or part.last
-        given = StepInputs(
-            at.buffers,
-            at.buffers if own else at.buffers.like(),
-            at.count,
-            at.state if state is None else state[0],
-            at.dtype,
+        updates = part is None or part.last
+        inputs = StepInputs(
+            at,
+            at.buffers if at.buffers.exclusive() else at.buffers.empty_like(),
+            state,
             x,
             loss,
             target,
@@ -119,79 +118,72 @@ class StepRunner:
             folds if self._rngs is not None else (),
             True,
             None,
-            self._tick if moved else self._part_tick,
-            self._ticks[not moved],
+            self._counter if updates else self._part_counter,
             self._clip_norm,
             part,
         )
 
-        def commit(new: Any) -> None:
-            if moved:
-                after = Generation(given.out, at.moments, at.count + 1, at.step + 1, new, at.dtype)
-                self._next = (int(self._tick[()]) + 1, after)
+        def commit(new_state: Any) -> None:
+            if updates:
+                self._next = self._counter.value + 1, at.next(inputs.out, new_state)
 
-        outcome = self._steps.take(given, commit)
-        if outcome.buffers is not None:
-            after = Generation(
-                outcome.buffers, at.moments, at.count + 1, at.step + 1, outcome.state, at.dtype
-            )
-            self._now, self._next = after, None
-        return outcome
+        result = self._steps.take(inputs, commit)
+        if result.buffers is not None:
+            self._now, self._next = at.next(result.buffers, result.state), None
+        return result
 
-    def _accumulated(self, elements: Sequence[Any]) -> Outcome:
-        """Take a step on elements whose gradients are averaged by their sizes."""
+    def _accumulate(self, elements: Sequence[Any]) -> StepResult:
+        """Take a step on the mean gradient of elements, weighted by their numbers of examples."""
         at = self.now
         if self._sums is None:
             layout = at.buffers.layout
             sums = [np.empty(n, g.dtype) for n, g in zip(layout.sizes, layout.groups, strict=True)]
             self._sums = sums, [address_of(a) for a in sums]
         part = Accumulation(True, False, 0, 0, 0.0, *self._sums)
-        state = (at.state,)
+        state = at.state
         for k, element in enumerate(elements):
             part.first, part.last = k == 0, k == len(elements) - 1
             part.size = _length(element[0])
             part.examples += part.size
-            outcome = self._take(element, (at.step, k), part, state)
+            result = self._take(element, (at.step, k), part, state)
             if part.sums is not self._sums[0]:
                 part.addresses = [address_of(a) for a in part.sums]
-            state = (outcome.state,)
+            state = result.state
             if not part.last:
-                part.total += outcome.loss * part.size
-        return outcome
+                part.total += result.loss * part.size
+        return result
 
-    def _refuse(self, outcome: Outcome) -> None:
-        """Raise, or leave the step out with a warning: its loss or its gradient is not finite."""
-        what = f"the loss is {outcome.loss}"
-        if math.isfinite(outcome.loss):
-            assert outcome.gradients is not None
+    def _refuse(self, result: StepResult) -> None:
+        """Raise, or skip the step with a warning: its loss or its gradients are not finite."""
+        what = f"the loss is {result.loss}"
+        if math.isfinite(result.loss):
+            assert result.gradients is not None
             layout = self.now.buffers.layout
-            grads = ptree.flatten_with_paths(layout.tree([Tensor(g) for g in outcome.gradients]))
-            bad = [path for path, g in grads if not np.isfinite(g.array).all()]
-            what = f"the gradient of {', '.join(map(repr, bad)) or 'all'} is not finite"
-        at = self.now
-        step = at.step + 1
+            grads = ptree.flatten_with_paths(layout.tree([Tensor(g) for g in result.gradients]))
+            paths = [path for path, g in grads if not np.isfinite(g.array).all()]
+            what = f"the gradient of {', '.join(map(repr, paths)) or 'all'} is not finite"
+        step = self.now.step + 1
         if self._on_nonfinite == "raise":
             raise FloatingPointError(
                 f"Trainer.fit: {what} in step {step}; the state before it is this error's `state`. Lower the "
-                "learning rate, set clip_norm, or leave such steps out with on_nonfinite='skip'"
+                "learning rate, set clip_norm, or skip such steps with on_nonfinite='skip'"
             )
         warnings.warn(f"Trainer.fit: {what} in step {step}, which is skipped", RuntimeWarning, stacklevel=4)
-        # Counted, so that the keys go on.
-        self._now, self._seen = Generation(at.buffers, at.moments, at.count, step, at.state, at.dtype), None
+        self._now, self._state = self.now.skipped(), None
 
 
 def two(function: str, element: Any) -> tuple[Any, Any]:
     """Return the two parts of an element, or raise TypeError."""
     if not isinstance(element, tuple) or len(element) != 2:
-        given = f"tuple of {len(element)}" if isinstance(element, tuple) else type(element).__name__
-        raise TypeError(f"{function}: an element of data is a {given}, expected a tuple of 2")
+        kind = f"tuple of {len(element)}" if isinstance(element, tuple) else type(element).__name__
+        raise TypeError(f"{function}: an element of data is a {kind}, expected a tuple of 2")
     return element
 
 
 def _example(
     element: Any, loss: Callable[[Any, Any], Tensor] | None
 ) -> tuple[Any, Callable[..., Tensor], tuple[Any, ...]]:
-    """Return an input, a loss, and what the loss takes besides the output."""
+    """Return an input, a loss function, and the loss function's arguments besides the output."""
     x, second = two("Trainer.fit", element)
     if loss is not None:
         if callable(second):
@@ -215,7 +207,7 @@ def arrays(x: Any) -> list[Any]:
 
 
 def _length(x: Any) -> int:
-    """Return how many examples an input has: the length of its first axis."""
+    """Return the number of examples of an input: the length of its first axis."""
     if type(x) is Tensor and x._data.shape:
         return x._data.shape[0]
     first = arrays(x)[0]

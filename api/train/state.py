@@ -1,4 +1,4 @@
-"""The state of training, as users see it, and the memory that it is in."""
+"""The training state, as users see it, and the flat buffers that it is stored in."""
 
 from __future__ import annotations
 
@@ -17,70 +17,90 @@ from ..optim.flat import FlatLayout
 from ..optim.optimizers import Optimizer, OptState
 
 
-class Buffers:
-    """Parameters and moments in flat arrays: those of all parameters, then of each moment.
+class FlatBuffers:
+    """Parameters and moments in flat arrays: those of the parameters first, then those of each moment.
 
-    own: whether training made the arrays. Whoever uses one holds a reference to it, as every view does, so
-        that an array may be written to in place when nobody else holds one.
+    owned: whether training allocated the arrays. Every user of an array holds a reference to it, as every
+        view does, so that an owned array without other references may be written to in place.
     """
 
-    __slots__ = ("addresses", "arrays", "layout", "own")
+    __slots__ = ("addresses", "arrays", "layout", "owned")
 
-    def __init__(self, layout: FlatLayout, arrays: list[np.ndarray], own: bool = False) -> None:
-        self.layout, self.arrays, self.own = layout, arrays, own
+    def __init__(self, layout: FlatLayout, arrays: list[np.ndarray], owned: bool = False) -> None:
+        self.layout, self.arrays, self.owned = layout, arrays, owned
         self.addresses = [address_of(a) for a in arrays]
 
     @staticmethod
-    def of(optimizer: Optimizer, opt_state: OptState, params: Any) -> Buffers:
-        """Return those of a state, without a copy where its leaves lie side by side."""
-        flat, known = optimizer.buffers(opt_state, params)
-        assert known.layout is not None
-        return Buffers(known.layout, [t.array for t in (*flat, *[t for m in known.buffers for t in m])])
+    def of(optimizer: Optimizer, opt_state: OptState, params: Any) -> FlatBuffers:
+        """Return the buffers of a state, without a copy where its leaves are adjacent in memory."""
+        flat, flat_state = optimizer.buffers(opt_state, params)
+        assert flat_state.layout is not None
+        moments = [t for moment in flat_state.buffers for t in moment]
+        return FlatBuffers(flat_state.layout, [t.array for t in (*flat, *moments)])
 
-    def like(self) -> Buffers:
-        """Return others of the same sizes, with whatever they hold."""
-        return Buffers(self.layout, [allocate(a.shape, a.dtype) for a in self.arrays], own=True)
+    def empty_like(self) -> FlatBuffers:
+        """Return uninitialized buffers of the same sizes."""
+        return FlatBuffers(self.layout, [allocate(a.shape, a.dtype) for a in self.arrays], owned=True)
 
     def exclusive(self) -> bool:
-        """Whether nobody else has any of the arrays."""
-        return self.own and exclusive(self.arrays)
+        """Whether the arrays are exclusively owned, so that they may be written to in place."""
+        return self.owned and exclusive(self.arrays)
 
     def trees(self) -> tuple[Any, tuple[tuple[Tensor, ...], ...]]:
-        """Return the tree of parameters, and the moments' buffers, as views."""
+        """Return the tree of parameters and the buffers of each moment, as views."""
         views = [Tensor(a[:]) for a in self.arrays]
         count = len(self.layout.groups)
         rows = [tuple(views[k : k + count]) for k in range(0, len(views), count)] if count else [()]
         return self.layout.tree(rows[0]), tuple(rows[1:])
 
 
-class Generation:
-    """Training after a step: where everything is.
+class Snapshot:
+    """The state of training after one step, in flat buffers.
 
-    moments: how many the optimizer keeps.  state: the model's.
+    moments: how many moments the optimizer keeps.  count: updates of the optimizer.  step: steps, skipped
+    ones included.  state: the model's non-trainable state.  dtype: of the model.
     """
 
     __slots__ = ("buffers", "count", "dtype", "moments", "state", "step")
 
-    def __init__(self, buffers: Buffers, moments: int, count: int, step: int, state: Any, dtype: Any) -> None:
+    def __init__(
+        self, buffers: FlatBuffers, moments: int, count: int, step: int, state: Any, dtype: Any
+    ) -> None:
         self.buffers, self.moments, self.count, self.step = buffers, moments, count, step
         self.state, self.dtype = state, dtype
 
     @property
-    def now(self) -> Generation:
-        """This one: what a state asks that nothing changes any more."""
+    def now(self) -> Snapshot:
+        """The snapshot itself, for a `TrainState` whose source does not change."""
         return self
 
-    def shared(self) -> Generation:
-        """Return the same, whose buffers others have too, so that they are not written to."""
-        buffers = Buffers(self.buffers.layout, self.buffers.arrays)
-        return Generation(buffers, self.moments, self.count, self.step, self.state, self.dtype)
+    def next(self, buffers: FlatBuffers, state: Any) -> Snapshot:
+        """Return the snapshot after an update."""
+        return Snapshot(buffers, self.moments, self.count + 1, self.step + 1, state, self.dtype)
+
+    def skipped(self) -> Snapshot:
+        """Return the snapshot after a skipped step, which still advances the key."""
+        return Snapshot(self.buffers, self.moments, self.count, self.step + 1, self.state, self.dtype)
+
+    def shared(self) -> Snapshot:
+        """Return the same snapshot with buffers that are never written to in place."""
+        buffers = FlatBuffers(self.buffers.layout, self.buffers.arrays)
+        return Snapshot(buffers, self.moments, self.count, self.step, self.state, self.dtype)
 
 
 @dataclass(frozen=True)
 class TrainState:
-    """Where training stands: the model's variables, the optimizer's state, the steps taken.
+    """The state of training: the model's variables, the optimizer's state, the number of steps.
 
-    A state that training made finds them when it is first asked.
+    vars: `Vars(params, state, dtype)`.  opt_state: the optimizer's.  step: steps so far, skipped ones
+        included.
+
+    A state that training returns builds these trees when one of them is first read.
+
+    >>> import treepie as tp
+    >>> st = tp.Trainer(tp.layer.linear(3, 2), tp.optim.sgd(0.1)).init(rngs=tp.rng.key(0))
+    >>> st.step, st.vars.params["weight"].shape
+    (0, (3, 2))
     """
 
     vars: Vars
@@ -89,65 +109,64 @@ class TrainState:
 
     @staticmethod
     def of(source: Any) -> TrainState:
-        """Return a state that asks for `source.now`, a `Generation`, when it is read."""
-        made = object.__new__(TrainState)
-        made.__dict__["_source"] = source
-        return made
+        """Return a state that is built of `source.now`, a `Snapshot`, when it is first read."""
+        state = object.__new__(TrainState)
+        state.__dict__["_source"] = source
+        return state
 
     def __getattr__(self, name: str) -> Any:
-        """Find a field that is not there yet."""
+        """Build the trees when one of them is first read."""
         if name in ("vars", "opt_state", "step") and "_source" in self.__dict__:
             self.realize()
             return self.__dict__[name]
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def realize(self) -> None:
-        """Find everything, from now on whatever training does."""
-        known = self.__dict__
-        source = known.get("_source")
+        """Build the trees; later steps do not change them."""
+        fields = self.__dict__
+        source = fields.get("_source")
         if source is None:
             return
-        at: Generation = source.now
+        at: Snapshot = source.now
         params, moments = at.buffers.trees()
-        moments = moments[: at.moments]
-        known["vars"] = Vars(params, at.state, at.dtype)
-        known["opt_state"] = OptState(at.count, moments, at.buffers.layout)
-        known["step"] = at.step
-        known["_generation"] = at
-        known.pop("_source", None)
+        fields["vars"] = Vars(params, at.state, at.dtype)
+        fields["opt_state"] = OptState(at.count, moments[: at.moments], at.buffers.layout)
+        fields["step"] = at.step
+        fields["_snapshot"] = at
+        fields.pop("_source", None)
 
-    def settle(self) -> None:
-        """Ask nobody but the `Generation` that there is now."""
+    def detach(self) -> None:
+        """Depend on the current snapshot alone, not on what runs the steps."""
         source = self.__dict__.get("_source")
         if source is not None:
             self.__dict__["_source"] = source.now
 
     @property
-    def generation(self) -> Generation | None:
-        """Where everything is, if training made it and it was not changed."""
-        known = self.__dict__
-        source = known.get("_source")
-        return source.now if source is not None else known.get("_generation")
+    def snapshot(self) -> Snapshot | None:
+        """The snapshot that the state was built of; None for one that a user made."""
+        fields = self.__dict__
+        source = fields.get("_source")
+        return source.now if source is not None else fields.get("_snapshot")
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the fields, to be pickled or copied."""
+        """Return the fields, for pickle and copy."""
         self.realize()
         return {name: self.__dict__[name] for name in ("vars", "opt_state", "step")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take the fields."""
+        """Restore the fields."""
         self.__dict__.update(state)
 
 
 register_state(TrainState)
 
 
-def generation_of(optimizer: Optimizer, st: TrainState) -> Generation:
-    """Return where everything of a state is."""
-    found = st.generation
-    if found is None:
-        buffers = Buffers.of(optimizer, st.opt_state, st.vars.params)
+def snapshot_of(optimizer: Optimizer, st: TrainState) -> Snapshot:
+    """Return the snapshot of a state."""
+    snapshot = st.snapshot
+    if snapshot is None:
+        buffers = FlatBuffers.of(optimizer, st.opt_state, st.vars.params)
         count, state = st.opt_state.count, st.vars.state
-        found = Generation(buffers, optimizer.moments, count, st.step, state, st.vars.dtype)
-        st.__dict__["_generation"] = found  # a state does not change
-    return found
+        snapshot = Snapshot(buffers, optimizer.moments, count, st.step, state, st.vars.dtype)
+        st.__dict__["_snapshot"] = snapshot  # a state is immutable
+    return snapshot

@@ -1,7 +1,7 @@
-"""A training step: forward, backward, check, clipping and update, as one program.
+"""A training step as one program: forward pass, backward pass, finite check, clipping and update.
 
-A user's Python runs in every step, on symbolic tensors, and what it calls decides which program runs. Where
-it reads a value, the step goes on op by op; see `autodiff/trace/trace.py`.
+A user's Python runs in every step on symbolic tensors, and the ops that it calls determine the program. Where
+it reads a value, the step continues op by op; see `autodiff/trace/trace.py`.
 """
 
 from __future__ import annotations
@@ -21,185 +21,173 @@ from treepie.autodiff.trace.trace import Restart, Trace
 from treepie.autodiff.transform import check_scalar, or_zeros, without_history
 from treepie.kernels.threads import get_num_threads
 
-from ..layer import Vars
-from .finish import NONFINITE, ended
-from .inputs import Outcome, StepInputs
-from .plan import planned
+from ..layer import Context, Layer, Vars
+from .finish import NONFINITE, finish
+from .inputs import StepInputs, StepResult
+from .plan import plan
 
 if TYPE_CHECKING:
     from .steps import Steps
 
 
-class Step:
-    """One step, whose model runs in Python."""
+def loss_and_gradients(
+    model: Layer,
+    vars: Vars,
+    x: Any,
+    loss: Callable[..., Tensor],
+    target: tuple[Any, ...],
+    training: bool,
+    key: Tensor | None,
+    ctx: Context | None,
+) -> tuple[Tensor, Any, Any]:
+    """Return loss(model(x), *target), its gradients and the model's new state, op by op."""
 
-    def __init__(self, steps: Steps, given: StepInputs) -> None:
-        self.steps, self.given = steps, given
-        self.leaves: list[Tensor] | None = []  # inputs that are there whatever the trace is
+    def objective(params: Any) -> tuple[Tensor, Any]:
+        out, after = model.apply(vars.with_params(params), x, training, key, ctx)
+        return loss(out, *target), after.state
+
+    return value_and_grad_aux(objective)(vars.params)
+
+
+class Step:
+    """One step of a model that runs in Python.
+
+    leaves: inputs of the program besides buffers, key and what the trace finds.  variables: the parameters.
+    places: number of a value -> its slice of the caller's memory.
+    """
+
+    def __init__(self, steps: Steps, inputs: StepInputs) -> None:
+        self.steps, self.inputs = steps, inputs
+        self.leaves: list[Tensor] | None = []
         self.variables: list[Tensor] = []
         self.places: dict[int, Slice] = {}
         self.loss: Tensor | None = None
         self.dtype: Any = None  # of the loss
         self.state: Any = None
-        self.number = 0
-        self.trace: Any = None  # a `Trace`, once there is one
+        self.number = 0  # of the gradient, on the tape
+        self.trace: Any = None  # a `Trace`, once it has begun
         self.gradients: list[Tensor | None] | None = None
 
-    # ---- the way of a step
-    def take(self, commit: Callable[[Any], None]) -> Outcome:
-        """Take the step: by a program that is known, else op by op, or by a new one."""
+    # ---- traced, then run
+    def take(self, commit: Callable[[Any], None]) -> StepResult:
+        """Take the step by a program, or op by op where a value is read."""
         try:
-            return self._taken(commit)
+            return self._traced(commit)
         except Exception:
-            self._leave()
+            self._materialize_after_error()
             raise
         finally:
             if self.trace is not None:
                 self.trace.end()
 
-    def _resolve(self, kept: tuple[int, ...]) -> None:
-        """Give values that somebody holds their elements, as far as there are any, after a failed run."""
-        trace = self.trace
-        trace.tick = None
-        for n in kept:
-            trace.values[n].value = None
-        if kept:
-            with contextlib.suppress(Exception):  # the error is raised by the eager run
-                active.inside(None, trace.run)
-
-    def _leave(self) -> None:
-        """Give tensors their elements that somebody keeps of a step that failed."""
-        trace = self.trace
-        if trace is not None and not trace.closed:
-            self.loss = self.gradients = None
-            with contextlib.suppress(Restart):  # what comes after an op that fails has no elements
-                active.inside(None, trace.materialize)
-
-    def _taken(self, commit: Callable[[Any], None]) -> Outcome:
-        programs = self.steps.cache
-        root = programs.root(self.key())
-        self.trace = trace = Trace(root, depth=1)
-        trace.given = self._materialized
+    def _traced(self, commit: Callable[[Any], None]) -> StepResult:
+        cache = self.steps.cache
+        self.trace = trace = Trace(cache.root(self.key()), depth=1)
+        trace.given = self._materialize_inputs
         try:
             active.inside(trace, self._forward)
             if trace.closed:
-                programs.say(f"a value is read in {trace.read_at}")
+                cache.say(f"a value is read in {trace.read_at}")
                 return active.inside(None, self._finish)
-            key = self._results()
+            key = self._outputs()
             entry, values = trace.entry, len(trace.values)
-            found = programs.find(entry, key)
-            if found is None and not programs.pays(entry, key, values, self.described):
+            blueprint = cache.find(entry, key)
+            if blueprint is None and not cache.pays(entry, key, values, self.description):
                 trace.materialize()
                 return active.inside(None, self._finish)
         except Restart:
             return self.eagerly()
-        if not isinstance(found, Blueprint):
-            found = active.inside(trace, planned, self, values)
-            if found is None:
+        if not isinstance(blueprint, Blueprint):
+            blueprint = active.inside(trace, plan, self, values)
+            if blueprint is None:
                 trace.materialize()
                 return active.inside(None, self._finish)
-            programs.add(entry, key, found)
+            cache.add(entry, key, blueprint)
         assert self.loss is not None
         self.dtype = self.loss.dtype
         self.loss = self.gradients = None
         self.variables.clear()
         trace.forget_nodes()
         kept = trace.kept(values)
-        if self.given.out is self.given.buffers and not self.given.out.exclusive():
-            self.given.out = self.given.buffers.like()
-        return self._run(found.program(kept), kept, commit)
+        self._check_out()
+        return self._run(blueprint.program(kept), kept, commit)
 
-    def _results(self) -> Hashable:
-        """Return which values of the trace are the loss and, if they were traced, the gradients."""
+    def _check_out(self) -> None:
+        """Take other buffers for the results, if the user's Python has kept the parameters."""
+        inputs = self.inputs
+        if inputs.out is inputs.at.buffers and not inputs.out.exclusive():
+            inputs.out = inputs.out.empty_like()
+
+    def _outputs(self) -> Hashable:
+        """Return the numbers of the loss and, where the backward pass is traced already, the gradients."""
         number_of: Callable[[Any], int] = self.trace.number_of
         if self.gradients is None:
             return number_of(self.loss)
         return number_of(self.loss), *[None if g is None else number_of(g) for g in self.gradients]
 
     def key(self) -> Hashable:
-        """Return what decides on the step besides what its Python does."""
-        g = self.given
-        part = g.accumulation
+        """Return everything that determines the program besides the ops that the Python calls."""
+        inputs, part = self.inputs, self.inputs.accumulation
         return (
             type(self),
             get_num_threads(),
-            g.buffers.layout.key,
-            g.dtype,
-            g.key is None,
-            len(g.folds),
-            g.clip_norm,
-            g.checked,
+            inputs.at.buffers.layout.key,
+            inputs.at.dtype,
+            inputs.key is None,
+            len(inputs.folds),
+            inputs.clip_norm,
+            inputs.check,
             None if part is None else (part.first, part.last),
         )
 
-    def described(self) -> dict[str, str]:
-        """Return what a message says about the step where it differs from others."""
-        g = self.given
-        rows = {"inputs": g.x} | ({"targets": g.target} if g.target else {})
-        return {name: _shown(x) for name, x in rows.items()}
+    def description(self) -> dict[str, str]:
+        """Return the shapes of inputs and targets, for a message about steps that all differ."""
+        inputs = self.inputs
+        rows = {"inputs": inputs.x} | ({"targets": inputs.target} if inputs.target else {})
+        return {name: _shapes(x) for name, x in rows.items()}
 
-    # ---- forward
+    # ---- forward and backward pass
     def _forward(self) -> None:
         """Run the model and the loss on symbolic tensors."""
-        g, trace = self.given, self.trace
+        inputs, trace = self.inputs, self.trace
         self.number = tape.begin()
         self._declare_parameters()
         key = None
-        if g.key is not None:
-            symbol = trace.symbol((2,), g.key.dtype)
+        if inputs.key is not None:
+            symbol = trace.symbol((2,), inputs.key.dtype)
             self.key_number = symbol.number
             key = Tensor(symbol)
-        out, after = self._model(key)
-        self._end(g.loss(out, *g.target), after)
+        at = inputs.at
+        vars = Vars(at.buffers.layout.around(self.variables), inputs.state, at.dtype)
+        out, after = self.steps.model.apply(vars, inputs.x, inputs.training, key, inputs.ctx)
+        self._end_forward(inputs.loss(out, *inputs.target), after.state)
 
-    def _end(self, loss: Any, after: Any) -> None:
-        """Take what the forward pass gave; walk back at once where a user's Python takes part in that."""
-        same = after is self.given.state
+    def _end_forward(self, loss: Any, state: Any) -> None:
+        """Check the loss; trace the backward pass at once where it runs a user's Python."""
         self.loss = check_scalar("value_and_grad_aux", loss)
-        self.state = after if same else without_history(after)
+        self.state = state if state is self.inputs.state else without_history(state)
         if self.trace.python_backward and not self.trace.closed:
             self.backward()
         tape.clear()
 
-    def _model(self, key: Tensor | None) -> tuple[Any, Any]:
-        g = self.given
-        params = g.buffers.layout.around(self.variables)
-        out, after = self.steps.model.apply(Vars(params, g.state, g.dtype), g.x, g.training, key, g.ctx)
-        return out, after.state
-
     def _declare_parameters(self) -> None:
         """Begin the trace with the parameters, as variables of the step's gradient."""
-        layout, trace, variables, number = self.given.buffers.layout, self.trace, self.variables, self.number
+        layout, trace, variables = self.inputs.at.buffers.layout, self.trace, self.variables
         for shape, dtype in layout.specs:
             symbol = trace.symbol(shape, dtype)
-            variables.append(Tensor(symbol, tape.Node(None, (), {}, (symbol,), number)))
+            variables.append(Tensor(symbol, tape.Node(None, (), {}, (symbol,), self.number)))
 
     def place_parameters(self) -> None:
-        """Say where the parameters are in the buffers."""
-        layout = self.given.buffers.layout
-        for variable, dtype, (g, at) in zip(self.variables, layout.dtypes, layout.starts, strict=True):
-            self.places[variable._data.number] = Slice(g, at * dtype.itemsize)  # type: ignore[union-attr]
+        """Map the parameters to their slices of the buffers."""
+        layout = self.inputs.at.buffers.layout
+        for variable, dtype, (g, start) in zip(self.variables, layout.dtypes, layout.starts, strict=True):
+            self.places[variable._data.number] = Slice(g, start * dtype.itemsize)  # type: ignore[union-attr]
 
-    def fill(self) -> None:
-        """Declare what the trace has not needed so far."""
-
-    def _materialized(self) -> None:
-        """Give the declared values their elements."""
-        values, params = self.trace.values, self.given.buffers.trees()[0]
-        for n, value in enumerate(ptree.leaves(params)):
-            values[n].value = value.array
-        if self.given.key is not None:
-            self.trace.values[self.key_number].value = self._folded(self.given.folds).array
-
-    def _folded(self, folds: Sequence[Any]) -> Tensor:
-        key = self.given.key
-        assert key is not None
-        for number in folds:
-            key = rng.fold_in(key, number)
-        return key
+    def declare(self) -> None:
+        """Declare the inputs that the trace has not needed so far."""
 
     def backward(self) -> None:
-        """Walk back from the loss."""
+        """Run the backward pass from the loss."""
         if self.gradients is not None:
             return
         tape.clear()
@@ -207,94 +195,127 @@ class Step:
         one = Tensor(np.ones((), self.loss.dtype))
         self.gradients = tape.backward(self.number, [self.loss], [one], self.variables)
 
-    # ---- op by op
-    def _finish(self) -> Outcome:
-        """Go on op by op after the forward pass."""
-        g = self.given
-        self.backward()
-        assert self.gradients is not None
-        assert self.loss is not None
-        grads = [or_zeros(x, v) for x, v in zip(self.gradients, self.variables, strict=True)]
-        flat = list(g.buffers.layout.flat(grads))
-        self.trace.forget_nodes()
-        return ended(self.given, self.steps.optimizer, self.loss, flat, self.state)
-
-    def eagerly(self) -> Outcome:
-        """Take the step op by op from its beginning, as if there were no programs."""
-        g = self.given
-
-        def objective(params: Any) -> tuple[Tensor, Any]:
-            key = None if g.key is None else self._folded(g.folds)
-            out, after = self.steps.model.apply(Vars(params, g.state, g.dtype), g.x, g.training, key, g.ctx)
-            return g.loss(out, *g.target), after.state
-
-        def run() -> tuple[Tensor, Any, Any]:
-            return value_and_grad_aux(objective)(params)
-
-        params = g.buffers.trees()[0]
-        loss, grads, state = active.inside(None, run)
-        flat = list(g.buffers.layout.flat(ptree.leaves(grads)))
-        return ended(g, self.steps.optimizer, loss, flat, state)
-
     def forward_entries(self) -> list[Any]:
         """Return the entries of the forward pass."""
         return expanded(self.trace)
 
+    # ---- op by op
+    def _finish(self) -> StepResult:
+        """Continue op by op after the forward pass."""
+        self.backward()
+        assert self.gradients is not None
+        assert self.loss is not None
+        grads = [or_zeros(x, v) for x, v in zip(self.gradients, self.variables, strict=True)]
+        flat = list(self.inputs.at.buffers.layout.flat(grads))
+        self.trace.forget_nodes()
+        return finish(self.inputs, self.steps.optimizer, self.loss, flat, self.state)
+
+    def eagerly(self) -> StepResult:
+        """Take the step op by op from its beginning."""
+        inputs, at = self.inputs, self.inputs.at
+
+        def run() -> tuple[Tensor, Any, Any]:
+            key = None if inputs.key is None else self._folded_key()
+            vars = Vars(at.buffers.trees()[0], inputs.state, at.dtype)
+            return loss_and_gradients(
+                self.steps.model, vars, inputs.x, inputs.loss, inputs.target, inputs.training, key, inputs.ctx
+            )
+
+        loss, grads, state = active.inside(None, run)
+        flat = list(at.buffers.layout.flat(ptree.leaves(grads)))
+        return finish(inputs, self.steps.optimizer, loss, flat, state)
+
+    def _folded_key(self) -> Tensor:
+        key = self.inputs.key
+        assert key is not None
+        for number in self.inputs.folds:
+            key = rng.fold_in(key, number)
+        return key
+
+    def _materialize_inputs(self) -> None:
+        """Give the declared values their elements."""
+        values, params = self.trace.values, self.inputs.at.buffers.trees()[0]
+        for n, value in enumerate(ptree.leaves(params)):
+            values[n].value = value.array
+        if self.inputs.key is not None:
+            values[self.key_number].value = self._folded_key().array
+
+    def _materialize_after_error(self) -> None:
+        """Give tensors that the user has kept their elements, after an error in the user's Python."""
+        trace = self.trace
+        if trace is not None and not trace.closed:
+            self.loss = self.gradients = None
+            with contextlib.suppress(Restart):  # values after an op that fails have no elements
+                active.inside(None, trace.materialize)
+
+    def _materialize_after_launch(self, kept: tuple[int, ...]) -> None:
+        """Give tensors that the user has kept their elements, op by op, after a failed launch."""
+        trace = self.trace
+        trace.tick = None
+        for n in kept:
+            trace.values[n].value = None
+        if kept:
+            with contextlib.suppress(Exception):  # raised by the eager run
+                active.inside(None, trace.run)
+
+    # ---- the native call
     @property
     def first_leaf(self) -> int:
-        """Return the number of the first external that is no buffer of the step's own."""
-        part = self.given.accumulation
-        return 2 * len(self.given.buffers.arrays) + 1 + (len(part.sums) if part is not None else 0)
+        """The number of the first external after the buffers, the counter and the accumulated gradients."""
+        part = self.inputs.accumulation
+        return 2 * len(self.inputs.at.buffers.arrays) + 1 + (len(part.sums) if part is not None else 0)
 
     def tensors(self) -> list[Tensor]:
-        """Return the tensors that a run is given, in the order of externals."""
-        g, trace = self.given, self.trace
-        made = list(self.leaves or ())
-        if g.key is not None:
-            made.append(g.key)
-        return made + [trace.values[n] for n in trace.inputs]
+        """Return the tensors among the program's inputs, in the order of externals."""
+        inputs, trace = self.inputs, self.trace
+        tensors = list(self.leaves or ())
+        if inputs.key is not None:
+            tensors.append(inputs.key)
+        return tensors + [trace.values[n] for n in trace.inputs]
 
-    def _run(self, program: Program, kept: tuple[int, ...], commit: Callable[[Any], None]) -> Outcome:
-        g, trace, part = self.given, self.trace, self.given.accumulation
-        addresses = [*g.buffers.addresses, *g.out.addresses, g.tick_address]
-        numbers: list[Any] = [g.count, *g.folds]
+    def _run(self, program: Program, kept: tuple[int, ...], commit: Callable[[Any], None]) -> StepResult:
+        """Run the program. kept: numbers of values that the user's Python has kept."""
+        inputs, trace, part = self.inputs, self.trace, self.inputs.accumulation
+        at, counter = inputs.at, inputs.counter
+        addresses = [*at.buffers.addresses, *inputs.out.addresses, counter.address]
+        numbers: list[Any] = [at.count, *inputs.folds]
         if part is not None:
             addresses += part.addresses
             numbers += part.size, part.examples, part.total
         tensors = self.tensors()
         addresses += [t.address for t in tensors]
         run = program.prepare(addresses, numbers, trace.numbers)
-        trace.closed, trace.tick = True, (g.tick, int(g.tick[()]) + 1)
-        state = self._keep(kept, run.fresh())
+        trace.closed, trace.tick = True, (counter.array, counter.value + 1)
+        state = self._store(kept, run.fresh())
         commit(state)
         failed = run.go()
-        if failed >= 0 and not is_check(program, failed):
-            self._resolve(kept)
+        if failed >= 0 and not is_finite_check(program, failed):
+            self._materialize_after_launch(kept)
             return self.eagerly()
         trace.tick = None
-        outcome = Outcome(run.scalar(0), run.scalar(1), self.dtype, state)
+        result = StepResult(run.scalar(0), run.scalar(1), self.dtype, state)
         if failed >= 0:
-            outcome.gradients = run.peeked()
+            result.gradients = run.peeked()
         program.done(run)
-        return outcome
+        return result
 
     def fresh(self) -> Sequence[Tensor]:
-        """Return results that every program of this trace gives."""
+        """Return the results that every program of this trace allocates."""
         return ()
 
-    def _keep(self, kept: tuple[int, ...], made: Sequence[Tensor]) -> Any:
-        """Give values that somebody holds their elements, and return the model's new state."""
-        for n, t in zip(kept, made, strict=True):
+    def _store(self, kept: tuple[int, ...], results: Sequence[Tensor]) -> Any:
+        """Give kept values their memory, and return the model's new state."""
+        for n, t in zip(kept, results, strict=True):
             self.trace.values[n].value = t.array
         return self.state
 
 
-def is_check(program: Program, failed: int) -> bool:
-    """Whether what failed is the check that a step may be taken."""
+def is_finite_check(program: Program, failed: int) -> bool:
+    """Whether the launch that reported an error is the finite check."""
     return program.calls[failed][0].attributes.get("message") is NONFINITE
 
 
-def _shown(x: Any) -> str:
+def _shapes(x: Any) -> str:
     """Return the shapes of tensors or arrays."""
     try:
         return ", ".join(str(tuple(t.shape)) for t in ptree.leaves(x))

@@ -1,8 +1,4 @@
-"""The training steps of a model with an optimizer, each as one program.
-
-The library's own models and losses are pure: their steps replay a program. Where a user's Python takes part,
-it runs in every step.
-"""
+"""The training steps of a model with an optimizer, each as one program."""
 
 from __future__ import annotations
 
@@ -16,36 +12,42 @@ from treepie.autodiff.program.pure import Pure
 
 from ..layer import Layer
 from ..optim.optimizers import Optimizer
-from .inputs import Outcome, StepInputs
+from .inputs import StepInputs, StepResult
 from .pure_step import PureModelStep
 from .step import Step
 
 
 class Steps:
-    """Takes training steps of a model with an optimizer."""
+    """Takes training steps, and holds their programs.
+
+    models: the traced model by the structure of its inputs, where the loss is a user's.
+    """
 
     def __init__(self, model: Layer, optimizer: Optimizer) -> None:
         self.model, self.optimizer = model, optimizer
         self.cache = ProgramCache("steps of this model")
-        self.outlines: dict[Any, Pure] = {}  # what the model gives, by structure
-        self._bare: Any = None  # a state without tensors, met before
+        self.models: dict[Any, Pure] = {}
+        self._without_tensors: Any = None  # the last such state of the model
 
-    def take(self, given: StepInputs, commit: Callable[[Any], None]) -> Outcome:
+    def take(self, inputs: StepInputs, commit: Callable[[Any], None]) -> StepResult:
         """Take a step.
 
-        commit: called with the model's new state right before a program changes anything.
+        The library's own models are pure, and so are its losses: their step replays a program. Where a user's
+        Python takes part, it runs in every step, on symbolic tensors.
+
+        commit: called with the model's new state right before a program writes the new parameters.
         """
         if self.model.pure:
-            step = PureModelStep(self, given)
+            step = PureModelStep(self, inputs)
             if step.leaves is not None:
                 return step.take(commit)
-        return Step(self, given).take(commit)
+        return Step(self, inputs).take(commit)
 
     def state_leaves(self, state: Any) -> list[Tensor]:
         """Return the tensors of a model's state."""
-        if state is self._bare:
+        if state is self._without_tensors:
             return []
-        found = [as_tensor(t) for t in ptree.leaves(state)]
-        if not found:
-            self._bare = state
-        return found
+        leaves = [as_tensor(t) for t in ptree.leaves(state)]
+        if not leaves:
+            self._without_tensors = state
+        return leaves

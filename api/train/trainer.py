@@ -1,7 +1,7 @@
 """Training: a model and an optimizer, and the loop around them.
 
-Read here first: `Trainer._inline` is a training step in the plainest form; `steps.py` takes it as a program,
-and `runner.py` one after another for `fit`.
+`fit` runs one step after another (`runner.py`), each as one program (`steps.py`, `step.py`); `step` takes a
+single one in the same way.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from treepie.autodiff import Tensor, float32, ops, ptree, tape, value_and_grad_aux
+from treepie.autodiff import Tensor, float32, ops, ptree, tape
 from treepie.autodiff.arguments import integer
-from treepie.autodiff.tensor import address_of
 from treepie.autodiff.trace.active import tracing
 from treepie.kernels.compilations import compilations
 
@@ -26,11 +25,12 @@ from ..distributed import Communicator, check_communicator
 from ..layer import Context, Layer, Vars
 from ..metric.accumulators import Metric
 from .history import History, Progress
-from .inputs import StepInputs
-from .predict import Outputs
+from .inputs import StepCounter, StepInputs
+from .predict import Predictor
 from .run import Run
 from .runner import StepRunner, arrays, two
-from .state import Generation, TrainState, generation_of
+from .state import TrainState, snapshot_of
+from .step import loss_and_gradients
 from .steps import Steps
 
 Loss = Callable[[Any], Tensor]
@@ -39,36 +39,55 @@ Validation = tuple[Data, Mapping[str, Metric]]
 
 
 class EarlyStop(Exception):
-    """Raised in `report` to end training."""
+    """Raise it in `report` to end training; `Trainer.fit` then returns the current state.
+
+    >>> import treepie as tp
+    >>> def report(step, loss, st):
+    ...     if loss < 0.1:
+    ...         raise tp.EarlyStop
+    """
 
 
 class Trainer:
-    """Trains a model with an optimizer. It holds no state: methods take one and return the next.
+    """Trains a model with an optimizer.
 
-    It holds the programs of steps and predictions.
+    A trainer holds no state of the training: methods take a `TrainState` and return the next. It holds the
+    programs of steps and predictions.
+
+    model: a `Layer`.  optimizer: one of `tp.optim`.
+
+    >>> import treepie as tp
+    >>> x = tp.rng.normal(tp.rng.key(0), (64, 2))
+    >>> data = tp.Data.prepare((x, x @ tp.tensor([[2.0], [-1.0]])), batch_size=16)
+    >>> trainer = tp.Trainer(tp.layer.linear(2, 1), tp.optim.adam(0.1))
+    >>> st = trainer.fit(trainer.init(rngs=tp.rng.key(1)), data, loss=tp.loss.mse, epochs=50)
+    >>> abs(trainer.predict(st, tp.tensor([[1.0, 1.0]])).item() - 1.0) < 0.1
+    True
     """
 
     def __init__(self, model: Layer, optimizer: optim.Optimizer) -> None:
-        """Take a model and an optimizer, such as tp.optim.adam(1e-3)."""
         if not isinstance(model, Layer):
             raise TypeError(f"Trainer: model is a {type(model).__name__}, expected a Layer")
         if not isinstance(optimizer, optim.Optimizer):
-            given = type(optimizer).__name__
-            raise TypeError(f"Trainer: optimizer is a {given}, expected one of tp.optim")
+            kind = type(optimizer).__name__
+            raise TypeError(f"Trainer: optimizer is a {kind}, expected one of tp.optim")
         self.model, self.optimizer = model, optimizer
-        #: Programs of steps and of predictions.
-        self.steps, self.outputs = Steps(model, optimizer), Outputs(model)
+        #: The programs of steps, and those of predictions.
+        self.steps, self.predictor = Steps(model, optimizer), Predictor(model)
 
     def __reduce__(self) -> Any:
-        """Return how to make it again, without programs, for pickle and copy."""
+        """Return the constructor's call, for pickle and copy; programs are not copied."""
         return type(self), (self.model, self.optimizer)
 
     def init(self, rngs: Tensor, dtype: Any = float32) -> TrainState:
-        """Return the state of a new model. rngs: a key.  dtype: float32 or float64."""
+        """Return the state of a new model.
+
+        rngs: a pseudo-random key, of which the parameters are drawn.  dtype: float32 or float64.
+        """
         return self.make_state(self.model.init(rngs, dtype))
 
     def make_state(self, vars: Vars) -> TrainState:
-        """Return a fresh state around given variables, such as loaded weights."""
+        """Return a state around variables, such as loaded weights, with a new optimizer's state."""
         return TrainState(vars, self.optimizer.init(vars.params), 0)
 
     def step(
@@ -82,55 +101,32 @@ class Trainer:
     ) -> tuple[Tensor, TrainState]:
         """Return the loss of one batch, and the state after one step of the optimizer.
 
-        x: the model's input.  loss: the model's output -> a scalar.
-        rngs: the key of this step, which dropout draws from.
+        x: the model's input.  loss: function of the model's output, which returns a scalar.
+        training: whether dropout drops, and batch norm uses the batch.  rngs: the key of this step, which
+            dropout draws from.  ctx: tensors for layers, such as an attention mask.
+
+        Unlike `fit`, it takes the step also where the loss is not finite.
+
+        >>> import treepie as tp
+        >>> trainer = tp.Trainer(tp.layer.linear(2, 1), tp.optim.sgd(0.1))
+        >>> st = trainer.init(rngs=tp.rng.key(0))
+        >>> loss, st = trainer.step(st, tp.ones((4, 2)), loss=lambda out: tp.loss.mse(out, tp.ones((4, 1))))
+        >>> st.step
+        1
         """
-        if (trace := tracing()) is not None and not trace.user:
-            return self._inline(st, x, loss, training, rngs, ctx)
+        if (trace := tracing()) is not None and not trace.user:  # in a function that is traced as a whole
+            value, grads, state = loss_and_gradients(self.model, st.vars, x, loss, (), training, rngs, ctx)
+            params, opt_state = self.optimizer.update(st.opt_state, st.vars.params, grads)
+            return value, TrainState(Vars(params, state, st.vars.dtype), opt_state, st.step + 1)
         with compilations.watch():
-            at = generation_of(self.optimizer, st)
-            out, tick = at.buffers.like(), np.zeros((), np.int64)
-            given = StepInputs(
-                at.buffers,
-                out,
-                at.count,
-                at.state,
-                at.dtype,
-                x,
-                loss,
-                (),
-                rngs,
-                (),
-                training,
-                ctx,
-                tick,
-                address_of(tick),
+            at = snapshot_of(self.optimizer, st)
+            inputs = StepInputs(
+                at, at.buffers.empty_like(), at.state, x, loss, (), rngs, (), training, ctx, StepCounter()
             )
-            given.checked = False
-            outcome = self.steps.take(given, lambda state: None)
-            after = Generation(
-                outcome.buffers or out, at.moments, at.count + 1, at.step + 1, outcome.state, at.dtype
-            )
-            return Tensor(np.array(outcome.loss, outcome.dtype)), TrainState.of(after)
-
-    def _inline(
-        self,
-        st: TrainState,
-        x: Any,
-        loss: Loss,
-        training: bool,
-        rngs: Tensor | None,
-        ctx: Context | None,
-    ) -> tuple[Tensor, TrainState]:
-        """Return what `step` does in ops, for a function that is traced whole."""
-
-        def objective(params: Any) -> tuple[Tensor, Any]:
-            out, after = self.model.apply(st.vars.with_params(params), x, training, rngs, ctx)
-            return loss(out), after.state
-
-        value, grads, state = value_and_grad_aux(objective)(st.vars.params)
-        params, opt_state = self.optimizer.update(st.opt_state, st.vars.params, grads)
-        return value, TrainState(Vars(params, state, st.vars.dtype), opt_state, st.step + 1)
+            inputs.check = False
+            result = self.steps.take(inputs, lambda state: None)
+            after = at.next(result.buffers or inputs.out, result.state)
+            return Tensor(np.array(result.loss, result.dtype)), TrainState.of(after)
 
     def fit(
         self,
@@ -150,53 +146,40 @@ class Trainer:
         on_nonfinite: str = "raise",
         comm: Communicator | None = None,
     ) -> TrainState:
-        """Return the state after training on the data, `epochs` times over.
+        """Return the state after training on the data for some epochs.
 
-        data: elements (input, loss_fn); with `loss`, a function of (output, target), elements
-            (input, target).
-        rngs: a key, into which the number of each step is folded; dropout needs it.
-        report: called after every step with its number from 1, its loss, and the state after it;
-            `raise tp.EarlyStop` inside it ends training.
-        validate: (data, metrics) for `evaluate` after each epoch; the scores go to the history, and to
-            stderr where a bar is shown.
-        progress: whether to show a bar; None shows it on a terminal.
-        clip_norm: the largest global norm of the gradients; larger ones are scaled down.
-        accumulate_steps: how many elements make one step. Their gradients are averaged, weighted by how
-            many examples each has: a step is that of one big batch, where the loss is a mean over
-            examples. The last step of an epoch takes what is left.
-        checkpoint: `tp.checkpoint.every(steps, directory)`: when and where to write checkpoints.
-        resume: whether to go on from the last checkpoint there, if there is one, in the middle of an epoch
-            too: with the same arguments, the result has the same bits as if nothing had happened. `st` gives
-            the structure alone; the place in the data, the key and the history are the checkpoint's.
-        history: where losses and scores are written.
-        on_nonfinite: what to do where a loss or a gradient is NaN or infinite, before the state is touched:
-            "raise" FloatingPointError, or "skip" the step with a warning.
-        comm: `tp.distributed.world()`.
+        data: elements (input, loss_fn), or (input, target) with `loss`, a function of (output, target).
+        rngs: a key, into which the number of each step is folded, for dropout.
+        report: called after every step with its number from 1, its loss and the state after it; raise
+            tp.EarlyStop in it to end training.
+        validate: (data, metrics) for `evaluate` after each epoch.
+        progress: whether to show a bar with losses and scores on stderr; None shows it on a terminal.
+        clip_norm: largest global norm of the gradients, which are scaled down to it.
+        accumulate_steps: elements of a step. Their gradients are averaged, weighted by examples, as in one
+            big batch. The last step of an epoch takes the rest.
+        checkpoint: `tp.checkpoint.every(steps, directory)`.
+        resume: continue from the last checkpoint there, if there is one: with the same arguments the result
+            has the same bits as an uninterrupted run. `st` gives the structure only.
+        history: receives losses and scores.
+        on_nonfinite: where a loss or gradient is NaN or infinite, "raise" FloatingPointError, or "skip" the
+            step with a warning; the state is unchanged.  comm: `tp.distributed.world()`.
 
-        Ctrl-C ends training too, and is raised again; any exception has the last good state as `state`.
+        Ctrl-C ends training and is raised again. Any exception has the last good state as `state`.
         """
-        _check_counts(epochs=epochs, accumulate_steps=accumulate_steps)
-        if on_nonfinite not in ("raise", "skip"):
-            raise ValueError(f"Trainer.fit: on_nonfinite is {on_nonfinite!r}, expected 'raise' or 'skip'")
-        if clip_norm is not None:
-            optim.clip_by_global_norm(clip_norm, [])  # which refuses what no norm can be
-        if comm is not None:
-            check_communicator("Trainer.fit", comm)
-        if validate is not None:
-            _rewind(two("Trainer.fit, validate", validate)[0])
+        _check_options(epochs, accumulate_steps, on_nonfinite, clip_norm, comm, validate)
         run = Run(self.optimizer.name, data, history, rngs, checkpoint)
         st = run.begin(st, resume)
         runner = StepRunner(self.steps, loss, run.rngs, clip_norm, on_nonfinite, accumulate_steps)
         runner.begin(st)
         try:
             try:
-                # Assigned first: what `return` itself does is outside of the try.
+                # Assigned first: an interrupt after the call, in `return` itself, is outside of the try.
                 last = self._run(run, epochs, runner, report, validate, progress)
                 return last
             except BaseException as error:
                 error.state = runner.end()  # type: ignore[attr-defined]
                 raise
-        except BaseException as error:  # a KeyboardInterrupt that came in the handler above has none yet
+        except BaseException as error:  # a KeyboardInterrupt in the handler above
             if not hasattr(error, "state"):
                 error.state = runner.end()  # type: ignore[attr-defined]
             raise
@@ -210,19 +193,12 @@ class Trainer:
         validate: Validation | None,
         progress: bool | None,
     ) -> TrainState:
-        """Return the state after the epochs that are left."""
+        """Return the state after the remaining epochs."""
         with Progress(progress, run.done, len(run.data) * epochs) as bar:
             try:
                 with contextlib.suppress(EarlyStop):
                     for _ in run.epochs(epochs):
-                        elements = iter(run.data)
-                        while batches := list(itertools.islice(elements, runner.size)):
-                            value = runner.step(batches)
-                            bar.advance(value, len(batches))
-                            run.history.add_step(runner.steps, value)
-                            if report is not None:
-                                report(runner.steps, value, runner.state())
-                            run.after_step(runner)
+                        self._epoch(run, runner, report, bar)
                         run.history.end_epoch(runner.steps, self._scores(runner, validate))
                         run.after_epoch(runner)
                         bar.note(run.history.epochs[-1] if validate else {})
@@ -230,6 +206,17 @@ class Trainer:
             finally:
                 self.steps.cache.release()
         return runner.end()
+
+    def _epoch(self, run: Run, runner: StepRunner, report: Report | None, bar: Progress) -> None:
+        """Train on the rest of a pass over the data."""
+        elements = iter(run.data)
+        while batches := list(itertools.islice(elements, runner.size)):
+            loss = runner.step(batches)
+            bar.advance(loss, len(batches))
+            run.history.add_step(runner.steps, loss)
+            if report is not None:
+                report(runner.steps, loss, runner.state())
+            run.after_step(runner)
 
     def _scores(self, runner: StepRunner, validate: Validation | None) -> dict[str, Any]:
         if validate is None:
@@ -242,13 +229,21 @@ class Trainer:
     ) -> Any:
         """Return the model's output in evaluation mode.
 
-        batch_size: run so many rows at a time, for large inputs (memory-mapped ones too); tensors
-            of `ctx` whose first axis is as long as the input's are cut alike.
+        x: the model's input: a tensor or an array, or a tuple or dict of them.  ctx: tensors for layers.
+        batch_size: rows to run at a time, for large inputs, memory-mapped ones included; tensors of `ctx`
+            with as many rows as the input are sliced with it. None runs all rows at once.
+
+        Raises ValueError where `batch_size` is given and inputs differ in length.
+
+        >>> import treepie as tp
+        >>> trainer = tp.Trainer(tp.layer.linear(2, 3), tp.optim.sgd(0.1))
+        >>> trainer.predict(trainer.init(rngs=tp.rng.key(0)), tp.ones((5, 2)), batch_size=2).shape
+        (5, 3)
         """
         if tracing() is not None or tape.recording():
             return self.model.apply(st.vars, x, ctx=ctx)[0]
         if batch_size is None:
-            return self.outputs(generation_of(self.optimizer, st), lambda: st.vars, x, ctx)
+            return self.predictor(snapshot_of(self.optimizer, st), lambda: st.vars, x, ctx)
         size = integer("Trainer.predict", "batch_size", batch_size)
         lengths = {leaf.shape[0] if leaf.ndim else 0 for leaf in arrays(x)}
         if size < 1 or len(lengths) != 1 or not (length := lengths.pop()):
@@ -257,17 +252,26 @@ class Trainer:
                 f"Trainer.predict: batch_size is {batch_size} and x has shape {shapes}, expected "
                 "at least 1, and one length that is not 0"
             )
-        outputs, at = [], generation_of(self.optimizer, st)
+        outputs, at = [], snapshot_of(self.optimizer, st)
         for k in range(0, length, size):
             rows = slice(k, k + size)
-            part = None if ctx is None else Context(_cut(ctx.values, length, rows))
-            outputs.append(self.outputs(at, lambda: st.vars, _sliced(x, rows), part))
+            part = None if ctx is None else Context(_context_rows(ctx.values, length, rows))
+            outputs.append(self.predictor(at, lambda: st.vars, _rows(x, rows), part))
         return ptree.map(lambda *ys: ops.concatenate(ys), *outputs)
 
     def evaluate(self, st: TrainState, data: Data, metrics: Mapping[str, Metric]) -> dict[str, Any]:
         """Return the score of each metric over the whole data, in evaluation mode.
 
         data: elements (input, target).  metrics: name -> accumulator; each is reset first.
+
+        Raises ValueError for a pipeline that is empty or exhausted.
+
+        >>> import treepie as tp
+        >>> trainer = tp.Trainer(tp.layer.linear(2, 3), tp.optim.sgd(0.1))
+        >>> st = trainer.init(rngs=tp.rng.key(0))
+        >>> data = tp.Data.prepare((tp.zeros((5, 2)), tp.zeros((5,), tp.int32)), batch_size=2)
+        >>> trainer.evaluate(st, data, {"accuracy": tp.metric.Accuracy()})
+        {'accuracy': 1.0}
         """
         check_not_empty("Trainer.evaluate", data)
         for metric in metrics.values():
@@ -280,24 +284,39 @@ class Trainer:
         return {name: metric.compute() for name, metric in metrics.items()}
 
 
-def _check_counts(**counts: int) -> None:
-    for argument, count in counts.items():
+def _check_options(
+    epochs: int,
+    accumulate_steps: int,
+    on_nonfinite: str,
+    clip_norm: float | None,
+    comm: Communicator | None,
+    validate: Validation | None,
+) -> None:
+    for argument, count in {"epochs": epochs, "accumulate_steps": accumulate_steps}.items():
         if integer("Trainer.fit", argument, count) < 1:
             raise ValueError(f"Trainer.fit: {argument} is {count}, expected at least 1")
+    if on_nonfinite not in ("raise", "skip"):
+        raise ValueError(f"Trainer.fit: on_nonfinite is {on_nonfinite!r}, expected 'raise' or 'skip'")
+    if clip_norm is not None:
+        optim.clip_by_global_norm(clip_norm, [])  # which checks it
+    if comm is not None:
+        check_communicator("Trainer.fit", comm)
+    if validate is not None:
+        _rewind(two("Trainer.fit, validate", validate)[0])
 
 
 def _rewind(data: Any) -> Data:
-    """Return validation data at the beginning of a pass; an epoch or a fit before has used it up."""
+    """Return validation data at the beginning of a pass, which an epoch before has exhausted."""
     if check_data("Trainer.fit, validate", data).position:
         data.reset()
     return check_not_empty("Trainer.fit, validate", data)
 
 
-def _sliced(x: Any, rows: slice) -> Any:
+def _rows(x: Any, rows: slice) -> Any:
     if isinstance(x, tuple | dict):
         return ptree.map(lambda leaf: leaf[rows], x)
     return x[rows]
 
 
-def _cut(values: Mapping[str, Tensor], length: int, rows: slice) -> dict[str, Tensor]:
+def _context_rows(values: Mapping[str, Tensor], length: int, rows: slice) -> dict[str, Tensor]:
     return {name: t[rows] if t.ndim and t.shape[0] == length else t for name, t in values.items()}
