@@ -7,7 +7,7 @@ from typing import Any
 from treepie.autodiff import Tensor, rng
 
 from .. import fn
-from ..fn.attention import attend, turned
+from ..fn.attention import attend, rotated
 from ..fn.linear import check_rate
 from ..init import glorot_uniform
 from ..pickling import constructor
@@ -68,7 +68,7 @@ def multi_head_attention(
             for p, heads in (("q_proj", num_heads), ("k_proj", kv_heads), ("v_proj", kv_heads))
         )
         if rope:
-            q, k = (turned(t, rope_theta, seq_first=True) for t in (q, k))
+            q, k = (rotated(t, rope_theta, seq_first=True) for t in (q, k))
         out = attend(q, k, v, mask, is_causal, rate, rngs if rate else None, seq_first=True)
         return fn.linear(out.reshape(x.shape), params["out_proj"]), state
 

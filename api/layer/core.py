@@ -95,7 +95,7 @@ class Layer(Constructed):
     [1.0, 2.0]
     """
 
-    __slots__ = ("_apply", "_init", "_known", "_made_by", "name", "pure")
+    __slots__ = ("_apply", "_call", "_init", "_known", "name", "pure")
 
     def __init__(self, init: Init, apply: Apply, name: str = "layer", *, pure: bool = False) -> None:
         self._init, self._apply, self.name = init, apply, name
@@ -105,7 +105,7 @@ class Layer(Constructed):
     def __getstate__(self) -> Any:
         """Return the attributes to pickle, for a layer that no constructor of the library returned."""
         slots = [name for cls in type(self).__mro__ for name in getattr(cls, "__slots__", ())]
-        excluded = {"_known", "_made_by"}
+        excluded = {"_known", "_call"}
         attributes = {n: getattr(self, n) for n in slots if n not in excluded and hasattr(self, n)}
         return getattr(self, "__dict__", None), attributes
 
