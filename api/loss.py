@@ -121,9 +121,7 @@ def mse(pred: TensorLike, target: TensorLike) -> Tensor:
 
 @library
 def mae(pred: TensorLike, target: TensorLike) -> Tensor:
-    """Return the mean of |pred - target|.
-
-    pred, target: one shape, else ValueError; no elements are a ValueError too.
+    """Return the mean of |pred - target|; arguments and errors as for `mse`.
 
     >>> import treepie as tp
     >>> tp.loss.mae([1.0, 2.0], [1.0, 4.0]).item()

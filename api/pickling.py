@@ -119,9 +119,9 @@ def check_picklable(owner: str, parts: Any) -> None:
         if not _importable(x) and not _copied_by_value():
             inner = inspect.unwrap(x)
             code = getattr(inner, "__code__", None)
-            place = f" at {code.co_filename}:{code.co_firstlineno}" if code else f" of {x.__module__}"
+            location = f" at {code.co_filename}:{code.co_firstlineno}" if code else f" of {x.__module__}"
             raise PicklingError(
-                f"{owner}: {inner.__qualname__}{place} can not be pickled; define it by name at the top "
+                f"{owner}: {inner.__qualname__}{location} can not be pickled; define it by name at the top "
                 "level of a module"
             )
 

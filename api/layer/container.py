@@ -1,4 +1,4 @@
-"""Layers made of layers."""
+"""Containers: layers composed of layers."""
 
 from __future__ import annotations
 

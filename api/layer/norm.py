@@ -38,9 +38,7 @@ def layer_norm(dim: int, eps: float = 1e-5) -> Layer:
 
 @constructor
 def rms_norm(dim: int, eps: float = 1e-6) -> Layer:
-    """Return the layer `fn.rms_norm` on the last axis, of `dim` elements.
-
-    eps: 0 or more, else ValueError.
+    """Return the layer `fn.rms_norm` on the last axis, of `dim` elements; eps as for `layer_norm`.
 
     Parameters: scale (dim,), ones at first.
 

@@ -25,7 +25,7 @@ class Metric(abc.ABC):
     1.0
     """
 
-    #: The name in error messages; the functions of `functions.py` put theirs in its place.
+    #: The name in error messages; the functions of `functions.py` set their own.
     _name: str
 
     def __init_subclass__(cls) -> None:
@@ -81,7 +81,7 @@ class Accumulator(Metric):
 
     @abc.abstractmethod
     def _join(self, mine: Any, new: Any, function: str) -> Any:
-        """Return the statistics of both, in `mine` where it is mutable; errors name the function."""
+        """Return the statistics of both, in `mine` if it is mutable; errors name the function."""
 
     @abc.abstractmethod
     def _score(self, statistics: Any) -> Any:

@@ -147,9 +147,7 @@ def mse(pred: TensorLike, target: TensorLike) -> float:
 
 
 def mae(pred: TensorLike, target: TensorLike) -> float:
-    """Return the mean absolute error.
-
-    pred, target: one shape, else ValueError; NaN gives NaN. Raises ValueError for no elements.
+    """Return the mean absolute error; arguments and errors as for `mse`.
 
     >>> import treepie as tp
     >>> tp.metric.mae([1.0, 2.0], [1.0, 4.0])

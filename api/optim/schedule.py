@@ -61,14 +61,7 @@ def warmup_linear(init_value: float, peak_value: float, warmup_steps: int) -> Sc
     >>> rate(5), rate(10), rate(20)
     (0.5, 1.0, 1.0)
     """
-    _steps("warmup_linear", "warmup_steps", warmup_steps)
-
-    def schedule(step: int) -> float:
-        if step >= warmup_steps:
-            return peak_value
-        return init_value + (peak_value - init_value) * (step / warmup_steps)
-
-    return schedule
+    return _warmup("warmup_linear", init_value, peak_value, warmup_steps, lambda step: step / warmup_steps)
 
 
 @constructor
@@ -80,13 +73,23 @@ def warmup_cosine(init_value: float, peak_value: float, warmup_steps: int) -> Sc
     >>> rate(0), rate(10), rate(20)
     (0.0, 1.0, 1.0)
     """
-    _steps("warmup_cosine", "warmup_steps", warmup_steps)
+
+    def rise(step: int) -> float:
+        return 0.5 * (1.0 - math.cos(math.pi * step / warmup_steps))
+
+    return _warmup("warmup_cosine", init_value, peak_value, warmup_steps, rise)
+
+
+def _warmup(
+    function: str, init_value: float, peak_value: float, warmup_steps: int, rise: Callable[[int], float]
+) -> Schedule:
+    """Return the schedule from init_value to peak_value; rise: step -> fraction of the way."""
+    _steps(function, "warmup_steps", warmup_steps)
 
     def schedule(step: int) -> float:
         if step >= warmup_steps:
             return peak_value
-        rise = 0.5 * (1.0 - math.cos(math.pi * step / warmup_steps))
-        return init_value + (peak_value - init_value) * rise
+        return init_value + (peak_value - init_value) * rise(step)
 
     return schedule
 
