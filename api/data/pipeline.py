@@ -31,8 +31,8 @@ class Data:
     length: number of elements.  element: (pass, k) -> element k of a pass; usually one of `of_array`,
         `of_tensors`, `of_fn` and `prepare` makes the pipeline.
 
-    A pipeline derived from another (`map`, `batch`, `shuffle` ...) reads it from the beginning and has its own
-    position. A function with as many arguments as a tuple element has parts takes the parts:
+    A pipeline derived from another (`map`, `batch`, `shuffle` ...) reads it from the beginning and has its
+    own position. A function with as many arguments as a tuple element has parts takes the parts:
     `.map(lambda x, y: ...)`.
 
     >>> import treepie as tp
