@@ -23,19 +23,19 @@ def main(arguments: list[str] | None = None) -> None:
     commands.add_parser("info", help="print the CPU, the threads, the cache folder and the versions")
     warm = commands.add_parser("warmup", help="compile kernels into the cache folder, ahead of a job")
     warm.add_argument("dtypes", nargs="*", default=["float32"], help="float32 (by default), float64")
-    given = parser.parse_args(arguments)
-    if given.command == "info":
+    options = parser.parse_args(arguments)
+    if options.command == "info":
         show_config()
         return
-    for dtype in given.dtypes:
+    for dtype in options.dtypes:
         if dtype not in ("float32", "float64"):
             parser.error(f"warmup: a dtype is {dtype!r}, expected float32 or float64")
     with np.errstate(all="ignore"):
-        warmup(given.dtypes)
+        warmup(options.dtypes)
 
 
 def warmup(dtypes: list[str]) -> None:
-    """Run every op of the table and its gradient once, so that their kernels are compiled and kept."""
+    """Run every op of the table and its gradient once, so that their kernels are compiled and cached."""
     start, before = time.perf_counter(), compilations.count
     with compilations.watch():
         for row in OPS.values():
@@ -43,19 +43,19 @@ def warmup(dtypes: list[str]) -> None:
                 for case in row.cases:
                     _run(row, case, dtype)
     seconds = time.perf_counter() - start
-    what = f"{len(OPS)} operations in {' and '.join(dtypes)}"
-    print(f"{what}: {compilations.count - before} kernels compiled in {seconds:.0f} s")
+    operations = f"{len(OPS)} operations in {' and '.join(dtypes)}"
+    print(f"{operations}: {compilations.count - before} kernels compiled in {seconds:.0f} s")
 
 
 def _run(row: Op, case: Case, dtype: str) -> None:
-    given = tensors(operands(row, case, dtype if dtype in row.dtypes else row.dtypes[0]))
+    inputs = tensors(operands(row, case, dtype if dtype in row.dtypes else row.dtypes[0]))
 
     def call(*floats: Tensor) -> Any:
         rest = iter(floats)
-        made = row(*(next(rest) if t.dtype.kind == "f" else t for t in given), **case.attributes)
-        return [t for t in (made if isinstance(made, tuple | list) else [made]) if t.dtype.kind == "f"]
+        out = row(*(next(rest) if t.dtype.kind == "f" else t for t in inputs), **case.attributes)
+        return [t for t in (out if isinstance(out, tuple | list) else [out]) if t.dtype.kind == "f"]
 
-    floats = [t for t in given if t.dtype.kind == "f"]
+    floats = [t for t in inputs if t.dtype.kind == "f"]
     if row.differentiable and floats:
         results, pullback = vjp(call, *floats)
         pullback(results)

@@ -1,4 +1,4 @@
-"""The processes that train together. So far that is one: several are refused, not trained apart."""
+"""The processes that train together. So far only one process is supported; several raise an error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from treepie.kernels import config
 
 @dataclass(frozen=True)
 class Communicator:
-    """The processes that train together: how many, and which of them this is, from 0."""
+    """The processes that train together: their number, and the index of this one, from 0.
+
+    >>> import treepie as tp
+    >>> tp.distributed.world()
+    Communicator(size=1, rank=0)
+    """
 
     size: int
     rank: int
@@ -21,6 +26,10 @@ def world() -> Communicator:
 
     Raises RuntimeError under mpirun or srun with several processes, which are not supported yet: each would
     train alone, on all of the data.
+
+    >>> import treepie as tp
+    >>> tp.distributed.world().size
+    1
     """
     variable, size = config.processes()
     if size != 1:
@@ -32,7 +41,7 @@ def world() -> Communicator:
 
 
 def check_communicator(function: str, comm: Any) -> None:
-    """Refuse what `world` did not make."""
+    """Raise TypeError for other than a communicator, ValueError for one of several processes."""
     if not isinstance(comm, Communicator):
         raise TypeError(
             f"{function}: comm is a {type(comm).__name__}, expected a communicator of tp.distributed.world()"

@@ -17,7 +17,7 @@ __all__ = ["load_config", "load_weights"]
 
 _WEIGHTS, _INDEX, _CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 
-#: A file's name -> where it is, or None if there is none.
+#: A file's name -> its path, or None if there is no such file.
 _Find = Callable[[str], Path | None]
 
 
@@ -27,14 +27,21 @@ def load_weights(
     """Return the weights of a model by name: those of `model.safetensors`, or of its shards together.
 
     model: a folder, or "org/model" on the Hugging Face hub, which needs `pip install "treepie[hub]"`; files
-        are kept in huggingface_hub's cache, and HF_TOKEN opens what is private.
-    offline: take files from the cache alone, and never touch the network.
+        are stored in huggingface_hub's cache, and HF_TOKEN gives access to private models.
+    offline: read only the cache, never the network.
     revision: a branch, tag or commit on the hub.
 
-    float16 and bfloat16 become float32, which holds them exactly; float64, int32, int64 and bool stay,
-    smaller integers become int32. No pickle is read: `pytorch_model.bin` is not taken.
+    float16 and bfloat16 become float32, which represents them exactly, integers smaller than int32 become
+    int32; other dtypes are kept. No pickle is read: `pytorch_model.bin` is ignored.
 
-    Raises FileNotFoundError for a missing file, KeyError and ValueError for what is wrong in one.
+    Raises FileNotFoundError for a missing file, KeyError and ValueError for a damaged one, ImportError
+    without huggingface_hub.
+
+    >>> import tempfile, treepie as tp
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tp.checkpoint.save(folder + "/model.safetensors", {"lm_head.weight": tp.ones(2)})
+    ...     tp.hub.load_weights(folder)["lm_head.weight"].tolist()
+    [1.0, 1.0]
     """
     function = "hub.load_weights"
     find = _finder(function, model, offline, revision)
@@ -63,7 +70,14 @@ def load_weights(
 def load_config(
     model: str | os.PathLike[str], offline: bool = False, revision: str | None = None
 ) -> dict[str, Any]:
-    """Return the `config.json` of a model as a dict; the arguments are those of `load_weights`."""
+    """Return the `config.json` of a model as a dict; arguments and errors as for `load_weights`.
+
+    >>> import pathlib, tempfile, treepie as tp
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = pathlib.Path(folder, "config.json").write_text('{"hidden_size": 768}')
+    ...     tp.hub.load_config(folder)
+    {'hidden_size': 768}
+    """
     file = _finder("hub.load_config", model, offline, revision)(_CONFIG)
     if file is None:
         raise FileNotFoundError(f"hub.load_config: {model} has no {_CONFIG}")
@@ -76,16 +90,16 @@ def _is_file_name(name: Any) -> bool:
 
 def _json(function: str, file: Path) -> dict[str, Any]:
     try:
-        made = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{function}: {file} is damaged, expected JSON ({error})") from None
-    if not isinstance(made, dict):
-        raise ValueError(f"{function}: {file} holds a {type(made).__name__}, expected a JSON object")
-    return made
+    if not isinstance(content, dict):
+        raise ValueError(f"{function}: {file} holds a {type(content).__name__}, expected a JSON object")
+    return content
 
 
 def _finder(function: str, model: Any, offline: bool, revision: str | None) -> _Find:
-    """Return what finds a model's files: in a folder if there is one of that name, else on the hub."""
+    """Return the function that finds a model's files, in a folder if there is one, else on the hub."""
     if not isinstance(model, str | os.PathLike):
         raise TypeError(f"{function}: model is a {type(model).__name__}, expected a folder or 'org/model'")
     folder = Path(model).expanduser()

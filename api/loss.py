@@ -16,9 +16,9 @@ def _not_empty(function: str, argument: str, x: Tensor) -> None:
 def _pair(
     function: str, names: tuple[str, str], first: TensorLike, second: TensorLike
 ) -> tuple[Tensor, Tensor]:
-    """Return two operands of one shape, the second in the first's float dtype.
+    """Return two operands of one shape, the second cast to the first's float dtype.
 
-    Broadcasting is refused: (b, 1) against (b,) would compare every prediction with every target.
+    They do not broadcast: (b, 1) against (b,) would compare every prediction with every target.
     """
     a, b = as_float(function, first), as_tensor(second)
     if a.shape != b.shape:
@@ -31,10 +31,17 @@ def _pair(
 
 @library
 def cross_entropy_sparse(logits: TensorLike, indices: TensorLike, ignore_index: int | None = None) -> Tensor:
-    """Return the mean of -log softmax(logits)[index].
+    """Return the mean cross-entropy of logits against class indices: -log softmax(logits)[index].
 
-    logits: (..., classes).  indices: (...), integers in [0, classes), else ValueError.
-    ignore_index: positions with this index count neither in the sum nor in their number.
+    logits: (..., classes) float.  indices: (...) integers in [0, classes).
+    ignore_index: targets with this value count neither in the sum nor in the number of terms.
+
+    Raises ValueError for an index outside of [0, classes), for shapes that do not fit, for no elements, and
+    if all targets are ignored; TypeError for indices that are not integers.
+
+    >>> import treepie as tp
+    >>> tp.loss.cross_entropy_sparse(tp.zeros((2, 3)), tp.tensor([0, 2])).item()
+    1.0986...
     """
     x, labels = as_float("cross_entropy_sparse", logits), as_tensor(indices)
     if x.ndim == 0 or labels.shape != x.shape[:-1]:
@@ -56,10 +63,17 @@ def cross_entropy_sparse(logits: TensorLike, indices: TensorLike, ignore_index: 
 
 @library
 def cross_entropy(logits: TensorLike, one_hot: TensorLike, label_smoothing: float = 0.0) -> Tensor:
-    """Return the mean of -sum(one_hot * log softmax(logits)).
+    """Return the mean cross-entropy of logits against probabilities: -sum(one_hot * log softmax(logits)).
 
-    logits, one_hot: (..., classes); one_hot may hold any probabilities.
-    label_smoothing: the share of each label that goes to all classes equally (Szegedy et al. 2016).
+    logits, one_hot: (..., classes) of one shape; one_hot may hold any probabilities.
+    label_smoothing: the fraction of each target, 0 to 1, that is spread over all classes (Szegedy et al.
+        2016).
+
+    Raises ValueError for shapes that differ, no elements, and a label_smoothing out of range.
+
+    >>> import treepie as tp
+    >>> tp.loss.cross_entropy(tp.zeros((1, 2)), [[1.0, 0.0]]).item()
+    0.6931...
     """
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: label_smoothing is {label_smoothing}, expected 0 to 1")
@@ -78,7 +92,13 @@ def cross_entropy(logits: TensorLike, one_hot: TensorLike, label_smoothing: floa
 def binary_cross_entropy(logits: TensorLike, labels: TensorLike) -> Tensor:
     """Return the mean of -(labels * log sigmoid(logits) + (1 - labels) * log(1 - sigmoid(logits))).
 
-    logits, labels: one shape; labels from 0 to 1, else ValueError.
+    logits, labels: one shape; labels from 0 to 1.
+
+    Raises ValueError for a label out of range, shapes that differ, and no elements.
+
+    >>> import treepie as tp
+    >>> tp.loss.binary_cross_entropy(tp.zeros(2), [1.0, 0.0]).item()
+    0.6931...
     """
     x, y = _pair("binary_cross_entropy", ("logits", "labels"), logits, labels)
     y = ops.check_range(y, 0, 1, "binary_cross_entropy: a label is {}, expected 0 to 1")
@@ -87,23 +107,39 @@ def binary_cross_entropy(logits: TensorLike, labels: TensorLike) -> Tensor:
 
 @library
 def mse(pred: TensorLike, target: TensorLike) -> Tensor:
-    """Return the mean of (pred - target)**2. pred, target: one shape."""
+    """Return the mean of (pred - target)**2.
+
+    pred, target: one shape, else ValueError; no elements are a ValueError too.
+
+    >>> import treepie as tp
+    >>> tp.loss.mse([1.0, 2.0], [1.0, 4.0]).item()
+    2.0
+    """
     a, b = _pair("mse", ("pred", "target"), pred, target)
     return ops.mean(ops.square(a - b))
 
 
 @library
 def mae(pred: TensorLike, target: TensorLike) -> Tensor:
-    """Return the mean of |pred - target|. pred, target: one shape."""
+    """Return the mean of |pred - target|; arguments and errors as for `mse`.
+
+    >>> import treepie as tp
+    >>> tp.loss.mae([1.0, 2.0], [1.0, 4.0]).item()
+    1.0
+    """
     a, b = _pair("mae", ("pred", "target"), pred, target)
     return ops.mean(abs(a - b))
 
 
 @library
 def huber(pred: TensorLike, target: TensorLike, delta: float = 1.0) -> Tensor:
-    """Return the mean of d**2 / 2 up to delta and of delta * (d - delta / 2) beyond.
+    """Return the mean of d**2 / 2 up to delta and of delta * (d - delta / 2) above, d = |pred - target|.
 
-    d is |pred - target|.  pred, target: one shape.  Huber 1964.
+    pred, target: one shape.  delta: above 0. ValueError for others, and for no elements. Huber 1964.
+
+    >>> import treepie as tp
+    >>> tp.loss.huber([0.5, 3.0], [0.0, 0.0]).item()
+    1.3125
     """
     if not delta > 0:
         raise ValueError(f"huber: delta is {delta}, expected a positive number")

@@ -1,4 +1,4 @@
-"""What the library runs on."""
+"""The machine and the versions that the library runs on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from treepie.kernels import cache, config, threads
 
 
 def show_config() -> None:
-    """Print the CPU, its vector width, the threading layer, the cache folder and the versions."""
+    """Print the CPU, its vector width, the threading layer, the cache folder and the versions.
+
+    >>> import treepie as tp
+    >>> tp.show_config()  # doctest: +ELLIPSIS
+    treepie ...
+    """
     rows = {
         "treepie": config.__version__,
         "Python": platform.python_version(),

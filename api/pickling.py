@@ -1,7 +1,7 @@
-"""Pickling of what constructors return: layers, optimizers, schedules, initializers.
+"""Pickling of layers, optimizers, schedules and initializers.
 
-They hold nested functions, which pickle can not find by name. So each remembers the call that made it, and is
-pickled as that call.
+They contain nested functions, which pickle can not find by name. So each records the call of its constructor,
+and is pickled as that call.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Self = TypeVar("Self", bound="Constructed")
 
-#: Packages that copy or pickle functions without looking them up by name.
+#: Packages that copy or pickle functions by value, not by name.
 _BY_VALUE = {"copy", "cloudpickle", "dill"}
 
 
@@ -33,9 +33,9 @@ class Call(NamedTuple):
 
 
 class Constructed:
-    """An immutable object: it is pickled as the call that made it, and its copies are the object itself.
+    """An immutable object: it is pickled as the call of its constructor, and a copy is the object itself.
 
-    One that no constructor made, such as a user's own `Layer`, is pickled by its class and its attributes.
+    An object without a recorded call, such as a user's own `Layer`, is pickled by its class and attributes.
     """
 
     __slots__ = ()
@@ -49,8 +49,8 @@ class Constructed:
         return self
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Return how to make it again, for pickle; raise PicklingError where a function has no name."""
-        call: Call | None = getattr(self, "_made_by", None)
+        """Return the recorded call, for pickle; PicklingError for a function without an importable name."""
+        call: Call | None = getattr(self, "_call", None)
         reduced = super().__reduce_ex__(protocol) if call is None else (_run, tuple(call))
         name = getattr(self, "name", getattr(self, "__name__", ""))
         check_picklable(f"{type(self).__name__} {name!r}", reduced)
@@ -64,41 +64,41 @@ class Function(Constructed, functools.partial[Any]):
     """
 
     __name__: str
-    _made_by: Call
+    _call: Call
 
     def __repr__(self) -> str:
-        """Show the call that made it."""
-        _, args, kwargs = self._made_by
-        given = [*map(repr, args), *(f"{k}={v!r}" for k, v in kwargs.items())]
-        return f"{self.__name__}({', '.join(given)})"
+        """Show the recorded call."""
+        _, args, kwargs = self._call
+        shown = [*map(repr, args), *(f"{k}={v!r}" for k, v in kwargs.items())]
+        return f"{self.__name__}({', '.join(shown)})"
 
 
 def constructor(function: Callable[P, R]) -> Callable[P, R]:
-    """Make what a function returns remember the call, so that it can be pickled.
+    """Decorate a constructor to record its call in the result, so that the result can be pickled.
 
     function: one at the top level of a module, that returns a `Constructed` or a function; a function
         becomes a `Function`.
 
-    Containers among the arguments are copied first, since they may change later. What remembers a call
-    already keeps that one.
+    Containers among the arguments are copied first, since they may change later. A call that is recorded
+    already is kept.
     """
 
     @functools.wraps(function)
     def construct(*args: P.args, **kwargs: P.kwargs) -> R:
         call = Call(construct, _snapshot(args), _snapshot(kwargs))
-        made: Any = function(*call.args, **call.kwargs)
-        if not isinstance(made, Constructed):
-            made = Function(made)
-            made.__name__, made.__doc__ = function.__name__, function.__doc__
-        if not hasattr(made, "_made_by"):
-            object.__setattr__(made, "_made_by", call)  # optimizers are frozen
-        return cast(R, made)
+        result: Any = function(*call.args, **call.kwargs)
+        if not isinstance(result, Constructed):
+            result = Function(result)
+            result.__name__, result.__doc__ = function.__name__, function.__doc__
+        if not hasattr(result, "_call"):
+            object.__setattr__(result, "_call", call)  # optimizers are frozen
+        return cast(R, result)
 
     return construct
 
 
 def _snapshot(x: Any) -> Any:
-    """Return a copy of lists, dicts and tuples, and a list of what an iterator gives."""
+    """Return a copy of lists, dicts and tuples, and a list of an iterator's elements."""
     if type(x) is list or (isinstance(x, Iterator) and not callable(x)):
         return [_snapshot(child) for child in x]
     if type(x) is tuple:
@@ -109,25 +109,25 @@ def _snapshot(x: Any) -> Any:
 
 
 def _run(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Make again what was pickled as a call."""
+    """Repeat a pickled call."""
     return function(*args, **kwargs)
 
 
 def check_picklable(owner: str, parts: Any) -> None:
-    """Raise PicklingError, with its name and place, for a function that pickle could not find by name."""
+    """Raise PicklingError, with its name, file and line, for a function that pickle can not find by name."""
     for x in _functions(parts):
         if not _importable(x) and not _copied_by_value():
             inner = inspect.unwrap(x)
             code = getattr(inner, "__code__", None)
-            place = f" at {code.co_filename}:{code.co_firstlineno}" if code else f" of {x.__module__}"
+            location = f" at {code.co_filename}:{code.co_firstlineno}" if code else f" of {x.__module__}"
             raise PicklingError(
-                f"{owner}: {inner.__qualname__}{place} can not be pickled; define it by name at the top "
+                f"{owner}: {inner.__qualname__}{location} can not be pickled; define it by name at the top "
                 "level of a module"
             )
 
 
 def _functions(x: Any) -> Iterator[Any]:
-    """Yield the functions and classes in containers, methods and partials: what pickle saves by name."""
+    """Yield the functions and classes in containers, methods and partials, which pickle saves by name."""
     if isinstance(x, types.FunctionType | type):
         yield x
     elif isinstance(x, types.MethodType):
@@ -144,7 +144,7 @@ def _functions(x: Any) -> Iterator[Any]:
 
 
 def _importable(x: Any) -> bool:
-    """Whether a function or class is what its module has under its name."""
+    """Whether importing a function or class by its name returns it."""
     try:
         return operator.attrgetter(x.__qualname__)(importlib.import_module(x.__module__)) is x
     except (ImportError, AttributeError, TypeError, ValueError):

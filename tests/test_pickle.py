@@ -157,7 +157,7 @@ def functions_of(module):
         name
         for name, x in vars(module).items()
         if not name.startswith("_")
-        and ((inspect.isfunction(x) and x.__module__.startswith(module.__name__)) or hasattr(x, "_made_by"))
+        and ((inspect.isfunction(x) and x.__module__.startswith(module.__name__)) or hasattr(x, "_call"))
     }
 
 

@@ -157,7 +157,7 @@ def test_a_disk_that_is_full_leaves_the_state_to_the_caller(tmp_path, monkeypatc
         raise OSError(28, "No space left on device")
 
     run(tmp_path, epochs=1)
-    monkeypatch.setattr(storage, "put", full)
+    monkeypatch.setattr(storage, "replace", full)
     with pytest.raises(OSError, match="No space left") as caught:
         run(tmp_path)
     assert caught.value.state.step == 6

@@ -1,8 +1,8 @@
 """Checkpoints: trees of tensors in safetensors files, and all of training in folders.
 
-A folder has one subfolder a checkpoint, `step-00000010`, with `tensors.safetensors`, `training.json` and
-`manifest.json`, which has the size and SHA-256 of the two others. Files and folders appear whole or not at
-all, and an older checkpoint goes only after a newer one was read again.
+A folder has one subfolder for each checkpoint, `step-00000010`, with `tensors.safetensors`, `training.json`
+and `manifest.json`, which has the size and SHA-256 of the two others. Writes are atomic, and an older
+checkpoint is removed only after the newer one was verified.
 """
 
 from __future__ import annotations
@@ -33,32 +33,49 @@ PathLike = str | os.PathLike[str]
 _TENSORS, _TRAINING, _MANIFEST = "tensors.safetensors", "training.json", "manifest.json"
 _FORMAT = 1
 
-#: The run that checkpoints of `save_state` belong to.
-_BY_HAND = 0
+#: The run number of checkpoints that `save_state` writes.
+_NO_RUN = 0
 
 
 # ---- trees
 def save(path: PathLike, tree: Tree) -> None:
-    """Write the tensors of a tree into a safetensors file, by their paths: "layers.0.weight".
+    """Write the tensors of a tree into a safetensors file, named by their paths: "layers.0.weight".
 
-    A dict of tensors alone may have any names, such as those that `load` and `hub.load_weights` give. A crash
-    leaves the old file or the new one. Missing folders are made.
+    path: the file; missing folders are created. The write is atomic: a crash leaves the old file or the new.
+    tree: nested containers of tensors. A flat dict of tensors may have any names, such as those that `load`
+        and `hub.load_weights` return.
+
+    Raises OSError if the file can not be written.
+
+    >>> import tempfile, treepie as tp
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tp.checkpoint.save(folder + "/model.safetensors", {"layers": [{"weight": tp.ones(2)}]})
+    ...     tp.checkpoint.load(folder + "/model.safetensors")["layers.0.weight"].tolist()
+    [1.0, 1.0]
     """
     target = _path("checkpoint.save", path)
-    with storage.workshop(target) as folder:
-        made = folder / target.name
-        storage.write("checkpoint.save", made, _arrays(tree))
-        storage.put(made, target)
+    with storage.temporary_folder(target) as folder:
+        source = folder / target.name
+        storage.write("checkpoint.save", source, _arrays(tree))
+        storage.replace(source, target)
 
 
 def load(path: PathLike, like: Tree = None) -> Tree:
     """Return the tensors of a safetensors file, in the structure and the dtypes of `like`.
 
-    like: a tree of tensors; without one, a dict of all tensors by their names. float16 and bfloat16 are
-        read as float32. Names that `like` does not have are left out.
+    like: a tree of tensors; None returns a dict of all tensors by their names. float16 and bfloat16 are
+        read as float32. Names that `like` does not have are ignored.
 
-    Raises KeyError for a name that the file does not have, ValueError for a shape that differs and for a
-    damaged file, TypeError for floats where `like` has integers; each names the key and the file.
+    Raises FileNotFoundError, KeyError for a name that the file does not have, ValueError for a shape that
+    differs and for a damaged file, TypeError for floats where `like` has integers; each names the key and
+    the file.
+
+    >>> import tempfile, treepie as tp
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tp.checkpoint.save(folder + "/model.safetensors", {"w": tp.ones(2)})
+    ...     params = tp.checkpoint.load(folder + "/model.safetensors", like={"w": tp.zeros(2, tp.float64)})
+    >>> params["w"].dtype.name
+    'float64'
     """
     file = _path("checkpoint.load", path)
     arrays = storage.read("checkpoint.load", file)
@@ -80,29 +97,29 @@ def _arrays(tree: Tree) -> storage.Arrays:
 
 
 def _filled(function: str, file: Path, like: Tree, arrays: Mapping[str, Any]) -> Tree:
-    """Return a tree like another, with a file's arrays."""
+    """Return a tree of the structure and dtypes of `like`, with a file's arrays."""
     paths = iter([path for path, _ in ptree.flatten_with_paths(like)])
 
     def fill(leaf: Any) -> Tensor:
-        path, want = next(paths), as_tensor(leaf)
+        path, expected = next(paths), as_tensor(leaf)
         if path not in arrays:
             near = difflib.get_close_matches(path, arrays, 1)
             hint = f" (it has {near[0]!r})" if near else ""
             raise KeyError(f"{function}: {file} has no {path!r}{hint}")
-        found = arrays[path]
-        if found.shape != want.shape:
+        x, dtype = arrays[path], expected.dtype
+        if x.shape != expected.shape:
             raise ValueError(
-                f"{function}: {path!r} in {file} has shape {found.shape}, expected {want.shape} as in like"
+                f"{function}: {path!r} in {file} has shape {x.shape}, expected {expected.shape} as in like"
             )
-        if not np.can_cast(found.dtype, want.dtype, "same_kind"):
+        if not np.can_cast(x.dtype, dtype, "same_kind"):
             raise TypeError(
-                f"{function}: {path!r} in {file} is {found.dtype.name}, expected what the dtype in "
-                f"like can hold, {want.dtype.name}"
+                f"{function}: {path!r} in {file} is {x.dtype.name}, expected what the dtype in "
+                f"like can hold, {dtype.name}"
             )
-        made = tensor(found, want.dtype)
-        if want.dtype.kind == "i" and (made.numpy() != found).any():
-            raise ValueError(f"{function}: {path!r} in {file} has numbers beyond {want.dtype.name}'s range")
-        return made
+        t = tensor(x, dtype)
+        if dtype.kind == "i" and (t.numpy() != x).any():
+            raise ValueError(f"{function}: {path!r} in {file} has numbers beyond {dtype.name}'s range")
+        return t
 
     return ptree.map(fill, like)
 
@@ -110,7 +127,12 @@ def _filled(function: str, file: Path, like: Tree, arrays: Mapping[str, Any]) ->
 # ---- all of training
 @dataclass(frozen=True)
 class Every:
-    """When `Trainer.fit` writes checkpoints, where to, and how many of its own it keeps; made by `every`."""
+    """The interval, folder and number of checkpoints of `Trainer.fit`; `every` constructs it.
+
+    >>> import treepie as tp
+    >>> tp.checkpoint.every(100, "runs/digits").keep
+    3
+    """
 
     steps: int
     directory: Path
@@ -118,9 +140,16 @@ class Every:
 
 
 def every(steps: int, directory: PathLike, keep: int = 3) -> Every:
-    """Have `Trainer.fit(checkpoint=...)` write a checkpoint every so many steps, and at its end.
+    """Return the plan for `Trainer.fit(checkpoint=...)`: a checkpoint every `steps` steps, and at the end.
 
-    keep: how many of the run are kept, the newest ones; those of other runs are never removed.
+    directory: the folder; it need not exist.
+    keep: how many checkpoints of the run are kept, the newest ones; those of other runs are never removed.
+
+    Raises ValueError for steps or keep below 1.
+
+    >>> import treepie as tp
+    >>> tp.checkpoint.every(100, "runs/digits", keep=1).steps
+    100
     """
     for argument, value in (("steps", steps), ("keep", keep)):
         if integer("checkpoint.every", argument, value) < 1:
@@ -131,26 +160,41 @@ def every(steps: int, directory: PathLike, keep: int = 3) -> Every:
 def save_state(folder: PathLike, st: TrainState) -> None:
     """Write a training state into a folder: parameters, the model's state, moments, counts.
 
-    The state that was saved there before is removed once this one is whole.
+    The state that was saved there before is removed after this one is verified. Raises TypeError for other
+    than a state of a `Trainer`, OSError if it can not be written.
+
+    >>> import tempfile, treepie as tp
+    >>> trainer = tp.Trainer(tp.layer.linear(3, 2), tp.optim.adam(1e-3))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tp.checkpoint.save_state(folder, trainer.init(tp.rng.key(0)))
+    ...     tp.checkpoint.load_state(folder, like=trainer.init(tp.rng.key(1))).step
+    0
     """
     _check_state("checkpoint.save_state", "st", st)
-    Store("checkpoint.save_state", folder).write(st, {}, {}, keep=1, run=_BY_HAND)
+    Store("checkpoint.save_state", folder).write(st, {}, {}, keep=1, run=_NO_RUN)
 
 
 def load_state(folder: PathLike, like: TrainState) -> TrainState:
     """Return the state that was last written into a folder, by `save_state` or by `Trainer.fit`.
 
-    like: a state of the same model and optimizer, such as `trainer.init(key)`. Where the last checkpoint is
-        damaged, the one before it is read, with a warning.
+    like: a state of the same model and optimizer, such as `trainer.init(key)`.
 
-    Raises FileNotFoundError where there is none, ValueError where all are damaged, and what `load` raises.
+    If the last checkpoint is damaged, the one before it is read, with a warning. Raises FileNotFoundError if
+    there is none, ValueError if all are damaged, and the errors of `load`.
+
+    >>> import tempfile, treepie as tp
+    >>> trainer = tp.Trainer(tp.layer.linear(3, 2), tp.optim.adam(1e-3))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tp.checkpoint.save_state(folder, trainer.init(tp.rng.key(0)))
+    ...     tp.checkpoint.load_state(folder, like=trainer.init(tp.rng.key(1))).step
+    0
     """
     _check_state("checkpoint.load_state", "like", like)
     store = Store("checkpoint.load_state", folder)
-    found = store.newest()
-    if found is None:
+    entry = store.newest()
+    if entry is None:
         raise FileNotFoundError(f"{store.function}: {store.folder} has no checkpoint")
-    return found.state(like, found.arrays())
+    return entry.state(like, entry.arrays())
 
 
 def _check_state(function: str, argument: str, st: Any) -> None:
@@ -159,47 +203,49 @@ def _check_state(function: str, argument: str, st: Any) -> None:
 
 
 class Store:
-    """A folder of checkpoints, each with a number that says in which order they were written."""
+    """A folder of checkpoints, each with a serial number in the order of writing.
+
+    function: the public function, for error messages.  folder: need not exist.
+    """
 
     def __init__(self, function: str, folder: PathLike) -> None:
-        """Take the name of the calling function, for messages, and the folder, which need not exist."""
         self.function, self.folder = function, _path(function, folder)
 
     def write(
         self, st: TrainState, notes: Mapping[str, Any], tensors: Tree, keep: int, run: int | None = None
     ) -> int:
-        """Write a checkpoint, then remove all but the last `keep` of its run; return the run's number.
+        """Write a checkpoint, then keep only the last `keep` of its run; return the run's number.
 
-        notes: what JSON can hold.  tensors: more tensors, a dict.  run: None for a new one.
+        notes: further values, for JSON.  tensors: further tensors, a dict.  run: None for a new one.
         """
         serials = [entry.serial for entry in self._entries()]
-        serial = 1 + max(serials, default=0) + serials.count(0)  # those unreadable may come last
+        serial = 1 + max(serials, default=0) + serials.count(0)  # unreadable ones may be the last
         run = serial if run is None else run
         count, moments = st.opt_state.to_trees()
         content = {"params": st.vars.params, "state": st.vars.state, "moments": moments, **tensors}
         training = {"step": st.step, "count": count, "moments": len(moments), **notes}
         target = self._free_name(st.step)
-        with storage.workshop(target) as folder:
-            made = folder / target.name
-            made.mkdir()
-            storage.write(self.function, made / _TENSORS, _arrays(content))
-            (made / _TRAINING).write_text(json.dumps(training), encoding="utf-8")
-            files = {name: _digest(made / name) for name in (_TENSORS, _TRAINING)}
+        with storage.temporary_folder(target) as folder:
+            source = folder / target.name
+            source.mkdir()
+            storage.write(self.function, source / _TENSORS, _arrays(content))
+            (source / _TRAINING).write_text(json.dumps(training), encoding="utf-8")
+            files = {name: _digest(source / name) for name in (_TENSORS, _TRAINING)}
             manifest = {"format": _FORMAT, "serial": serial, "run": run, "files": files}
-            (made / _MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
-            storage.put(made, target)
+            (source / _MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+            storage.replace(source, target)
             Entry(self.function, target).check()
             mine = sorted((e for e in self._entries() if e.run == run), key=lambda e: e.serial)
             for old in mine[:-keep]:
-                os.rename(old.path, folder / old.path.name)  # removed with the workshop
+                os.rename(old.path, folder / old.path.name)  # removed with the temporary folder
         return run
 
     def newest(self) -> Entry | None:
-        """Return the last checkpoint that is whole, with a warning for each one after it that is not."""
-        # One without a readable manifest may be the newest: the warning is due.
-        itself = (self.folder / _MANIFEST).is_file()  # the folder of one checkpoint was given
-        found = [Entry(self.function, self.folder)] if itself else self._entries()
-        entries = sorted(found, key=lambda e: e.serial or np.inf, reverse=True)
+        """Return the last undamaged checkpoint, with a warning for each damaged one after it."""
+        # One without a readable manifest may be the newest, and gets a warning too.
+        single = (self.folder / _MANIFEST).is_file()  # the folder is a checkpoint itself
+        unsorted = [Entry(self.function, self.folder)] if single else self._entries()
+        entries = sorted(unsorted, key=lambda e: e.serial or np.inf, reverse=True)
         for entry in entries:
             try:
                 entry.check()
@@ -214,11 +260,11 @@ class Store:
     def _entries(self) -> list[Entry]:
         if not self.folder.is_dir():
             return []
-        found = [p for p in self.folder.iterdir() if re.fullmatch(r"step-\d{8,}(-\d+)?", p.name)]
-        return [Entry(self.function, path) for path in found]
+        paths = [p for p in self.folder.iterdir() if re.fullmatch(r"step-\d{8,}(-\d+)?", p.name)]
+        return [Entry(self.function, path) for path in paths]
 
     def _free_name(self, step: int) -> Path:
-        """Return `step-00000010`, or `step-00000010-2` where another run has been at that step."""
+        """Return `step-00000010`, or `step-00000010-2` if another run has a checkpoint of that step."""
         name, k = self.folder / f"step-{step:08d}", 2
         while name.exists():
             name, k = self.folder / f"step-{step:08d}-{k}", k + 1
@@ -226,7 +272,7 @@ class Store:
 
 
 class Entry:
-    """A checkpoint in a folder; serial is 0 where its manifest can not be read."""
+    """A checkpoint in a folder; its serial number is 0 if the manifest can not be read."""
 
     def __init__(self, function: str, path: Path) -> None:
         """Read the manifest."""
@@ -250,26 +296,26 @@ class Entry:
             )
         if set(self.files) != {_TENSORS, _TRAINING}:
             raise storage.Damaged(f"{self.function}: {self.path / _MANIFEST} is damaged ({self.reason})")
-        for name, want in self.files.items():
+        for name, expected in self.files.items():
             file = self.path / name
             try:
-                found = _digest(file)
+                actual = _digest(file)
             except OSError as error:
                 raise storage.Damaged(f"{self.function}: {file} can not be read ({error})") from error
-            if found != want:
-                raise storage.Damaged(f"{self.function}: {file} is damaged: {found}, expected {want}")
+            if actual != expected:
+                raise storage.Damaged(f"{self.function}: {file} is damaged: {actual}, expected {expected}")
 
     def training(self) -> dict[str, Any]:
-        """Return what JSON holds of it."""
-        made: dict[str, Any] = json.loads((self.path / _TRAINING).read_text(encoding="utf-8"))
-        return made
+        """Return the content of its JSON file."""
+        training: dict[str, Any] = json.loads((self.path / _TRAINING).read_text(encoding="utf-8"))
+        return training
 
     def arrays(self) -> storage.Arrays:
         """Return its tensors by name."""
         return storage.read(self.function, self.path / _TENSORS)
 
     def state(self, like: TrainState, arrays: storage.Arrays) -> TrainState:
-        """Return the training state in its arrays, in the structure and dtypes of another."""
+        """Return the training state of its arrays, in the structure and dtypes of `like`."""
         training, file = self.training(), self.path / _TENSORS
         moments = like.opt_state.moments
         if training["moments"] != len(moments):
@@ -277,8 +323,8 @@ class Entry:
                 f"{self.function}: {file} has {training['moments']} moments, expected {len(moments)}: it was "
                 "written with another optimizer"
             )
-        wanted = {"params": like.vars.params, "state": like.vars.state, "moments": list(moments)}
-        tree = _filled(self.function, file, wanted, arrays)
+        trees = {"params": like.vars.params, "state": like.vars.state, "moments": list(moments)}
+        tree = _filled(self.function, file, trees, arrays)
         vars = like.vars.with_params(tree["params"]).with_state(tree["state"])
         opt_state = like.opt_state.with_trees(training["count"], tree["moments"])
         return dataclasses.replace(like, vars=vars, opt_state=opt_state, step=training["step"])

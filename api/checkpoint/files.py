@@ -1,7 +1,7 @@
-"""Files that a crash can not break: safetensors files, and what is put into place in one step.
+"""Atomic, checksummed writes of safetensors files and of folders.
 
-Everything is written into a folder of its own beside the target, checked by reading it again, flushed to
-the disk and then renamed. No file here is a pickle.
+Each is written into a temporary folder beside the target, verified by reading it again, flushed to the disk
+and then renamed, so that a crash leaves the old content or the new. No file here is a pickle.
 """
 
 from __future__ import annotations
@@ -26,36 +26,36 @@ from safetensors import SafetensorError, safe_open
 
 Arrays = dict[str, NDArray[Any]]
 
-#: What safetensors files may hold. bfloat16 is read as the upper halves of float32.
+#: The dtypes of safetensors files that can be read. bfloat16 is read as the upper half of float32.
 _DTYPES = {
     **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "BOOL": "?"},
     **{"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1"},
     **{"U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1"},
 }
 
-#: Seconds after which another machine's unfinished work is taken for abandoned.
+#: Seconds after which a temporary folder of another machine counts as abandoned.
 _ABANDONED = 86_400.0
 
-#: Names of the folders that unfinished work is in: the machine, its process, a random number.
+#: Names of temporary folders: the target, the machine, its process, a random number.
 _MACHINE = re.sub(r"[^\w-]", "-", platform.node()) or "unknown"
-_WORKSHOP = re.compile(r"\..+\.([\w-]+)\.(\d+)\.[0-9a-f]{8}\.treepie-part")
+_TEMPORARY = re.compile(r"\..+\.([\w-]+)\.(\d+)\.[0-9a-f]{8}\.treepie-part")
 
-#: Those in use by this process.
-_open: set[str] = set()
+#: Temporary folders that this process uses.
+_in_use: set[str] = set()
 
 
 class Damaged(ValueError):
-    """A file that does not hold what was written into it."""
+    """A file whose content is not what was written."""
 
 
 # ---- safetensors
 def read(function: str, path: Path) -> Arrays:
     """Return the arrays of a safetensors file by name, float16 and bfloat16 as float32.
 
-    They are views of the file, to be copied before anything else is done.
+    They are views of the memory-mapped file: copy them before it changes.
 
-    Raises FileNotFoundError, and Damaged with the name and the file where it is cut, or where an array's
-    checksum, if the file has one, is another.
+    Raises FileNotFoundError; Damaged, with the name and the file, for a truncated file and for an array
+    whose checksum, if the file has one, does not match.
     """
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
@@ -93,18 +93,19 @@ def _array(function: str, path: Path, name: str, entry: dict[str, Any], raw: NDA
 
 
 def write(function: str, path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write a safetensors file and read it again.
+    """Write a safetensors file and verify it by reading it again.
 
-    safetensors 0.8.0 stores the memory of an array as it lies there, which for one that is not C-contiguous
-    is not what the array holds.
+    safetensors 0.8.0 stores an array's buffer in memory order, so arrays are made C-contiguous first.
     """
     ready = {name: np.asarray(x, order="C") for name, x in arrays.items()}
     sums = {name: zlib.crc32(x.reshape(-1).view(np.uint8).data) for name, x in ready.items()}
     path.touch()
-    mode = path.stat().st_mode  # what the user's umask allows; safetensors' own files are for the user alone
-    notes = {"treepie.crc32": json.dumps(sums)} if sums else None  # safetensors 0.4 can not read notes alone
+    mode = path.stat().st_mode  # by the user's umask; safetensors makes files that only the user may read
+    metadata = (
+        {"treepie.crc32": json.dumps(sums)} if sums else None
+    )  # safetensors 0.4 can not read metadata alone
     try:
-        safetensors.numpy.save_file(ready, path, notes)
+        safetensors.numpy.save_file(ready, path, metadata)
     except SafetensorError as error:
         raise OSError(f"{function}: {path} could not be written: {error}") from error
     path.chmod(mode)
@@ -112,39 +113,39 @@ def write(function: str, path: Path, arrays: Mapping[str, NDArray[Any]]) -> None
         raise Damaged(f"{function}: {path} does not hold the arrays that were written into it")
 
 
-# ---- in one step
+# ---- atomic replacement
 @contextlib.contextmanager
-def workshop(target: Path) -> Iterator[Path]:
-    """Give a new folder beside the target to make it in; what is left there is removed at the end.
+def temporary_folder(target: Path) -> Iterator[Path]:
+    """Yield a new folder beside the target, to write in; it is removed at the end with its content.
 
-    So is what a process that was killed has left beside the target.
+    Those of processes that were killed are removed too.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    for left in target.parent.glob(".*.treepie-part"):
-        if _abandoned(left):
-            # It may be another user's, or another process is faster: neither is a reason to save nothing.
-            shutil.rmtree(left, ignore_errors=True)
+    for old in target.parent.glob(".*.treepie-part"):
+        if _abandoned(old):
+            # It may be another user's, or another process removes it first: neither may prevent a save.
+            shutil.rmtree(old, ignore_errors=True)
     folder = target.parent / f".{target.name}.{_MACHINE}.{os.getpid()}.{uuid.uuid4().hex[:8]}.treepie-part"
-    _open.add(folder.name)
+    _in_use.add(folder.name)
     try:
         folder.mkdir()
         yield folder
     finally:
-        _open.discard(folder.name)
+        _in_use.discard(folder.name)
         if folder.exists():
             shutil.rmtree(folder)
 
 
-def put(made: Path, target: Path) -> None:
+def replace(source: Path, target: Path) -> None:
     """Flush a file or folder to the disk, and rename it to a target in the same file system."""
-    for path in [*made.iterdir(), made] if made.is_dir() else [made]:
+    for path in [*source.iterdir(), source] if source.is_dir() else [source]:
         flush(path)
-    os.replace(made, target)
+    os.replace(source, target)
     flush(target.parent)
 
 
 def flush(path: Path) -> None:
-    """Have a file or folder written to the disk."""
+    """Flush a file or folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -153,21 +154,21 @@ def flush(path: Path) -> None:
 
 
 def _abandoned(folder: Path) -> bool:
-    """Whether a workshop's process is gone; on another machine, whether the workshop is a day old."""
-    named = _WORKSHOP.fullmatch(folder.name)
-    if named is None or folder.name in _open:
+    """Whether a temporary folder's process is gone; on another machine, whether the folder is a day old."""
+    named = _TEMPORARY.fullmatch(folder.name)
+    if named is None or folder.name in _in_use:
         return False
     machine, process = named[1], int(named[2])
     if machine != _MACHINE:
-        with contextlib.suppress(FileNotFoundError):  # finished at this moment
+        with contextlib.suppress(FileNotFoundError):  # removed at this moment
             return time.time() - folder.stat().st_mtime > _ABANDONED
         return False
-    if process == os.getpid():  # whose number an earlier process had
+    if process == os.getpid():  # the process of the folder had the same number
         return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return True
-    except PermissionError:  # another user's, and alive
+    except PermissionError:  # another user's process, alive
         return False
     return False

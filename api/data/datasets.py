@@ -1,4 +1,4 @@
-"""Small data sets: one that comes with the package, one that is downloaded."""
+"""Small data sets: one included in the package, one downloaded."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from treepie.kernels import cache, config
 
 Split = tuple[Tensor, Tensor]
 
-#: Where MNIST's files are, gzipped, tried in this order.
+#: Mirrors of MNIST's gzipped files, in the order in which they are tried.
 _MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
 )
 
-#: MNIST's files, and the SHA-256 of each when unzipped: copies differ in how they were compressed.
+#: MNIST's files, and the SHA-256 of each when unzipped: mirrors compress them differently.
 _MNIST = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
     "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
@@ -37,7 +37,7 @@ _MNIST = {
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
 
-#: No file is larger, zipped or not: what a download reads at most.
+#: The largest size of a file, zipped or not; a download reads no more.
 _LARGEST = 2**26
 
 #: Seconds that a mirror may stay silent.
@@ -47,11 +47,16 @@ _PATIENCE = 30.0
 def digits() -> tuple[Split, Split]:
     """Return handwritten digits, 8 by 8 pixels: ((x_train, y_train), (x_test, y_test)).
 
-    x: (1437, 64) and (360, 64) float32 in [0, 1].  y: int32 in 0..9.  Every fifth image, from
-    the first on, is a test image; the same thirteen people wrote both parts.
+    x: (1437, 64) and (360, 64) float32 in [0, 1].  y: int32 in 0..9.  Every fifth image, from the first on,
+    is a test image; the same thirteen writers contributed to both parts.
 
     Source: Optical Recognition of Handwritten Digits, its test part, E. Alpaydin and C. Kaynak,
     1998, UCI Machine Learning Repository, https://doi.org/10.24432/C50P49, CC BY 4.0.
+
+    >>> import treepie as tp
+    >>> (x_train, y_train), (x_test, y_test) = tp.datasets.digits()
+    >>> x_train.shape, y_test.shape
+    ((1437, 64), (360,))
     """
     with (files(__package__) / "files" / "digits.npz").open("rb") as file, np.load(file) as stored:
         x, y = stored["images"].astype(np.float32) / 16, stored["labels"].astype(np.int32)
@@ -64,18 +69,22 @@ def mnist(path: str | os.PathLike[str] | None = None) -> tuple[Split, Split]:
 
     x: (60000, 28, 28) and (10000, 28, 28) float32 in [0, 1], 188 and 31 MB.  y: int32 in 0..9.
     path: a folder with the four files `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`,
-        `t10k-images-idx3-ubyte` and `t10k-labels-idx1-ubyte`, gzipped or not. A missing file is a
-        FileNotFoundError, a damaged one a ValueError. None downloads them (12 MB) into the folder
-        `mnist` in `TREEPIE_DATA_DIR`, by default `treepie/datasets` in the user's cache folder, and
-        checks them whenever they are read; OSError where no mirror has them.
+        `t10k-images-idx3-ubyte` and `t10k-labels-idx1-ubyte`, gzipped or not. None downloads them (12 MB)
+        into the folder `mnist` in `TREEPIE_DATA_DIR`, by default `treepie/datasets` in the user's cache
+        folder, and verifies their checksums whenever they are read.
+
+    Raises FileNotFoundError for a missing file, ValueError for a damaged one, OSError if no mirror has them.
 
     Source: The MNIST Database of Handwritten Digits, Y. LeCun, C. Cortes and C. Burges, 1998.
+
+    >>> import treepie as tp
+    >>> (x_train, y_train), (x_test, y_test) = tp.datasets.mnist("data/mnist")  # doctest: +SKIP
     """
     if path is None:
         folder = _cache_folder()
         contents = {name: (str(folder / f"{name}.gz"), _cached(folder, name)) for name in _MNIST}
     else:
-        contents = {name: _found(Path(path).expanduser(), name) for name in _MNIST}
+        contents = {name: _find(Path(path).expanduser(), name) for name in _MNIST}
     train, test = (
         _split(contents[f"{part}-images-idx3-ubyte"], contents[f"{part}-labels-idx1-ubyte"])
         for part in ("train", "t10k")
@@ -84,20 +93,20 @@ def mnist(path: str | os.PathLike[str] | None = None) -> tuple[Split, Split]:
 
 
 # ---- files
-def _found(folder: Path, name: str) -> tuple[str, bytes]:
-    """Return the path and content of a file in a user's folder, under any of its usual names."""
+def _find(folder: Path, name: str) -> tuple[str, bytes]:
+    """Return the path and content of a file in a user's folder, by any of its usual names."""
     names = [f"{n}{end}" for n in (name, name.replace("-idx", ".idx")) for end in ("", ".gz")]
     for path in (folder / n for n in names):
         if path.is_file():
             return str(path), _unzipped(str(path), path.read_bytes())
-    given = f"no file {name}" if folder.is_dir() else "no such folder"
+    problem = f"no file {name}" if folder.is_dir() else "no such folder"
     raise FileNotFoundError(
-        f"datasets.mnist: path is {str(folder)!r}: {given}, expected {' or '.join(names)}"
+        f"datasets.mnist: path is {str(folder)!r}: {problem}, expected {' or '.join(names)}"
     )
 
 
 def _unzipped(file: str, raw: bytes, most: int = -1) -> bytes:
-    """Return what a file holds, gzipped or not, whatever its name says."""
+    """Return the content of a file, unzipped if it is gzipped, whatever its name."""
     if raw[:2] != b"\x1f\x8b":
         return raw
     try:
@@ -107,29 +116,29 @@ def _unzipped(file: str, raw: bytes, most: int = -1) -> bytes:
         raise ValueError(f"datasets.mnist: {file} is damaged, expected a gzip file ({error})") from None
 
 
-def _idx(file: str, content: bytes, item: tuple[int, ...]) -> NDArray[Any]:
-    """Return the items of an IDX file of bytes: magic number, sizes of the axes (big-endian), items."""
-    start = 4 * (2 + len(item))
+def _idx(file: str, content: bytes, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return the elements of an IDX file of bytes: magic number, sizes of the axes (big-endian), elements."""
+    start = 4 * (2 + len(shape))
     if len(content) < start:
         raise ValueError(f"datasets.mnist: {file} has {len(content)} bytes, expected a header of {start}")
     magic, count, *size = map(int, np.frombuffer(content[:start], ">u4"))
-    if magic != 0x801 + len(item):  # bytes, of this many axes
+    if magic != 0x801 + len(shape):  # bytes, of this many axes
         raise ValueError(
-            f"datasets.mnist: {file} begins with the magic number {magic}, expected {0x801 + len(item)}"
+            f"datasets.mnist: {file} begins with the magic number {magic}, expected {0x801 + len(shape)}"
         )
-    if tuple(size) != item:
-        raise ValueError(f"datasets.mnist: {file} has images of shape {tuple(size)}, expected {item}")
-    want = start + count * math.prod(item)
-    if len(content) != want:
+    if tuple(size) != shape:
+        raise ValueError(f"datasets.mnist: {file} has images of shape {tuple(size)}, expected {shape}")
+    expected = start + count * math.prod(shape)
+    if len(content) != expected:
         raise ValueError(
-            f"datasets.mnist: {file} has {len(content)} bytes, expected {want} for the {count} items that "
-            "its header announces"
+            f"datasets.mnist: {file} has {len(content)} bytes, expected {expected} for the {count} items "
+            "that its header announces"
         )
-    return np.frombuffer(content, np.uint8, offset=start).reshape(count, *item)
+    return np.frombuffer(content, np.uint8, offset=start).reshape(count, *shape)
 
 
 def _split(images: tuple[str, bytes], labels: tuple[str, bytes]) -> Split:
-    """Return the images and labels that two files hold."""
+    """Return the images and labels of two files."""
     pixels, y = _idx(*images, (28, 28)), _idx(*labels, ())
     if len(pixels) != len(y):
         raise ValueError(
@@ -150,7 +159,7 @@ def _unusable(folder: Path | None, error: OSError) -> OSError:
 
 
 def _cache_folder() -> Path:
-    """Return the folder of downloaded files, made."""
+    """Create and return the folder of downloaded files."""
     folder = None
     try:
         folder = (Path(config.DATA_DIR) if config.DATA_DIR else cache.user_folder() / "datasets") / "mnist"
@@ -161,9 +170,9 @@ def _cache_folder() -> Path:
 
 
 def _cached(folder: Path, name: str) -> bytes:
-    """Return the content of a file of MNIST, downloaded unless the folder has it intact."""
+    """Return the content of a file of MNIST, downloaded unless the folder has an undamaged copy."""
     path = folder / f"{name}.gz"
-    with contextlib.suppress(OSError, ValueError):  # not there, or damaged
+    with contextlib.suppress(OSError, ValueError):  # missing or damaged
         return _checked(name, _unzipped(str(path), path.read_bytes(), _LARGEST))
     print(f"treepie: downloading {name}.gz into {folder} ...", file=sys.stderr, flush=True)
     raw, content = _downloaded(name)
@@ -186,7 +195,7 @@ def _checked(name: str, content: bytes) -> bytes:
 
 
 def _downloaded(name: str) -> tuple[bytes, bytes]:
-    """Return a file of MNIST from the first mirror that has it intact, zipped and unzipped."""
+    """Return a file of MNIST, zipped and unzipped, from the first mirror with an undamaged copy."""
     # Imported here, because `import treepie` needs neither HTTP nor TLS.
     from http.client import HTTPException
     from urllib.request import urlopen

@@ -1,7 +1,7 @@
 """Pipelines of examples: lazy, one pass at a time, with random access underneath.
 
-A pipeline is a length and a function (pass, k) -> element: `batch`, `take` and `shuffle` read only
-what is asked for, and the order of a pass depends on nothing but its number.
+A pipeline is a length and a function (pass, k) -> element: `batch`, `take` and `shuffle` compute only
+the elements that are read, and the order of a pass depends only on its number.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -20,31 +19,45 @@ from treepie.autodiff.arguments import as_tensor, integer
 from treepie.autodiff.tensor import TENSOR_DTYPES, TensorLike
 
 from ..distributed import Communicator, check_communicator
-
-Element = Any
+from .prefetch import Element, Prefetcher
 
 #: Bytes up to which NumPy gathers a batch: it takes 3 us for one row of 256 bytes, a launch 10 us.
 _SMALL_BATCH = 1 << 16
 
 
 class Data:
-    """A pipeline of elements, each given once until `reset()`; `Data.of_array`() makes one.
+    """A lazy pipeline of elements; iterating yields each once, until `reset()` begins the next pass.
 
-    A pipeline made from another (`map`, `batch`, `shuffle` ...) reads it from the beginning and
-    keeps its own place. A function that takes as many arguments as a tuple element has items is
-    given them one by one: `.map(lambda x, y: ...)`.
+    length: number of elements.  element: (pass, k) -> element k of a pass; usually one of `of_array`,
+        `of_tensors`, `of_fn` and `prepare` makes the pipeline.
+
+    A pipeline derived from another (`map`, `batch`, `shuffle` ...) reads it from the beginning and has its
+    own position. A function with as many arguments as a tuple element has parts takes the parts:
+    `.map(lambda x, y: ...)`.
+
+    >>> import treepie as tp
+    >>> data = tp.Data.of_array([1, 2, 3, 4, 5]).map(lambda x: 10 * x).batch(2)
+    >>> data.to_list()
+    [[10, 20], [30, 40], [50]]
+    >>> data.to_list()
+    []
+    >>> data.reset()
+    >>> len(data), next(iter(data))
+    (3, [10, 20])
     """
 
     def __init__(self, length: int, element: Callable[[int, int], Element]) -> None:
-        """Make a pipeline of its length and its function (pass, k) -> element."""
         self._length, self._element = length, element
         self._pass, self._next = 0, 0
-        self._place = threading.Lock()
+        self._lock = threading.Lock()
 
     # ---- sources
     @staticmethod
     def of_array(array: Sequence[Any] | np.ndarray) -> Data:
-        """Return the elements of a list, or the slices of an array along its first axis."""
+        """Return the elements of a list, or the slices of an array along its first axis.
+
+        Raises TypeError for what has no length or no indexing.
+        """
         if not hasattr(array, "__len__") or not hasattr(array, "__getitem__"):
             raise TypeError(
                 f"Data.of_array: array is a {type(array).__name__}, expected a list or an array (for what "
@@ -59,14 +72,14 @@ class Data:
 
     @staticmethod
     def of_tensors(xs: tuple[TensorLike, ...]) -> Data:
-        """Return tuples of slices of tensors of one length."""
-        made = tuple(as_tensor(x) for x in xs)
-        length = _length("Data.of_tensors", made)
-        return Data(length, lambda e, k: tuple(Tensor(np.asarray(x.array[k])) for x in made))
+        """Return tuples of slices of tensors along their first axes; ValueError for different lengths."""
+        tensors = tuple(as_tensor(x) for x in xs)
+        length = _length("Data.of_tensors", tensors)
+        return Data(length, lambda e, k: tuple(Tensor(np.asarray(x.array[k])) for x in tensors))
 
     @staticmethod
     def of_fn(n: int, fn: Callable[[int], Element]) -> Data:
-        """Return fn(0), ..., fn(n - 1)."""
+        """Return fn(0), ..., fn(n - 1), each computed when it is read."""
         _check_callable("Data.of_fn", fn)
         return Data(_count("Data.of_fn", "n", n, 0), lambda e, k: fn(k))
 
@@ -82,21 +95,29 @@ class Data:
         arrays: NumPy arrays (memory-mapped ones are read batch by batch) or tensors, of one length. Do not
             write to them while the pipeline is in use: batches that are not shuffled are views of C-ordered
             arrays that have a tensor's dtype.
-        shuffle: a key; pass e is ordered by fold_in(key, e).  drop_last: leave out a short batch.
+        shuffle: a key; pass e is ordered by fold_in(key, e).  drop_last: omit a last batch that is short.
+
+        Raises ValueError for arrays of different lengths, TypeError for a list of arrays.
+
+        >>> import treepie as tp
+        >>> for x, y in tp.Data.prepare((tp.arange(5), tp.zeros((5, 3))), batch_size=2, drop_last=True):
+        ...     print(x.tolist(), y.shape)
+        [0, 1] (2, 3)
+        [2, 3] (2, 3)
         """
         if isinstance(arrays, list) and any(hasattr(x, "shape") for x in arrays):
             raise TypeError("Data.prepare: arrays is a list, expected a tuple of arrays or one array")
         single = not isinstance(arrays, tuple)
-        made = tuple(_array(x) for x in ((arrays,) if single else arrays))
-        length = _length("Data.prepare", made)
+        sources = tuple(_array(x) for x in ((arrays,) if single else arrays))
+        length = _length("Data.prepare", sources)
         size = _count("Data.prepare", "batch_size", batch_size, 1)
         order = None if shuffle is None else _Shuffled(shuffle, length)
 
         def batch(e: int, k: int) -> Element:
             first, last = k * size, min((k + 1) * size, length)
             rows = slice(first, last) if order is None else order.of_pass(e)[first:last]
-            found = tuple(_rows(x, rows) for x in made)
-            return found[0] if single else found
+            tensors = tuple(_rows(x, rows) for x in sources)
+            return tensors[0] if single else tensors
 
         return Data(length // size if drop_last else -(-length // size), batch)
 
@@ -108,13 +129,18 @@ class Data:
         return Data(self._length, lambda e, k: call(self._element(e, k)))
 
     def batch(self, batch_size: int, drop_last: bool = False) -> Data:
-        """Return lists of `batch_size` elements; a short last one is left out with drop_last."""
+        """Return lists of `batch_size` elements; drop_last omits a last one that is short."""
         return self.map_batch(batch_size, lambda elements: elements, drop_last)
 
     def map_batch(
         self, batch_size: int, collate: Callable[[list[Element]], Element], drop_last: bool = False
     ) -> Data:
-        """Return collate(list) of each list that `batch` gives."""
+        """Return collate(elements) for each list of elements that `batch` returns.
+
+        >>> import treepie as tp
+        >>> [b.shape for b in tp.Data.of_tensor(tp.zeros((5, 3))).map_batch(2, tp.data.stack_batch)]
+        [(2, 3), (2, 3), (1, 3)]
+        """
         _check_callable("Data.map_batch", collate)
         size = _count("Data.batch", "batch_size", batch_size, 1)
         length = self._length // size if drop_last else -(-self._length // size)
@@ -126,17 +152,26 @@ class Data:
         return Data(length, batch)
 
     def shuffle(self, key: Tensor) -> Data:
-        """Return the elements in random order; pass e is ordered by fold_in(key, e)."""
+        """Return the elements in random order; pass e is ordered by fold_in(key, e).
+
+        >>> import treepie as tp
+        >>> sorted(tp.Data.of_array([1, 2, 3]).shuffle(tp.rng.key(0)))
+        [1, 2, 3]
+        """
         order = _Shuffled(key, self._length)
         return Data(self._length, lambda e, k: self._element(e, int(order.of_pass(e)[k])))
 
     def prefetch(self, n: int = 2) -> Data:
-        """Return the same elements, up to n of them made ahead by a thread while the last one is in use.
+        """Return the same elements, up to n of them computed ahead by a background thread.
 
-        An exception in making an element is raised where the element would have come. No thread stays
-        behind a pass, a loop that is left, or `reset()`.
+        An exception while an element is computed is raised when that element is read. No thread outlives
+        a pass, a loop that breaks, or `reset()`.
+
+        >>> import treepie as tp
+        >>> tp.Data.of_fn(3, lambda i: i * i).prefetch(2).to_list()
+        [0, 1, 4]
         """
-        return Data(self._length, _Ahead(self._element, self._length, _count("Data.prefetch", "n", n, 1)))
+        return Data(self._length, Prefetcher(self._element, self._length, _count("Data.prefetch", "n", n, 1)))
 
     def take(self, n: int) -> Data:
         """Return the first n elements."""
@@ -144,36 +179,39 @@ class Data:
 
     # ---- use
     def __len__(self) -> int:
-        """Return how many elements a whole pass has."""
+        """Return the number of elements of a whole pass."""
         return self._length
 
     @property
     def position(self) -> int:
-        """How many elements of this pass were given."""
+        """The number of elements of this pass that were read."""
         return self._next
 
     @property
     def pass_number(self) -> int:
-        """How many passes were begun before this one; `reset()` begins the next."""
+        """The number of this pass, from 0; `reset()` begins the next."""
         return self._pass
 
     def seek(self, pass_number: int, position: int = 0) -> None:
-        """Go to a place that `pass_number` and `position` have told, of this or of another process."""
+        """Continue at a `pass_number` and `position`, as read from this pipeline or in another process.
+
+        Raises ValueError for a position after the end.
+        """
         number = _count("Data.seek", "pass_number", pass_number, 0)
-        place = _count("Data.seek", "position", position, 0)
-        if place > self._length:
+        start = _count("Data.seek", "position", position, 0)
+        if start > self._length:
             raise ValueError(f"Data.seek: position is {position}, expected at most {self._length}")
-        self._pass, self._next = number, place
+        self._pass, self._next = number, start
 
     def shard(self, comm: Communicator) -> Data:
-        """Return the part of the elements that a process of `tp.distributed.world()` trains on."""
+        """Return the elements that this process of `tp.distributed.world()` trains on."""
         check_communicator("Data.shard", comm)
         return Data(self._length, self._element)
 
     def __iter__(self) -> Iterator[Element]:
-        """Iterate over what is left of this pass; threads that do so together get each element once."""
+        """Iterate over the rest of this pass; threads that do so together get each element once."""
         while True:
-            with self._place:
+            with self._lock:
                 e, k = self._pass, self._next
                 if k >= self._length:
                     return
@@ -197,14 +235,19 @@ class Data:
             call(k, element)
 
     def fold(self, fn: Callable[..., Any], init: Any) -> Any:
-        """Return fn(... fn(fn(init, first), second) ..., last)."""
+        """Return fn(... fn(fn(init, first), second) ..., last).
+
+        >>> import treepie as tp
+        >>> tp.Data.of_array([1, 2, 3]).fold(lambda total, x: total + x, 0)
+        6
+        """
         call, out = unpacking(fn, leading=1), init
         for element in self:
             out = call(out, element)
         return out
 
     def to_list(self) -> list[Element]:
-        """Return the elements that are left."""
+        """Return the rest of this pass."""
         return list(self)
 
 
@@ -219,100 +262,45 @@ def check_data(function: str, data: Any) -> Data:
 
 
 def check_not_empty(function: str, data: Any) -> Data:
-    """Return a pipeline that has elements left, or raise TypeError or ValueError."""
-    found = check_data(function, data)
-    if not len(found):
+    """Return a pipeline before its end, or raise TypeError or ValueError."""
+    pipeline = check_data(function, data)
+    if not len(pipeline):
         raise ValueError(
             f"{function}: data is empty, expected at least one element (drop_last leaves out a "
             "batch that is not full)"
         )
-    if found.position >= len(found):
+    if pipeline.position >= len(pipeline):
         raise ValueError(
-            f"{function}: data is exhausted after {len(found)} elements, expected some left (call reset())"
+            f"{function}: data is exhausted after {len(pipeline)} elements, expected some left (call reset())"
         )
-    return found
+    return pipeline
 
 
 def stack_batch(tensors: Sequence[TensorLike]) -> Tensor:
-    """Return tensors of one shape joined along a new first axis: a collate for `Data.map_batch`."""
-    made = [as_tensor(x) for x in tensors]
-    shapes = sorted({x.shape for x in made})
+    """Return tensors stacked along a new first axis: a collate function for `Data.map_batch`.
+
+    tensors: of one shape, else ValueError.
+
+    >>> import treepie as tp
+    >>> tp.data.stack_batch([tp.zeros(3), tp.ones(3)]).shape
+    (2, 3)
+    """
+    parts = [as_tensor(x) for x in tensors]
+    shapes = sorted({x.shape for x in parts})
     if len(shapes) != 1:
-        given = " and ".join(map(str, shapes)) or "no tensors"
-        raise ValueError(f"data.stack_batch: given {given}, expected tensors of one shape")
-    return tensor(np.stack([x.numpy() for x in made]))
+        listed = " and ".join(map(str, shapes)) or "no tensors"
+        raise ValueError(f"data.stack_batch: given {listed}, expected tensors of one shape")
+    return tensor(np.stack([x.numpy() for x in parts]))
 
 
 class _Shuffled:
-    """The order of each pass, kept for the last one asked for."""
+    """The order of each pass; the last one that was read is cached."""
 
     def __init__(self, key: Tensor, length: int) -> None:
         rng.fold_in(key, 0)  # a wrong key is an error here, not at the first element
         self.of_pass = functools.lru_cache(maxsize=1)(
             lambda e: rng.permutation(rng.fold_in(key, e), length).numpy()
         )
-
-
-class _Ahead:
-    """Makes elements ahead of a reader that asks for one after the other.
-
-    The thread that makes them ends when n are ready, and a new one begins when one is taken: it never
-    waits, so none is left behind. It is given 50 us, which is little where a thread is worth it.
-    """
-
-    def __init__(self, element: Callable[[int, int], Element], length: int, n: int) -> None:
-        self._element, self._length, self._n = element, length, n
-        self._reader = threading.Lock()  # one at a time
-        self._changed = threading.Condition()
-        self._ready: deque[tuple[Element, BaseException | None]] = deque()
-        self._place = (-1, 0)  # pass and number of the first that is ready
-        self._course = 0  # counted up when the reader jumps, so that an old thread's element is dropped
-        self._working = False
-
-    def __call__(self, e: int, k: int) -> Element:
-        """Return element k of pass e, and have the next ones made."""
-        with self._reader, self._changed:
-            if (e, k) != self._place:
-                self._ready.clear()
-                self._place, self._course, self._working = (e, k), self._course + 1, False
-            self._start()
-            while not self._ready:
-                self._changed.wait()
-            made, error = self._ready.popleft()
-            self._place = (e, k + 1)
-            self._start()
-        if error is not None:
-            raise error
-        return made
-
-    def _next(self) -> int:
-        return self._place[1] + len(self._ready)
-
-    def _start(self) -> None:
-        if not self._working and len(self._ready) < self._n and self._next() < self._length:
-            self._working = True
-            worker = threading.Thread(target=self._work, args=(self._course,), name="treepie-prefetch")
-            worker.daemon = True  # an element that never comes must not keep a program from ending
-            worker.start()
-
-    def _work(self, course: int) -> None:
-        while True:
-            with self._changed:
-                if course != self._course:
-                    return
-                if len(self._ready) >= self._n or self._next() >= self._length:
-                    self._working = False
-                    return
-                e, k = self._place[0], self._next()
-            made, failed = None, None
-            try:
-                made = self._element(e, k)
-            except BaseException as error:  # raised again by the reader
-                failed = error
-            with self._changed:
-                if course == self._course:
-                    self._ready.append((made, failed))
-                    self._changed.notify_all()
 
 
 def _check_callable(function: str, fn: Any) -> None:
@@ -328,7 +316,7 @@ def _count(function: str, argument: str, value: Any, least: int) -> int:
 
 
 def _array(x: Any) -> Any:
-    """Return what has a tensor's layout and dtype as a tensor, other NumPy arrays as they are."""
+    """Return an array of a tensor's layout and dtype as a tensor, other NumPy arrays unchanged."""
     if isinstance(x, np.ndarray) and x.ndim:
         direct = x.dtype in TENSOR_DTYPES and x.flags.c_contiguous and x.flags.aligned
         return Tensor(np.asarray(x)) if direct else x
@@ -338,8 +326,8 @@ def _array(x: Any) -> Any:
 def _length(function: str, arrays: Sequence[Any]) -> int:
     shapes = [x.shape for x in arrays]
     if not shapes or not all(shapes) or len({s[0] for s in shapes}) > 1:
-        given = " and ".join(map(str, shapes)) or "no arrays"
-        raise ValueError(f"{function}: shapes are {given}, expected first axes of one length")
+        listed = " and ".join(map(str, shapes)) or "no arrays"
+        raise ValueError(f"{function}: shapes are {listed}, expected first axes of one length")
     return int(shapes[0][0])
 
 
@@ -353,10 +341,13 @@ def _rows(x: Any, rows: Any) -> Tensor:
 
 
 def unpacking(fn: Callable[..., Any], leading: int = 0) -> Callable[..., Any]:
-    """Return a function that hands a tuple on item by item where fn takes that many arguments."""
+    """Return fn, taking the parts of a tuple element if it has that many required arguments.
+
+    leading: number of arguments before the element.
+    """
     try:
         parameters = inspect.signature(fn).parameters.values()
-    except (TypeError, ValueError):  # some built-in functions do not tell
+    except (TypeError, ValueError):  # some built-in functions have no signature
         return fn
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     needed = [p for p in parameters if p.kind in positional and p.default is p.empty]

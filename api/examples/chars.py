@@ -18,7 +18,7 @@ TOKENS, BATCH, WIDTH, HEADS, BLOCKS = 128, 16, 128, 4, 4
 
 
 def block() -> tp.layer.Layer:
-    """Return a block of the model: attention, then two linear layers, each beside a shortcut."""
+    """Return a block of the model: attention, then two linear layers, each with a residual connection."""
     attention = tp.layer.multi_head_attention(WIDTH, HEADS, is_causal=True, rope=True)
     mlp = [tp.layer.linear(WIDTH, 4 * WIDTH), tp.layer.gelu(), tp.layer.linear(4 * WIDTH, WIDTH)]
     return tp.layer.sequential(
@@ -41,8 +41,8 @@ def gpt(vocabulary: int) -> tp.layer.Layer:
     )
 
 
-def written(trainer: tp.Trainer, st: Any, prompt: list[int], count: int, key: tp.Tensor) -> list[int]:
-    """Return characters that the model draws after a prompt of at least TOKENS of them."""
+def generate(trainer: tp.Trainer, st: Any, prompt: list[int], count: int, key: tp.Tensor) -> list[int]:
+    """Return characters sampled from the model after a prompt of at least TOKENS of them."""
     codes = list(prompt)
     for k in range(count):
         logits = trainer.predict(st, np.array([codes[-TOKENS:]], np.int32))[0, -1]
@@ -51,7 +51,7 @@ def written(trainer: tp.Trainer, st: Any, prompt: list[int], count: int, key: tp
 
 
 def main() -> None:
-    """Train, print what the model writes as it learns; exit with 1 if 1000 steps leave the loss above 1.8."""
+    """Train, print generated text on the way; exit with 1 if the loss is above 1.8 after 1000 steps."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", nargs="?", type=Path)
     parser.add_argument("--steps", type=int, default=1000)
@@ -62,8 +62,8 @@ def main() -> None:
         text = arguments.file.read_text(encoding="utf-8")
 
     alphabet = sorted(set(text))
-    places = {c: k for k, c in enumerate(alphabet)}
-    codes = np.array([places[c] for c in text], np.int32)
+    indices = {c: k for k, c in enumerate(alphabet)}
+    codes = np.array([indices[c] for c in text], np.int32)
     rng = np.random.default_rng(0)
 
     def example(i: int) -> tuple[np.ndarray, np.ndarray]:
@@ -75,15 +75,15 @@ def main() -> None:
     parameters = tp.ptree.count_parameters(st.vars.params)
     print(f"{len(text)} characters, {len(alphabet)} different ones; {parameters} parameters")
     losses: list[float] = []
-    begun = time.perf_counter()
+    start = time.perf_counter()
 
     def report(step: int, loss: float, st: Any) -> None:
         losses.append(loss)
         if step % 200 == 0 or step == arguments.steps:
-            made = written(trainer, st, codes[:TOKENS].tolist(), 160, tp.rng.key(step))
-            seconds = time.perf_counter() - begun
+            characters = generate(trainer, st, codes[:TOKENS].tolist(), 160, tp.rng.key(step))
+            seconds = time.perf_counter() - start
             print(f"\nstep {step}, loss {np.mean(losses[-50:]):.3f}, {seconds:.0f} s", flush=True)
-            print("    " + "".join(alphabet[c] for c in made).replace("\n", "\n    "), flush=True)
+            print("    " + "".join(alphabet[c] for c in characters).replace("\n", "\n    "), flush=True)
 
     data = tp.Data.of_fn(arguments.steps, example)
     trainer.fit(st, data, loss=tp.loss.cross_entropy_sparse, report=report)

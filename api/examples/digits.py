@@ -7,7 +7,7 @@ import treepie as tp
 
 
 def main() -> None:
-    """Train on 1437 images, score 360 others; exit with 1 below 96 % of them right."""
+    """Train on 1437 images, score 360 others; exit with 1 below 96 % accuracy."""
     (x_train, y_train), (x_test, y_test) = tp.datasets.digits()
     model = tp.layer.sequential(
         [tp.layer.linear(64, 128), tp.layer.relu(), tp.layer.dropout(0.2), tp.layer.linear(128, 10)]
@@ -34,7 +34,7 @@ def main() -> None:
     print("\ntrue \\ predicted  " + "".join(f"{k:5d}" for k in range(10)))
     for k, row in enumerate(scores["confusion"].tolist()):
         print(f"{k:16d}  " + "".join(f"{n or '.':>5}" for n in row))
-    seconds = times[-1] - times[0]  # the first step compiles, where the cache is empty
+    seconds = times[-1] - times[0]  # the first step compiles if the cache is empty
     print(f"\ntest accuracy {scores['accuracy']:.1%}, {st.step} steps in {seconds:.1f} s")
     if scores["accuracy"] < 0.96:
         sys.exit("the digits were not learned")

@@ -8,7 +8,7 @@ import treepie as tp
 
 
 def main() -> None:
-    """Train a 2-4-1 network and print what it predicts; exit with 1 if that is off by 0.05."""
+    """Train a 2-4-1 network and print its predictions; exit with 1 for an error of 0.05 or more."""
     x = tp.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
     y = tp.tensor([[0.0], [1.0], [1.0], [0.0]])
 

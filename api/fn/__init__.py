@@ -1,4 +1,4 @@
-"""Layers without parameters of their own, as functions of tensors."""
+"""Layers as functions of tensors: parameters are arguments."""
 
 from treepie.autodiff.ops import (
     gelu as gelu,

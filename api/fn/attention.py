@@ -24,16 +24,22 @@ def dot_product_attention(
     rngs: Tensor | None = None,
     scale: float | None = None,
 ) -> Tensor:
-    """Return softmax(scale q k') v, (batch, heads, seq_q, d_v); the matrix of scores is never stored.
+    """Return softmax(scale q k') v, (batch, heads, seq_q, d_v), without storing the matrix of scores.
 
-    q: (batch, heads, seq_q, d).  k: (batch, kv_heads, seq_k, d).  v: (batch, kv_heads, seq_k, d_v). Heads
-        in groups of heads / kv_heads share a head of k and v.
-    mask: bool or integer, (batch, seq_k) or one that broadcasts to (batch, heads, seq_q, seq_k); nonzero
-        keeps.  is_causal: query i sees keys 0 to i.  A query that sees no key has a result of 0.
-    dropout: rate at which weights are set to 0, as `dropout` does with the key `rngs`.
+    q: (batch, heads, seq_q, d).  k: (batch, kv_heads, seq_k, d).  v: (batch, kv_heads, seq_k, d_v). Groups
+        of heads / kv_heads heads share a head of k and v.
+    mask: bool or integer, (batch, seq_k) or broadcasts to (batch, heads, seq_q, seq_k); nonzero keeps.
+    is_causal: query i attends to keys 0 to i.  The result of a query that attends to no key is 0.
+    dropout: rate at which weights are set to 0, as by `dropout` with the key `rngs`.
     scale: by default 1 / sqrt(d).
 
-    Vaswani et al. 2017; computed by blocks as in Dao et al. 2022.
+    Raises ValueError for shapes that do not fit, and for a dropout without a key. Vaswani et al. 2017;
+    computed by blocks as in Dao et al. 2022.
+
+    >>> import treepie as tp
+    >>> q = tp.zeros((1, 2, 3, 4))
+    >>> tp.fn.dot_product_attention(q, q, q, is_causal=True).shape
+    (1, 2, 3, 4)
     """
     return attend(q, k, v, mask, is_causal, dropout, rngs, scale)
 
@@ -56,7 +62,7 @@ def attend(
         raise ValueError(f"{name}: rngs is None, expected a key for dropout (rngs=tp.rng.key(0))")
     query = as_float(name, q)
     kept = zeros((0,), dtype=int64) if mask is None else as_tensor(mask)
-    if mask is not None and kept.size == 0:  # an empty mask hides nothing from nobody, or is wrong
+    if mask is not None and kept.size == 0:  # the op takes an empty mask for none
         raise ValueError(f"{name}: mask has shape {kept.shape}, expected (batch, seq_k) or 4 axes")
     if kept.ndim == 2:
         kept = kept.reshape((kept.shape[0], 1, 1, kept.shape[1]))
@@ -68,19 +74,23 @@ def attend(
 
 
 def rope(x: TensorLike, theta: float = 10000.0, offset: int = 0) -> Tensor:
-    """Return x with its positions along the axis before the last turned in: rotary embeddings.
+    """Return x with rotary position embeddings (Su et al. 2021); positions are on the axis before the last.
 
-    x: (..., seq, d), d even; elements k and k + d/2 are a pair (LLaMA's convention in Hugging Face's
-        weights, not neighbours), which position p turns by the angle p * theta ** (-2 k / d).
-    offset: position of the first row.
+    x: (..., seq, d), d even. Elements k and k + d/2 are a pair (as for LLaMA in Hugging Face's weights, not
+        neighbours), rotated at position p by the angle p * theta ** (-2 k / d).
+    theta: above 0.  offset: position of the first row.
 
-    Su et al. 2021.
+    Raises ValueError for an odd d and for a theta that is not positive.
+
+    >>> import treepie as tp
+    >>> tp.fn.rope([[1.0, 0.0], [1.0, 0.0]]).tolist()[0]
+    [1.0, 0.0]
     """
-    return turned(x, theta, offset)
+    return rotated(x, theta, offset)
 
 
-def turned(x: TensorLike, theta: float, offset: int = 0, seq_first: bool = False) -> Tensor:
-    """Return `rope`; with `seq_first` of an array (..., seq, heads, d)."""
+def rotated(x: TensorLike, theta: float, offset: int = 0, seq_first: bool = False) -> Tensor:
+    """Return `rope` of x; with `seq_first` x is (..., seq, heads, d)."""
     t, axis = as_float("rope", x), -3 if seq_first else -2
     if t.ndim < 2 or t.shape[-1] < 2 or t.shape[-1] % 2:
         raise ValueError(f"rope: x has shape {t.shape}, expected (..., seq, d) with an even d")
@@ -92,7 +102,7 @@ def turned(x: TensorLike, theta: float, offset: int = 0, seq_first: bool = False
 
 @functools.lru_cache(maxsize=64)
 def _angles(steps: int, d: int, theta: float, offset: int, dtype: np.dtype) -> tuple[Tensor, Tensor]:
-    """Return cos and sin (steps, d/2), from float64."""
+    """Return cos and sin (steps, d/2), computed in float64."""
     speed = theta ** (-2.0 * np.arange(d // 2) / d)
     angles = np.arange(offset, offset + steps, dtype=np.float64)[:, None] * speed
     return Tensor(np.cos(angles).astype(dtype)), Tensor(np.sin(angles).astype(dtype))

@@ -1,4 +1,4 @@
-"""Rows of a table by number."""
+"""Embeddings: rows of a table by index."""
 
 from __future__ import annotations
 
@@ -12,8 +12,15 @@ from treepie.autodiff.tensor import TensorLike
 def embedding(indices: TensorLike, weight: TensorLike, scale: bool = True) -> Tensor:
     """Return the rows of a table, times sqrt(dim) with `scale` (Vaswani et al. 2017, section 3.4).
 
-    indices: (...) integers.  weight: (vocabulary, dim) float.  Result: (..., dim). As in NumPy, a negative
-    index counts from the end. Raises IndexError for one outside.
+    indices: (...) integers; as in NumPy, a negative index counts from the end.
+    weight: (vocabulary, dim) float.  Result: (..., dim).
+
+    Raises IndexError for an index out of range, TypeError for indices that are not integers, ValueError for
+    another weight.
+
+    >>> import treepie as tp
+    >>> tp.fn.embedding([2, 0], [[1.0], [2.0], [3.0]]).tolist()
+    [[3.0], [1.0]]
     """
     w = as_tensor(weight)
     if w.ndim != 2 or w.dtype.kind != "f":

@@ -1,4 +1,4 @@
-"""Normalisation as functions of tensors."""
+"""Normalization as functions of tensors."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from treepie.autodiff.arguments import as_float, as_tensor, integer
 from treepie.autodiff.ops import batch_normalization as batch, normalization as rows, rsqrt
 from treepie.autodiff.tensor import TensorLike
 
-#: Arguments that multiply.
+#: Arguments that multiply: by default ones, the others zeros.
 _ONES = ("gamma", "scale")
 
 
-def _per_channel(name: str, x: Tensor, axis: int, **given: TensorLike | None) -> list[Tensor]:
-    """Return arguments with one number a channel, by default ones if they multiply, else zeros."""
-    shape, made = (x.shape[axis],), []
-    for argument, value in given.items():
+def _per_channel(name: str, x: Tensor, axis: int, **arguments: TensorLike | None) -> list[Tensor]:
+    """Return arguments as tensors with one number per channel of x."""
+    shape, tensors = (x.shape[axis],), []
+    for argument, value in arguments.items():
         if value is None:
-            made.append(ones(shape, x.dtype) if argument in _ONES else zeros(shape, x.dtype))
+            tensors.append(ones(shape, x.dtype) if argument in _ONES else zeros(shape, x.dtype))
             continue
         t = as_tensor(value)
         if t.shape != shape or t.dtype != x.dtype:
@@ -26,12 +26,12 @@ def _per_channel(name: str, x: Tensor, axis: int, **given: TensorLike | None) ->
                 f"{name}: {argument} has shape {t.shape} and dtype {t.dtype.name}, expected {shape} and "
                 f"{x.dtype.name}, for x of shape {x.shape}"
             )
-        made.append(t)
-    return made
+        tensors.append(t)
+    return tensors
 
 
 def check_eps(name: str, eps: float) -> float:
-    """Refuse an eps that is negative or not a number."""
+    """Raise ValueError for an eps that is negative or not finite."""
     if not 0 <= eps < math.inf:
         raise ValueError(f"{name}: eps is {eps}, expected a number of 0 or more")
     return float(eps)
@@ -49,8 +49,14 @@ def layer_norm(
 ) -> Tensor:
     """Return (x - mean) / sqrt(var + eps) * gamma + beta, mean and variance over the last axis.
 
-    x: (..., features).  gamma, beta: (features,), by default 1 and 0. The variance is the biased one.
-    Ba et al. 2016.
+    x: (..., features), at least one.  gamma, beta: (features,), by default 1 and 0.  eps: 0 or more.
+    The variance is the biased one. Ba et al. 2016.
+
+    Raises ValueError for shapes that do not fit and for a negative eps, TypeError for mixed dtypes.
+
+    >>> import treepie as tp
+    >>> tp.fn.layer_norm([[1.0, 3.0]], eps=0.0).tolist()
+    [[-1.0, 1.0]]
     """
     t = _features("layer_norm", x)
     w, b = _per_channel("layer_norm", t, -1, gamma=gamma, beta=beta)
@@ -60,7 +66,12 @@ def layer_norm(
 def rms_norm(x: TensorLike, scale: TensorLike | None = None, eps: float = 1e-6) -> Tensor:
     """Return x / sqrt(mean(x^2) + eps) * scale, the mean over the last axis.
 
-    x: (..., features).  scale: (features,), by default 1.  Zhang & Sennrich 2019.
+    x: (..., features), at least one.  scale: (features,), by default 1.  eps: 0 or more. Errors as of
+    `layer_norm`. Zhang & Sennrich 2019.
+
+    >>> import treepie as tp
+    >>> tp.fn.rms_norm([[3.0, 3.0]], eps=0.0).tolist()
+    [[1.0, 1.0]]
     """
     t = _features("rms_norm", x)
     w, b = _per_channel("rms_norm", t, -1, scale=scale, bias=None)
@@ -74,10 +85,16 @@ def group_norm(
     bias: TensorLike | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Return x normalised over each group of channels of an example, times scale, plus bias.
+    """Return x normalized over each group of channels of an example, times scale, plus bias.
 
-    x: (batch, channels, ...).  num_groups: divides channels.  scale, bias: (channels,), by default 1 and 0.
-    Wu & He 2018; one group is layer normalisation, as many as channels instance normalisation.
+    x: (batch, channels, ...).  num_groups: a divisor of channels.  scale, bias: (channels,), by default 1
+    and 0.  eps: 0 or more. Errors as of `layer_norm`.
+
+    Wu & He 2018; one group is layer normalization, one group per channel instance normalization.
+
+    >>> import treepie as tp
+    >>> tp.fn.group_norm([[1.0, 3.0, 10.0, 30.0]], num_groups=2, eps=0.0).tolist()
+    [[-1.0, 1.0, -1.0, 1.0]]
     """
     t, groups = as_float("group_norm", x), integer("group_norm", "num_groups", num_groups)
     if t.ndim < 2 or groups < 1 or t.shape[1] % groups:
@@ -97,10 +114,17 @@ def batch_norm(
     var: TensorLike | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Return (x - mean) / sqrt(var + eps) * scale + bias, one mean and variance a channel.
+    """Return (x - mean) / sqrt(var + eps) * scale + bias, with a mean and variance for each channel.
 
-    x: (batch, channels, ...).  scale, bias, mean, var: (channels,). Without mean and var, those of the batch
-    over all axes but channels, the variance being the biased one. Ioffe & Szegedy 2015.
+    x: (batch, channels, ...).  scale, bias: (channels,), by default 1 and 0.  eps: 0 or more.
+    mean, var: (channels,), by default those of the batch over all other axes, the variance biased.
+
+    Raises ValueError for shapes that do not fit, for one of mean and var without the other, and for a batch
+    with one value per channel; TypeError for mixed dtypes. Ioffe & Szegedy 2015.
+
+    >>> import treepie as tp
+    >>> tp.fn.batch_norm([[1.0, 5.0], [3.0, 7.0]], eps=0.0).tolist()
+    [[-1.0, -1.0], [1.0, 1.0]]
     """
     if (mean is None) != (var is None):
         raise ValueError("batch_norm: one of mean and var is None, expected both or neither")
@@ -117,10 +141,10 @@ def batch_norm(
 
 
 def batch_statistics(x: Tensor, scale: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Return x normalised by its own statistics, its channels' means and their biased variances."""
+    """Return x normalized by its own statistics, and the mean and biased variance of each channel."""
     if x.ndim >= 2 and 0 < x.size == x.shape[1]:
         raise ValueError(
             f"batch_norm: x has shape {x.shape}, one value a channel, expected more: its variance would be 0"
         )
-    made: tuple[Tensor, Tensor, Tensor] = batch.batch_norm(x, scale, bias, eps)  # type: ignore[assignment]
-    return made
+    out: tuple[Tensor, Tensor, Tensor] = batch.batch_norm(x, scale, bias, eps)  # type: ignore[assignment]
+    return out

@@ -24,10 +24,16 @@ def lstm(
         c = sigmoid(f) * c + sigmoid(i) * tanh(g);  h = sigmoid(o) * tanh(c)
 
     x: (batch, seq, in).  h0, c0: (batch, n), zeros for None.  weight_ih: (in, 4 n).  weight_hh: (n, 4 n).
-    bias_ih, bias_hh: (4 n,). The gates' order i f g o is cuDNN's and PyTorch's: these weights are PyTorch's
-    transposed, the biases as they are.
+    bias_ih, bias_hh: (4 n,). The gates' order i f g o is that of cuDNN and PyTorch, whose weights are
+    transposed. ValueError for shapes that do not fit.
 
     Hochreiter & Schmidhuber 1997; Gers et al. 2000.
+
+    >>> import treepie as tp
+    >>> weights = (tp.zeros((3, 8)), tp.zeros((2, 8)), tp.zeros(8), tp.zeros(8))
+    >>> states, (h, c) = tp.fn.lstm(tp.ones((4, 5, 3)), None, None, *weights)
+    >>> states.shape, h.shape, c.shape
+    ((4, 5, 2), (4, 2), (4, 2))
     """
     sequence, w, (h, c) = _checked("lstm", 4, x, weight_ih, weight_hh, bias_ih, bias_hh, h0, c0)
     bias = as_tensor(bias_ih) + as_tensor(bias_hh)
@@ -49,10 +55,16 @@ def gru(
         r = sigmoid(xr + hr);  z = sigmoid(xz + hz);  h = (1 - z) * tanh(xn + r * hn) + z * h
 
     x: (batch, seq, in).  h0: (batch, n), zeros for None.  weight_ih: (in, 3 n).  weight_hh: (n, 3 n).
-    bias_ih, bias_hh: (3 n,). The gates' order r z n, and the reset gate after the matrix, are cuDNN's and
-    PyTorch's: these weights are PyTorch's transposed, the biases as they are.
+    bias_ih, bias_hh: (3 n,). The gates' order r z n, and the reset gate after the product, are those of cuDNN
+    and PyTorch, whose weights are transposed. ValueError for shapes that do not fit.
 
     Cho et al. 2014.
+
+    >>> import treepie as tp
+    >>> weights = (tp.zeros((3, 6)), tp.zeros((2, 6)), tp.zeros(6), tp.zeros(6))
+    >>> states, h = tp.fn.gru(tp.ones((4, 5, 3)), None, *weights)
+    >>> states.shape, h.shape
+    ((4, 5, 2), (4, 2))
     """
     sequence, w, (h,) = _checked("gru", 3, x, weight_ih, weight_hh, bias_ih, bias_hh, h0)
     states, _ = ops.gru_steps(linear(sequence, weight_ih, bias_ih), h, w, bias_hh)
@@ -69,7 +81,7 @@ def _checked(
     bias_hh: TensorLike,
     *states: TensorLike | None,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Return x, weight_hh and the states before, zeros for None; refuse what does not fit."""
+    """Return x, weight_hh and the initial states, zeros for None; ValueError for shapes that do not fit."""
     t, w, w_x = as_float(name, x), as_tensor(weight_hh), as_tensor(weight_ih)
     n = w.shape[0] if w.ndim else 0
     if n < 1 or w.shape != (n, gates * n):
@@ -82,5 +94,5 @@ def _checked(
     for argument, bias in (("bias_ih", as_tensor(bias_ih)), ("bias_hh", as_tensor(bias_hh))):
         if bias.shape != (gates * n,):
             raise ValueError(f"{name}: {argument} has shape {bias.shape}, expected ({gates * n},)")
-    before = [zeros((t.shape[0], n), dtype=t.dtype) if s is None else as_tensor(s) for s in states]
-    return t, w, before
+    initial = [zeros((t.shape[0], n), dtype=t.dtype) if s is None else as_tensor(s) for s in states]
+    return t, w, initial

@@ -1,4 +1,4 @@
-"""Layers: pairs of functions, `init` that makes parameters and `apply` that uses them.
+"""Layers: pairs of functions, `init` that creates parameters and `apply` that uses them.
 
 Read `core.py` first, then `basic.py`.
 """

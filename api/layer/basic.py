@@ -7,14 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 from treepie.autodiff import Tensor, rng
-from treepie.autodiff.arguments import integer
 from treepie.autodiff.program.pure import is_pure
 
 from .. import fn, init as initializers
 from ..fn.linear import check_rate
 from ..init import Initializer
 from ..pickling import constructor
-from .core import Layer, Tree, Vars, stateless
+from .core import Layer, Tree, Vars, check_sizes, parametric, stateless
 
 
 @constructor
@@ -25,33 +24,45 @@ def linear(
     weight_init: Initializer = initializers.glorot_uniform,
     bias_init: Initializer = initializers.zeros,
 ) -> Layer:
-    """Return the layer x @ weight + bias on the last axis.
+    """Return the layer x @ weight + bias on the last axis: (..., in_features) -> (..., out_features).
+
+    bias: whether to add one.  weight_init, bias_init: initializers, (key, shape, dtype) -> tensor.
 
     Parameters: weight (in_features, out_features), bias (out_features,).
+
+    >>> import treepie as tp
+    >>> model = tp.layer.linear(3, 2)
+    >>> model.apply(model.init(tp.rng.key(0)), tp.zeros((4, 3)))[0].shape
+    (4, 2)
     """
-    sizes = {"in_features": in_features, "out_features": out_features}
-    for argument, size in sizes.items():
-        if integer("layer.linear", argument, size) < 1:
-            raise ValueError(f"layer.linear: {argument} is {size}, expected at least 1")
+    check_sizes("layer.linear", in_features=in_features, out_features=out_features)
 
-    def init(rngs: Tensor, dtype: Any) -> Vars:
+    def params(rngs: Tensor, dtype: Any) -> dict[str, Tensor]:
         keys = rng.split(rngs)
-        params = {"weight": weight_init(keys[0], (in_features, out_features), dtype)}
-        if bias:
-            params["bias"] = bias_init(keys[1], (out_features,), dtype)
-        return Vars(params, {}, dtype)
+        weight = {"weight": weight_init(keys[0], (in_features, out_features), dtype)}
+        return {**weight, "bias": bias_init(keys[1], (out_features,), dtype)} if bias else weight
 
-    def apply(
-        params: Tree, state: Tree, x: Tensor, *, dtype: Any, training: bool, rngs: Any, ctx: Any
-    ) -> tuple[Tensor, Tree]:
-        return fn.linear(x, params["weight"], params["bias"] if bias else None), state
-
-    return Layer(init, apply, f"linear({in_features}, {out_features})", pure=True)
+    return parametric(
+        f"linear({in_features}, {out_features})",
+        params,
+        lambda p, x: fn.linear(x, p["weight"], p["bias"] if bias else None),
+    )
 
 
 @constructor
 def dropout(rate: float) -> Layer:
-    """Return the layer `fn.dropout`: in training, it sets elements to 0 with probability `rate`."""
+    """Return the layer `fn.dropout`: in training, it sets elements to 0 with probability `rate`.
+
+    rate: in [0, 1), else ValueError. Raises ValueError in training without a key.
+
+    >>> import treepie as tp
+    >>> model = tp.layer.dropout(0.5)
+    >>> vars = model.init(tp.rng.key(0))
+    >>> model.apply(vars, [1.0, 2.0])[0].tolist()
+    [1.0, 2.0]
+    >>> set(model.apply(vars, tp.ones(100), training=True, rngs=tp.rng.key(1))[0].tolist()) == {0.0, 2.0}
+    True
+    """
     check_rate(rate)
 
     def apply(
@@ -68,51 +79,92 @@ def dropout(rate: float) -> Layer:
 
 @constructor
 def relu() -> Layer:
-    """Return the layer max(x, 0)."""
+    """Return the layer max(x, 0).
+
+    >>> import treepie as tp
+    >>> model = tp.layer.relu()
+    >>> model.apply(model.init(tp.rng.key(0)), [-1.0, 2.0])[0].tolist()
+    [0.0, 2.0]
+    """
     return stateless("relu", fn.relu)
 
 
 @constructor
 def gelu() -> Layer:
-    """Return the layer x Phi(x), Phi the normal distribution."""
+    """Return the layer x Phi(x), Phi the cumulative normal distribution (Hendrycks & Gimpel 2016).
+
+    >>> import treepie as tp
+    >>> model = tp.layer.gelu()
+    >>> model.apply(model.init(tp.rng.key(0)), [0.0, 10.0])[0].tolist()
+    [0.0, 10.0]
+    """
     return stateless("gelu", fn.gelu)
 
 
 @constructor
 def silu() -> Layer:
-    """Return the layer x * sigmoid(x)."""
+    """Return the layer x * sigmoid(x) (Elfwing et al. 2018).
+
+    >>> import treepie as tp
+    >>> model = tp.layer.silu()
+    >>> model.apply(model.init(tp.rng.key(0)), [0.0])[0].tolist()
+    [0.0]
+    """
     return stateless("silu", fn.silu)
 
 
 @constructor
 def tanh() -> Layer:
-    """Return the layer tanh(x)."""
+    """Return the layer tanh(x).
+
+    >>> import treepie as tp
+    >>> model = tp.layer.tanh()
+    >>> model.apply(model.init(tp.rng.key(0)), [0.0])[0].tolist()
+    [0.0]
+    """
     return stateless("tanh", fn.tanh)
 
 
 @constructor
 def sigmoid() -> Layer:
-    """Return the layer 1 / (1 + exp(-x))."""
+    """Return the layer 1 / (1 + exp(-x)).
+
+    >>> import treepie as tp
+    >>> model = tp.layer.sigmoid()
+    >>> model.apply(model.init(tp.rng.key(0)), [0.0])[0].tolist()
+    [0.5]
+    """
     return stateless("sigmoid", fn.sigmoid)
 
 
 @constructor
 def flatten() -> Layer:
-    """Return the layer (batch, ...) -> (batch, features)."""
+    """Return the layer (batch, ...) -> (batch, features).
 
-    def flat(x: Tensor) -> Tensor:
+    >>> import treepie as tp
+    >>> model = tp.layer.flatten()
+    >>> model.apply(model.init(tp.rng.key(0)), tp.zeros((4, 2, 3)))[0].shape
+    (4, 6)
+    """
+
+    def flatten_features(x: Tensor) -> Tensor:
         if x.ndim == 0:
             raise ValueError("layer.flatten: x has shape (), expected (batch, ...)")
         return x.reshape((x.shape[0], math.prod(x.shape[1:])))
 
-    return stateless("flatten", flat)
+    return stateless("flatten", flatten_features)
 
 
 @constructor
 def lambda_(function: Callable[[Any], Any]) -> Layer:
-    """Return the layer of a function without parameters.
+    """Return the layer of a function x -> y without parameters; TypeError for other than a function.
 
-    The function runs in every step, unless it is the library's own, or marked by `tp.pure`.
+    Its Python runs in every step, unless it is one of the library's functions or marked by `tp.pure`.
+
+    >>> import treepie as tp
+    >>> model = tp.layer.lambda_(tp.square)
+    >>> model.apply(model.init(tp.rng.key(0)), [1.0, 2.0])[0].tolist()
+    [1.0, 4.0]
     """
     if not callable(function):
         raise TypeError(f"layer.lambda_: fn is {function!r}, expected a function")

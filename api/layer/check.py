@@ -13,20 +13,20 @@ from .core import Context, Layer, Tree, Vars
 
 
 def check(layer: Layer, input: Any, ctx: Context | None = None, seed: int = 0) -> None:
-    """Raise AssertionError, saying what is wrong, unless a layer obeys the laws of layers.
+    """Raise AssertionError, with the reason, unless a layer obeys the laws of layers.
 
-    In float32 and float64: parameters and state have the model's dtype; results too, in evaluation and in
-    training; an evaluation gives the same bits again and leaves the state as it is; training keeps the
-    state's structure, shapes and dtypes, and with the same key gives the same bits; parameters may be taken
-    apart and rebuilt by `ptree`; every parameter gets a gradient that is not all zero. In float64 the
-    gradients of parameters and input equal central differences, in evaluation and in training.
+    In float32 and float64: parameters, state and results have the model's dtype, in evaluation and in
+    training; two calls with the same key have the same bits; evaluation does not change the state, and
+    training keeps its structure, shapes and dtypes; parameters may be flattened and rebuilt by `ptree`;
+    every parameter has a gradient that is not all zero. In float64 the gradients of parameters and input
+    equal central differences, in evaluation and in training.
 
-    input: what the layer takes, a tensor or a tree of them, of two or more examples and without ties or
+    input: the layer's input, a tensor or a tree of tensors, of two or more examples and without ties or
         kinks of the layer. Floats are converted to each dtype.
-    ctx: the tensors that go with the call.  seed: of the key that parameters and dropout are drawn from.
+    ctx: the tensors that accompany the call.  seed: seed of the key of parameters and dropout.
 
-    >>> from treepie import layer
-    >>> layer.check(layer.linear(3, 2), [[1.0, 2.0, 3.0], [4.0, 5.0, 6.5]])
+    >>> import treepie as tp
+    >>> tp.layer.check(tp.layer.linear(3, 2), [[1.0, 2.0, 3.0], [4.0, 5.0, 6.5]])
     """
     for dtype in (float32, float64):
         _Laws(layer, input, ctx, seed, dtype).run()
@@ -51,8 +51,9 @@ class _Laws:
 
     def apply(self, vars: Vars, training: bool, x: Any = None) -> tuple[Any, Vars]:
         """Apply the layer."""
-        given = self.x if x is None else x
-        return self.layer.apply(vars, given, training=training, rngs=self.call_key, ctx=self.ctx)
+        return self.layer.apply(
+            vars, self.x if x is None else x, training=training, rngs=self.call_key, ctx=self.ctx
+        )
 
     def run(self) -> None:
         """Check all laws."""
@@ -94,14 +95,14 @@ class _Laws:
         rebuilt, _ = self.apply(self.vars.with_params(rebuild(leaves)), training)
         self.same_structure("result for parameters rebuilt by ptree.flatten", first, rebuilt)
 
-    def same_structure(self, what: str, expected: Tree, given: Tree) -> None:
+    def same_structure(self, what: str, expected: Tree, actual: Tree) -> None:
         """Two trees have the same paths, shapes and dtypes."""
 
         def described(tree: Tree) -> list[str]:
-            found = [(path, as_tensor(leaf)) for path, leaf in ptree.flatten_with_paths(tree)]
-            return [f"{path} {t.shape} {t.dtype.name}".strip() for path, t in found]
+            leaves = [(path, as_tensor(leaf)) for path, leaf in ptree.flatten_with_paths(tree)]
+            return [f"{path} {t.shape} {t.dtype.name}".strip() for path, t in leaves]
 
-        a, b = described(expected), described(given)
+        a, b = described(expected), described(actual)
         self.require(a == b, f"{what}: {b}, expected {a}")
 
     def gradients(self, training: bool) -> None:
@@ -114,8 +115,8 @@ class _Laws:
         ]
 
         def outputs(params: Tree, x: Any) -> list[Tensor]:
-            made = ptree.leaves(self.apply(self.vars.with_params(params), training, x)[0])
-            return [y for y in made if y.dtype.kind == "f"]
+            results = ptree.leaves(self.apply(self.vars.with_params(params), training, x)[0])
+            return [y for y in results if y.dtype.kind == "f"]
 
         def loss(params: Tree) -> Tensor:
             total = Tensor(np.zeros((), self.dtype))

@@ -1,4 +1,4 @@
-"""Layers made of layers."""
+"""Containers: layers composed of layers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ from .core import Layer, Tree, Vars
 
 @constructor
 def residual(layer: Layer) -> Layer:
-    """Return the layer x + layer(x); its parameters are the inner layer's."""
+    """Return the layer x + layer(x), with the parameters of the inner layer (He et al. 2016).
+
+    Raises ValueError if the inner layer changes the shape.
+
+    >>> import treepie as tp
+    >>> model = tp.layer.residual(tp.layer.linear(3, 3))
+    >>> model.apply(model.init(tp.rng.key(0)), tp.zeros((4, 3)))[0].shape
+    (4, 3)
+    """
 
     def apply(
         params: Tree, state: Tree, x: Tensor, *, dtype: Any, training: bool, rngs: Any, ctx: Any
@@ -30,15 +38,23 @@ def residual(layer: Layer) -> Layer:
 
 @constructor
 def sequential(layers: Sequence[Layer]) -> Layer:
-    """Return the layers one after another; params and state are lists with an entry for each."""
+    """Return the layers one after another; params and state are lists with an entry for each.
+
+    Each layer gets another key, and the same context. Raises TypeError for other than layers.
+
+    >>> import treepie as tp
+    >>> model = tp.layer.sequential([tp.layer.linear(3, 8), tp.layer.relu(), tp.layer.linear(8, 2)])
+    >>> model.apply(model.init(tp.rng.key(0)), tp.zeros((4, 3)))[0].shape
+    (4, 2)
+    """
     parts = list(layers)
     for k, layer in enumerate(parts):
         if not isinstance(layer, Layer):
             raise TypeError(f"layer.sequential: layers[{k}] is a {type(layer).__name__}, expected a Layer")
 
     def init(rngs: Tensor, dtype: Any) -> Vars:
-        made = [layer.init(rng.fold_in(rngs, k), dtype) for k, layer in enumerate(parts)]
-        return Vars([v.params for v in made], [v.state for v in made], dtype)
+        every = [layer.init(rng.fold_in(rngs, k), dtype) for k, layer in enumerate(parts)]
+        return Vars([v.params for v in every], [v.state for v in every], dtype)
 
     def apply(
         params: Tree, state: Tree, x: Any, *, dtype: Any, training: bool, rngs: Any, ctx: Any
@@ -60,7 +76,13 @@ def sequential(layers: Sequence[Layer]) -> Layer:
 
 @constructor
 def compose(left: Layer, right: Layer) -> Layer:
-    """Return right after left; params and state are {"left": ..., "right": ...}."""
+    """Return the layer right(left(x)); params and state are {"left": ..., "right": ...}.
+
+    >>> import treepie as tp
+    >>> model = tp.layer.compose(tp.layer.linear(3, 8), tp.layer.relu())
+    >>> model.apply(model.init(tp.rng.key(0)), tp.zeros((4, 3)))[0].shape
+    (4, 8)
+    """
     both = sequential([left, right])
 
     def init(rngs: Tensor, dtype: Any) -> Vars:

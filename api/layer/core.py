@@ -1,4 +1,7 @@
-"""What a layer is: a pair of functions, `init` that makes parameters and `apply` that uses them."""
+"""The layer type: a pair of functions, `init` that creates parameters and `apply` that uses them.
+
+Most layers need only parameters and input: `parametric` and `stateless` build those from one function.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from treepie.autodiff import Tensor, float32, ptree
-from treepie.autodiff.arguments import as_tensor
+from treepie.autodiff.arguments import as_tensor, integer
 from treepie.autodiff.program.pure import Known, call_pure, call_tensors, is_pure
 from treepie.autodiff.ptree.structure import register_state, register_static
 from treepie.autodiff.tensor import TensorLike, check_dtype
@@ -24,26 +27,33 @@ Tree = Any
 
 @dataclass(frozen=True)
 class Vars:
-    """A model's parameters and non-trainable state, and the dtype that it computes in."""
+    """A model's parameters, its non-trainable state, and the dtype that it computes in.
+
+    >>> import treepie as tp
+    >>> vars = tp.layer.linear(3, 2).init(tp.rng.key(0))
+    >>> sorted(vars.params), vars.state, vars.dtype.name
+    (['bias', 'weight'], {}, 'float32')
+    """
 
     params: Tree
     state: Tree
     dtype: Any
 
     def with_params(self, params: Tree) -> Vars:
-        """Return the same with other parameters."""
+        """Return Vars with other parameters."""
         return Vars(params, self.state, self.dtype)
 
     def with_state(self, state: Tree) -> Vars:
-        """Return the same with another state."""
+        """Return Vars with another state."""
         return Vars(self.params, state, self.dtype)
 
 
 @dataclass(frozen=True)
 class Context:
-    """Tensors that accompany one call of a model, by name; containers hand them to every layer.
+    """Tensors that accompany one call of a model, by name; containers forward them to every layer.
 
-    >>> Context().set("attention_mask", [1, 1, 0]).get("attention_mask").tolist()
+    >>> import treepie as tp
+    >>> tp.Context().set("attention_mask", [1, 1, 0]).get("attention_mask").tolist()
     [1, 1, 0]
     """
 
@@ -61,39 +71,46 @@ class Context:
 Init = Callable[[Tensor, Any], Vars]
 Apply = Callable[..., tuple[Any, Tree]]
 
-#: Where `summary` collects (name, output, parameters of its own) of each layer that is applied.
-seen: ContextVar[list[tuple[str, Any, int]] | None] = ContextVar("seen", default=None)
+#: The list where `summary` collects (name, output, own parameters) of each layer that is applied.
+summary_rows: ContextVar[list[tuple[str, Any, int]] | None] = ContextVar("summary_rows", default=None)
 
 
 class Layer(Constructed):
-    """A model or a part of one.
+    """A model or a part of one: two functions, called through the methods of the same names.
 
     init: (rngs, dtype) -> Vars.
     apply: (params, state, x, *, dtype, training, rngs, ctx) -> (y, state).
-    name: what `summary` shows.
-    pure: whether `apply` is pure, so that a training step need not run its Python; of a function that
-        `tp.pure` has marked it is.
+    name: the name in `summary` and in errors.
+    pure: whether `apply` is a pure function, whose Python a training step need not run again; true for a
+        function marked by `tp.pure`.
 
-    The two functions are called through the methods of the same names.
+    >>> import treepie as tp
+    >>> def apply(params, state, x, *, dtype, training, rngs, ctx):
+    ...     return x * params["scale"], state
+    >>> def init(rngs, dtype):
+    ...     return tp.layer.Vars({"scale": tp.ones((), dtype)}, {}, dtype)
+    >>> scale = tp.layer.Layer(init, apply)
+    >>> y, vars = scale.apply(scale.init(tp.rng.key(0)), [1.0, 2.0])
+    >>> y.tolist()
+    [1.0, 2.0]
     """
 
-    __slots__ = ("_apply", "_init", "_known", "_made_by", "name", "pure")
+    __slots__ = ("_apply", "_call", "_init", "_known", "name", "pure")
 
     def __init__(self, init: Init, apply: Apply, name: str = "layer", *, pure: bool = False) -> None:
-        """Make a layer of its two functions."""
         self._init, self._apply, self.name = init, apply, name
         self.pure = pure or is_pure(apply)
         self._known: Known = {}
 
     def __getstate__(self) -> Any:
-        """Return what is pickled of a layer that no constructor of the library's made."""
+        """Return the attributes to pickle, for a layer that no constructor of the library returned."""
         slots = [name for cls in type(self).__mro__ for name in getattr(cls, "__slots__", ())]
-        left_out = {"_known", "_made_by"}
-        held = {n: getattr(self, n) for n in slots if n not in left_out and hasattr(self, n)}
-        return getattr(self, "__dict__", None), held
+        excluded = {"_known", "_call"}
+        attributes = {n: getattr(self, n) for n in slots if n not in excluded and hasattr(self, n)}
+        return getattr(self, "__dict__", None), attributes
 
     def __setstate__(self, state: Any) -> None:
-        """Take what was pickled."""
+        """Restore pickled attributes."""
         for attributes in state:
             for name, value in (attributes or {}).items():
                 setattr(self, name, value)
@@ -106,18 +123,18 @@ class Layer(Constructed):
     def init(self, rngs: Tensor, dtype: Any = float32) -> Vars:
         """Return new parameters and state.
 
-        rngs: a key.  dtype: float32 or float64.
+        rngs: a key.  dtype: float32 or float64, else TypeError.
         """
-        wanted = check_dtype("Layer.init", dtype)
-        if wanted.kind != "f":
-            raise TypeError(f"Layer.init: dtype is {wanted.name}, expected float32 or float64")
+        compute = check_dtype("Layer.init", dtype)
+        if compute.kind != "f":
+            raise TypeError(f"Layer.init: dtype is {compute.name}, expected float32 or float64")
         with compilations.watch():
-            made = self._init(rngs, wanted)
-        if not isinstance(made, Vars):
+            vars = self._init(rngs, compute)
+        if not isinstance(vars, Vars):
             raise TypeError(
-                f"Layer.init: {self.name} returned {type(made).__name__}, expected a tp.layer.Vars"
+                f"Layer.init: {self.name} returned {type(vars).__name__}, expected a tp.layer.Vars"
             )
-        return made
+        return vars
 
     def apply(
         self,
@@ -130,7 +147,8 @@ class Layer(Constructed):
         """Return the output for an input, and the variables with their new state.
 
         x: a tensor, or a tuple or dict of tensors; floats are converted to the dtype of `vars`.
-        training: whether dropout and the like are active.  rngs: the key that they draw from.
+        training: whether dropout and the like are active.  rngs: the key for their random numbers.
+        ctx: tensors for every layer, such as a mask.
         """
         trace = active.state.trace
         if self.pure and trace is not None and trace.user and not trace.closed:
@@ -142,21 +160,21 @@ class Layer(Constructed):
     def _entered(
         self, trace: Any, vars: Vars, x: Any, training: bool, rngs: Tensor | None, ctx: Context | None
     ) -> tuple[Any, Tree]:
-        """Return what `_applied` does, as one entry of a trace."""
+        """Return the result of `_applied`, as one entry of the trace."""
         params, state, dtype = vars.params, vars.state, vars.dtype
         if type(x) is Tensor and not state and rngs is None and ctx is None and type(params) is dict:
-            given = (*params.values(), x)
-            if all(type(t) is Tensor for t in given):
+            tensors = (*params.values(), x)
+            if all(type(t) is Tensor for t in tensors):
                 names = tuple(params)
 
-                def plain(*tensors: Tensor) -> Any:
-                    own = dict(zip(names, tensors[:-1], strict=True))
-                    return self._applied(own, state, tensors[-1], training, None, None, dtype)
+                def plain(*operands: Tensor) -> Any:
+                    own = dict(zip(names, operands[:-1], strict=True))
+                    return self._applied(own, state, operands[-1], training, None, None, dtype)
 
-                found = call_tensors(trace, self._known, (names, training, dtype), plain, given)
-                if found is not None:
-                    pure, made = found
-                    return (made[0], state) if pure.alone else pure.result(given, made)
+                entry = call_tensors(trace, self._known, (names, training, dtype), plain, tensors)
+                if entry is not None:
+                    pure, outputs = entry
+                    return (outputs[0], state) if pure.alone else pure.result(tensors, outputs)
         arguments = (params, state, x, training, rngs, ctx, dtype)
         return call_pure(self._known, self._applied, arguments)  # type: ignore[no-any-return]
 
@@ -170,15 +188,15 @@ class Layer(Constructed):
         ctx: Context | None,
         dtype: Any,
     ) -> tuple[Any, Tree]:
-        rows = seen.get()
+        rows = summary_rows.get()
         start = len(rows) if rows is not None else 0
         t = _cast(inputs(x), dtype)
-        made = self._apply(params, state, t, dtype=dtype, training=training, rngs=rngs, ctx=ctx)
-        if not isinstance(made, tuple) or len(made) != 2:
-            raise TypeError(f"Layer.apply: {self.name} returned {type(made).__name__}, expected (y, state)")
-        y, after = made
+        result = self._apply(params, state, t, dtype=dtype, training=training, rngs=rngs, ctx=ctx)
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise TypeError(f"Layer.apply: {self.name} returned {type(result).__name__}, expected (y, state)")
+        y, after = result
         if rows is not None:
-            # A container shows only what its layers do not: parameters of its own.
+            # A container has a row only if it has parameters that its layers do not have.
             own = ptree.count_parameters(params) - sum(n for _, _, n in rows[start:])
             if len(rows) == start or own > 0:
                 rows.append((self.name, y, own))
@@ -186,7 +204,7 @@ class Layer(Constructed):
 
 
 def inputs(x: Any) -> Any:
-    """Return what a model is given as a tensor, or a tuple or dict of tensors."""
+    """Return a model's input as a tensor, or a tuple or dict of tensors."""
     return ptree.map(as_tensor, x) if isinstance(x, tuple | dict) else as_tensor(x)
 
 
@@ -204,7 +222,7 @@ register_static(Layer)
 
 
 def stateless(name: str, function: Callable[[Any], Any], *, pure: bool = True) -> Layer:
-    """Return the layer of a function without parameters, state or random numbers."""
+    """Return the layer of a function x -> y: no parameters, state or random numbers."""
 
     def apply(
         params: Tree, state: Tree, x: Any, *, dtype: Any, training: bool, rngs: Any, ctx: Any
@@ -212,3 +230,26 @@ def stateless(name: str, function: Callable[[Any], Any], *, pure: bool = True) -
         return function(x), state
 
     return Layer(lambda rngs, dtype: Vars({}, {}, dtype), apply, name, pure=pure)
+
+
+def parametric(
+    name: str, params: Callable[[Tensor, Any], Tree], function: Callable[[Tree, Tensor], Tensor]
+) -> Layer:
+    """Return the layer of a pure function (params, x) -> y: no state or random numbers, one mode.
+
+    params: (rngs, dtype) -> the parameters at first.
+    """
+
+    def apply(
+        params: Tree, state: Tree, x: Tensor, *, dtype: Any, training: bool, rngs: Any, ctx: Any
+    ) -> tuple[Tensor, Tree]:
+        return function(params, x), state
+
+    return Layer(lambda rngs, dtype: Vars(params(rngs, dtype), {}, dtype), apply, name, pure=True)
+
+
+def check_sizes(function: str, **sizes: int) -> None:
+    """Raise TypeError or ValueError, with the argument's name, unless sizes are integers of at least 1."""
+    for argument, size in sizes.items():
+        if integer(function, argument, size) < 1:
+            raise ValueError(f"{function}: {argument} is {size}, expected at least 1")

@@ -1,64 +1,59 @@
-"""Normalisation layers."""
+"""Normalization layers."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from treepie.autodiff import Tensor, ones, stop_gradient, zeros
-from treepie.autodiff.arguments import integer
 from treepie.autodiff.ops.batch_normalization import scale_shift
 
 from .. import fn
 from ..fn.norm import batch_statistics, check_eps
 from ..pickling import constructor
-from .core import Layer, Tree, Vars
-
-
-def _at_least_one(function: str, **sizes: int) -> None:
-    for argument, size in sizes.items():
-        if integer(function, argument, size) < 1:
-            raise ValueError(f"{function}: {argument} is {size}, expected at least 1")
+from .core import Layer, Tree, Vars, check_sizes, parametric
 
 
 @constructor
 def layer_norm(dim: int, eps: float = 1e-5) -> Layer:
     """Return the layer `fn.layer_norm` on the last axis, of `dim` elements.
 
+    eps: 0 or more, else ValueError.
+
     Parameters: gamma (dim,), ones at first; beta (dim,), zeros at first.
+
+    >>> import treepie as tp
+    >>> model = tp.layer.layer_norm(8)
+    >>> model.apply(model.init(tp.rng.key(0)), tp.zeros((4, 8)))[0].shape
+    (4, 8)
     """
-    _at_least_one("layer.layer_norm", dim=dim)
+    check_sizes("layer.layer_norm", dim=dim)
     check_eps("layer.layer_norm", eps)
 
-    def init(rngs: Tensor, dtype: Any) -> Vars:
-        return Vars({"gamma": ones((dim,), dtype), "beta": zeros((dim,), dtype)}, {}, dtype)
-
-    def apply(
-        params: Tree, state: Tree, x: Tensor, *, dtype: Any, training: bool, rngs: Any, ctx: Any
-    ) -> tuple[Tensor, Tree]:
-        return fn.layer_norm(x, params["gamma"], params["beta"], eps), state
-
-    return Layer(init, apply, f"layer_norm({dim})", pure=True)
+    return parametric(
+        f"layer_norm({dim})",
+        lambda rngs, dtype: {"gamma": ones((dim,), dtype), "beta": zeros((dim,), dtype)},
+        lambda p, x: fn.layer_norm(x, p["gamma"], p["beta"], eps),
+    )
 
 
 @constructor
 def rms_norm(dim: int, eps: float = 1e-6) -> Layer:
-    """Return the layer `fn.rms_norm` on the last axis, of `dim` elements.
+    """Return the layer `fn.rms_norm` on the last axis, of `dim` elements; eps as for `layer_norm`.
 
     Parameters: scale (dim,), ones at first.
+
+    >>> import treepie as tp
+    >>> model = tp.layer.rms_norm(8)
+    >>> model.apply(model.init(tp.rng.key(0)), tp.zeros((4, 8)))[0].shape
+    (4, 8)
     """
-    _at_least_one("layer.rms_norm", dim=dim)
+    check_sizes("layer.rms_norm", dim=dim)
     check_eps("layer.rms_norm", eps)
 
-    def apply(
-        params: Tree, state: Tree, x: Tensor, *, dtype: Any, training: bool, rngs: Any, ctx: Any
-    ) -> tuple[Tensor, Tree]:
-        return fn.rms_norm(x, params["scale"], eps), state
-
-    return Layer(
-        lambda rngs, dtype: Vars({"scale": ones((dim,), dtype)}, {}, dtype),
-        apply,
+    return parametric(
         f"rms_norm({dim})",
-        pure=True,
+        lambda rngs, dtype: {"scale": ones((dim,), dtype)},
+        lambda p, x: fn.rms_norm(x, p["scale"], eps),
     )
 
 
@@ -66,9 +61,16 @@ def rms_norm(dim: int, eps: float = 1e-6) -> Layer:
 def group_norm(num_groups: int, num_channels: int, eps: float = 1e-5) -> Layer:
     """Return the layer `fn.group_norm` for inputs (batch, num_channels, ...).
 
+    num_groups: a divisor of num_channels.  eps: 0 or more. ValueError for others.
+
     Parameters: scale (num_channels,), ones at first; bias (num_channels,), zeros at first.
+
+    >>> import treepie as tp
+    >>> model = tp.layer.group_norm(2, 6)
+    >>> model.apply(model.init(tp.rng.key(0)), tp.zeros((4, 6, 5)))[0].shape
+    (4, 6, 5)
     """
-    _at_least_one("layer.group_norm", num_groups=num_groups, num_channels=num_channels)
+    check_sizes("layer.group_norm", num_groups=num_groups, num_channels=num_channels)
     check_eps("layer.group_norm", eps)
     if num_channels % num_groups:
         raise ValueError(
@@ -76,29 +78,33 @@ def group_norm(num_groups: int, num_channels: int, eps: float = 1e-5) -> Layer:
             "divisor"
         )
 
-    def init(rngs: Tensor, dtype: Any) -> Vars:
-        return Vars({"scale": ones((num_channels,), dtype), "bias": zeros((num_channels,), dtype)}, {}, dtype)
-
-    def apply(
-        params: Tree, state: Tree, x: Tensor, *, dtype: Any, training: bool, rngs: Any, ctx: Any
-    ) -> tuple[Tensor, Tree]:
-        return fn.group_norm(x, num_groups, params["scale"], params["bias"], eps), state
-
-    return Layer(init, apply, f"group_norm({num_groups}, {num_channels})", pure=True)
+    shape = (num_channels,)
+    return parametric(
+        f"group_norm({num_groups}, {num_channels})",
+        lambda rngs, dtype: {"scale": ones(shape, dtype), "bias": zeros(shape, dtype)},
+        lambda p, x: fn.group_norm(x, num_groups, p["scale"], p["bias"], eps),
+    )
 
 
 @constructor
 def batch_norm(num_features: int, eps: float = 1e-5, momentum: float = 0.1) -> Layer:
-    """Return the layer that normalises each channel, axis 1 of 2, 3 or 4 axes.
+    """Return the layer that normalizes each channel, axis 1 of 2, 3 or 4 axes (Ioffe & Szegedy 2015).
 
-    Training normalises by the batch's mean and biased variance over all other axes, and moves the running
-    statistics towards the batch's by `momentum`, the weight of the new value; the running variance is of
-    the unbiased one, as PyTorch's. No gradient passes to them. Evaluation normalises by them.
+    In training it normalizes by the batch's mean and biased variance over all other axes, and updates the
+    running statistics: momentum * new + (1 - momentum) * old. The running variance is of the unbiased one, as
+    PyTorch's. No gradient flows to them. In evaluation it normalizes by them.
+
+    eps: 0 or more.  momentum: 0 to 1. ValueError for others.
 
     Parameters: scale (num_features,), ones at first; bias (num_features,), zeros at first.
     State: running_mean, zeros at first; running_var, ones at first.
+
+    >>> import treepie as tp
+    >>> model = tp.layer.batch_norm(3)
+    >>> model.apply(model.init(tp.rng.key(0)), tp.zeros((4, 3, 5)))[0].shape
+    (4, 3, 5)
     """
-    _at_least_one("layer.batch_norm", num_features=num_features)
+    check_sizes("layer.batch_norm", num_features=num_features)
     check_eps("layer.batch_norm", eps)
     if not 0 <= momentum <= 1:
         raise ValueError(f"layer.batch_norm: momentum is {momentum}, expected 0 to 1")

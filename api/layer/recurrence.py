@@ -6,22 +6,26 @@ from collections.abc import Callable
 from typing import Any
 
 from treepie.autodiff import Tensor, rng
-from treepie.autodiff.arguments import integer
 
 from .. import fn
 from ..pickling import constructor
-from .core import Layer, Tree, Vars
+from .core import Layer, Tree, check_sizes, parametric
 
 
 @constructor
 def lstm(in_features: int, hidden_size: int, return_sequences: bool = True) -> Layer:
     """Return a long short-term memory, (batch, seq, in_features) -> (batch, seq, hidden_size).
 
-    return_sequences: False gives the last hidden state alone, (batch, hidden_size).
+    return_sequences: False returns the last hidden state alone, (batch, hidden_size).
 
     Parameters: weight_ih (in_features, 4 n), weight_hh (n, 4 n), bias_ih and bias_hh (4 n,), n = hidden_size,
-    gates in the order i f g o; from PyTorch's, transpose the weights. They begin uniform in +-1/sqrt(n).
-    `fn.lstm` takes and gives hidden states.
+    gates in the order i f g o (for PyTorch's, transpose the weights); uniform in +-1/sqrt(n) at first.
+    `fn.lstm` takes and returns hidden states. Hochreiter & Schmidhuber 1997.
+
+    >>> import treepie as tp
+    >>> model = tp.layer.lstm(4, 8)
+    >>> model.apply(model.init(tp.rng.key(0)), tp.zeros((2, 5, 4)))[0].shape
+    (2, 5, 8)
     """
     return _recurrent(
         "lstm",
@@ -37,11 +41,16 @@ def lstm(in_features: int, hidden_size: int, return_sequences: bool = True) -> L
 def gru(in_features: int, hidden_size: int, return_sequences: bool = True) -> Layer:
     """Return a gated recurrent unit, (batch, seq, in_features) -> (batch, seq, hidden_size).
 
-    return_sequences: False gives the last hidden state alone, (batch, hidden_size).
+    return_sequences: False returns the last hidden state alone, (batch, hidden_size).
 
     Parameters: weight_ih (in_features, 3 n), weight_hh (n, 3 n), bias_ih and bias_hh (3 n,), n = hidden_size,
-    gates in the order r z n; from PyTorch's, transpose the weights. They begin uniform in +-1/sqrt(n).
-    `fn.gru` takes and gives hidden states.
+    gates in the order r z n (for PyTorch's, transpose the weights); uniform in +-1/sqrt(n) at first.
+    `fn.gru` takes and returns hidden states. Cho et al. 2014.
+
+    >>> import treepie as tp
+    >>> model = tp.layer.gru(4, 8, return_sequences=False)
+    >>> model.apply(model.init(tp.rng.key(0)), tp.zeros((2, 5, 4)))[0].shape
+    (2, 8)
     """
     return _recurrent(
         "gru", 3, in_features, hidden_size, return_sequences, lambda x, p: fn.gru(x, None, **p)[0]
@@ -56,9 +65,7 @@ def _recurrent(
     return_sequences: bool,
     run: Callable[[Tensor, Tree], Tensor],
 ) -> Layer:
-    for argument, size in {"in_features": in_features, "hidden_size": hidden_size}.items():
-        if integer(f"layer.{name}", argument, size) < 1:
-            raise ValueError(f"layer.{name}: {argument} is {size}, expected at least 1")
+    check_sizes(f"layer.{name}", in_features=in_features, hidden_size=hidden_size)
     wide = gates * hidden_size
     shapes = {
         "weight_ih": (in_features, wide),
@@ -67,17 +74,14 @@ def _recurrent(
         "bias_hh": (wide,),
     }
 
-    def init(rngs: Tensor, dtype: Any) -> Vars:
+    def params(rngs: Tensor, dtype: Any) -> dict[str, Tensor]:
         bound, keys = hidden_size**-0.5, rng.split(rngs, len(shapes))
-        params = {p: rng.uniform(keys[k], s, -bound, bound, dtype) for k, (p, s) in enumerate(shapes.items())}
-        return Vars(params, {}, dtype)
+        return {p: rng.uniform(keys[k], s, -bound, bound, dtype) for k, (p, s) in enumerate(shapes.items())}
 
-    def apply(
-        params: Tree, state: Tree, x: Tensor, *, dtype: Any, training: bool, rngs: Any, ctx: Any
-    ) -> tuple[Tensor, Tree]:
+    def function(params: Tree, x: Tensor) -> Tensor:
         if x.ndim != 3 or x.shape[2] != in_features or not (x.shape[1] or return_sequences):
             raise ValueError(f"layer.{name}: x has shape {x.shape}, expected (batch, seq, {in_features})")
         states = run(x, params)
-        return states if return_sequences else states[:, -1], state
+        return states if return_sequences else states[:, -1]
 
-    return Layer(init, apply, f"{name}({in_features}, {hidden_size})", pure=True)
+    return parametric(f"{name}({in_features}, {hidden_size})", params, function)

@@ -7,21 +7,30 @@ from typing import Any
 
 from treepie.autodiff import float32, ptree, rng, zeros
 
-from .core import Layer, seen
+from .core import Layer, summary_rows
 
 
 def summary(model: Layer, input_shape: Sequence[int], input_dtype: Any = float32) -> str:
     """Return a table of a model's layers, their output shapes and their numbers of parameters.
 
-    input_shape: of a whole batch, such as (1, 784).  input_dtype: int32 for token ids.
+    input_shape: shape of a batch, such as (1, 784).  input_dtype: int32 for token ids.
+
+    >>> import treepie as tp
+    >>> print(tp.layer.summary(tp.layer.sequential([tp.layer.linear(4, 8), tp.layer.relu()]), (1, 4)))
+    layer         output shape  parameters
+    --------------------------------------
+    linear(4, 8)  (1, 8)                40
+    relu          (1, 8)                 0
+    --------------------------------------
+    total                               40
     """
     vars = model.init(rng.key(0))
     rows: list[tuple[str, Any, int]] = []
-    token = seen.set(rows)
+    token = summary_rows.set(rows)
     try:
         model.apply(vars, zeros(tuple(input_shape), input_dtype))
     finally:
-        seen.reset(token)
+        summary_rows.reset(token)
     table = [("layer", "output shape", "parameters")]
     table += [(name, _shape(y), f"{n:,}") for name, y, n in rows]
     table += [("total", "", f"{ptree.count_parameters(vars.params):,}")]

@@ -12,18 +12,32 @@ from ..data.pipeline import Data, check_not_empty, unpacking
 
 # ---- over data
 def eval(fn: Callable[..., Any], data: Data) -> float:
-    """Return the mean of fn(batch) over the batches that are left, a short one counting as any other.
+    """Return the mean of fn(batch) over the remaining batches, each with the same weight.
 
-    The score of a data set, whatever its batches, is what `Trainer.evaluate` returns.
+    fn: returns a number; a function of several arguments takes the parts of a tuple.
+    `Trainer.evaluate` returns a score of the data set that does not depend on the batches.
+
+    Raises ValueError for data that is empty or exhausted, TypeError for other than a `Data`.
+
+    >>> import treepie as tp
+    >>> tp.metric.eval(lambda x: x.mean(), tp.Data.prepare([1.0, 2.0, 6.0], batch_size=2))
+    3.75
     """
     call = unpacking(fn)
     return _means("metric.eval", lambda batch: {"": call(batch)}, data)[""]
 
 
 def eval_many(fn: Callable[..., dict[str, Any]], data: Data) -> dict[str, float]:
-    """Return the means of fn(batch)'s values over the batches that are left, sorted by name.
+    """Return the means of fn(batch)'s values over the remaining batches, sorted by name.
 
-    A name's mean is over the batches that gave it.
+    fn: returns {name: number}. The mean of a name is over the batches whose result has it.
+
+    Raises as `eval` does, and TypeError for another result of fn.
+
+    >>> import treepie as tp
+    >>> data = tp.Data.prepare([1.0, 2.0, 6.0], batch_size=2)
+    >>> tp.metric.eval_many(lambda x: {"size": len(x), "max": x.max()}, data)
+    {'max': 4.0, 'size': 1.5}
     """
     return _means("metric.eval_many", unpacking(fn), data)
 
@@ -41,30 +55,37 @@ def _means(function: str, call: Callable[[Any], dict[str, Any]], data: Data) -> 
 
 
 class Tracker:
-    """Running means of named numbers."""
+    """Running means of named numbers.
+
+    >>> import treepie as tp
+    >>> t = tp.metric.Tracker()
+    >>> t.observe("loss", 0.5)
+    >>> t.observe("loss", 0.25)
+    >>> t.mean("loss"), t.count("loss")
+    (0.375, 2)
+    """
 
     def __init__(self) -> None:
-        """Start without any."""
         self._values: dict[str, tuple[float, int]] = {}
 
     def observe(self, name: str, value: float | Tensor) -> None:
-        """Take one number."""
+        """Add a number to the mean of a name."""
         total, count = self._values.get(name, (0.0, 0))
         self._values[name] = total + float(value), count + 1
 
     def _of(self, name: str) -> tuple[float, int]:
         if name not in self._values:
-            known = ", ".join(sorted(self._values)) or "nothing"
-            raise KeyError(f"Tracker: name is {name!r}, expected one observed: {known}")
+            names = ", ".join(sorted(self._values)) or "nothing"
+            raise KeyError(f"Tracker: name is {name!r}, expected one observed: {names}")
         return self._values[name]
 
     def mean(self, name: str) -> float:
-        """Return the mean of a name's numbers."""
+        """Return the mean of a name's numbers; KeyError for a name never observed."""
         total, count = self._of(name)
         return total / count
 
     def count(self, name: str) -> int:
-        """Return how many numbers a name has; 0 for a name never observed."""
+        """Return the number of a name's numbers; 0 for a name never observed."""
         return self._values.get(name, (0.0, 0))[1]
 
     def to_list(self) -> list[tuple[str, float]]:
@@ -78,7 +99,8 @@ class Tracker:
     def summary(self) -> str:
         """Return the means on one line.
 
-        >>> t = Tracker()
+        >>> import treepie as tp
+        >>> t = tp.metric.Tracker()
         >>> t.observe("loss", 0.4231)
         >>> t.summary()
         'loss: 0.4231'

@@ -1,4 +1,4 @@
-"""How the leaves of a tree lie in flat buffers: an optimizer reads and writes each buffer in one launch."""
+"""The layout of a tree's leaves in flat buffers: an optimizer reads and writes each buffer in one launch."""
 
 from __future__ import annotations
 
@@ -24,34 +24,37 @@ Tree = Any
 
 @dataclass(frozen=True)
 class FlatGroup:
-    """Leaves that a rule changes in one launch, side by side in a flat buffer."""
+    """Leaves that are contiguous in one flat buffer, which one launch updates."""
 
     leaves: tuple[int, ...]
     dtype: Any
     decayed: bool
 
     def flat(self, leaves: list[Tensor]) -> Tensor:
-        """Return the group's leaves as one tensor, without a copy where they lie side by side in memory."""
-        mine = [leaves[k] for k in self.leaves]
-        if any(type(t._data) is Symbol for t in mine):
-            return ops.concatenate([ops.reshape(t, (-1,)) for t in mine])
-        if len(mine) == 1:
-            return Tensor(mine[0].array.reshape(-1))
-        owner, size = mine[0].array.base, sum(t.size for t in mine)
+        """Return the group's leaves as one tensor, without a copy if they are contiguous in memory."""
+        members = [leaves[k] for k in self.leaves]
+        if any(type(t._data) is Symbol for t in members):
+            return ops.concatenate([ops.reshape(t, (-1,)) for t in members])
+        if len(members) == 1:
+            return Tensor(members[0].array.reshape(-1))
+        owner, size = members[0].array.base, sum(t.size for t in members)
         if isinstance(owner, np.ndarray) and owner.flags.c_contiguous:
-            at = mine[0].address
-            for t in mine:
-                if t.array.base is not owner or t.address != at:
+            address = members[0].address
+            for t in members:
+                if t.array.base is not owner or t.address != address:
                     break
-                at += t.array.nbytes
+                address += t.array.nbytes
             else:
-                first = mine[0].address - address_of(owner)
-                return Tensor(np.ndarray((size,), mine[0].dtype, owner, first))
-        return ops.concatenate([ops.reshape(t, (-1,)) for t in mine])
+                offset = members[0].address - address_of(owner)
+                return Tensor(np.ndarray((size,), members[0].dtype, owner, offset))
+        return ops.concatenate([ops.reshape(t, (-1,)) for t in members])
 
 
 class FlatLayout(Constructed):
-    """Where each leaf of a tree is in the buffers: a group for each dtype, with a mask for each decay too."""
+    """The offset of each leaf in the buffers: a buffer for each dtype, and with a mask for each decay.
+
+    params: the tree.  mask: a tree of bools, which leaves have weight decay; None for all.
+    """
 
     def __init__(self, params: Tree, mask: Tree | None) -> None:
         leaves = [as_tensor(x) for x in ptree.leaves(params)]
@@ -65,30 +68,30 @@ class FlatLayout(Constructed):
         for k, t in enumerate(leaves):
             members.setdefault((t.dtype, decays[k]), []).append(k)
         self.groups = [FlatGroup(tuple(ks), dtype, decayed) for (dtype, decayed), ks in members.items()]
-        #: Of each leaf its group, and where it begins there, in elements.
+        #: For each leaf its group, and its offset in the group's buffer, in elements.
         self.starts: list[tuple[int, int]] = [(0, 0)] * len(leaves)
-        #: How many elements each group has.
+        #: The number of elements of each group.
         self.sizes: list[int] = []
         for g, group in enumerate(self.groups):
-            at = 0
+            offset = 0
             for k in group.leaves:
-                self.starts[k] = g, at
-                at += math.prod(self.shapes[k])
-            self.sizes.append(at)
+                self.starts[k] = g, offset
+                offset += math.prod(self.shapes[k])
+            self.sizes.append(offset)
         self.specs = list(zip(self.shapes, self.dtypes, strict=True))
         self._identify()
 
     def _identify(self) -> None:
-        #: Equal for layouts that are alike, in this process.
+        #: An int that equal layouts of this process share.
         structure = Flattened("", self.numbered).structure
         self.key = _interned((structure, tuple(self.shapes), tuple(self.groups)))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what is pickled: not what is another in each process, nor functions."""
+        """Return the attributes to pickle: no function, and nothing that holds in this process alone."""
         return {k: v for k, v in vars(self).items() if k not in ("around", "key")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take what was pickled."""
+        """Restore pickled attributes."""
         vars(self).update(state)
         self._identify()
 
@@ -102,19 +105,19 @@ class FlatLayout(Constructed):
 
     def tree(self, flat: Sequence[Tensor]) -> Tree:
         """Return the tree whose leaves are views of the buffers."""
-        where = zip(self.shapes, self.starts, strict=True)
+        slices = zip(self.shapes, self.starts, strict=True)
         if any(type(t._data) is Symbol for t in flat):
-            return self.around([ops.part(flat[g], at, shape) for shape, (g, at) in where])
+            return self.around([ops.part(flat[g], k, shape) for shape, (g, k) in slices])
         arrays = [t.array for t in flat]
         return self.around(
-            [Tensor(arrays[g][at : at + math.prod(shape)].reshape(shape)) for shape, (g, at) in where]
+            [Tensor(arrays[g][k : k + math.prod(shape)].reshape(shape)) for shape, (g, k) in slices]
         )
 
     @functools.cached_property
     def around(self) -> Callable[[Sequence[Any]], Tree]:
-        """The function that returns the tree of some leaves."""
-        # The numbers are those of the leaves, in order. A tenth of the time of a walk over the tree, which a
-        # step of a model in Python pays each time.
+        """The function leaves -> tree."""
+        # The numbers are the leaves' indices, in order. It takes a tenth of the time of a walk over the tree,
+        # and runs in each step of a model in Python.
         return functools.partial(builder(Flattened("", self.numbered).structure), ())
 
 

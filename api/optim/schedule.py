@@ -1,4 +1,7 @@
-"""Schedules of the learning rate: functions from a 1-based step to a float."""
+"""Schedules of the learning rate: functions from a 1-based step to a float.
+
+Each raises ValueError for a number of steps below 1.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,12 @@ def _steps(function: str, argument: str, value: int) -> None:
 
 @constructor
 def constant(value: float) -> Schedule:
-    """Return the schedule of one value."""
+    """Return the schedule of one value.
+
+    >>> import treepie as tp
+    >>> tp.optim.schedule.constant(0.1)(7)
+    0.1
+    """
     return lambda step: value
 
 
@@ -27,6 +35,11 @@ def cosine_decay(init_value: float, decay_steps: int, alpha: float = 0.0) -> Sch
     """Return half a cosine from init_value at step 0 to alpha * init_value at decay_steps.
 
     Loshchilov & Hutter 2017, without restarts.
+
+    >>> import treepie as tp
+    >>> rate = tp.optim.schedule.cosine_decay(1.0, decay_steps=100, alpha=0.1)
+    >>> rate(0), rate(100), rate(200)
+    (1.0, 0.1, 0.1)
     """
     _steps("cosine_decay", "decay_steps", decay_steps)
 
@@ -41,34 +54,56 @@ def cosine_decay(init_value: float, decay_steps: int, alpha: float = 0.0) -> Sch
 
 @constructor
 def warmup_linear(init_value: float, peak_value: float, warmup_steps: int) -> Schedule:
-    """Return a line from init_value at step 0 to peak_value at warmup_steps, then constant."""
-    _steps("warmup_linear", "warmup_steps", warmup_steps)
+    """Return a line from init_value at step 0 to peak_value at warmup_steps, then constant.
 
-    def schedule(step: int) -> float:
-        if step >= warmup_steps:
-            return peak_value
-        return init_value + (peak_value - init_value) * (step / warmup_steps)
-
-    return schedule
+    >>> import treepie as tp
+    >>> rate = tp.optim.schedule.warmup_linear(0.0, 1.0, warmup_steps=10)
+    >>> rate(5), rate(10), rate(20)
+    (0.5, 1.0, 1.0)
+    """
+    return _warmup("warmup_linear", init_value, peak_value, warmup_steps, lambda step: step / warmup_steps)
 
 
 @constructor
 def warmup_cosine(init_value: float, peak_value: float, warmup_steps: int) -> Schedule:
-    """Return half a cosine from init_value at 0 to peak_value at warmup_steps, then constant."""
-    _steps("warmup_cosine", "warmup_steps", warmup_steps)
+    """Return half a cosine from init_value at step 0 to peak_value at warmup_steps, then constant.
+
+    >>> import treepie as tp
+    >>> rate = tp.optim.schedule.warmup_cosine(0.0, 1.0, warmup_steps=10)
+    >>> rate(0), rate(10), rate(20)
+    (0.0, 1.0, 1.0)
+    """
+
+    def rise(step: int) -> float:
+        return 0.5 * (1.0 - math.cos(math.pi * step / warmup_steps))
+
+    return _warmup("warmup_cosine", init_value, peak_value, warmup_steps, rise)
+
+
+def _warmup(
+    function: str, init_value: float, peak_value: float, warmup_steps: int, rise: Callable[[int], float]
+) -> Schedule:
+    """Return the schedule from init_value to peak_value; rise: step -> fraction of the way."""
+    _steps(function, "warmup_steps", warmup_steps)
 
     def schedule(step: int) -> float:
         if step >= warmup_steps:
             return peak_value
-        rise = 0.5 * (1.0 - math.cos(math.pi * step / warmup_steps))
-        return init_value + (peak_value - init_value) * rise
+        return init_value + (peak_value - init_value) * rise(step)
 
     return schedule
 
 
 @constructor
 def exponential_decay(init_value: float, decay_rate: float, decay_steps: int) -> Schedule:
-    """Return init_value * decay_rate**(step / decay_steps)."""
+    """Return init_value * decay_rate**(step / decay_steps).
+
+    Raises ValueError for a decay_rate that is not positive.
+
+    >>> import treepie as tp
+    >>> tp.optim.schedule.exponential_decay(1.0, decay_rate=0.5, decay_steps=10)(20)
+    0.25
+    """
     _steps("exponential_decay", "decay_steps", decay_steps)
     if not decay_rate > 0:
         raise ValueError(
@@ -81,8 +116,15 @@ def exponential_decay(init_value: float, decay_rate: float, decay_steps: int) ->
 def join(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> Schedule:
     """Return schedules one after another; each counts its steps from the boundary where it begins.
 
-    boundaries: ascending steps, one less than there are schedules: schedule k + 1 runs from
-    boundaries[k] on, which is its step 0.
+    boundaries: ascending steps, one fewer than schedules: schedule k + 1 begins at boundaries[k], its step 0.
+
+    Raises ValueError for another number of boundaries, or unless they ascend.
+
+    >>> import treepie as tp
+    >>> schedule = tp.optim.schedule
+    >>> rate = schedule.join([schedule.warmup_linear(0.0, 1.0, 10), schedule.cosine_decay(1.0, 90)], [10])
+    >>> rate(5), rate(10), rate(100)
+    (0.5, 1.0, 0.0)
     """
     parts, ends = list(schedules), list(boundaries)
     if not parts or len(ends) != len(parts) - 1:
