@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from treepie.autodiff import Tensor, tensor
 from treepie.kernels import cache, config
 
+__all__ = ["digits", "mnist"]
+
 Split = tuple[Tensor, Tensor]
 
 #: Where MNIST's files are, gzipped, tried in this order.
