@@ -6,11 +6,14 @@ import inspect
 import pkgutil
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import treepie
+from treepie import docs
 
 README = Path(__file__).parents[1] / "README.md"
 MODULES = sorted(
@@ -54,3 +57,73 @@ def test_docstrings(name):
 def test_docstrings_of_decorated_functions_are_looked_at():
     found = Finder(exclude_empty=False).find(treepie.layer.basic)
     assert "treepie.layer.basic.linear" in {test.name for test in found}
+
+
+# ---- the reference that `python -m treepie.docs` writes
+
+
+def entries(name):
+    """The names that the reference must have an entry for: functions, classes and constants of a module."""
+    return docs.public_names(docs.modules()[name])
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    pytest.importorskip("pdoc")
+    folder = tmp_path_factory.mktemp("reference")
+    code = "import sys; from treepie.docs import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-W", "error", "-c", code, str(folder)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert not result.stderr
+    return folder
+
+
+@pytest.mark.parametrize("name", docs.modules())
+def test_reference_has_an_entry_with_a_text_for_each_public_name(reference, name):
+    page = (reference / f"{name.replace('.', '/')}.html").read_text(encoding="utf-8")
+    sections = dict(re.findall(r'<section id="(\w+)">(.*?)</section>', page, re.DOTALL))
+    assert sorted(sections) == sorted(entries(name))
+    for text in sections.values():
+        own = re.split(r'class="classattr">', text)[0]
+        assert re.search(r'<div class="docstring"><p>[^<\s]', own), own[:400]
+
+
+def test_reference_lists_each_public_module():
+    found = {n for n in treepie.__all__ if inspect.ismodule(getattr(treepie, n))}
+    assert found == {name for name in docs.SUBMODULES if "." not in name}
+
+
+def test_reference_shows_arguments_as_a_list_and_examples_as_code():
+    text = """Return the mean.
+
+    x: (n, c) float,
+        C-ordered.  axis: an `int` < 2.
+    Raises ValueError for a wrong axis.
+    More of it, by Huber 1964: see https://example.org/a.
+
+    x is not changed: it is *immutable*.
+    """
+    assert docs.to_html(inspect.cleandoc(text)).split("\n") == [
+        "<p>Return the mean.</p>",
+        "<dl>",
+        "<dt><code>x</code></dt><dd>(n, c) float, C-ordered.</dd>",
+        "<dt><code>axis</code></dt><dd>an <code>int</code> &lt; 2.</dd>",
+        "<dt>Raises</dt><dd>ValueError for a wrong axis.</dd>",
+        "</dl>",
+        '<p>More of it, by Huber 1964: see <a href="https://example.org/a">https://example.org/a</a>.</p>',
+        "<p>x is not changed: it is *immutable*.</p>",
+    ]
+    pytest.importorskip("pygments")
+    assert '<span class="gp">&gt;&gt;&gt; </span>' in docs.to_html("Example.\n\n>>> 1 + 1\n2")
+
+
+def test_reference_without_pdoc_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "pdoc", None)
+    message = docs.main([str(tmp_path / "out")])
+    assert message == 'treepie.docs: pdoc is not installed, run pip install "treepie[docs]"'
+    assert not (tmp_path / "out").exists()
+
+
+def test_reference_without_a_folder_says_how_it_is_called():
+    assert docs.main([]) == "usage: python -m treepie.docs FOLDER"
