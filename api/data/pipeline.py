@@ -11,15 +11,17 @@ import inspect
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Generic, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from treepie.autodiff import Tensor, ops, rng, tensor
 from treepie.autodiff.arguments import as_tensor, integer
 from treepie.autodiff.tensor import TENSOR_DTYPES, TensorLike
 
 from ..distributed import Communicator, check_communicator
+from .element import T_co, U
 
 Element = Any
 
@@ -27,7 +29,7 @@ Element = Any
 _SMALL_BATCH = 1 << 16
 
 
-class Data:
+class Data(Generic[T_co]):
     """A pipeline of elements, each given once until `reset()`; `Data.of_array`() makes one.
 
     A pipeline made from another (`map`, `batch`, `shuffle` ...) reads it from the beginning and
@@ -35,15 +37,21 @@ class Data:
     given them one by one: `.map(lambda x, y: ...)`.
     """
 
-    def __init__(self, length: int, element: Callable[[int, int], Element]) -> None:
+    def __init__(self, length: int, element: Callable[[int, int], T_co]) -> None:
         """Make a pipeline of its length and its function (pass, k) -> element."""
         self._length, self._element = length, element
         self._pass, self._next = 0, 0
         self._place = threading.Lock()
 
     # ---- sources
+    @overload
     @staticmethod
-    def of_array(array: Sequence[Any] | np.ndarray) -> Data:
+    def of_array(array: Sequence[U]) -> Data[U]: ...
+    @overload
+    @staticmethod
+    def of_array(array: NDArray[Any]) -> Data[Any]: ...
+    @staticmethod
+    def of_array(array: Sequence[Any] | NDArray[Any]) -> Data[Any]:
         """Return the elements of a list, or the slices of an array along its first axis."""
         if not hasattr(array, "__len__") or not hasattr(array, "__getitem__"):
             raise TypeError(
@@ -53,30 +61,40 @@ class Data:
         return Data(len(array), lambda e, k: array[k])
 
     @staticmethod
-    def of_tensor(x: TensorLike) -> Data:
+    def of_tensor(x: TensorLike) -> Data[Tensor]:
         """Return the slices of a tensor along its first axis."""
         return Data.of_tensors((x,)).map(lambda row: row[0])
 
     @staticmethod
-    def of_tensors(xs: tuple[TensorLike, ...]) -> Data:
+    def of_tensors(xs: tuple[TensorLike, ...]) -> Data[tuple[Tensor, ...]]:
         """Return tuples of slices of tensors of one length."""
         made = tuple(as_tensor(x) for x in xs)
         length = _length("Data.of_tensors", made)
         return Data(length, lambda e, k: tuple(Tensor(np.asarray(x.array[k])) for x in made))
 
     @staticmethod
-    def of_fn(n: int, fn: Callable[[int], Element]) -> Data:
+    def of_fn(n: int, fn: Callable[[int], U]) -> Data[U]:
         """Return fn(0), ..., fn(n - 1)."""
         _check_callable("Data.of_fn", fn)
         return Data(_count("Data.of_fn", "n", n, 0), lambda e, k: fn(k))
 
     @staticmethod
-    def repeat(n: int, value: Element) -> Data:
+    def repeat(n: int, value: U) -> Data[U]:
         """Return one value n times."""
         return Data(_count("Data.repeat", "n", n, 0), lambda e, k: value)
 
+    @overload
     @staticmethod
-    def prepare(arrays: Any, batch_size: int, shuffle: Tensor | None = None, drop_last: bool = False) -> Data:
+    def prepare(
+        arrays: tuple[TensorLike, ...], batch_size: int, shuffle: Tensor | None = ..., drop_last: bool = ...
+    ) -> Data[tuple[Tensor, ...]]: ...
+    @overload
+    @staticmethod
+    def prepare(
+        arrays: Tensor | NDArray[Any], batch_size: int, shuffle: Tensor | None = ..., drop_last: bool = ...
+    ) -> Data[Tensor]: ...
+    @staticmethod
+    def prepare(arrays: Any, batch_size: int, shuffle: Tensor | None = None, drop_last: bool = False) -> Any:
         """Return batches of arrays as tensors: a tuple for a tuple of arrays, else a tensor.
 
         arrays: NumPy arrays (memory-mapped ones are read batch by batch) or tensors, of one length. Do not
@@ -101,36 +119,40 @@ class Data:
         return Data(length // size if drop_last else -(-length // size), batch)
 
     # ---- pipelines from pipelines
-    def map(self, fn: Callable[..., Element]) -> Data:
+    @overload
+    def map(self, fn: Callable[[T_co], U]) -> Data[U]: ...
+    @overload
+    def map(self, fn: Callable[..., U]) -> Data[U]: ...
+    def map(self, fn: Callable[..., Any]) -> Data[Any]:
         """Return fn(element) for each element."""
         _check_callable("Data.map", fn)
         call = unpacking(fn)
         return Data(self._length, lambda e, k: call(self._element(e, k)))
 
-    def batch(self, batch_size: int, drop_last: bool = False) -> Data:
+    def batch(self, batch_size: int, drop_last: bool = False) -> Data[list[T_co]]:
         """Return lists of `batch_size` elements; a short last one is left out with drop_last."""
         return self.map_batch(batch_size, lambda elements: elements, drop_last)
 
     def map_batch(
-        self, batch_size: int, collate: Callable[[list[Element]], Element], drop_last: bool = False
-    ) -> Data:
+        self, batch_size: int, collate: Callable[[list[T_co]], U], drop_last: bool = False
+    ) -> Data[U]:
         """Return collate(list) of each list that `batch` gives."""
         _check_callable("Data.map_batch", collate)
         size = _count("Data.batch", "batch_size", batch_size, 1)
         length = self._length // size if drop_last else -(-self._length // size)
 
-        def batch(e: int, k: int) -> Element:
+        def batch(e: int, k: int) -> U:
             stop = min((k + 1) * size, self._length)
             return collate([self._element(e, j) for j in range(k * size, stop)])
 
         return Data(length, batch)
 
-    def shuffle(self, key: Tensor) -> Data:
+    def shuffle(self, key: Tensor) -> Data[T_co]:
         """Return the elements in random order; pass e is ordered by fold_in(key, e)."""
         order = _Shuffled(key, self._length)
         return Data(self._length, lambda e, k: self._element(e, int(order.of_pass(e)[k])))
 
-    def prefetch(self, n: int = 2) -> Data:
+    def prefetch(self, n: int = 2) -> Data[T_co]:
         """Return the same elements, up to n of them made ahead by a thread while the last one is in use.
 
         An exception in making an element is raised where the element would have come. No thread stays
@@ -138,7 +160,7 @@ class Data:
         """
         return Data(self._length, _Ahead(self._element, self._length, _count("Data.prefetch", "n", n, 1)))
 
-    def take(self, n: int) -> Data:
+    def take(self, n: int) -> Data[T_co]:
         """Return the first n elements."""
         return Data(min(_count("Data.take", "n", n, 0), self._length), self._element)
 
@@ -165,12 +187,12 @@ class Data:
             raise ValueError(f"Data.seek: position is {position}, expected at most {self._length}")
         self._pass, self._next = number, place
 
-    def shard(self, comm: Communicator) -> Data:
+    def shard(self, comm: Communicator) -> Data[T_co]:
         """Return the part of the elements that a process of `tp.distributed.world()` trains on."""
         check_communicator("Data.shard", comm)
         return Data(self._length, self._element)
 
-    def __iter__(self) -> Iterator[Element]:
+    def __iter__(self) -> Iterator[T_co]:
         """Iterate over what is left of this pass; threads that do so together get each element once."""
         while True:
             with self._place:
@@ -196,14 +218,14 @@ class Data:
         for k, element in enumerate(self):
             call(k, element)
 
-    def fold(self, fn: Callable[..., Any], init: Any) -> Any:
+    def fold(self, fn: Callable[..., U], init: U) -> U:
         """Return fn(... fn(fn(init, first), second) ..., last)."""
         call, out = unpacking(fn, leading=1), init
         for element in self:
             out = call(out, element)
         return out
 
-    def to_list(self) -> list[Element]:
+    def to_list(self) -> list[T_co]:
         """Return the elements that are left."""
         return list(self)
 

@@ -239,16 +239,16 @@ class Trainer:
 
     def predict(
         self, st: TrainState, x: Any, ctx: Context | None = None, batch_size: int | None = None
-    ) -> Any:
+    ) -> Tensor:
         """Return the model's output in evaluation mode.
 
         batch_size: run so many rows at a time, for large inputs (memory-mapped ones too); tensors
             of `ctx` whose first axis is as long as the input's are cut alike.
         """
         if tracing() is not None or tape.recording():
-            return self.model.apply(st.vars, x, ctx=ctx)[0]
+            return self.model.apply(st.vars, x, ctx=ctx)[0]  # type: ignore[no-any-return]
         if batch_size is None:
-            return self.outputs(generation_of(self.optimizer, st), lambda: st.vars, x, ctx)
+            return self.outputs(generation_of(self.optimizer, st), lambda: st.vars, x, ctx)  # type: ignore[no-any-return]
         size = integer("Trainer.predict", "batch_size", batch_size)
         lengths = {leaf.shape[0] if leaf.ndim else 0 for leaf in arrays(x)}
         if size < 1 or len(lengths) != 1 or not (length := lengths.pop()):
@@ -262,7 +262,7 @@ class Trainer:
             rows = slice(k, k + size)
             part = None if ctx is None else Context(_cut(ctx.values, length, rows))
             outputs.append(self.outputs(at, lambda: st.vars, _sliced(x, rows), part))
-        return ptree.map(lambda *ys: ops.concatenate(ys), *outputs)
+        return ptree.map(lambda *ys: ops.concatenate(ys), *outputs)  # type: ignore[no-any-return]
 
     def evaluate(self, st: TrainState, data: Data, metrics: Mapping[str, Metric]) -> dict[str, Any]:
         """Return the score of each metric over the whole data, in evaluation mode.
