@@ -1,5 +1,6 @@
-"""Every example in README and in docstrings runs; README's shell lines are what CI runs."""
+"""Every example in README and in docstrings runs, what README says is so, and the API reference is whole."""
 
+import ast
 import doctest
 import importlib
 import inspect
@@ -10,12 +11,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import treepie
 from treepie import docs
+from treepie.autodiff import OPS
 
 README = Path(__file__).parents[1] / "README.md"
+MNIST = README.parents[1] / "shared" / "data" / "mnist"
 MODULES = sorted(
     m.name for m in pkgutil.walk_packages(treepie.__path__, "treepie.") if "examples" not in m.name
 )
@@ -25,9 +29,84 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
 
 
+def run(code, namespace):
+    exec(compile(code, "README.md", "exec"), namespace)
+
+
+@pytest.fixture
+def mnist(monkeypatch):
+    """Let `tp.datasets.mnist()` return MNIST where it is, else the digits of the package in the same form."""
+    if MNIST.is_dir():
+        monkeypatch.setattr(
+            treepie.datasets, "mnist", lambda original=treepie.datasets.mnist: original(MNIST)
+        )
+        return
+
+    def large(split):
+        x, y = split
+        return np.pad(np.kron(x.numpy().reshape(-1, 8, 8), np.ones((3, 3))), [(0, 0), (2, 2), (2, 2)]), y
+
+    monkeypatch.setattr(treepie.datasets, "mnist", lambda: tuple(map(large, treepie.datasets.digits())))
+
+
 @pytest.mark.parametrize("block", blocks("python"), ids=range(len(blocks("python"))))
-def test_readme_python(block):
-    exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
+def test_readme_python(block, mnist):
+    run(block, {"__name__": "readme"})
+
+
+def test_readme_first_example_learns(mnist, capsys):
+    run(blocks("python")[0], {"__name__": "readme"})
+    assert blocks("python")[0].strip().count("\n") == 11
+    scores = ast.literal_eval(capsys.readouterr().out)
+    assert scores["accuracy"] > (0.965 if MNIST.is_dir() else 0.85)
+
+
+def tables():
+    """Heading -> the code of each row's second cell, of the tables of idioms of other libraries."""
+    part = README.read_text(encoding="utf-8").split("## Coming from another library\n")[1].split("\n## ")[0]
+    found = {}
+    for section in part.split("\n### ")[1:]:
+        rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in section.splitlines() if line.startswith("|")]
+        found[section.splitlines()[0]] = [row[1].strip() for row in rows[2:]]
+    return found
+
+
+@pytest.mark.parametrize("library", tables())
+def test_readme_idioms_run_one_after_another(library, tmp_path, monkeypatch):
+    setup = next(b for b in blocks("python") if "(a, b), (a_test, b_test)" in b)
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": "readme"}
+    run(setup, namespace)
+    before = treepie.get_num_threads()
+    cells = [re.match("`([^`]+)`", cell) for cell in tables()[library]]
+    code = [cell[1] for cell in cells if cell and not cell[1].endswith("=")]
+    assert len(code) >= len(cells) - 2 >= 10
+    try:
+        for line in code:
+            run(line, namespace)
+    finally:
+        treepie.set_num_threads(before)
+
+
+def test_readme_names_files_that_exist():
+    text = README.read_text(encoding="utf-8")
+    files = re.findall(r"`((?:api|autodiff|kernels|tests|perf|\.ci)/[\w/.]*)`", text)
+    assert len(files) > 30
+    assert [f for f in files if not (README.parent / f).exists()] == []
+    walk = re.findall(r"^\| `((?:api|autodiff|kernels)/[\w/.]*)` \|", text, re.MULTILINE)
+    assert (walk[0], walk[-1]) == ("api/train/trainer.py", "kernels/program.py")
+    assert len(walk) <= 15
+
+
+def test_readme_claims_what_its_tables_say():
+    text = README.read_text(encoding="utf-8")
+    low, high = map(float, re.search(r"is ([\d.]+) to ([\d.]+) times as fast", text).groups())
+    table = text.split("<!-- perf/train.py -->")[1].split("<!-- end -->")[0]
+    ratios = [float(line.split("|")[-2]) for line in table.splitlines() if line.startswith("| `")]
+    assert len(ratios) == 5
+    assert (1 / max(ratios), 1 / min(ratios)) == (pytest.approx(low, abs=0.1), pytest.approx(high, abs=0.1))
+    rules = int(re.search(r"each of the (\d+) gradient rules", text)[1])
+    assert rules == sum(row.vjp is not None for row in OPS.values())
 
 
 def test_readme_begins_with_two_lines_that_install_and_run():
