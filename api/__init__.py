@@ -22,13 +22,15 @@ from treepie.autodiff import (
     pure as pure,
     rng as rng,
     stop_gradient as stop_gradient,
-    tensor as tensor,
     value_and_grad as value_and_grad,
     value_and_grad_aux as value_and_grad_aux,
     vjp as vjp,
     zeros as zeros,
     zeros_like as zeros_like,
 )
+
+# Not from `treepie.autodiff`, where type checkers take the name for that of the module `tensor.py`.
+from treepie.autodiff.convert import tensor as tensor
 from treepie.autodiff.ops import (
     abs as abs,
     add as add,

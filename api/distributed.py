@@ -7,6 +7,8 @@ from typing import Any
 
 from treepie.kernels import config
 
+__all__ = ["Communicator", "world"]
+
 
 @dataclass(frozen=True)
 class Communicator:

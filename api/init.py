@@ -15,6 +15,21 @@ from treepie.autodiff import Tensor, float32, full, ones as _ones, rng, zeros as
 
 from .pickling import constructor
 
+__all__ = [
+    "constant",
+    "glorot_normal",
+    "glorot_uniform",
+    "he_normal",
+    "he_uniform",
+    "lecun_normal",
+    "lecun_uniform",
+    "normal",
+    "ones",
+    "uniform",
+    "variance_scaling",
+    "zeros",
+]
+
 Shape = tuple[int, ...]
 #: (key, shape, dtype) -> tensor
 Initializer = Callable[[Tensor, Shape, Any], Tensor]

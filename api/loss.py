@@ -7,6 +7,8 @@ from treepie.autodiff.arguments import as_float, as_tensor
 from treepie.autodiff.program.pure import library
 from treepie.autodiff.tensor import TensorLike
 
+__all__ = ["binary_cross_entropy", "cross_entropy", "cross_entropy_sparse", "huber", "mae", "mse"]
+
 
 def _not_empty(function: str, argument: str, x: Tensor) -> None:
     if x.size == 0:

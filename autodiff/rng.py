@@ -31,6 +31,19 @@ from .tensor import Tensor, TensorLike, check_dtype, float32, float64
 from .trace.active import tracing
 from .trace.number import computed
 
+__all__ = [
+    "bernoulli",
+    "categorical",
+    "fold_in",
+    "key",
+    "normal",
+    "permutation",
+    "randint",
+    "split",
+    "truncated_normal",
+    "uniform",
+]
+
 
 def key(seed: int) -> Tensor:
     """Return the key of a seed, an integer of up to 64 bits: its low and its high word."""

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from treepie.autodiff import Tensor, tensor
 from treepie.kernels import cache, config
 
+__all__ = ["digits", "mnist"]
+
 Split = tuple[Tensor, Tensor]
 
 #: Mirrors of MNIST's gzipped files, in the order in which they are tried.

@@ -10,22 +10,24 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Generic, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from treepie.autodiff import Tensor, ops, rng, tensor
 from treepie.autodiff.arguments import as_tensor, integer
 from treepie.autodiff.tensor import TENSOR_DTYPES, TensorLike
 
 from ..distributed import Communicator, check_communicator
-from .prefetch import Element, Prefetcher
+from .element import T_co, U
+from .prefetch import Prefetcher
 
 #: Bytes up to which NumPy gathers a batch: it takes 3 us for one row of 256 bytes, a launch 10 us.
 _SMALL_BATCH = 1 << 16
 
 
-class Data:
+class Data(Generic[T_co]):
     """A lazy pipeline of elements; iterating yields each once, until `reset()` begins the next pass.
 
     length: number of elements.  element: (pass, k) -> element k of a pass; usually one of `of_array`,
@@ -46,14 +48,20 @@ class Data:
     (3, [10, 20])
     """
 
-    def __init__(self, length: int, element: Callable[[int, int], Element]) -> None:
+    def __init__(self, length: int, element: Callable[[int, int], T_co]) -> None:
         self._length, self._element = length, element
         self._pass, self._next = 0, 0
         self._lock = threading.Lock()
 
     # ---- sources
+    @overload
     @staticmethod
-    def of_array(array: Sequence[Any] | np.ndarray) -> Data:
+    def of_array(array: Sequence[U]) -> Data[U]: ...
+    @overload
+    @staticmethod
+    def of_array(array: NDArray[Any]) -> Data[Any]: ...
+    @staticmethod
+    def of_array(array: Sequence[Any] | NDArray[Any]) -> Data[Any]:
         """Return the elements of a list, or the slices of an array along its first axis.
 
         Raises TypeError for what has no length or no indexing.
@@ -66,30 +74,40 @@ class Data:
         return Data(len(array), lambda e, k: array[k])
 
     @staticmethod
-    def of_tensor(x: TensorLike) -> Data:
+    def of_tensor(x: TensorLike) -> Data[Tensor]:
         """Return the slices of a tensor along its first axis."""
         return Data.of_tensors((x,)).map(lambda row: row[0])
 
     @staticmethod
-    def of_tensors(xs: tuple[TensorLike, ...]) -> Data:
+    def of_tensors(xs: tuple[TensorLike, ...]) -> Data[tuple[Tensor, ...]]:
         """Return tuples of slices of tensors along their first axes; ValueError for different lengths."""
         tensors = tuple(as_tensor(x) for x in xs)
         length = _length("Data.of_tensors", tensors)
         return Data(length, lambda e, k: tuple(Tensor(np.asarray(x.array[k])) for x in tensors))
 
     @staticmethod
-    def of_fn(n: int, fn: Callable[[int], Element]) -> Data:
+    def of_fn(n: int, fn: Callable[[int], U]) -> Data[U]:
         """Return fn(0), ..., fn(n - 1), each computed when it is read."""
         _check_callable("Data.of_fn", fn)
         return Data(_count("Data.of_fn", "n", n, 0), lambda e, k: fn(k))
 
     @staticmethod
-    def repeat(n: int, value: Element) -> Data:
+    def repeat(n: int, value: U) -> Data[U]:
         """Return one value n times."""
         return Data(_count("Data.repeat", "n", n, 0), lambda e, k: value)
 
+    @overload
     @staticmethod
-    def prepare(arrays: Any, batch_size: int, shuffle: Tensor | None = None, drop_last: bool = False) -> Data:
+    def prepare(
+        arrays: tuple[TensorLike, ...], batch_size: int, shuffle: Tensor | None = ..., drop_last: bool = ...
+    ) -> Data[tuple[Tensor, ...]]: ...
+    @overload
+    @staticmethod
+    def prepare(
+        arrays: Tensor | NDArray[Any], batch_size: int, shuffle: Tensor | None = ..., drop_last: bool = ...
+    ) -> Data[Tensor]: ...
+    @staticmethod
+    def prepare(arrays: Any, batch_size: int, shuffle: Tensor | None = None, drop_last: bool = False) -> Any:
         """Return batches of arrays as tensors: a tuple for a tuple of arrays, else a tensor.
 
         arrays: NumPy arrays (memory-mapped ones are read batch by batch) or tensors, of one length. Do not
@@ -113,7 +131,7 @@ class Data:
         size = _count("Data.prepare", "batch_size", batch_size, 1)
         order = None if shuffle is None else _Shuffled(shuffle, length)
 
-        def batch(e: int, k: int) -> Element:
+        def batch(e: int, k: int) -> Tensor | tuple[Tensor, ...]:
             first, last = k * size, min((k + 1) * size, length)
             rows = slice(first, last) if order is None else order.of_pass(e)[first:last]
             tensors = tuple(_rows(x, rows) for x in sources)
@@ -122,19 +140,23 @@ class Data:
         return Data(length // size if drop_last else -(-length // size), batch)
 
     # ---- pipelines from pipelines
-    def map(self, fn: Callable[..., Element]) -> Data:
+    @overload
+    def map(self, fn: Callable[[T_co], U]) -> Data[U]: ...
+    @overload
+    def map(self, fn: Callable[..., U]) -> Data[U]: ...
+    def map(self, fn: Callable[..., Any]) -> Data[Any]:
         """Return fn(element) for each element."""
         _check_callable("Data.map", fn)
         call = unpacking(fn)
         return Data(self._length, lambda e, k: call(self._element(e, k)))
 
-    def batch(self, batch_size: int, drop_last: bool = False) -> Data:
+    def batch(self, batch_size: int, drop_last: bool = False) -> Data[list[T_co]]:
         """Return lists of `batch_size` elements; drop_last omits a last one that is short."""
         return self.map_batch(batch_size, lambda elements: elements, drop_last)
 
     def map_batch(
-        self, batch_size: int, collate: Callable[[list[Element]], Element], drop_last: bool = False
-    ) -> Data:
+        self, batch_size: int, collate: Callable[[list[T_co]], U], drop_last: bool = False
+    ) -> Data[U]:
         """Return collate(elements) for each list of elements that `batch` returns.
 
         >>> import treepie as tp
@@ -145,13 +167,13 @@ class Data:
         size = _count("Data.batch", "batch_size", batch_size, 1)
         length = self._length // size if drop_last else -(-self._length // size)
 
-        def batch(e: int, k: int) -> Element:
+        def batch(e: int, k: int) -> U:
             stop = min((k + 1) * size, self._length)
             return collate([self._element(e, j) for j in range(k * size, stop)])
 
         return Data(length, batch)
 
-    def shuffle(self, key: Tensor) -> Data:
+    def shuffle(self, key: Tensor) -> Data[T_co]:
         """Return the elements in random order; pass e is ordered by fold_in(key, e).
 
         >>> import treepie as tp
@@ -161,7 +183,7 @@ class Data:
         order = _Shuffled(key, self._length)
         return Data(self._length, lambda e, k: self._element(e, int(order.of_pass(e)[k])))
 
-    def prefetch(self, n: int = 2) -> Data:
+    def prefetch(self, n: int = 2) -> Data[T_co]:
         """Return the same elements, up to n of them computed ahead by a background thread.
 
         An exception while an element is computed is raised when that element is read. No thread outlives
@@ -173,7 +195,7 @@ class Data:
         """
         return Data(self._length, Prefetcher(self._element, self._length, _count("Data.prefetch", "n", n, 1)))
 
-    def take(self, n: int) -> Data:
+    def take(self, n: int) -> Data[T_co]:
         """Return the first n elements."""
         return Data(min(_count("Data.take", "n", n, 0), self._length), self._element)
 
@@ -203,12 +225,12 @@ class Data:
             raise ValueError(f"Data.seek: position is {position}, expected at most {self._length}")
         self._pass, self._next = number, start
 
-    def shard(self, comm: Communicator) -> Data:
+    def shard(self, comm: Communicator) -> Data[T_co]:
         """Return the elements that this process of `tp.distributed.world()` trains on."""
         check_communicator("Data.shard", comm)
         return Data(self._length, self._element)
 
-    def __iter__(self) -> Iterator[Element]:
+    def __iter__(self) -> Iterator[T_co]:
         """Iterate over the rest of this pass; threads that do so together get each element once."""
         while True:
             with self._lock:
@@ -234,7 +256,7 @@ class Data:
         for k, element in enumerate(self):
             call(k, element)
 
-    def fold(self, fn: Callable[..., Any], init: Any) -> Any:
+    def fold(self, fn: Callable[..., U], init: U) -> U:
         """Return fn(... fn(fn(init, first), second) ..., last).
 
         >>> import treepie as tp
@@ -246,7 +268,7 @@ class Data:
             out = call(out, element)
         return out
 
-    def to_list(self) -> list[Element]:
+    def to_list(self) -> list[T_co]:
         """Return the rest of this pass."""
         return list(self)
 

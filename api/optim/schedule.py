@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 
 from ..pickling import constructor
 
+__all__ = ["constant", "cosine_decay", "exponential_decay", "join", "warmup_cosine", "warmup_linear"]
+
 Schedule = Callable[[int], float]
 
 

@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, overload
 
 from treepie.autodiff import Tensor, tape
 from treepie.autodiff.arguments import integer
@@ -25,6 +25,9 @@ from treepie.kernels.compilations import compilations
 from treepie.kernels.config import CHECK
 from treepie.kernels.threads import get_num_threads
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 #: What stands for a program of arguments for which the function reads values.
 _EAGER = "eager"
 
@@ -35,14 +38,14 @@ class _Read(ValueError):
     why = ""
 
 
-class Jitted:
+class Jitted(Generic[P, R]):
     """A pure function of trees of tensors that runs as one program, which `tp.jit` made."""
 
     pure = once = True
 
     def __init__(
         self,
-        function: Callable[..., Any],
+        function: Callable[P, R],
         static: Sequence[int | str] = (),
         donate: Sequence[int] = (),
         fallback: bool = False,
@@ -71,14 +74,14 @@ class Jitted:
         options = tuple(self._static), tuple(self._donate), self._fallback, self._check
         return Jitted, (self.function, *options)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function."""
         trace = active.tracing()
         if trace is not None or tape.recording():
             known = self._known.setdefault(self._statics(args, kwargs), {})
-            return call_pure(known, self._apply, (args, kwargs), once=True, eager=True)
+            return call_pure(known, self._apply, (args, kwargs), once=True, eager=True)  # type: ignore[no-any-return]
         with compilations.watch():
-            return self._run(args, kwargs)
+            return self._run(args, kwargs)  # type: ignore[no-any-return]
 
     def _apply(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return self.function(*args, **kwargs)
@@ -299,6 +302,22 @@ def _positions(function: Callable[..., Any], static: Sequence[int | str]) -> lis
     return made
 
 
+@overload
+def jit(
+    function: Callable[P, R],
+    static: int | str | Sequence[int | str] = (),
+    donate: int | Sequence[int] = (),
+    fallback: bool = False,
+    check: bool = False,
+) -> Jitted[P, R]: ...
+@overload
+def jit(
+    function: None = None,
+    static: int | str | Sequence[int | str] = (),
+    donate: int | Sequence[int] = (),
+    fallback: bool = False,
+    check: bool = False,
+) -> Callable[[Callable[P, R]], Jitted[P, R]]: ...
 def jit(
     function: Callable[..., Any] | None = None,
     static: int | str | Sequence[int | str] = (),

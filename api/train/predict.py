@@ -41,12 +41,12 @@ class Predictor:
         """The programs in the cache."""
         return self.cache.programs
 
-    def __call__(self, at: Snapshot, vars: Any, x: Any, ctx: Context | None) -> Any:
-        """Return the output. vars: a function that returns the variables of `at`."""
+    def __call__(self, at: Snapshot, vars: Any, x: Any, ctx: Context | None) -> Tensor:
+        """Return the output, or the tree of outputs. vars: a function that returns the variables of `at`."""
         if self.model.pure:
-            return self._pure(at, vars, x, ctx)
+            return self._pure(at, vars, x, ctx)  # type: ignore[no-any-return]
         with compilations.watch():
-            return self._python(at, vars, x, ctx)
+            return self._python(at, vars, x, ctx)  # type: ignore[no-any-return]
 
     # ---- a pure model: the program is replayed
     def _pure(self, at: Snapshot, vars: Any, x: Any, ctx: Context | None) -> Any:

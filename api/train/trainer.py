@@ -226,7 +226,7 @@ class Trainer:
 
     def predict(
         self, st: TrainState, x: Any, ctx: Context | None = None, batch_size: int | None = None
-    ) -> Any:
+    ) -> Tensor:
         """Return the model's output in evaluation mode.
 
         x: the model's input: a tensor or an array, or a tuple or dict of them.  ctx: tensors for layers.
@@ -241,7 +241,7 @@ class Trainer:
         (5, 3)
         """
         if tracing() is not None or tape.recording():
-            return self.model.apply(st.vars, x, ctx=ctx)[0]
+            return self.model.apply(st.vars, x, ctx=ctx)[0]  # type: ignore[no-any-return]
         if batch_size is None:
             return self.predictor(snapshot_of(self.optimizer, st), lambda: st.vars, x, ctx)
         size = integer("Trainer.predict", "batch_size", batch_size)
@@ -257,7 +257,7 @@ class Trainer:
             rows = slice(k, k + size)
             part = None if ctx is None else Context(_context_rows(ctx.values, length, rows))
             outputs.append(self.predictor(at, lambda: st.vars, _rows(x, rows), part))
-        return ptree.map(lambda *ys: ops.concatenate(ys), *outputs)
+        return ptree.map(lambda *ys: ops.concatenate(ys), *outputs)  # type: ignore[no-any-return]
 
     def evaluate(self, st: TrainState, data: Data, metrics: Mapping[str, Metric]) -> dict[str, Any]:
         """Return the score of each metric over the whole data, in evaluation mode.
