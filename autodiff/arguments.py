@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from .convert import tensor
-from .tensor import Tensor, TensorLike, float32, float64
+from .tensor import Axis, Tensor, TensorLike, float32, float64
 
 
 def as_tensor(x: TensorLike) -> Tensor:
@@ -32,7 +33,7 @@ def integer(name: str, argument: str, value: Any) -> int:
         raise TypeError(f"{name}: {argument} is {value!r}, expected an int") from None
 
 
-def one_axis(name: str, axis: Any, ndim: int) -> int:
+def one_axis(name: str, axis: int, ndim: int) -> int:
     """Return an axis as 0..ndim-1, or raise ValueError."""
     k = integer(name, "axis", axis)
     if not -ndim <= k < ndim:
@@ -40,7 +41,7 @@ def one_axis(name: str, axis: Any, ndim: int) -> int:
     return k % ndim
 
 
-def some_axes(name: str, axis: Any, ndim: int) -> tuple[int, ...]:
+def some_axes(name: str, axis: Axis, ndim: int) -> tuple[int, ...]:
     """Return axes in ascending order, all of them for None, or raise ValueError."""
     if axis is None:
         return tuple(range(ndim))
@@ -51,7 +52,7 @@ def some_axes(name: str, axis: Any, ndim: int) -> tuple[int, ...]:
     return tuple(axes)
 
 
-def shape_of(name: str, shape: Any) -> tuple[int, ...]:
+def shape_of(name: str, shape: int | Sequence[int]) -> tuple[int, ...]:
     """Return a shape as a tuple of sizes, an int as one axis."""
     if isinstance(shape, tuple | list):
         sizes = tuple(integer(name, "shape", n) for n in shape)

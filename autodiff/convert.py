@@ -11,6 +11,7 @@ from treepie.kernels import memory
 
 from .tensor import (
     TENSOR_DTYPES,
+    DType,
     Tensor,
     TensorLike,
     bool_,
@@ -28,7 +29,7 @@ _EXACT = {np.dtype("int8"): int32, np.dtype("int16"): int32, np.dtype("uint8"): 
 _EXACT |= {np.dtype("uint16"): int32, np.dtype("float16"): float32}
 
 
-def tensor(data: TensorLike, dtype: Any = None) -> Tensor:
+def tensor(data: TensorLike, dtype: DType | None = None) -> Tensor:
     """Copy numbers, nested lists, a NumPy array or a tensor into a tensor.
 
     Without `dtype`: Python floats give float32, ints int32 (int64 where they need it), bools bool;

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, Protocol, cast, overload
 
 import numpy as np
 from llvmlite import ir
@@ -18,10 +18,12 @@ from treepie.kernels.vector import Formula, Value, vector_type
 
 from . import tape
 from .convert import tensor
-from .table import VJP, Attributes, Case, Op, P, public, register
+from .table import VJP, BoundArguments, Case, Op, public, register
 from .tensor import Tensor, TensorLike, bool_, float64
 from .trace import active
 from .trace.number import Number, fitting
+
+Accepts = Literal["any", "number", "float", "bool"]
 
 _constants: dict[tuple[float, np.dtype], Tensor] = {}
 
@@ -55,7 +57,7 @@ def stored_constant(number: Any, dtype: np.dtype) -> Tensor:
     return made
 
 
-def promoted(name: str, args: tuple[TensorLike, ...], accepts: str = "any") -> tuple[Tensor, ...]:
+def promoted(name: str, args: tuple[TensorLike, ...], accepts: Accepts = "any") -> tuple[Tensor, ...]:
     """Return operands as tensors of one dtype, promoted as NumPy does; Python numbers are weak.
 
     accepts: "any", "number" (bools become int64), "float" (other dtypes become float64) or "bool".
@@ -275,57 +277,57 @@ def _cases(count: int, conditions: dict[int, int]) -> tuple[Case, ...]:
     return tuple(Case(s, integers=conditions) for s in shapes)
 
 
+class _Decorator(Protocol):
+    """What makes an op of a formula: it takes as many operands, by position."""
+
+    @overload
+    def __call__(self, formula: Callable[[Any], Any], /) -> Callable[[TensorLike], Tensor]: ...
+    @overload
+    def __call__(
+        self, formula: Callable[[Any, Any], Any], /
+    ) -> Callable[[TensorLike, TensorLike], Tensor]: ...
+    @overload
+    def __call__(
+        self, formula: Callable[[Any, Any, Any], Any], /
+    ) -> Callable[[TensorLike, TensorLike, TensorLike], Tensor]: ...
+    @overload
+    def __call__(
+        self, formula: Callable[[Any, Any, Any, Any], Any], /
+    ) -> Callable[[TensorLike, TensorLike, TensorLike, TensorLike], Tensor]: ...
+
+
 def elementwise(
     *,
     oracle: Callable[..., Any],
     vjp: VJP | tuple[VJP | None, ...] | None = None,
-    accepts: str = "any",
-    result: str = "same",
+    accepts: Accepts = "any",
+    result: Literal["same", "bool"] = "same",
     conditions: Sequence[int] = (),
     flops: float = 1.0,
     name: str | None = None,
     **options: Any,
-) -> Callable[[Callable[P, Any]], Callable[P, Tensor]]:
-    """Make a row of the decorated formula, which gives a value from values.
+) -> _Decorator:
+    """Make a row of the decorated formula, which computes a value from values.
 
     accepts: see `promoted`.  result: "same" dtype as the operands, or "bool".
-    conditions: operands that are bools, whatever the others are.
+    conditions: positions of operands that are bools, whatever the dtype of the others.
     flops: rough cost of an element in arithmetic operations.
     """
 
-    def decorate(formula: Callable[P, Any]) -> Callable[P, Tensor]:
+    def decorate(formula: Callable[..., Any]) -> Any:
         own = name or formula.__name__
-        count = len(inspect.signature(formula).parameters)
-        values = [k for k in range(count) if k not in conditions]
-
-        def bind(*args: Any) -> tuple[tuple[Tensor, ...], Attributes]:
-            if len(args) != count:
-                raise TypeError(f"{own}: {len(args)} operands given, expected {count}")
-            if not conditions:
-                first = args[0]
-                if type(first) is Tensor and first._data.dtype.kind == "f" and accepts != "bool":
-                    dtype = first._data.dtype
-                    for a in args:
-                        if type(a) is not Tensor or a._data.dtype is not dtype:
-                            break
-                    else:
-                        return args, {}  # the usual case, in a third of the time
-                    if count == 2 and (type(args[1]) is float or type(args[1]) is int):
-                        return (first, constant(args[1], dtype)), {}
-                return promoted(own, args, accepts), {}
-            found = dict(zip(values, promoted(own, tuple(args[k] for k in values), accepts), strict=True))
-            for k in conditions:
-                found[k] = promoted(own, (args[k],), "bool")[0]
-            return tuple(found[k] for k in range(count)), {}
+        parameters = inspect.signature(formula).parameters
+        count = len(parameters)
+        first_value = next(k for k in range(count) if k not in conditions)
 
         def infer(*specs: Spec) -> list[Spec]:
-            dtype = bool_ if result == "bool" else specs[values[0]].dtype
+            dtype = bool_ if result == "bool" else specs[first_value].dtype
             return [Spec(broadcast(own, specs), dtype)]
 
         integers = dict.fromkeys(conditions, 2)
         row = Elementwise(
             own,
-            bind,
+            _binder(own, count, accepts, conditions),
             infer,
             _planner(own, formula, flops),
             (vjp,) if callable(vjp) else vjp,
@@ -339,6 +341,40 @@ def elementwise(
             flops=flops,
             **options,
         )
-        return public(register(row), formula)
+        kind = inspect.Parameter.POSITIONAL_ONLY
+        operands = [inspect.Parameter(p, kind, annotation="TensorLike") for p in parameters]
+        call = public(register(row), formula, inspect.Signature(operands, return_annotation="Tensor"))
+        # The modules of formulas need not import the types.
+        call.__annotations__ = {**dict.fromkeys(parameters, TensorLike), "return": Tensor}
+        return call
 
-    return decorate
+    return cast(_Decorator, decorate)
+
+
+def _binder(
+    name: str, count: int, accepts: Accepts, conditions: Sequence[int]
+) -> Callable[..., BoundArguments]:
+    """Return the `bind` of an elementwise row: its operands as tensors of one dtype, conditions as bools."""
+    values = [k for k in range(count) if k not in conditions]
+
+    def bind(*args: Any) -> BoundArguments:
+        if len(args) != count:
+            raise TypeError(f"{name}: {len(args)} operands given, expected {count}")
+        if not conditions:
+            first = args[0]
+            if type(first) is Tensor and first._data.dtype.kind == "f" and accepts != "bool":
+                dtype = first._data.dtype
+                for a in args:
+                    if type(a) is not Tensor or a._data.dtype is not dtype:
+                        break
+                else:
+                    return args, {}  # the usual case, in a third of the time
+                if count == 2 and (type(args[1]) is float or type(args[1]) is int):
+                    return (first, constant(args[1], dtype)), {}
+            return promoted(name, args, accepts), {}
+        operands = dict(zip(values, promoted(name, tuple(args[k] for k in values), accepts), strict=True))
+        for k in conditions:
+            operands[k] = promoted(name, (args[k],), "bool")[0]
+        return tuple(operands[k] for k in range(count)), {}
+
+    return bind

@@ -8,10 +8,10 @@ import numpy as np
 
 from .convert import tensor
 from .table import Case, Op
-from .tensor import Tensor
+from .tensor import DType, Tensor
 
 
-def operands(row: Op, case: Case, dtype: Any, seed: int = 0) -> list[Any]:
+def operands(row: Op, case: Case, dtype: DType, seed: int = 0) -> list[Any]:
     """Return NumPy arrays for a case: floats drawn from the row's domain, integers below their bound.
 
     An operand with integers below 2 is a bool.

@@ -7,7 +7,6 @@ is made from the key and its index. Never draw twice from one key: split it, or 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -27,7 +26,7 @@ from .ops.random import (
 )
 from .ops.sort import argsort
 from .table import Shape
-from .tensor import Tensor, TensorLike, check_dtype, float32, float64
+from .tensor import DType, Tensor, TensorLike, check_dtype, float32, float64
 from .trace.active import tracing
 from .trace.number import computed
 
@@ -60,7 +59,7 @@ def _folded(data: int) -> int:
     return number
 
 
-def _float(name: str, dtype: Any) -> np.dtype:
+def _float(name: str, dtype: DType) -> np.dtype:
     out = check_dtype(name, dtype)
     if out.kind != "f":
         raise TypeError(f"{name}: dtype is {out.name}, expected float32 or float64")
@@ -72,7 +71,7 @@ def uniform(
     shape: Shape = (),
     low: TensorLike = 0.0,
     high: TensorLike = 1.0,
-    dtype: Any = float32,
+    dtype: DType = float32,
 ) -> Tensor:
     """Return numbers uniform in [low, high): low + (high - low) * u, where rounding can reach `high`.
 
@@ -86,7 +85,7 @@ def uniform(
     return add(mul(u, sub(high, low)), low)
 
 
-def normal(key: Tensor, shape: Shape = (), dtype: Any = float32) -> Tensor:
+def normal(key: Tensor, shape: Shape = (), dtype: DType = float32) -> Tensor:
     """Return numbers of the standard normal distribution (Box & Muller 1958)."""
     return random_normal(key, shape_of("rng.normal", shape), _float("rng.normal", dtype))
 
@@ -111,7 +110,7 @@ def permutation(key: Tensor, n: int) -> Tensor:
 
 
 def truncated_normal(
-    key: Tensor, shape: Shape = (), low: float = -2.0, high: float = 2.0, dtype: Any = float32
+    key: Tensor, shape: Shape = (), low: float = -2.0, high: float = 2.0, dtype: DType = float32
 ) -> Tensor:
     """Return numbers of the standard normal distribution within [low, high]; either may be infinite.
 

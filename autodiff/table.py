@@ -8,9 +8,10 @@ gradients nest; an op without one says `nondifferentiable=True`, and differentia
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast, overload
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from treepie.kernels.compilations import compilations
 from treepie.kernels.program import Launch, LaunchTable, Operand, Spec
 
 from . import tape
-from .tensor import Tensor, address_of
+from .tensor import DType, Tensor, address_of
 from .trace import active
 
 P = ParamSpec("P")
@@ -209,7 +210,7 @@ class Op:
         made = tuple(self.infer(*specs, **attributes))
         sizes: list[int] = []
 
-        def scratch(shape: Shape, dtype: Any) -> Operand:
+        def scratch(shape: Shape, dtype: DType) -> Operand:
             spec = Spec(shape, np.dtype(dtype))
             sizes.append(spec.nbytes)
             return Operand(len(specs) + len(made) + len(sizes) - 1, spec)
@@ -300,11 +301,40 @@ def register(row: Op) -> Op:
     return row
 
 
-def public(row: Op, function: Callable[P, Any]) -> Callable[P, Tensor]:
-    """Return a row as the function that users call, with the name and docstring of `function`."""
-    call: Callable[P, Tensor] = functools.wraps(function)(row.caller())
-    call.op = row  # type: ignore[attr-defined]
+def public(row: Op, function: Callable[..., Any], signature: inspect.Signature) -> Any:
+    """Return a row as the function that users call: the name and docstring of `function`, a signature."""
+    call: Any = functools.wraps(function)(row.caller())
+    call.__signature__ = signature
+    call.__annotations__ = {k: p.annotation for k, p in signature.parameters.items()}
+    call.__annotations__["return"] = signature.return_annotation
+    call.op = row
     return call
+
+
+def shown(annotation: Any) -> str:
+    """Return a type as source text, as annotations are where they are not evaluated."""
+    return inspect.formatannotation(annotation).replace(f"{Tensor.__module__}.", "")
+
+
+@overload
+def op(
+    *,
+    infer: Callable[..., Sequence[Spec]],
+    oracle: Callable[..., Any],
+    cases: Sequence[Case],
+    returns: type[R],
+    **options: Any,
+) -> Callable[[Callable[P, BoundArguments]], Callable[P, R]]: ...
+
+
+@overload
+def op(
+    *,
+    infer: Callable[..., Sequence[Spec]],
+    oracle: Callable[..., Any],
+    cases: Sequence[Case],
+    **options: Any,
+) -> Callable[[Callable[P, BoundArguments]], Callable[P, Tensor]]: ...
 
 
 def op(
@@ -314,11 +344,15 @@ def op(
     cases: Sequence[Case],
     plan: Callable[..., list[Launch]] | None = None,
     vjp: VJP | tuple[VJP | None, ...] | None = None,
+    returns: Any = Tensor,
     **options: Any,
-) -> Callable[[Callable[P, tuple[tuple[Tensor, ...], Attributes]]], Callable[P, Tensor]]:
-    """Make a row of the decorated function, which is its `bind`; see `Op` for the arguments."""
+) -> Callable[[Callable[..., BoundArguments]], Any]:
+    """Make a row of the decorated function, which is its `bind`; see `Op` for the arguments.
 
-    def decorate(bind: Callable[P, tuple[tuple[Tensor, ...], Attributes]]) -> Callable[P, Tensor]:
+    returns: the type of the result, which the function has instead of that of `bind`.
+    """
+
+    def decorate(bind: Callable[..., BoundArguments]) -> Any:
         rules = (vjp,) if callable(vjp) else vjp
         name = options.pop("name", None) or bind.__name__
         row = Op(
@@ -332,7 +366,8 @@ def op(
             doc=(bind.__doc__ or "").split("\n")[0],
             **options,
         )
-        return public(register(row), bind)
+        signature = inspect.signature(bind).replace(return_annotation=shown(returns))
+        return public(register(row), bind, signature)
 
     return decorate
 

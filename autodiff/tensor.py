@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Union, cast
 
 import numpy as np
@@ -25,11 +26,15 @@ TENSOR_DTYPES = {d: d for d in DTYPES}
 
 #: What a function takes for a tensor: a tensor, a NumPy array, a number, or nested lists of numbers.
 TensorLike = Union["Tensor", NDArray[Any], np.generic, float, int, bool, list[Any], tuple[Any, ...]]
-Index = Any  # int, slice, None, Ellipsis, integer tensor or array, or a tuple of these
+#: What an index can be: as NumPy's, a tuple of these for several axes.
+Index = int | slice | None | EllipsisType | TensorLike
+#: The axes that a reduction goes over; None is all of them.
 Axis = int | tuple[int, ...] | None
+#: What a function takes for a dtype: float32, float64, int32, int64 or bool, as NumPy spells them.
+DType = np.dtype | type | str
 
 
-def check_dtype(function: str, dtype: Any) -> np.dtype:
+def check_dtype(function: str, dtype: DType) -> np.dtype:
     """Return `dtype` as one that tensors have, or raise TypeError."""
     if dtype is float32 or dtype is float64:
         return dtype
@@ -130,7 +135,7 @@ class Tensor:
         view.setflags(write=False)
         return view
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+    def __array__(self, dtype: DType | None = None, copy: bool | None = None) -> NDArray[Any]:
         """Convert for NumPy: read-only without a copy, unless a dtype or a copy is asked for.
 
         Raises TypeError inside a gradient that depends on the tensor, where NumPy's functions would lose it.
@@ -292,13 +297,13 @@ class Tensor:
         def T(self) -> Tensor:
             """The tensor with its axes reversed."""
 
-        def astype(self, dtype: Any) -> Tensor:
+        def astype(self, dtype: DType) -> Tensor:
             """Return the elements converted to another dtype."""
 
-        def reshape(self, *shape: Any) -> Tensor:
+        def reshape(self, *shape: int | Sequence[int]) -> Tensor:
             """Return the elements under another shape; one size may be -1."""
 
-        def transpose(self, *axes: Any) -> Tensor:
+        def transpose(self, *axes: int | Sequence[int] | None) -> Tensor:
             """Return the tensor with its axes permuted, by default reversed."""
 
         def ravel(self) -> Tensor:
@@ -313,7 +318,7 @@ class Tensor:
         def swapaxes(self, axis1: int, axis2: int) -> Tensor:
             """Return the tensor with two axes exchanged."""
 
-        def repeat(self, repeats: int | list[int], axis: int | None = None) -> Tensor:
+        def repeat(self, repeats: int | Sequence[int], axis: int | None = None) -> Tensor:
             """Return each element, or slice of an axis, several times over."""
 
         def take(self, indices: TensorLike, axis: int | None = None) -> Tensor:
@@ -325,7 +330,7 @@ class Tensor:
         def argsort(self, axis: int | None = -1) -> Tensor:
             """Return the places of the elements along an axis in ascending order."""
 
-        def clip(self, low: Any = None, high: Any = None) -> Tensor:
+        def clip(self, low: TensorLike | None = None, high: TensorLike | None = None) -> Tensor:
             """Return the elements limited to a range."""
 
         def round(self) -> Tensor:

@@ -122,5 +122,4 @@ def batch_statistics(x: Tensor, scale: Tensor, bias: Tensor, eps: float) -> tupl
         raise ValueError(
             f"batch_norm: x has shape {x.shape}, one value a channel, expected more: its variance would be 0"
         )
-    made: tuple[Tensor, Tensor, Tensor] = batch.batch_norm(x, scale, bias, eps)  # type: ignore[assignment]
-    return made
+    return batch.batch_norm(x, scale, bias, eps)

@@ -296,8 +296,8 @@ def clip(x: TensorLike, low: TensorLike | None = None, high: TensorLike | None =
 
     NaN stays. An element at a bound passes its gradient, one beyond gives it to the bound.
     """
-    if low is None and high is None:
-        raise ValueError("clip: low and high are None, expected at least one bound")
     if low is None:
+        if high is None:
+            raise ValueError("clip: low and high are None, expected at least one bound")
         return minimum(x, high)
     return maximum(x, low) if high is None else _clip(x, low, high)

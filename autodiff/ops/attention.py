@@ -277,6 +277,7 @@ def _backward_case(case: Case) -> Case:
 @op(
     name="attention_backward",
     signature="(b,h,q,e),(b,h,q),(b,h,q,d),(b,g,k,d),(b,g,k,e),(...),(2),(b,h,q,e),(b,h,q)->...",
+    returns=tuple[Tensor, Tensor, Tensor],
     infer=lambda g, g_lse, q, k, v, mask, key, out, lse, **attributes: [q, k, v],
     plan=_plan_backward,
     vjp=tuple(None if k in (5, 6) else pick(k) for k in range(9)),
@@ -334,6 +335,7 @@ def attention_backward(
 @op(
     name="attention",
     signature="(b,h,q,d),(b,g,k,d),(b,g,k,e),(...),(2)->(b,h,q,e),(b,h,q)",
+    returns=tuple[Tensor, Tensor],
     infer=lambda q, k, v, mask, key, *, seq_first, **attributes: [
         Spec((*q.shape[:3], v.shape[3]), q.dtype),
         Spec(_rows(q, seq_first), q.dtype),

@@ -113,6 +113,7 @@ def _check(x: Tensor, like: Tensor, *weights: Tensor) -> None:
 
 @op(
     signature="(n,c,...),(n,c,...),(c)->(n,c,...),(c),(c)",
+    returns=tuple[Tensor, Tensor, Tensor],
     infer=lambda g, x, w, eps: [Spec(x.shape, x.dtype), Spec(w.shape, x.dtype), Spec(w.shape, x.dtype)],
     plan=_plan_batch_backward,
     shared=by_formula(_batch_formula_backward),
@@ -134,6 +135,7 @@ def batch_norm_backward(g: TensorLike, x: TensorLike, weight: TensorLike, eps: f
 
 @op(
     signature="(n,c,...),(c),(c)->(n,c,...),(c),(c)",
+    returns=tuple[Tensor, Tensor, Tensor],
     infer=lambda x, w, b, eps: [Spec(x.shape, x.dtype), Spec(w.shape, x.dtype), Spec(w.shape, x.dtype)],
     plan=_plan_batch,
     shared=_batch_vjp,

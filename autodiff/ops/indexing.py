@@ -11,7 +11,7 @@ from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_tensor, integer, one_axis
 from ..table import BoundArguments, Case, Shape, op
-from ..tensor import Tensor, TensorLike, check_dtype, float32
+from ..tensor import DType, Tensor, TensorLike, check_dtype, float32
 from .compare import equal
 from .shape import astype, expand_dims, reshape
 
@@ -138,7 +138,7 @@ def scatter_add(g: TensorLike, indices: TensorLike, axis: int, size: int) -> Bou
     return (t, i), {"axis": k, "size": integer("scatter_add", "size", size)}
 
 
-def one_hot(indices: TensorLike, size: int, dtype: Any = float32) -> Tensor:
+def one_hot(indices: TensorLike, size: int, dtype: DType = float32) -> Tensor:
     """Return 1 at each index and 0 elsewhere, on a new last axis; an index outside gives zeros."""
     t = integers("one_hot", indices)
     places = Tensor(np.arange(size, dtype=t.dtype))

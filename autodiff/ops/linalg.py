@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -212,6 +212,7 @@ _LINEAR = [(3, 5), (5, 4), (4,)]
 
 @op(
     signature="(...,k),(k,n),(n)->(...,n)",
+    returns=cast("type[Tensor | tuple[Tensor, Tensor]]", Tensor | tuple[Tensor, Tensor]),
     infer=_infer_linear,
     plan=_plan_linear,
     epilogue=True,

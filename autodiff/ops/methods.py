@@ -5,16 +5,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..tensor import Index, Tensor
-from . import advanced, arithmetic, compare, linalg, minmax, rearrange, reduction, scan, shape, sort
+from ..tensor import Index, Tensor, TensorLike
+from . import advanced, arithmetic, compare, linalg, minmax, rearrange, reduction, scan, shape
 from .indexing import take
+from .sort import argsort, sort
 
 
-def _reflected(op: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    return lambda self, other: op(other, self)
+def _reflected(op: Callable[[TensorLike, TensorLike], Tensor]) -> Callable[[Tensor, TensorLike], Tensor]:
+    def method(self: Tensor, other: TensorLike) -> Tensor:
+        return op(other, self)
+
+    method.__doc__ = op.__doc__
+    return method
+
+
+def _deepcopy(self: Tensor, memo: Any) -> Tensor:
+    """Return a copy in memory of its own, whatever becomes of this one's."""
+    return shape.copied(self)
 
 
 def _getitem(self: Tensor, index: Index) -> Tensor:
@@ -22,14 +32,14 @@ def _getitem(self: Tensor, index: Index) -> Tensor:
     return advanced.getitem(self, index)
 
 
-def _reshape(self: Tensor, *shape_: Any) -> Tensor:
+def _reshape(self: Tensor, *shape_: int | Sequence[int]) -> Tensor:
     """Return the elements under another shape; one size may be -1."""
-    return shape.reshape(self, shape_[0] if len(shape_) == 1 else shape_)
+    return shape.reshape(self, shape_[0] if len(shape_) == 1 else shape_)  # type: ignore[arg-type]
 
 
-def _transpose(self: Tensor, *axes: Any) -> Tensor:
+def _transpose(self: Tensor, *axes: int | Sequence[int] | None) -> Tensor:
     """Return the tensor with its axes permuted, by default reversed."""
-    return shape.transpose(self, (axes[0] if len(axes) == 1 else axes) or None)
+    return shape.transpose(self, (axes[0] if len(axes) == 1 else axes) or None)  # type: ignore[arg-type]
 
 
 _BINARY = {
@@ -56,7 +66,7 @@ METHODS: dict[str, Any] = {
     "__eq__": compare.equal,
     "__ne__": compare.not_equal,
     "__getitem__": _getitem,
-    "__deepcopy__": lambda self, memo: shape.copied(self),
+    "__deepcopy__": _deepcopy,
     "_stack": staticmethod(shape.stack),
     "at": property(advanced.At, doc=advanced.At.__doc__),
     "T": property(shape.transpose, doc="The tensor with its axes reversed."),
@@ -69,8 +79,8 @@ METHODS: dict[str, Any] = {
     "swapaxes": shape.swapaxes,
     "repeat": rearrange.repeat,
     "take": take,
-    "sort": sort.sort,
-    "argsort": sort.argsort,
+    "sort": sort,
+    "argsort": argsort,
     "clip": arithmetic.clip,
     "round": arithmetic.round,
     "sum": reduction.sum,

@@ -145,6 +145,7 @@ def check_operands(name: str, x: Tensor, axis: int, groups: int, like: Tensor, *
 
 @op(
     signature="(...),(...),(c)->(...),(c),(c)",
+    returns=tuple[Tensor, Tensor, Tensor],
     infer=lambda g, x, w, **attributes: [
         Spec(x.shape, x.dtype),
         Spec(w.shape, x.dtype),

@@ -14,7 +14,7 @@ from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_float, as_tensor
 from ..table import BoundArguments, Case, Shape, op
-from ..tensor import Tensor, TensorLike, int32, int64
+from ..tensor import DType, Tensor, TensorLike, int32, int64
 
 
 def check_key(name: str, key: Any) -> Tensor:
@@ -85,23 +85,36 @@ _SHAPES = [(3, 5), (), (0, 2), (1000,)]
 _KEY = {0: 2**32}
 
 
-def _with_dtype(key: Tensor, shape: Shape, dtype: Any) -> BoundArguments:
-    return (check_key("rng", key),), {"shape": shape, "dtype": np.dtype(dtype)}
+def _floats(
+    name: str,
+    doc: str,
+    formulas: dict[str, Callable[..., Any]],
+    oracle: Callable[..., Any],
+    ulp: float,
+) -> Callable[[Tensor, Shape, DType], Tensor]:
+    """Make a row that draws floats of a dtype."""
 
+    def bind(key: Tensor, shape: Shape, dtype: DType) -> BoundArguments:
+        return (check_key("rng", key),), {"shape": shape, "dtype": np.dtype(dtype)}
 
-_DRAWN: dict[str, Any] = {
-    "signature": "(2)->(...)",
-    "infer": lambda key, shape, dtype: [Spec(shape, dtype)],
-    "nondifferentiable": True,
-    "cases": [
-        Case(((2,),), {"shape": s, "dtype": np.dtype(d)}, _KEY)
-        for s in _SHAPES
-        for d in ("float32", "float64")
-    ],
-    "wrong": Case(((3,),), {"shape": (3,), "dtype": np.dtype("float32")}, _KEY),
-    "large": Case(((2,),), {"shape": (1000, 1000), "dtype": np.dtype("float32")}, _KEY),
-    "dtypes": ("int64",),
-}
+    bind.__doc__ = doc
+    return op(
+        name=name,
+        signature="(2)->(...)",
+        infer=lambda key, shape, dtype: [Spec(shape, dtype)],
+        plan=_planner(name, formulas),
+        nondifferentiable=True,
+        oracle=oracle,
+        cases=[
+            Case(((2,),), {"shape": s, "dtype": np.dtype(d)}, _KEY)
+            for s in _SHAPES
+            for d in ("float32", "float64")
+        ],
+        wrong=Case(((3,),), {"shape": (3,), "dtype": np.dtype("float32")}, _KEY),
+        large=Case(((2,),), {"shape": (1000, 1000), "dtype": np.dtype("float32")}, _KEY),
+        dtypes=("int64",),
+        ulp=ulp,
+    )(bind)
 
 
 @op(
@@ -120,26 +133,20 @@ def random_bits(key: Tensor, shape: Shape) -> BoundArguments:
     return (check_key("rng", key),), {"shape": shape}
 
 
-@op(
-    plan=_planner("random_uniform", {"float32": kernels.uniform32, "float64": kernels.uniform64}),
-    oracle=uniform_oracle,
+random_uniform = _floats(
+    "random_uniform",
+    "Uniform numbers in [0, 1).",
+    {"float32": kernels.uniform32, "float64": kernels.uniform64},
+    uniform_oracle,
     ulp=0,
-    **_DRAWN,
 )
-def random_uniform(key: Tensor, shape: Shape, dtype: Any) -> BoundArguments:
-    """Uniform numbers in [0, 1)."""
-    return _with_dtype(key, shape, dtype)
-
-
-@op(
-    plan=_planner("random_normal", {"float32": kernels.normal32, "float64": kernels.normal64}),
-    oracle=_normal_oracle,
+random_normal = _floats(
+    "random_normal",
+    "Numbers of the standard normal distribution.",
+    {"float32": kernels.normal32, "float64": kernels.normal64},
+    _normal_oracle,
     ulp=16,
-    **_DRAWN,
 )
-def random_normal(key: Tensor, shape: Shape, dtype: Any) -> BoundArguments:
-    """Numbers of the standard normal distribution."""
-    return _with_dtype(key, shape, dtype)
 
 
 def _split_oracle(key: Any, count: int) -> Any:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from ..arguments import as_tensor, integer, one_axis, some_axes
 from ..elementwise import constant
 from ..table import Case, composite
-from ..tensor import Tensor, TensorLike
+from ..tensor import Axis, Tensor, TensorLike
 from .arithmetic import where
 from .indexing import take
 from .shape import broadcast_to, concatenate, embed, expand_dims, reshape, strided_slice, transpose
@@ -89,7 +88,7 @@ def piece(t: Tensor, axis: int, start: int, stop: int) -> Tensor:
     dtypes=_ALL,
     ulp=0,
 )
-def flip(x: TensorLike, axis: int | tuple[int, ...] | None = None) -> Tensor:
+def flip(x: TensorLike, axis: Axis = None) -> Tensor:
     """Reverse axes, all of them by default."""
     t = as_tensor(x)
     axes = some_axes("flip", axis, t.ndim)
@@ -112,7 +111,7 @@ def flip(x: TensorLike, axis: int | tuple[int, ...] | None = None) -> Tensor:
     dtypes=_ALL,
     ulp=0,
 )
-def roll(x: TensorLike, shift: int | tuple[int, ...], axis: int | tuple[int, ...] | None = None) -> Tensor:
+def roll(x: TensorLike, shift: int | tuple[int, ...], axis: Axis = None) -> Tensor:
     """Shift elements along axes, those that leave coming back in front; without an axis, flattened."""
     t = as_tensor(x)
     if axis is None:
@@ -188,7 +187,9 @@ def repeat(x: TensorLike, repeats: int | Sequence[int], axis: int | None = None)
     wrong=Case(((2, 3),), {"pad_width": ((1, 2), (1, 2), (1, 2))}),
     ulp=0,
 )
-def pad(x: TensorLike, pad_width: Any, value: float = 0.0) -> Tensor:
+def pad(
+    x: TensorLike, pad_width: int | tuple[int, int] | Sequence[tuple[int, int]], value: float = 0.0
+) -> Tensor:
     """Surround with a constant: n, (before, after) or a pair for each axis, as `numpy.pad` takes it."""
     t = as_tensor(x)
     try:

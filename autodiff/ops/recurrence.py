@@ -227,6 +227,7 @@ def _gru_backward_shapes(b: int, t: int, n: int) -> tuple[Shape, ...]:
 
 @op(
     signature="(b,t,n),(b,t,n),(b,t,4n),(b,t,4n),(b,t,n),(b,n),(n,4n)->(b,t,4n),(b,n),(b,n)",
+    returns=tuple[Tensor, Tensor, Tensor],
     infer=lambda g_h, g_c, g_gates, gates, cells, c0, w: [gates, c0, c0],
     plan=kernels.lstm_backward,
     vjp=tuple(map(pick, range(7))),
@@ -255,6 +256,7 @@ def lstm_backward(
 
 @op(
     signature="(b,t,4n),(b,n),(b,n),(n,4n),(4n)->(b,t,n),(b,t,n),(b,t,4n)",
+    returns=tuple[Tensor, Tensor, Tensor],
     infer=lambda x, h0, c0, w, bias: [
         Spec((*x.shape[:2], w.shape[0]), x.dtype),
         Spec((*x.shape[:2], w.shape[0]), x.dtype),
@@ -279,6 +281,7 @@ def lstm_steps(
 
 @op(
     signature="(b,t,n),(b,t,4n),(b,t,4n),(b,t,n),(b,n),(n,3n)->(b,t,4n),(b,n)",
+    returns=tuple[Tensor, Tensor],
     infer=lambda g_h, g_gates, gates, states, h0, w: [gates, h0],
     plan=kernels.gru_backward,
     vjp=tuple(map(pick, range(6))),
@@ -306,6 +309,7 @@ def gru_backward(
 
 @op(
     signature="(b,t,3n),(b,n),(n,3n),(3n)->(b,t,n),(b,t,4n)",
+    returns=tuple[Tensor, Tensor],
     infer=lambda x, h0, w, bias: [
         Spec((*x.shape[:2], w.shape[0]), x.dtype),
         Spec((*x.shape[:2], 4 * w.shape[0]), x.dtype),

@@ -15,7 +15,7 @@ from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_tensor, some_axes
 from ..table import BoundArguments, Case, Shape, composite, op
-from ..tensor import Axis, Tensor, TensorLike, float64, int64
+from ..tensor import Axis, DType, Tensor, TensorLike, float64, int64
 from .arithmetic import div, mul, square, sub, where
 from .compare import equal
 from .shape import astype, broadcast_to, concatenate, reshape, strided_slice, transpose
@@ -243,7 +243,7 @@ def _wide_norm_vjp(g: Tensor, y: Tensor, x: Tensor, dtype: np.dtype) -> Tensor:
     large=Case(((1000, 1000),), {"dtype": float64}),
     ulp=32,
 )
-def wide_norm(x: TensorLike, dtype: Any) -> BoundArguments:
+def wide_norm(x: TensorLike, dtype: DType) -> BoundArguments:
     """Root of the sum of squares of all elements (L2), in another float dtype."""
     return (as_tensor(x),), {"dtype": np.dtype(dtype)}
 

@@ -15,10 +15,10 @@ from treepie.kernels.program import Launch, Operand, Spec
 from ..arguments import as_tensor, integer, one_axis, shape_of, some_axes
 from ..elementwise import promoted, sum_to
 from ..table import BoundArguments, Case, Shape, op
-from ..tensor import Tensor, TensorLike, check_dtype
+from ..tensor import Axis, DType, Tensor, TensorLike, check_dtype
 
 
-def _resolved(x: Tensor, shape: Any) -> Shape:
+def _resolved(x: Tensor, shape: int | Sequence[int]) -> Shape:
     given = shape if isinstance(shape, tuple | list) else (shape,)
     sizes = [integer("reshape", "shape", n) for n in given]
     if sizes.count(-1) == 1:
@@ -42,7 +42,7 @@ def _resolved(x: Tensor, shape: Any) -> Shape:
     wrong=Case(((2, 3),), {"shape": (4, 2)}),
     ulp=0,
 )
-def reshape(x: TensorLike, shape: Any) -> BoundArguments:
+def reshape(x: TensorLike, shape: int | Sequence[int]) -> BoundArguments:
     """Same elements in the same order under another shape; one size may be -1."""
     t = as_tensor(x)
     return (t,), {"shape": _resolved(t, shape)}
@@ -95,7 +95,7 @@ def expand_dims(x: TensorLike, axis: int | tuple[int, ...]) -> Tensor:
     return reshape(t, tuple(1 if k in where else next(sizes) for k in range(t.ndim + count)))
 
 
-def squeeze(x: TensorLike, axis: int | tuple[int, ...] | None = None) -> Tensor:
+def squeeze(x: TensorLike, axis: Axis = None) -> Tensor:
     """Drop axes of size 1, all of them by default."""
     t = as_tensor(x)
     if axis is None:
@@ -173,7 +173,7 @@ def _plan_broadcast(
     large=Case(((1000, 1),), {"shape": (1000, 1000)}),
     ulp=0,
 )
-def broadcast_to(x: TensorLike, shape: Any) -> BoundArguments:
+def broadcast_to(x: TensorLike, shape: int | Sequence[int]) -> BoundArguments:
     """Repeat axes of size 1, and new leading axes, up to a shape."""
     t, sizes = as_tensor(x), shape_of("broadcast_to", shape)
     extra = len(sizes) - t.ndim
@@ -197,12 +197,12 @@ def _plan_cast(inputs: list[Operand], outputs: list[Operand], scratch: Any, dtyp
     large=Case(((1000, 1000),), {"dtype": np.dtype("float64")}),
     ulp=0,
 )
-def _astype(x: TensorLike, dtype: Any) -> BoundArguments:
+def _astype(x: TensorLike, dtype: DType) -> BoundArguments:
     """Convert to another dtype; a float that an integer dtype can not hold gives its least value."""
     return (as_tensor(x),), {"dtype": check_dtype("astype", dtype)}
 
 
-def astype(x: TensorLike, dtype: Any) -> Tensor:
+def astype(x: TensorLike, dtype: DType) -> Tensor:
     """Convert to another dtype; a float that an integer dtype can not hold gives its least value."""
     t = as_tensor(x)
     if t._data.dtype is dtype:

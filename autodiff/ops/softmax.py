@@ -12,7 +12,7 @@ from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_float, as_tensor, one_axis, same_float_dtype
 from ..table import BoundArguments, Case, op
-from ..tensor import Tensor, TensorLike
+from ..tensor import Axis, Tensor, TensorLike
 from .arithmetic import exp, mul, sub
 from .indexing import one_hot
 from .reduction import sum
@@ -112,7 +112,7 @@ def _logsumexp(x: TensorLike) -> BoundArguments:
     return _bind_rows("logsumexp", x)
 
 
-def logsumexp(x: TensorLike, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:
+def logsumexp(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Return log(sum(exp(x))) over axes, without overflow."""
     from ..arguments import some_axes
     from .shape import transpose
