@@ -11,7 +11,7 @@ import functools
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ParamSpec, TypeVar, cast, overload
+from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 
 import numpy as np
 
@@ -29,6 +29,8 @@ Shape = tuple[int, ...]
 Attributes = dict[str, Any]
 #: What a row's `bind` returns: tensors, and the attributes of the call.
 BoundArguments = tuple[tuple["Tensor", ...], Attributes]
+#: A shape rule: (input specs, attributes) -> output specs.
+ShapeRule = Callable[..., Sequence[Spec]]
 #: A VJP rule of one argument: (g, result, *arguments, **attributes) -> its gradient, or None for zero.
 VJP = Callable[..., Tensor | None]
 
@@ -88,7 +90,7 @@ class Op:
 
     name: str
     bind: Callable[..., tuple[tuple[Tensor, ...], Attributes]]
-    infer: Callable[..., Sequence[Spec]]
+    infer: ShapeRule
     plan: Callable[..., list[Launch]] | None
     vjp: tuple[VJP | None, ...] | None
     oracle: Callable[..., Any]
@@ -311,6 +313,13 @@ def public(row: Op, function: Callable[..., Any], signature: inspect.Signature) 
     return call
 
 
+class Decorator(Protocol):
+    """What makes a row of a `bind`: a function of the same parameters that returns a tensor."""
+
+    def __call__(self, bind: Callable[P, BoundArguments], /) -> Callable[P, Tensor]:
+        """Return the function that users call."""
+
+
 def shown(annotation: Any) -> str:
     """Return a type as source text, as annotations are where they are not evaluated."""
     return inspect.formatannotation(annotation).replace(f"{Tensor.__module__}.", "")
@@ -318,28 +327,17 @@ def shown(annotation: Any) -> str:
 
 @overload
 def op(
-    *,
-    infer: Callable[..., Sequence[Spec]],
-    oracle: Callable[..., Any],
-    cases: Sequence[Case],
-    returns: type[R],
-    **options: Any,
+    *, infer: ShapeRule, oracle: Callable[..., Any], cases: Sequence[Case], returns: type[R], **options: Any
 ) -> Callable[[Callable[P, BoundArguments]], Callable[P, R]]: ...
 
 
 @overload
-def op(
-    *,
-    infer: Callable[..., Sequence[Spec]],
-    oracle: Callable[..., Any],
-    cases: Sequence[Case],
-    **options: Any,
-) -> Callable[[Callable[P, BoundArguments]], Callable[P, Tensor]]: ...
+def op(*, infer: Callable[..., Sequence[Spec]], oracle: Callable[..., Any], **options: Any) -> Decorator: ...
 
 
 def op(
     *,
-    infer: Callable[..., Sequence[Spec]],
+    infer: ShapeRule,
     oracle: Callable[..., Any],
     cases: Sequence[Case],
     plan: Callable[..., list[Launch]] | None = None,

@@ -82,9 +82,14 @@ def _differentiate(
     return _detached(loss), grads, aux
 
 
+def zeros_of(x: Tensor) -> Tensor:
+    """Return zeros of the shape and dtype of x."""
+    return Tensor(np.zeros(x.shape, x.dtype))
+
+
 def or_zeros(g: Tensor | None, x: Tensor) -> Tensor:
     """Return a gradient of x, zeros for none."""
-    return Tensor(np.zeros(x.shape, x.dtype)) if g is None else g
+    return zeros_of(x) if g is None else g
 
 
 def value_and_grad(f: Callable[[Tree], Tensor], mixed: bool = False) -> Callable[[Tree], tuple[Tensor, Tree]]:
@@ -169,6 +174,16 @@ def vjp(f: Callable[..., Tree], *primals: Tree) -> tuple[Tree, Callable[[Tree], 
         return tuple(rebuild([or_zeros(g, x) for g, x in zip(gradients, found, strict=True)]))
 
     return _detached(result), pullback
+
+
+def by_formula(formula: Callable[..., Any]) -> Callable[..., Sequence[Tensor | None]]:
+    """Return the `shared` rule of an op by differentiating the same formula written in ops."""
+
+    def rule(h: Any, ans: Any, *inputs: Tensor, **attributes: Any) -> Sequence[Tensor | None]:
+        results, pullback = vjp(lambda *xs: list(formula(*xs, **attributes)), *inputs)
+        return pullback([or_zeros(g, y) for g, y in zip(h, results, strict=True)])
+
+    return rule
 
 
 def _cotangents(result: Tree, outputs: Sequence[Tensor], cotangents: Tree) -> list[Tensor]:

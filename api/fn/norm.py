@@ -113,7 +113,7 @@ def batch_norm(
         return batch_statistics(t, w, b, eps)[0]
     m, v = _per_channel("batch_norm", t, 1, mean=mean, var=var)
     factor = w * rsqrt(v + eps)
-    return batch.scale_shift(t, *(batch.along(p, t.ndim) for p in (m, factor, b)))
+    return batch.scale_shift(t, *(batch.per_channel(p, t.ndim) for p in (m, factor, b)))
 
 
 def batch_statistics(x: Tensor, scale: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -58,27 +58,21 @@ def pow(a: Any, b: Any) -> Any:
     return formulas.power(a, b)
 
 
-@elementwise(
-    oracle=np.maximum,
-    vjp=(
-        lambda g, y, a, b: where(a > b, g, where(a == b, g * 0.5, 0.0)),
-        lambda g, y, a, b: where(b > a, g, where(a == b, g * 0.5, 0.0)),
-    ),
-    ulp=0,
-)
+def _to_larger(g: Any, a: Any, b: Any) -> Any:
+    """Return g where a > b, half of it at a tie, else 0."""
+    return where(a > b, g, where(a == b, g * 0.5, 0.0))
+
+
+_LARGER_VJP = (lambda g, y, a, b: _to_larger(g, a, b), lambda g, y, a, b: _to_larger(g, b, a))
+
+
+@elementwise(oracle=np.maximum, vjp=_LARGER_VJP, ulp=0)
 def maximum(a: Any, b: Any) -> Any:
     """Larger of two operands; NaN if either is. At a tie each gets half the gradient."""
     return vector.maximum(a, b)
 
 
-@elementwise(
-    oracle=np.minimum,
-    vjp=(
-        lambda g, y, a, b: where(a < b, g, where(a == b, g * 0.5, 0.0)),
-        lambda g, y, a, b: where(b < a, g, where(a == b, g * 0.5, 0.0)),
-    ),
-    ulp=0,
-)
+@elementwise(oracle=np.minimum, vjp=_LARGER_VJP[::-1], ulp=0)
 def minimum(a: Any, b: Any) -> Any:
     """Smaller of two operands; NaN if either is. At a tie each gets half the gradient."""
     return vector.minimum(a, b)

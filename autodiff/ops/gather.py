@@ -12,7 +12,7 @@ from treepie.kernels.program import Launch, Operand, Spec
 from ..arguments import as_tensor, integer, one_axis
 from ..table import BoundArguments, Case, Shape, op
 from ..tensor import Tensor, TensorLike
-from .indexing import around, index_range, integers, out_of_range
+from .indexing import index_range, integers, out_of_range, outer_n_inner
 from .shape import broadcast_to, strided_slice
 
 
@@ -21,7 +21,7 @@ def _others(shape: Shape, axis: int) -> Shape:
 
 
 def _plan(inputs: list[Operand], outputs: list[Operand], scratch: Any, axis: int) -> list[Launch]:
-    seen = [t.reshaped(*around(t.shape, axis)) for t in (*inputs, *outputs)]
+    seen = [t.reshaped(*outer_n_inner(t.shape, axis)) for t in (*inputs, *outputs)]
     return [kernels.take_along(*seen)]
 
 
@@ -105,7 +105,7 @@ def gather(x: TensorLike, indices: TensorLike, axis: int) -> Tensor:
 def _plan_add(
     inputs: list[Operand], outputs: list[Operand], scratch: Any, axis: int, size: int
 ) -> list[Launch]:
-    g, indices, out = (t.reshaped(*around(t.shape, axis)) for t in (*inputs, *outputs))
+    g, indices, out = (t.reshaped(*outer_n_inner(t.shape, axis)) for t in (*inputs, *outputs))
     return scatter.add_along(indices, g, out)
 
 

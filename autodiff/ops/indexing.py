@@ -16,7 +16,7 @@ from .compare import equal
 from .shape import astype, expand_dims, reshape
 
 
-def around(shape: Shape, axis: int) -> tuple[int, int, int]:
+def outer_n_inner(shape: Shape, axis: int) -> tuple[int, int, int]:
     """Return a shape as (outer, n, inner): the axes before one, the axis, those after it."""
     outer, inner = int(np.prod(shape[:axis])), int(np.prod(shape[axis + 1 :]))
     return outer, shape[axis], inner
@@ -45,7 +45,7 @@ def out_of_range(name: str, indices: Tensor, size: int) -> IndexError:
 
 def _plan_take(inputs: list[Operand], outputs: list[Operand], scratch: Any, axis: int) -> list[Launch]:
     (x, indices), (out,) = inputs, outputs
-    outer, n, inner = around(x.shape, axis)
+    outer, n, inner = outer_n_inner(x.shape, axis)
     m = indices.size
     target = out.reshaped(outer, m, inner)
     return [kernels.take(x.reshaped(outer, n, inner), indices.reshaped(m), target)]
@@ -90,7 +90,7 @@ def _plan_scatter(
     inputs: list[Operand], outputs: list[Operand], scratch: Any, axis: int, size: int
 ) -> list[Launch]:
     (g, indices), (out,) = inputs, outputs
-    outer, n, inner = around(out.shape, axis)
+    outer, n, inner = outer_n_inner(out.shape, axis)
     m = indices.size
     target = out.reshaped(outer, n, inner)
     return scatter.scatter_add(indices.reshaped(m), g.reshaped(outer, m, inner), target)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from treepie.kernels.elementwise import fill
 from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_tensor, some_axes
-from ..table import BoundArguments, Case, Shape, composite, op
+from ..table import BoundArguments, Case, Decorator, Shape, composite, op
 from ..tensor import Axis, DType, Tensor, TensorLike, float64, int64
 from .arithmetic import div, mul, square, sub, where
 from .compare import equal
@@ -44,7 +44,7 @@ def reduced(shape: Shape, axis: tuple[int, ...], keepdims: bool) -> Shape:
     return tuple(n for k, n in enumerate(shape) if k not in axis)
 
 
-def seen_as(x: Operand, axis: tuple[int, ...], scratch: Any) -> tuple[Operand, list[Launch]]:
+def as_outer_n_inner(x: Operand, axis: tuple[int, ...], scratch: Any) -> tuple[Operand, list[Launch]]:
     """Return x as (outer, n, inner), n over the reduced axes, transposed first where they are apart."""
     sizes = x.shape
     first, last = (axis[0], axis[-1] + 1) if axis else (len(sizes), len(sizes))
@@ -73,14 +73,14 @@ def planner(kernel: kernels.Reduction, empty: float) -> Callable[..., list[Launc
         (x,), (out,) = inputs, outputs
         if not x.size:
             return [fill(out, empty)]
-        seen, before = seen_as(x, axis, scratch)
-        partial = scratch((kernels.partials(seen.shape),), float64)
-        return [*before, *kernel.plan(seen, out, partial.buffer, float(seen.shape[1]))]
+        x, before = as_outer_n_inner(x, axis, scratch)
+        partial = scratch((kernels.partials(x.shape),), float64)
+        return [*before, *kernel.plan(x, out, partial.buffer, float(x.shape[1]))]
 
     return plan
 
 
-def spread(g: Tensor, x: Tensor, axis: tuple[int, ...]) -> Tensor:
+def expand_to(g: Tensor, x: Tensor, axis: tuple[int, ...]) -> Tensor:
     """Return what is one for each reduced group as one for each element."""
     return broadcast_to(reshape(g, reduced(x.shape, axis, True)), x.shape)
 
@@ -90,10 +90,18 @@ def same_dtype(x: Spec, axis: tuple[int, ...], keepdims: bool) -> list[Spec]:
     return [Spec(reduced(x.shape, axis, keepdims), x.dtype)]
 
 
-def wide_dtype(x: Spec, axis: tuple[int, ...], keepdims: bool) -> list[Spec]:
+def sum_dtype(x: Spec, axis: tuple[int, ...], keepdims: bool) -> list[Spec]:
     """Give the result the dtype of x, or int64 for integers and bools."""
     dtype = x.dtype if x.dtype.kind == "f" else int64
     return [Spec(reduced(x.shape, axis, keepdims), dtype)]
+
+
+def reduction(
+    *, infer: Callable[..., list[Spec]] = same_dtype, cases: Sequence[Case] = AXES, **options: Any
+) -> Decorator:
+    """Make a row of a reduction over axes; see `op`."""
+    options = {"wrong": WRONG, **options}
+    return cast(Decorator, op(signature="(...)->(...)", infer=infer, cases=cases, large=LARGE, **options))
 
 
 def bind_axes(name: str, x: TensorLike, axis: Axis, keepdims: bool) -> BoundArguments:
@@ -102,16 +110,13 @@ def bind_axes(name: str, x: TensorLike, axis: Axis, keepdims: bool) -> BoundArgu
     return (t,), {"axis": some_axes(name, axis, t.ndim), "keepdims": bool(keepdims)}
 
 
-@op(
-    signature="(...)->(...)",
-    infer=wide_dtype,
+@reduction(
+    infer=sum_dtype,
     plan=planner(kernels.total, 0),
-    vjp=lambda g, y, x, axis, keepdims: spread(g, x, axis),
+    vjp=lambda g, y, x, axis, keepdims: expand_to(g, x, axis),
     oracle=np.sum,
     magnitude=lambda x, **attributes: np.sum(np.abs(x), **attributes),
     cases=[*AXES, EMPTY],
-    wrong=WRONG,
-    large=LARGE,
 )
 def sum(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> BoundArguments:
     """Sum over axes, in float64 inside; integers and bools give int64."""
@@ -123,16 +128,11 @@ def count(x: Tensor, axis: tuple[int, ...]) -> int:
     return int(np.prod([x.shape[k] for k in axis]))
 
 
-@op(
-    signature="(...)->(...)",
-    infer=same_dtype,
+@reduction(
     plan=planner(kernels.mean, float("nan")),
-    vjp=lambda g, y, x, axis, keepdims: spread(div(g, float(count(x, axis))), x, axis),
+    vjp=lambda g, y, x, axis, keepdims: expand_to(div(g, float(count(x, axis))), x, axis),
     oracle=np.mean,
     magnitude=lambda x, **attributes: np.mean(np.abs(x), **attributes),
-    cases=AXES,
-    wrong=WRONG,
-    large=LARGE,
 )
 def mean(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> BoundArguments:
     """Mean over axes, in float64 inside; integers and bools give float64; of nothing, NaN."""
@@ -181,17 +181,14 @@ def _rounding_of_prod(x: Any, **attributes: Any) -> Any:
     return np.abs(np.prod(x, **attributes)) * np.sqrt(x.size)
 
 
-@op(
-    signature="(...)->(...)",
-    infer=wide_dtype,
+@reduction(
+    infer=sum_dtype,
     plan=planner(kernels.product, 1),
     vjp=_prod_vjp,
     oracle=np.prod,
     magnitude=_rounding_of_prod,
     domain=(0.95, 1.05),
     cases=[*AXES, EMPTY],
-    wrong=WRONG,
-    large=LARGE,
 )
 def prod(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> BoundArguments:
     """Product over axes, in float64 inside; integers and bools give int64; of nothing, 1."""
@@ -201,18 +198,14 @@ def prod(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> BoundArgum
 def _norm_vjp(g: Tensor, y: Tensor, x: Tensor, axis: tuple[int, ...], keepdims: bool) -> Tensor:
     safe = where(equal(y, 0.0), 1.0, y)
     # The quotient first: it is at most 1, where g / y can overflow.
-    return mul(spread(g, x, axis), div(x, spread(safe, x, axis)))
+    return mul(expand_to(g, x, axis), div(x, expand_to(safe, x, axis)))
 
 
-@op(
-    signature="(...)->(...)",
-    infer=same_dtype,
+@reduction(
     plan=planner(kernels.norm, 0),
     vjp=_norm_vjp,
     oracle=lambda x, axis=None, keepdims=False: np.sqrt(np.sum(x * x, axis, keepdims=keepdims)),
     cases=[*AXES, EMPTY],
-    wrong=WRONG,
-    large=LARGE,
     # Sums of 9000 float64 squares, ours and the oracle's, are off by about sqrt(9000) roundings.
     ulp=32,
 )

@@ -13,6 +13,7 @@ from treepie.kernels.program import Launch, Operand, Spec
 from ..arguments import as_tensor, one_axis
 from ..table import BoundArguments, Case, op
 from ..tensor import Tensor, TensorLike, float64, int64
+from .indexing import outer_n_inner
 from .rearrange import flip
 from .shape import reshape
 
@@ -23,9 +24,9 @@ def _wide(dtype: np.dtype) -> np.dtype:
 
 def _plan(inputs: list[Operand], outputs: list[Operand], scratch: Any, axis: int) -> list[Launch]:
     (x,), (out,) = inputs, outputs
-    seen = (int(np.prod(x.shape[:axis])), x.shape[axis], int(np.prod(x.shape[axis + 1 :])))
+    shape = outer_n_inner(x.shape, axis)
     zero = scratch((1,), float64 if x.dtype.kind == "f" else int64)
-    return [fill(zero, 0), kernels.cumsum(x.reshaped(*seen), out.reshaped(*seen), zero)]
+    return [fill(zero, 0), kernels.cumsum(x.reshaped(*shape), out.reshaped(*shape), zero)]
 
 
 @op(

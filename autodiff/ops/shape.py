@@ -215,25 +215,23 @@ def copied(x: Tensor) -> Tensor:
     return _astype(x, x.dtype)
 
 
+def region(shape: Shape, starts: Shape, steps: Shape) -> tuple[Shape, int]:
+    """Return the strides of a strided slice of an array, in elements, and its first element."""
+    moves = strides(shape)
+    jumps = tuple(s * m for s, m in zip(steps, moves, strict=True))
+    return jumps, sum(s * m for s, m in zip(starts, moves, strict=True))
+
+
 def _plan_slice(
-    inputs: list[Operand],
-    outputs: list[Operand],
-    scratch: Any,
-    starts: Shape,
-    steps: Shape,
-    sizes: Shape,
+    inputs: list[Operand], outputs: list[Operand], scratch: Any, starts: Shape, steps: Shape, sizes: Shape
 ) -> list[Launch]:
     (x,), (out,) = inputs, outputs
-    moves = strides(x.shape)
-    first = sum(s * m for s, m in zip(starts, moves, strict=True))
-    jumps = tuple(s * m for s, m in zip(steps, moves, strict=True))
+    jumps, first = region(x.shape, starts, steps)
     return [copy(x, out, sizes, jumps, strides(out.shape), first)]
 
 
-def _reference_slices(starts: Shape, steps: Shape, sizes: Shape) -> tuple[Any, ...]:
-    return tuple(
-        start + step * np.arange(size) for start, step, size in zip(starts, steps, sizes, strict=True)
-    )
+def _indices(starts: Shape, steps: Shape, sizes: Shape) -> tuple[Any, ...]:
+    return tuple(s + t * np.arange(n) for s, t, n in zip(starts, steps, sizes, strict=True))
 
 
 def _fits(name: str, shape: Shape, starts: Shape, steps: Shape, sizes: Shape) -> None:
@@ -253,7 +251,7 @@ def _fits(name: str, shape: Shape, starts: Shape, steps: Shape, sizes: Shape) ->
     infer=lambda x, starts, steps, sizes: [Spec(sizes, x.dtype)],
     plan=_plan_slice,
     vjp=lambda g, y, x, starts, steps, sizes: embed(g, x.shape, starts, steps),
-    oracle=lambda x, starts, steps, sizes: x[np.ix_(*_reference_slices(starts, steps, sizes))],
+    oracle=lambda x, starts, steps, sizes: x[np.ix_(*_indices(starts, steps, sizes))],
     cases=[
         Case(((5, 7),), {"starts": (1, 6), "steps": (1, -2), "sizes": (3, 4)}),
         Case(((4,),), {"starts": (0,), "steps": (1,), "sizes": (0,)}),
@@ -270,24 +268,20 @@ def strided_slice(x: TensorLike, starts: Shape, steps: Shape, sizes: Shape) -> B
 
 
 def _plan_embed(
-    inputs: list[Operand],
-    outputs: list[Operand],
-    scratch: Any,
-    shape: Shape,
-    starts: Shape,
-    steps: Shape,
+    inputs: list[Operand], outputs: list[Operand], scratch: Any, shape: Shape, starts: Shape, steps: Shape
 ) -> list[Launch]:
-    (x,), (out,) = inputs, outputs
-    moves = strides(shape)
-    first = sum(s * m for s, m in zip(starts, moves, strict=True))
-    jumps = tuple(s * m for s, m in zip(steps, moves, strict=True))
-    zeros = [fill(out, 0)]
-    return [*zeros, copy(x, out, x.shape, strides(x.shape), jumps, 0, first)] if x.size else zeros
+    return write_region(inputs[0], outputs[0], fill(outputs[0], 0), starts, steps)
 
 
-def _reference_embed(x: Any, shape: Shape, starts: Shape, steps: Shape) -> Any:
-    out = np.zeros(shape, x.dtype)
-    out[np.ix_(*_reference_slices(starts, steps, x.shape))] = x
+def write_region(v: Operand, out: Operand, before: Launch, starts: Shape, steps: Shape) -> list[Launch]:
+    """Plan `before`, which writes all of `out`, then a copy of v to a strided slice of it."""
+    jumps, first = region(out.shape, starts, steps)
+    return [before, copy(v, out, v.shape, strides(v.shape), jumps, 0, first)] if v.size else [before]
+
+
+def write_region_oracle(out: Any, v: Any, starts: Shape, steps: Shape) -> Any:
+    """Return an array after v was written to a strided slice of it, in NumPy."""
+    out[np.ix_(*_indices(starts, steps, v.shape))] = v
     return out
 
 
@@ -296,7 +290,7 @@ def _reference_embed(x: Any, shape: Shape, starts: Shape, steps: Shape) -> Any:
     infer=lambda x, shape, starts, steps: [Spec(shape, x.dtype)],
     plan=_plan_embed,
     vjp=lambda g, y, x, shape, starts, steps: strided_slice(g, starts, steps, x.shape),
-    oracle=_reference_embed,
+    oracle=lambda x, shape, starts, steps: write_region_oracle(np.zeros(shape, x.dtype), x, starts, steps),
     cases=[
         Case(((3, 4),), {"shape": (5, 9), "starts": (1, 8), "steps": (1, -2)}),
         Case(((0,),), {"shape": (4,), "starts": (0,), "steps": (1,)}),

@@ -18,7 +18,7 @@ from ..arguments import as_tensor, integer, one_axis
 from ..table import BoundArguments, Case, composite, op
 from ..tensor import Tensor, TensorLike, int32, int64
 from .gather import take_along_axis
-from .indexing import around
+from .indexing import outer_n_inner
 from .rearrange import piece
 from .shape import reshape
 
@@ -29,7 +29,7 @@ def _plan(
     inputs: list[Operand], outputs: list[Operand], scratch: Any, axis: int, descending: bool
 ) -> list[Launch]:
     (x,), (out,) = inputs, outputs
-    seen = around(x.shape, axis)
+    seen = outer_n_inner(x.shape, axis)
     launches = []
     if x.dtype.kind == "b":
         wide = scratch(x.shape, int32)
