@@ -321,7 +321,7 @@ class Decorator(Protocol):
 
 
 def shown(annotation: Any) -> str:
-    """Return a type as source text, as annotations are where they are not evaluated."""
+    """Return a type as source text, the form of annotations that are not evaluated."""
     return inspect.formatannotation(annotation).replace(f"{Tensor.__module__}.", "")
 
 
@@ -332,7 +332,9 @@ def op(
 
 
 @overload
-def op(*, infer: Callable[..., Sequence[Spec]], oracle: Callable[..., Any], **options: Any) -> Decorator: ...
+def op(
+    *, infer: ShapeRule, oracle: Callable[..., Any], cases: Sequence[Case], **options: Any
+) -> Decorator: ...
 
 
 def op(
