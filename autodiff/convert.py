@@ -30,13 +30,18 @@ _EXACT |= {np.dtype("uint16"): int32, np.dtype("float16"): float32}
 
 
 def tensor(data: TensorLike, dtype: DType | None = None) -> Tensor:
-    """Copy numbers, nested lists, a NumPy array or a tensor into a tensor.
+    """Return a tensor with a copy of numbers, nested lists or an array.
 
-    Without `dtype`: Python floats give float32, ints int32 (int64 where they need it), bools bool;
-    arrays keep their dtype (float16 becomes float32, small integers int32).
+    data: numbers, nested lists of numbers or tensors, a NumPy array, or a tensor, which is not copied.
+    dtype: float32, float64, int32, int64 or bool. By default Python floats become float32, ints int32 (int64
+    where needed), bools bool; arrays keep their dtype (float16 becomes float32, small integers int32).
 
-    >>> tensor([[0.0, 1.0], [2.0, 3.0]]).dtype.name
-    'float32'
+    Raises TypeError for what is not numbers, ValueError for nested lists that are not rectangular.
+
+    >>> import treepie as tp
+    >>> tp.tensor([[0.0, 1.0], [2.0, 3.0]])
+    tensor([[0., 1.],
+            [2., 3.]], dtype=float32)
     """
     want = None if dtype is None else check_dtype("tensor", dtype)
     if type(data) is np.ndarray:  # the usual case, in a third of the time

@@ -18,20 +18,24 @@ from .trace.entry import Symbol
 
 
 class custom_vjp:
-    """Give a function a gradient rule of its own, as `jax.custom_vjp` does.
+    """Give a function a gradient rule, as `jax.custom_vjp` does.
 
-    `f.defvjp(forward, backward)`: forward takes what f takes and returns (result, residuals), backward
-    takes (residuals, cotangents of the result) and returns a tuple with a tree for each argument of f,
-    None where an argument has no gradient. Gradients nest if backward is written in ops.
+    function: takes and returns trees of tensors.
 
-    >>> from treepie.autodiff import tensor
-    >>> from treepie.autodiff.transform import grad
-    >>> @custom_vjp
-    ... def clipped(x):
+    `f.defvjp(forward, backward)` sets the rule: forward takes what f takes and returns (result, residuals),
+    backward takes (residuals, cotangents of the result) and returns a tuple with a tree for each argument of
+    f, None where an argument has no gradient. Gradients nest if backward is written in ops.
+
+    Calling f in a gradient raises TypeError without a rule or where it returns something else, ValueError
+    where a gradient has another shape or dtype than its argument.
+
+    >>> import treepie as tp
+    >>> @tp.custom_vjp
+    ... def square(x):
     ...     return x * x
-    >>> clipped.defvjp(lambda x: (x * x, x), lambda x, g: (g * 0.5,))
-    >>> grad(clipped)(tensor(3.0))
-    tensor(0.5, dtype=float32)
+    >>> square.defvjp(lambda x: (x * x, x), lambda x, g: (g * 0.5,))
+    >>> tp.grad(square)(tp.tensor(3.0)).item()
+    0.5
     """
 
     def __init__(self, function: Callable[..., Tree]) -> None:
@@ -132,10 +136,15 @@ def _fitting(x: Any, g: Any) -> Tensor:
 
 
 def checkpoint_activations(f: Callable[..., Tree]) -> Callable[..., Tree]:
-    """Return f, recomputed in the backward pass instead of keeping what it computed.
+    """Return f, recomputed in the backward pass instead of storing its intermediate results.
 
-    Only arguments and results of f stay in memory (Chen et al. 2016). f must be a function of its
-    arguments and of what it closes over: random numbers come from keys.
+    f: takes and returns trees of tensors, and depends on its arguments and closure only: random numbers
+        come from keys. Only its arguments and results stay in memory (Chen et al. 2016).
+
+    >>> import treepie as tp
+    >>> f = tp.checkpoint_activations(lambda x: tp.exp(tp.sin(x)))
+    >>> tp.grad(f)(tp.tensor(0.0)).item()
+    1.0
     """
 
     @functools.wraps(f)

@@ -93,14 +93,17 @@ def or_zeros(g: Tensor | None, x: Tensor) -> Tensor:
 
 
 def value_and_grad(f: Callable[[Tree], Tensor], mixed: bool = False) -> Callable[[Tree], tuple[Tensor, Tree]]:
-    """Return a function of params that gives f(params) and its gradient, a tree like params.
+    """Return a function of params that returns f(params) and its gradient.
 
     f: takes a tree of float tensors, returns a scalar float tensor. It may close over tensors, use
         Python control flow, and take gradients itself.
     mixed: allow float32 and float64 leaves in one tree.
 
-    >>> from treepie.autodiff import tensor
-    >>> value_and_grad(lambda p: (p["w"] * p["w"]).sum())({"w": tensor([3.0])})[1]
+    The gradient is a tree like params. The function raises TypeError for leaves of other dtypes, TypeError or
+    ValueError where f does not return a scalar float.
+
+    >>> import treepie as tp
+    >>> tp.value_and_grad(lambda p: (p["w"] * p["w"]).sum())({"w": tp.tensor([3.0])})[1]
     {'w': tensor([6.], dtype=float32)}
     """
 
@@ -115,7 +118,18 @@ def value_and_grad(f: Callable[[Tree], Tensor], mixed: bool = False) -> Callable
 def value_and_grad_aux(
     f: Callable[[Tree], tuple[Tensor, Any]], mixed: bool = False
 ) -> Callable[[Tree], tuple[Tensor, Tree, Any]]:
-    """Return a function that gives (loss, gradient, aux) where f returns (loss, aux)."""
+    """Return a function of params that returns (loss, gradient, aux).
+
+    f: takes a tree of float tensors, returns (loss, aux): a scalar float tensor and anything.
+    mixed: allow float32 and float64 leaves in one tree.
+
+    Tensors in aux are constants: no gradient passes through them. Raises as `value_and_grad` does.
+
+    >>> import treepie as tp
+    >>> f = tp.value_and_grad_aux(lambda x: (x * x, "aux"))
+    >>> f(tp.tensor(3.0))
+    (tensor(9., dtype=float32), tensor(6., dtype=float32), 'aux')
+    """
 
     @functools.wraps(f)
     def wrapped(params: Tree) -> tuple[Tensor, Tree, Any]:
@@ -145,7 +159,17 @@ def _bare(tree: Any) -> bool:
 
 
 def grad(f: Callable[[Tree], Tensor], mixed: bool = False) -> Callable[[Tree], Tree]:
-    """Return a function that gives the gradient of f, a tree like its argument."""
+    """Return a function of params that returns the gradient of f, a tree like params.
+
+    f: takes a tree of float tensors, returns a scalar float tensor.
+    mixed: allow float32 and float64 leaves in one tree.
+
+    Raises as `value_and_grad` does.
+
+    >>> import treepie as tp
+    >>> tp.grad(lambda x: x * x)(tp.tensor(3.0)).item()
+    6.0
+    """
 
     @functools.wraps(f)
     def wrapped(params: Tree) -> Tree:
@@ -157,7 +181,15 @@ def grad(f: Callable[[Tree], Tensor], mixed: bool = False) -> Callable[[Tree], T
 def vjp(f: Callable[..., Tree], *primals: Tree) -> tuple[Tree, Callable[[Tree], tuple[Tree, ...]]]:
     """Return f(*primals) and its pullback: cotangents of the result -> those of the primals.
 
-    The pullback takes a tree like the result and returns a tuple with a tree for each primal.
+    f: takes and returns trees of tensors.  primals: its arguments, trees of float tensors.
+
+    The pullback takes a tree like the result and returns a tuple with a tree for each primal. It raises
+    ValueError for a cotangent of another shape or dtype.
+
+    >>> import treepie as tp
+    >>> y, pullback = tp.vjp(lambda x: x * x, tp.tensor([1.0, 2.0]))
+    >>> pullback(tp.tensor([1.0, 1.0]))[0].tolist()
+    [2.0, 4.0]
     """
     active = tracing()
     if active is not None:

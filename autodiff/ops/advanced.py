@@ -16,7 +16,8 @@ from ..trace.active import tracing
 from .arithmetic import add
 from .indexing import take
 from .scatter import add_at, assign, flat_index, scatter
-from .shape import astype, broadcast_to, reshape, strided_slice, transpose
+from .shape import astype, broadcast_to, reshape, transpose
+from .slicing import strided_slice
 
 
 @dataclass

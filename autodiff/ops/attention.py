@@ -17,8 +17,9 @@ from ..rng import bernoulli
 from ..table import OPS, BoundArguments, Case, op, pick
 from ..tensor import Tensor, TensorLike
 from ..transform import or_zeros, vjp
-from .arithmetic import exp, where
+from .arithmetic import where
 from .compare import logical_and, not_equal
+from .elementary import exp
 from .linalg import product
 from .random import check_key, uniform_oracle
 from .reduction import sum

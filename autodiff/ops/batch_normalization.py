@@ -16,7 +16,8 @@ from ..elementwise import elementwise
 from ..table import Attributes, BoundArguments, Case, Shape, op, pick
 from ..tensor import Tensor, TensorLike
 from ..transform import by_formula
-from .arithmetic import add, div, mul, rsqrt, square, sub
+from .arithmetic import add, div, mul, square, sub
+from .elementary import rsqrt
 from .normalization import check_operands
 from .reduction import mean, sum
 from .shape import reshape

@@ -17,7 +17,8 @@ from ..tensor import Tensor, TensorLike
 from .arithmetic import mul
 from .linalg import product
 from .reduction import sum as total
-from .shape import expand_dims, reshape, strided_slice, transpose
+from .shape import expand_dims, reshape, transpose
+from .slicing import strided_slice
 
 #: A tensor and the label of each of its axes. Axes under an ellipsis are labelled from the last: 1, 2 ...
 Label = str | int
@@ -188,7 +189,7 @@ def _path(factors: Sequence[Factor], result: Sequence[Label]) -> list[tuple[int,
     ulp=16,
 )
 def _einsum(*operands: TensorLike, subscripts: str) -> Tensor:
-    """Sum of products of operands over named axes, by Einstein's convention."""
+    """Return the sum of products of operands over labelled axes."""
     if not isinstance(subscripts, str):
         raise TypeError(
             f"einsum: subscripts are a {type(subscripts).__name__}, expected a string as 'ij,jk->ik'"
@@ -211,16 +212,18 @@ def _einsum(*operands: TensorLike, subscripts: str) -> Tensor:
 
 
 def einsum(subscripts: str, *operands: TensorLike) -> Tensor:
-    """Return the sum of products of operands over named axes, by NumPy's rules.
+    """Return the sum of products of operands over labelled axes, by NumPy's rules.
 
     subscripts: "ij,jk->ik": labels of each operand's axes and of the result's. A label that the result
         does not have is summed over, one that repeats in an operand takes the diagonal, an ellipsis
         stands for axes that broadcast. Without an arrow, the result has the labels that occur once, in
         alphabetical order.
-    operands: floats of one dtype. Raises ValueError for sizes that do not fit.
+    operands: floats of one dtype.
 
-    >>> from treepie.autodiff import tensor
-    >>> einsum("i,i->", tensor([1.0, 2.0]), tensor([3.0, 4.0])).item()
+    Raises ValueError for subscripts or sizes that do not fit, TypeError for other dtypes.
+
+    >>> import treepie as tp
+    >>> tp.einsum("i,i->", tp.tensor([1.0, 2.0]), tp.tensor([3.0, 4.0])).item()
     11.0
     """
     return _einsum(*operands, subscripts=subscripts)

@@ -13,7 +13,8 @@ from ..arguments import as_tensor, integer, one_axis
 from ..table import BoundArguments, Case, Shape, op
 from ..tensor import Tensor, TensorLike
 from .indexing import index_range, integers, out_of_range, outer_n_inner
-from .shape import broadcast_to, strided_slice
+from .shape import broadcast_to
+from .slicing import strided_slice
 
 
 def _others(shape: Shape, axis: int) -> Shape:
@@ -60,13 +61,14 @@ def _along(x: TensorLike, indices: TensorLike, axis: int) -> BoundArguments:
 def take_along_axis(x: TensorLike, indices: TensorLike, axis: int = -1) -> Tensor:
     """Return elements of an axis, by an integer index for each element of the result.
 
-    indices: as many axes as x, of sizes that broadcast with those of x on all but `axis`; negative ones
-        count from the end. Raises IndexError for one outside.
+    x: of any dtype.  indices: as many axes as x, of sizes that broadcast with those of x except for `axis`;
+    negative ones count from the end. The rules are those of `numpy.take_along_axis`.
 
-    >>> from treepie.autodiff import tensor
-    >>> take_along_axis(tensor([[1, 2], [3, 4]]), tensor([[1], [0]]), axis=1)
-    tensor([[2],
-            [3]], dtype=int32)
+    Raises IndexError for an index outside of the axis, ValueError for shapes that do not fit.
+
+    >>> import treepie as tp
+    >>> tp.take_along_axis(tp.tensor([[1, 2], [3, 4]]), tp.tensor([[1], [0]]), axis=1).tolist()
+    [[2], [3]]
     """
     t, i = as_tensor(x), integers("take_along_axis", indices)
     k = one_axis("take_along_axis", axis, t.ndim)
@@ -81,10 +83,16 @@ def take_along_axis(x: TensorLike, indices: TensorLike, axis: int = -1) -> Tenso
 
 
 def gather(x: TensorLike, indices: TensorLike, axis: int) -> Tensor:
-    """Return elements of an axis, by an integer index for each element of the result, as PyTorch's gather.
+    """Return elements of an axis, by an integer index for each element of the result.
 
-    indices: as many axes as x, none but `axis` longer than that of x, whose first elements are read;
-        negative ones count from the end. Raises IndexError for one outside.
+    x: of any dtype.  indices: as many axes as x, none except `axis` longer than that of x, whose first
+    elements are read; negative ones count from the end. The rules are those of `torch.gather`.
+
+    Raises IndexError for an index outside of the axis, ValueError for shapes that do not fit.
+
+    >>> import treepie as tp
+    >>> tp.gather(tp.tensor([[1, 2], [3, 4]]), tp.tensor([[1, 1, 0]]), axis=1).tolist()
+    [[2, 2, 1]]
     """
     t, i = as_tensor(x), integers("gather", indices)
     k = one_axis("gather", axis, t.ndim)

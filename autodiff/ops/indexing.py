@@ -72,16 +72,22 @@ def _plan_take(inputs: list[Operand], outputs: list[Operand], scratch: Any, axis
     ulp=0,
 )
 def _take(x: TensorLike, indices: TensorLike, axis: int) -> BoundArguments:
-    """Slices of an axis by integer indices, negative ones from the end; outside is an IndexError."""
+    """Return slices of an axis at integer indices."""
     t = as_tensor(x)
     return (t, integers("take", indices)), {"axis": one_axis("take", axis, t.ndim)}
 
 
 def take(x: TensorLike, indices: TensorLike, axis: int | None = None) -> Tensor:
-    """Return slices of an axis, by default of the flattened tensor, at integer indices, as NumPy's.
+    """Return slices of an axis at integer indices, by default of the flattened tensor.
 
-    indices: of any shape, which the axis is replaced by; negative ones count from the end. Raises
-        IndexError for one outside.
+    x: of any dtype.  indices: integers of any shape, which replaces the axis; negative ones count from the
+    end.  axis: an axis, or None. The rules are those of `numpy.take`.
+
+    Raises IndexError for an index outside of the axis, TypeError for indices that are not integers.
+
+    >>> import treepie as tp
+    >>> tp.take(tp.tensor([[1, 2], [3, 4]]), tp.tensor([1, 0]), axis=0).tolist()
+    [[3, 4], [1, 2]]
     """
     return _take(reshape(x, (-1,)), indices, 0) if axis is None else _take(x, indices, axis)
 
@@ -139,7 +145,17 @@ def scatter_add(g: TensorLike, indices: TensorLike, axis: int, size: int) -> Bou
 
 
 def one_hot(indices: TensorLike, size: int, dtype: DType = float32) -> Tensor:
-    """Return 1 at each index and 0 elsewhere, on a new last axis; an index outside gives zeros."""
+    """Return 1 at each index and 0 elsewhere, on a new last axis.
+
+    indices: (...) integers; one outside of [0, size) gives zeros.  size: of the new axis.
+    dtype: of the result, (..., size).
+
+    Raises TypeError for indices that are not integers.
+
+    >>> import treepie as tp
+    >>> tp.one_hot(tp.tensor([0, 2]), 3).tolist()
+    [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
+    """
     t = integers("one_hot", indices)
     places = Tensor(np.arange(size, dtype=t.dtype))
     return astype(equal(expand_dims(t, -1), places), check_dtype("one_hot", dtype))

@@ -253,10 +253,16 @@ def linear(
 
 
 def matmul(a: TensorLike, b: TensorLike) -> Tensor:
-    """Return the matrix product a @ b, by NumPy's rules.
+    """Return the matrix product a @ b.
 
-    a: (..., m, k) or (k,).  b: (..., k, n) or (k,).  Leading axes broadcast. Both must have one float
-    dtype. Raises ValueError for sizes that do not fit, TypeError for other dtypes.
+    a: (..., m, k) or (k,).  b: (..., k, n) or (k,). Both of one float dtype; leading axes broadcast. The
+    rules are those of `numpy.matmul`.
+
+    Raises ValueError for sizes that do not fit, TypeError for other dtypes.
+
+    >>> import treepie as tp
+    >>> tp.matmul(tp.tensor([[1.0, 2.0]]), tp.tensor([[3.0], [4.0]])).tolist()
+    [[11.0]]
     """
     left, right = as_tensor(a), as_tensor(b)
     if len(left._data.shape) > 1 and len(right._data.shape) > 1:

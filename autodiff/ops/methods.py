@@ -11,6 +11,7 @@ from typing import Any
 from ..tensor import Index, Tensor, TensorLike
 from . import advanced, arithmetic, compare, linalg, minmax, rearrange, reduction, scan, shape
 from .indexing import take
+from .slicing import stack
 from .sort import argsort, sort
 
 
@@ -67,7 +68,7 @@ METHODS: dict[str, Any] = {
     "__ne__": compare.not_equal,
     "__getitem__": _getitem,
     "__deepcopy__": _deepcopy,
-    "_stack": staticmethod(shape.stack),
+    "_stack": staticmethod(stack),
     "at": property(advanced.At, doc=advanced.At.__doc__),
     "T": property(shape.transpose, doc="The tensor with its axes reversed."),
     "astype": shape.astype,

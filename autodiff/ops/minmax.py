@@ -54,13 +54,33 @@ def _bind_nonempty(name: str, x: TensorLike, axis: Axis, keepdims: bool) -> Boun
 
 @_minmax(kernels.largest, np.max)
 def max(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> BoundArguments:
-    """Largest over axes; NaN if any is. Elements that tie share the gradient equally."""
+    """Return the largest element over axes; NaN if any is.
+
+    x: of any dtype.  axis: an axis, several, or None for all.  keepdims: keep reduced axes, of size 1.
+    Elements that tie share the gradient equally.
+
+    Raises ValueError where no element is reduced, or an axis is outside of x.
+
+    >>> import treepie as tp
+    >>> tp.max(tp.tensor([[1.0, 5.0], [3.0, 2.0]]), axis=1).tolist()
+    [5.0, 3.0]
+    """
     return _bind_nonempty("max", x, axis, keepdims)
 
 
 @_minmax(kernels.smallest, np.min)
 def min(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> BoundArguments:
-    """Smallest over axes; NaN if any is. Elements that tie share the gradient equally."""
+    """Return the smallest element over axes; NaN if any is.
+
+    x: of any dtype.  axis: an axis, several, or None for all.  keepdims: keep reduced axes, of size 1.
+    Elements that tie share the gradient equally.
+
+    Raises ValueError where no element is reduced, or an axis is outside of x.
+
+    >>> import treepie as tp
+    >>> tp.min(tp.tensor([[1.0, 5.0], [3.0, 2.0]]), axis=1).tolist()
+    [1.0, 2.0]
+    """
     return _bind_nonempty("min", x, axis, keepdims)
 
 
@@ -90,13 +110,33 @@ def _bind_position(name: str, x: TensorLike, axis: int | None, keepdims: bool) -
 
 @_position(True, np.argmax)
 def argmax(x: TensorLike, axis: int | None = None, keepdims: bool = False) -> BoundArguments:
-    """Position of the largest, int64: of the first NaN if there is one, of the first among equals."""
+    """Return the position of the largest element, int64.
+
+    x: of any dtype.  axis: an axis, or None for the flattened tensor.  keepdims: keep the axis, of size 1.
+    The first NaN is the largest if there is one, and the first of equal elements counts.
+
+    Raises ValueError where there is no element, or the axis is outside of x.
+
+    >>> import treepie as tp
+    >>> tp.argmax(tp.tensor([[1.0, 5.0], [3.0, 2.0]]), axis=1).tolist()
+    [1, 0]
+    """
     return _bind_position("argmax", x, axis, keepdims)
 
 
 @_position(False, np.argmin)
 def argmin(x: TensorLike, axis: int | None = None, keepdims: bool = False) -> BoundArguments:
-    """Position of the smallest, int64: of the first NaN if there is one, of the first among equals."""
+    """Return the position of the smallest element, int64.
+
+    x: of any dtype.  axis: an axis, or None for the flattened tensor.  keepdims: keep the axis, of size 1.
+    The first NaN is the smallest if there is one, and the first of equal elements counts.
+
+    Raises ValueError where there is no element, or the axis is outside of x.
+
+    >>> import treepie as tp
+    >>> tp.argmin(tp.tensor([[1.0, 5.0], [3.0, 2.0]]), axis=1).tolist()
+    [0, 1]
+    """
     return _bind_position("argmin", x, axis, keepdims)
 
 
@@ -121,11 +161,31 @@ def _truth(kernel: kernels.Truth, oracle: Callable[..., Any]) -> Decorator:
 
 @_truth(kernels.any_true, np.any)
 def any(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> BoundArguments:
-    """Whether any element over axes is true: not zero, NaN included; of nothing, False."""
+    """Return whether any element over axes is true; False for no elements.
+
+    x: of any dtype; what is not zero is true, NaN included.  axis: an axis, several, or None for all.
+    keepdims: keep reduced axes, of size 1.
+
+    Raises ValueError for an axis outside of x.
+
+    >>> import treepie as tp
+    >>> tp.any(tp.tensor([[True, False], [False, False]]), axis=1).tolist()
+    [True, False]
+    """
     return bind_axes("any", x, axis, keepdims)
 
 
 @_truth(kernels.all_true, np.all)
 def all(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> BoundArguments:
-    """Whether all elements over axes are true: not zero, NaN included; of nothing, True."""
+    """Return whether all elements over axes are true; True for no elements.
+
+    x: of any dtype; what is not zero is true, NaN included.  axis: an axis, several, or None for all.
+    keepdims: keep reduced axes, of size 1.
+
+    Raises ValueError for an axis outside of x.
+
+    >>> import treepie as tp
+    >>> tp.all(tp.tensor([[True, False], [True, True]]), axis=1).tolist()
+    [False, True]
+    """
     return bind_axes("all", x, axis, keepdims)

@@ -18,7 +18,8 @@ from ..arguments import as_float, same_float_dtype
 from ..table import Attributes, BoundArguments, Case, Shape, op, pick
 from ..tensor import Tensor, TensorLike
 from ..transform import by_formula
-from .arithmetic import add, mul, rsqrt, square, sub
+from .arithmetic import add, mul, square, sub
+from .elementary import rsqrt
 from .reduction import mean, sum
 from .shape import reshape
 

@@ -13,7 +13,8 @@ from ..table import Case, composite
 from ..tensor import Axis, Tensor, TensorLike
 from .arithmetic import where
 from .indexing import take
-from .shape import broadcast_to, concatenate, embed, expand_dims, reshape, strided_slice, transpose
+from .shape import broadcast_to, expand_dims, reshape, transpose
+from .slicing import concatenate, embed, strided_slice
 
 _ALL = ("float32", "float64", "int32", "int64", "bool")
 
@@ -29,7 +30,16 @@ _ALL = ("float32", "float64", "int32", "int64", "bool")
     ulp=0,
 )
 def moveaxis(x: TensorLike, source: int | tuple[int, ...], destination: int | tuple[int, ...]) -> Tensor:
-    """Move axes to other positions; the others keep their order."""
+    """Return a tensor with axes moved to other positions; the others keep their order.
+
+    x: of any dtype.  source, destination: an axis, or as many of each.
+
+    Raises ValueError for an axis that repeats or is outside of x.
+
+    >>> import treepie as tp
+    >>> tp.moveaxis(tp.zeros((2, 3, 4)), 0, -1).shape
+    (3, 4, 2)
+    """
     t = as_tensor(x)
     lists = [list(a) if isinstance(a, tuple | list) else [a] for a in (source, destination)]
     origins, places = ([one_axis("moveaxis", k, t.ndim) for k in a] for a in lists)
@@ -55,7 +65,16 @@ def moveaxis(x: TensorLike, source: int | tuple[int, ...], destination: int | tu
     ulp=0,
 )
 def split(x: TensorLike, indices_or_sections: int | Sequence[int], axis: int = 0) -> list[Tensor]:
-    """Cut an axis into equal sections, or before each of some ascending indices."""
+    """Return an axis cut into equal sections, or before each of some indices.
+
+    x: of any dtype.  indices_or_sections: a number of sections, or ascending indices.
+
+    Raises ValueError for sections that do not divide the axis, or indices that do not ascend.
+
+    >>> import treepie as tp
+    >>> [part.tolist() for part in tp.split(tp.arange(5), (2, 3))]
+    [[0, 1], [2], [3, 4]]
+    """
     t = as_tensor(x)
     k = one_axis("split", axis, t.ndim)
     n = t.shape[k]
@@ -89,7 +108,16 @@ def piece(t: Tensor, axis: int, start: int, stop: int) -> Tensor:
     ulp=0,
 )
 def flip(x: TensorLike, axis: Axis = None) -> Tensor:
-    """Reverse axes, all of them by default."""
+    """Return a tensor with axes reversed, all of them by default.
+
+    x: of any dtype.  axis: an axis, several, or None for all.
+
+    Raises ValueError for an axis outside of x.
+
+    >>> import treepie as tp
+    >>> tp.flip(tp.tensor([1, 2, 3])).tolist()
+    [3, 2, 1]
+    """
     t = as_tensor(x)
     axes = some_axes("flip", axis, t.ndim)
     if not t.size:
@@ -112,7 +140,17 @@ def flip(x: TensorLike, axis: Axis = None) -> Tensor:
     ulp=0,
 )
 def roll(x: TensorLike, shift: int | tuple[int, ...], axis: Axis = None) -> Tensor:
-    """Shift elements along axes, those that leave coming back in front; without an axis, flattened."""
+    """Return a tensor shifted along axes; elements beyond the end re-enter at the start.
+
+    x: of any dtype.  shift: a number of positions, or one for each axis.  axis: None rolls the flattened
+    tensor.
+
+    Raises ValueError for an axis outside of x, or another number of shifts than axes.
+
+    >>> import treepie as tp
+    >>> tp.roll(tp.tensor([1, 2, 3]), 1).tolist()
+    [3, 1, 2]
+    """
     t = as_tensor(x)
     if axis is None:
         return reshape(roll(reshape(t, (-1,)), shift, 0), t.shape)
@@ -136,7 +174,16 @@ def roll(x: TensorLike, shift: int | tuple[int, ...], axis: Axis = None) -> Tens
     ulp=0,
 )
 def tile(x: TensorLike, reps: int | tuple[int, ...]) -> Tensor:
-    """Repeat a whole tensor along its axes, and along new leading ones."""
+    """Return a tensor repeated along its axes, and along new leading ones.
+
+    x: of any dtype.  reps: how often, for the last axes of the result.
+
+    Raises ValueError for a negative number.
+
+    >>> import treepie as tp
+    >>> tp.tile(tp.tensor([1, 2]), (2, 2)).tolist()
+    [[1, 2, 1, 2], [1, 2, 1, 2]]
+    """
     t = as_tensor(x)
     counts = tuple(reps) if isinstance(reps, tuple | list) else (reps,)
     if any(integer("tile", "reps", r) < 0 for r in counts):
@@ -161,7 +208,16 @@ def tile(x: TensorLike, reps: int | tuple[int, ...]) -> Tensor:
     ulp=0,
 )
 def repeat(x: TensorLike, repeats: int | Sequence[int], axis: int | None = None) -> Tensor:
-    """Repeat each element of an axis, or with a count for each; without an axis, flattened."""
+    """Return each element of an axis repeated; without an axis, of the flattened tensor.
+
+    x: of any dtype.  repeats: how often, or a count for each element of the axis.
+
+    Raises ValueError for a negative count, or another number of counts than elements.
+
+    >>> import treepie as tp
+    >>> tp.repeat(tp.tensor([1, 2]), (1, 3)).tolist()
+    [1, 2, 2, 2]
+    """
     t = as_tensor(x)
     if axis is None:
         t, axis = reshape(t, (-1,)), 0
@@ -190,7 +246,17 @@ def repeat(x: TensorLike, repeats: int | Sequence[int], axis: int | None = None)
 def pad(
     x: TensorLike, pad_width: int | tuple[int, int] | Sequence[tuple[int, int]], value: float = 0.0
 ) -> Tensor:
-    """Surround with a constant: n, (before, after) or a pair for each axis, as `numpy.pad` takes it."""
+    """Return a tensor surrounded by a constant.
+
+    x: of any dtype.  pad_width: n, (before, after) or such a pair for each axis, as `numpy.pad` takes it.
+    value: the constant.
+
+    Raises ValueError for widths that do not fit the axes.
+
+    >>> import treepie as tp
+    >>> tp.pad(tp.tensor([1, 2]), (1, 2)).tolist()
+    [0, 1, 2, 0, 0]
+    """
     t = as_tensor(x)
     try:
         pairs = np.broadcast_to(np.asarray(pad_width, np.int64), (t.ndim, 2)).tolist()
@@ -225,13 +291,31 @@ _MATRICES = [Case(((3, 4),)), Case(((2, 3, 3),), {"k": 1}), Case(((4, 2),), {"k"
 
 @composite(oracle=np.tril, cases=_MATRICES, wrong=Case(((3,),)), large=Case(((1000, 1000),)), ulp=0)
 def tril(x: TensorLike, k: int = 0) -> Tensor:
-    """Keep the lower triangle of matrices, up to the diagonal k; zeros above."""
+    """Return the lower triangle of matrices, zeros above it.
+
+    x: (..., rows, columns) of any dtype.  k: the last diagonal kept, 0 the main one, positive above it.
+
+    Raises ValueError for fewer than two axes.
+
+    >>> import treepie as tp
+    >>> tp.tril(tp.ones((2, 3))).tolist()
+    [[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]]
+    """
     return _triangle("tril", x, k, lower=True)
 
 
 @composite(oracle=np.triu, cases=_MATRICES, wrong=Case(((3,),)), large=Case(((1000, 1000),)), ulp=0)
 def triu(x: TensorLike, k: int = 0) -> Tensor:
-    """Keep the upper triangle of matrices, from the diagonal k on; zeros below."""
+    """Return the upper triangle of matrices, zeros below it.
+
+    x: (..., rows, columns) of any dtype.  k: the first diagonal kept, 0 the main one, positive above it.
+
+    Raises ValueError for fewer than two axes.
+
+    >>> import treepie as tp
+    >>> tp.triu(tp.ones((2, 3))).tolist()
+    [[1.0, 1.0, 1.0], [0.0, 1.0, 1.0]]
+    """
     return _triangle("triu", x, k, lower=False)
 
 
@@ -242,5 +326,12 @@ def triu(x: TensorLike, k: int = 0) -> Tensor:
     large=Case(((1000,), (1000,))),
 )
 def outer(a: TensorLike, b: TensorLike) -> Tensor:
-    """Products of all pairs of elements, (a.size, b.size); both are flattened."""
+    """Return the products of all pairs of elements, (a.size, b.size).
+
+    a, b: numbers or tensors of any shape, which are flattened.
+
+    >>> import treepie as tp
+    >>> tp.outer(tp.tensor([1, 2]), tp.tensor([3, 4])).tolist()
+    [[3, 4], [6, 8]]
+    """
     return expand_dims(reshape(a, (-1,)), 1) * reshape(b, (-1,))

@@ -14,10 +14,11 @@ from ..arguments import as_tensor, same_float_dtype
 from ..table import BoundArguments, Case, Shape, op, pick
 from ..tensor import Tensor, TensorLike
 from ..transform import by_formula, zeros_of
-from .arithmetic import tanh
+from .elementary import tanh
 from .linalg import product
 from .reduction import sum
-from .shape import concatenate, expand_dims, reshape, stack
+from .shape import expand_dims, reshape
+from .slicing import concatenate, stack
 
 
 def _bind(

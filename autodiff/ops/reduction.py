@@ -18,7 +18,8 @@ from ..table import BoundArguments, Case, Decorator, Shape, composite, op
 from ..tensor import Axis, DType, Tensor, TensorLike, float64, int64
 from .arithmetic import div, mul, square, sub, where
 from .compare import equal
-from .shape import astype, broadcast_to, concatenate, reshape, strided_slice, transpose
+from .shape import astype, broadcast_to, reshape, transpose
+from .slicing import concatenate, strided_slice
 
 AXES = (
     Case(((3, 5),)),
@@ -119,7 +120,17 @@ def bind_axes(name: str, x: TensorLike, axis: Axis, keepdims: bool) -> BoundArgu
     cases=[*AXES, EMPTY],
 )
 def sum(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> BoundArguments:
-    """Sum over axes, in float64 inside; integers and bools give int64."""
+    """Return the sum over axes; integers and bools give int64.
+
+    x: of any dtype.  axis: an axis, several, or None for all.  keepdims: keep reduced axes, of size 1.
+    Floats are accumulated in float64.
+
+    Raises ValueError for an axis outside of x.
+
+    >>> import treepie as tp
+    >>> tp.sum(tp.tensor([[1.0, 2.0], [3.0, 4.0]]), axis=1).tolist()
+    [3.0, 7.0]
+    """
     return bind_axes("sum", x, axis, keepdims)
 
 
@@ -135,7 +146,17 @@ def count(x: Tensor, axis: tuple[int, ...]) -> int:
     magnitude=lambda x, **attributes: np.mean(np.abs(x), **attributes),
 )
 def mean(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> BoundArguments:
-    """Mean over axes, in float64 inside; integers and bools give float64; of nothing, NaN."""
+    """Return the mean over axes; NaN for no elements.
+
+    x: float; integers and bools become float64.  axis: an axis, several, or None for all.  keepdims: keep
+    reduced axes, of size 1. Sums are accumulated in float64.
+
+    Raises ValueError for an axis outside of x.
+
+    >>> import treepie as tp
+    >>> tp.mean(tp.tensor([[1.0, 2.0], [3.0, 4.0]]), axis=0).tolist()
+    [2.0, 3.0]
+    """
     t = as_tensor(x)
     return bind_axes("mean", t if t.dtype.kind == "f" else t.astype(float64), axis, keepdims)
 
@@ -191,7 +212,17 @@ def _rounding_of_prod(x: Any, **attributes: Any) -> Any:
     cases=[*AXES, EMPTY],
 )
 def prod(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> BoundArguments:
-    """Product over axes, in float64 inside; integers and bools give int64; of nothing, 1."""
+    """Return the product over axes; integers and bools give int64.
+
+    x: of any dtype.  axis: an axis, several, or None for all.  keepdims: keep reduced axes, of size 1.
+    Floats are multiplied in float64. The gradient is right where elements are 0; no elements give 1.
+
+    Raises ValueError for an axis outside of x.
+
+    >>> import treepie as tp
+    >>> tp.prod(tp.tensor([[1.0, 2.0], [3.0, 4.0]]), axis=1).tolist()
+    [2.0, 12.0]
+    """
     return bind_axes("prod", x, axis, keepdims)
 
 
@@ -210,10 +241,17 @@ def _norm_vjp(g: Tensor, y: Tensor, x: Tensor, axis: tuple[int, ...], keepdims: 
     ulp=32,
 )
 def norm(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> BoundArguments:
-    """Root of the sum of squares over axes (L2), in float64 inside; integers and bools give float64.
+    """Return the root of the sum of squares over axes (L2).
 
-    Of float32 no norm overflows that float32 can hold. The gradient is x / norm, and 0 where the norm is
-    0, of the subgradients there the shortest.
+    x: float; integers and bools become float64.  axis: an axis, several, or None for all.  keepdims: keep
+    reduced axes, of size 1. Squares are accumulated in float64: a float32 result overflows only where the
+    norm itself does. The gradient is x / norm, and 0 where the norm is 0, the shortest subgradient.
+
+    Raises ValueError for an axis outside of x.
+
+    >>> import treepie as tp
+    >>> tp.norm(tp.tensor([3.0, 4.0])).item()
+    5.0
     """
     t = as_tensor(x)
     return bind_axes("norm", t if t.dtype.kind == "f" else t.astype(float64), axis, keepdims)
@@ -243,7 +281,17 @@ def wide_norm(x: TensorLike, dtype: DType) -> BoundArguments:
 
 @composite(oracle=np.var, cases=AXES, wrong=WRONG, large=LARGE, ulp=16)
 def var(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """Return the mean squared distance from the mean, over axes (two passes, no cancellation)."""
+    """Return the variance over axes, the mean squared distance from the mean.
+
+    x: float; integers become float64.  axis: an axis, several, or None for all.  keepdims: keep reduced
+    axes, of size 1. Two passes avoid cancellation.
+
+    Raises ValueError for an axis outside of x.
+
+    >>> import treepie as tp
+    >>> tp.var(tp.tensor([1.0, 3.0])).item()
+    1.0
+    """
     t = as_tensor(x)
     axes = some_axes("var", axis, t.ndim)
     return mean(square(sub(t, mean(t, axes, True))), axes, keepdims)
@@ -251,7 +299,17 @@ def var(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Tensor:
 
 @composite(oracle=np.std, cases=AXES, wrong=WRONG, large=LARGE, ulp=32)
 def std(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """Return the root of the variance, over axes; its gradient is 0 where all elements are equal."""
+    """Return the standard deviation over axes, the root of the variance.
+
+    x: float; integers become float64.  axis: an axis, several, or None for all.  keepdims: keep reduced
+    axes, of size 1. The gradient is 0 where all elements are equal.
+
+    Raises ValueError for an axis outside of x.
+
+    >>> import treepie as tp
+    >>> tp.std(tp.tensor([1.0, 3.0])).item()
+    1.0
+    """
     t = as_tensor(x)
     axes = some_axes("std", axis, t.ndim)
     # By the norm, which has a gradient at 0: a root of 0 would give NaN.

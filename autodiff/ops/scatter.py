@@ -18,7 +18,8 @@ from ..transform import zeros_of
 from .arithmetic import where
 from .compare import equal
 from .indexing import index_range, out_of_range, outer_n_inner, take
-from .shape import astype, broadcast_to, reshape, strided_slice, write_region, write_region_oracle
+from .shape import astype, broadcast_to, reshape
+from .slicing import strided_slice, write_region, write_region_oracle
 
 _ALL = ("float32", "float64", "int32", "int64", "bool")
 

@@ -13,7 +13,8 @@ from treepie.kernels.program import Launch, Operand, Spec
 from ..arguments import as_float, as_tensor, one_axis, same_float_dtype
 from ..table import BoundArguments, Case, op
 from ..tensor import Axis, Tensor, TensorLike
-from .arithmetic import exp, mul, sub
+from .arithmetic import mul, sub
+from .elementary import exp
 from .indexing import one_hot
 from .reduction import sum
 from .shape import expand_dims, reshape, swapaxes
@@ -84,12 +85,21 @@ def softmax_backward(g: TensorLike, y: TensorLike) -> BoundArguments:
     ulp=32,
 )
 def _softmax(x: TensorLike) -> BoundArguments:
-    """Softmax over the last axis: exp(x) / sum(exp(x))."""
+    """Return the softmax over the last axis."""
     return _bind_rows("softmax", x)
 
 
 def softmax(x: TensorLike, axis: int = -1) -> Tensor:
-    """Return exp(x) / sum(exp(x)) over an axis."""
+    """Return exp(x) / sum(exp(x)) over an axis.
+
+    x: (..., classes) float of any size, without overflow.
+
+    Raises ValueError for an axis of size 0, or outside of x.
+
+    >>> import treepie as tp
+    >>> tp.softmax(tp.tensor([0.0, 0.0])).tolist()
+    [0.5, 0.5]
+    """
     t = as_float("softmax", x)
     k = one_axis("softmax", axis, t.ndim)
     return _softmax(t) if k == t.ndim - 1 else swapaxes(_softmax(swapaxes(t, k, -1)), k, -1)
@@ -108,12 +118,21 @@ def softmax(x: TensorLike, axis: int = -1) -> Tensor:
     domain=(-10.0, 10.0),
 )
 def _logsumexp(x: TensorLike) -> BoundArguments:
-    """Logarithm of the sum of exp(x) over the last axis."""
+    """Return the logarithm of the sum of exponentials over the last axis."""
     return _bind_rows("logsumexp", x)
 
 
 def logsumexp(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """Return log(sum(exp(x))) over axes, without overflow."""
+    """Return log(sum(exp(x))) over axes, without overflow.
+
+    x: float.  axis: an axis, several, or None for all.  keepdims: keep reduced axes, of size 1.
+
+    Raises ValueError for axes of size 0, or outside of x.
+
+    >>> import treepie as tp
+    >>> tp.logsumexp(tp.tensor([1000.0, 1000.0])).item()
+    1000.6931762695312
+    """
     from ..arguments import some_axes
     from .shape import transpose
 
@@ -126,7 +145,16 @@ def logsumexp(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Tenso
 
 
 def log_softmax(x: TensorLike, axis: int = -1) -> Tensor:
-    """Return x - log(sum(exp(x))) over an axis."""
+    """Return x - log(sum(exp(x))) over an axis, the logarithm of softmax.
+
+    x: float of any size, without overflow.
+
+    Raises ValueError for an axis of size 0, or outside of x.
+
+    >>> import treepie as tp
+    >>> tp.log_softmax(tp.tensor([0.0, 0.0])).tolist()
+    [-0.6931471824645996, -0.6931471824645996]
+    """
     t = as_float("log_softmax", x)
     return sub(t, logsumexp(t, one_axis("log_softmax", axis, t.ndim), True))
 

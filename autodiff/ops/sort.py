@@ -69,15 +69,22 @@ def _argsort_oracle(x: Any, axis: int, descending: bool = False) -> Any:
     dtypes=_ALL,
 )
 def _argsort(x: TensorLike, axis: int, descending: bool = False) -> BoundArguments:
-    """Places of the elements along an axis in ascending or descending order, int64; stable."""
+    """Return the positions of the elements in sorted order."""
     t = as_tensor(x)
     return (t,), {"axis": one_axis("argsort", axis, t.ndim), "descending": bool(descending)}
 
 
 def argsort(x: TensorLike, axis: int | None = -1, descending: bool = False) -> Tensor:
-    """Return the places of the elements along an axis in ascending order, int64.
+    """Return the positions of the elements along an axis in sorted order, int64.
 
-    Equal elements keep their order; NaN is the largest. axis None sorts the flattened tensor.
+    x: of any dtype; NaN is the largest.  axis: an axis, or None for the flattened tensor.
+    descending: largest first. Equal elements keep their order either way.
+
+    Raises ValueError for an axis outside of x.
+
+    >>> import treepie as tp
+    >>> tp.argsort(tp.tensor([3.0, 1.0, 2.0])).tolist()
+    [1, 2, 0]
     """
     t = as_tensor(x)
     return _argsort(reshape(t, (-1,)), 0, descending) if axis is None else _argsort(t, axis, descending)
@@ -97,9 +104,16 @@ def argsort(x: TensorLike, axis: int | None = -1, descending: bool = False) -> T
     ulp=0,
 )
 def sort(x: TensorLike, axis: int | None = -1, descending: bool = False) -> Tensor:
-    """Sort along an axis, ascending by default; NaN is the largest. axis None sorts the flattened tensor.
+    """Return the elements sorted along an axis, ascending by default.
 
-    Of equal elements, each gets the gradient of the place where a stable sort puts it.
+    x: of any dtype; NaN is the largest.  axis: an axis, or None for the flattened tensor.
+    descending: largest first. The sort is stable, and the gradient goes back along it.
+
+    Raises ValueError for an axis outside of x.
+
+    >>> import treepie as tp
+    >>> tp.sort(tp.tensor([3.0, 1.0, 2.0])).tolist()
+    [1.0, 2.0, 3.0]
     """
     t = as_tensor(x)
     if axis is None:
@@ -126,9 +140,16 @@ def sort(x: TensorLike, axis: int | None = -1, descending: bool = False) -> Tens
     ulp=0,
 )
 def top_k(x: TensorLike, k: int, axis: int = -1) -> tuple[Tensor, Tensor]:
-    """Return the k largest elements along an axis, the largest first, and their places, int64.
+    """Return the k largest elements along an axis, largest first, and their positions.
 
-    Of equal elements the first come first, and get the gradient; NaN is the largest.
+    x: of any dtype; NaN is the largest.  k: how many, up to the size of the axis. Of equal elements the
+    first come first, and get the gradient. Positions are int64.
+
+    Raises ValueError for a k or an axis outside of its range.
+
+    >>> import treepie as tp
+    >>> [y.tolist() for y in tp.top_k(tp.tensor([3.0, 1.0, 2.0]), 2)]
+    [[3.0, 2.0], [0, 2]]
     """
     t, count = as_tensor(x), integer("top_k", "k", k)
     at = one_axis("top_k", axis, t.ndim)

@@ -22,7 +22,22 @@ _checked: set[str] = set()  # keys that were found to be right
 
 
 def register_dataclass(cls: type[T]) -> type[T]:
-    """Make a dataclass a node of trees: its fields are the children. Usable as a decorator."""
+    """Make a dataclass a node of trees, whose fields are the children; usable as a decorator.
+
+    cls: the dataclass, which is returned.
+
+    Raises TypeError for another class.
+
+    >>> import treepie as tp
+    >>> from dataclasses import dataclass
+    >>> @tp.ptree.register_dataclass
+    ... @dataclass
+    ... class Pair:
+    ...     a: float
+    ...     b: float
+    >>> tp.ptree.map(lambda x: 2 * x, Pair(1.0, 2.0)).b
+    4.0
+    """
     if not dataclasses.is_dataclass(cls):
         raise TypeError(f"ptree.register_dataclass: {cls.__name__} is not a dataclass")
     _dataclasses.add(cls)
@@ -85,23 +100,42 @@ def _walk(tree: Tree, path: str) -> Iterator[tuple[str, Tree]]:
 
 
 def flatten_with_paths(tree: Tree) -> list[tuple[str, Tensor]]:
-    """Return the leaves with their paths.
+    """Return the leaves in order, each with its path.
 
-    >>> flatten_with_paths({"layers": [{"weight": 1.0}]})
+    Raises TypeError for a leaf that is no tensor or number, ValueError for a key that can not be in a path.
+
+    >>> import treepie as tp
+    >>> tp.ptree.flatten_with_paths({"layers": [{"weight": 1.0}]})
     [('layers.0.weight', 1.0)]
     """
     return list(_walk(tree, ""))
 
 
 def leaves(tree: Tree) -> list[Tensor]:
-    """Return the leaves in order."""
+    """Return the leaves in order.
+
+    Raises TypeError for a leaf that is no tensor or number.
+
+    >>> import treepie as tp
+    >>> tp.ptree.leaves({"a": 1.0, "b": [2.0, 3.0]})
+    [1.0, 2.0, 3.0]
+    """
     found: list[Tensor] = []
     map(found.append, tree)
     return found
 
 
 def flatten(tree: Tree) -> tuple[list[Tensor], Callable[[list[Any]], Tree]]:
-    """Return the leaves, and a function that builds the same tree around other leaves."""
+    """Return the leaves, and a function that builds a tree of the same structure from other leaves.
+
+    Raises TypeError for a leaf that is no tensor or number; the function raises ValueError for another number
+    of leaves.
+
+    >>> import treepie as tp
+    >>> leaves, rebuild = tp.ptree.flatten({"a": 1.0, "b": [2.0, 3.0]})
+    >>> rebuild([x * 10 for x in leaves])
+    {'a': 10.0, 'b': [20.0, 30.0]}
+    """
     found = leaves(tree)
 
     def rebuild(values: list[Any]) -> Tree:
@@ -114,7 +148,16 @@ def flatten(tree: Tree) -> tuple[list[Tensor], Callable[[list[Any]], Tree]]:
 
 
 def map(fn: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
-    """Apply `fn` to the leaves of one tree, or to those of several with the same structure."""
+    """Return a tree of fn applied to the leaves of one tree, or of several of the same structure.
+
+    fn: takes a leaf of each tree, returns a leaf of the result.
+
+    Raises ValueError where the structures differ, naming the path.
+
+    >>> import treepie as tp
+    >>> tp.ptree.map(lambda x, y: x + y, {"a": 1.0}, {"a": 2.0})
+    {'a': 3.0}
+    """
     return _map(fn, None, tree, others)
 
 
@@ -173,7 +216,14 @@ def _differing(way: _Way, tree: Tree, other: Tree) -> ValueError:
 
 
 def fold(fn: Callable[[T, Tensor], T], init: T, tree: Tree) -> T:
-    """Combine the leaves in order: fn(fn(init, first), second) and so on."""
+    """Combine the leaves in order: fn(fn(init, first), second) and so on.
+
+    fn: takes the result so far and a leaf.  init: the first result so far.
+
+    >>> import treepie as tp
+    >>> tp.ptree.fold(lambda total, x: total + x, 0.0, {"a": 1.0, "b": [2.0, 3.0]})
+    6.0
+    """
     out = init
     for x in leaves(tree):
         out = fn(out, x)
@@ -181,7 +231,12 @@ def fold(fn: Callable[[T, Tensor], T], init: T, tree: Tree) -> T:
 
 
 def zeros_like(tree: Tree) -> Tree:
-    """Return a tree of zeros with the shapes and dtypes of another."""
+    """Return a tree of zeros with the shapes and dtypes of another.
+
+    >>> import treepie as tp
+    >>> tp.ptree.zeros_like({"a": tp.tensor([1.0, 2.0])})["a"].tolist()
+    [0.0, 0.0]
+    """
     return map(lambda x: Tensor(np.zeros(np.shape(x), _dtype(x))), tree)
 
 
@@ -190,5 +245,10 @@ def _dtype(leaf: Any) -> np.dtype:
 
 
 def count_parameters(tree: Tree) -> int:
-    """Return how many numbers the leaves hold in all."""
+    """Return the number of elements of all leaves together.
+
+    >>> import treepie as tp
+    >>> tp.ptree.count_parameters({"w": tp.zeros((3, 4)), "b": tp.zeros(4)})
+    16
+    """
     return sum(int(x.size if isinstance(x, Tensor) else np.size(x)) for x in leaves(tree))
