@@ -1,7 +1,9 @@
 """What `help`, editors and type checkers show of public functions: the types of parameters and results."""
 
+import ast
 import inspect
 import typing
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -60,6 +62,28 @@ def test_every_parameter_and_the_result_are_annotated(name):
 def test_annotations_of_rows_can_be_evaluated(name):
     hints = typing.get_type_hints(OPS[name])
     assert set(hints) == {*inspect.signature(OPS[name]).parameters, "return"}
+
+
+def declared_methods():
+    """Return the methods that `Tensor` declares for type checkers: name -> node of its source."""
+    source = Path(inspect.getsourcefile(tp.Tensor)).read_text(encoding="utf-8")
+    (tensor,) = (n for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and n.name == "Tensor")
+    (block,) = (n for n in tensor.body if isinstance(n, ast.If))
+    return {n.name: n for n in block.body if isinstance(n, ast.FunctionDef) and not n.decorator_list}
+
+
+@pytest.mark.parametrize("name", declared_methods())
+def test_declared_methods_are_those_at_run_time(name):
+    declared = declared_methods()[name].args
+    parameters = list(inspect.signature(getattr(tp.Tensor, name)).parameters.values())[1:]
+    varying = [f"*{declared.vararg.arg}"] if declared.vararg else []
+    shown = [("*" if p.kind is p.VAR_POSITIONAL else "") + p.name for p in parameters]
+    if not (name.startswith("__") or varying):
+        defaults = [ast.literal_eval(d) for d in declared.defaults]
+        assert [p.default for p in parameters if p.default is not p.empty] == defaults
+    if not name.startswith("__"):  # operators take theirs by position
+        assert shown == [a.arg for a in declared.args[1:]] + varying
+    assert len(shown) == len(declared.args[1:]) + len(varying)
 
 
 def test_signatures_of_ops():
