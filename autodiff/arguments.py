@@ -1,4 +1,4 @@
-"""Checks of arguments that many ops share. Every message names the function, what came and what fits."""
+"""Checks of arguments that many ops share. A message names the function, the value and what is expected."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def some_axes(name: str, axis: Axis, ndim: int) -> tuple[int, ...]:
     """Return axes in ascending order, all of them for None, or raise ValueError."""
     if axis is None:
         return tuple(range(ndim))
-    given = axis if isinstance(axis, tuple | list) else (axis,)
-    axes = sorted(one_axis(name, a, ndim) for a in given)
+    listed = axis if isinstance(axis, tuple | list) else (axis,)
+    axes = sorted(one_axis(name, a, ndim) for a in listed)
     if len(set(axes)) < len(axes):
         raise ValueError(f"{name}: axis is {axis}, expected each axis once")
     return tuple(axes)
@@ -75,7 +75,7 @@ def same_float_dtype(name: str, **operands: Tensor) -> None:
         if first is not None and first.kind == "f":
             return  # the usual case, in a tenth of the time
     dtypes = {k: t.dtype for k, t in operands.items()}
-    found = set(dtypes.values())
-    if len(found) > 1 or found.pop().kind != "f":
-        given = ", ".join(f"{k} is {d.name}" for k, d in dtypes.items())
-        raise TypeError(f"{name}: {given}; expected one float dtype, float32 or float64 (see astype)")
+    kinds = set(dtypes.values())
+    if len(kinds) > 1 or kinds.pop().kind != "f":
+        text = ", ".join(f"{k} is {d.name}" for k, d in dtypes.items())
+        raise TypeError(f"{name}: {text}; expected one float dtype, float32 or float64 (see astype)")

@@ -84,8 +84,8 @@ def _check(
 
     def moved(sign: float) -> float:
         values = [Tensor(np.asarray(x.array + sign * _EPS * v)) for x, v in zip(at, direction, strict=True)]
-        made = of_floats(reference)(*values)
-        return sum(float(np.sum(w * y.array)) for w, y in zip(weights, made, strict=True))
+        outputs = of_floats(reference)(*values)
+        return sum(float(np.sum(w * y.array)) for w, y in zip(weights, outputs, strict=True))
 
     numeric = (moved(1.0) - moved(-1.0)) / (2 * _EPS)
     if not abs(numeric - exact) <= rtol * max(1.0, abs(numeric)):

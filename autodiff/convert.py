@@ -1,4 +1,4 @@
-"""Making tensors of what users give."""
+"""Conversion of numbers, lists and arrays to tensors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def tensor(data: TensorLike, dtype: DType | None = None) -> Tensor:
     dtype: float32, float64, int32, int64 or bool. By default Python floats become float32, ints int32 (int64
     where needed), bools bool; arrays keep their dtype (float16 becomes float32, small integers int32).
 
-    Raises TypeError for what is not numbers, ValueError for nested lists that are not rectangular.
+    Raises TypeError for data that are no numbers or bools, ValueError for lists that are not rectangular.
 
     >>> import treepie as tp
     >>> tp.tensor([[0.0, 1.0], [2.0, 3.0]])
@@ -54,10 +54,10 @@ def tensor(data: TensorLike, dtype: DType | None = None) -> Tensor:
         # By an op, through which gradients pass.
         return tensor(Tensor._stack([tensor(x) for x in data]), want)
     if isinstance(data, Number):
-        made = data.operand(
+        converted = data.operand(
             np.asarray(data.sample).dtype if want else _default(np.asarray(data.sample), False)
         )
-        return made.astype(want) if want is not None and want != made.dtype else made
+        return converted.astype(want) if want is not None and want != converted.dtype else converted
     native = isinstance(data, np.ndarray | np.generic) or hasattr(data, "__array__")
     try:
         array = np.asarray(data)
@@ -75,7 +75,7 @@ def tensor(data: TensorLike, dtype: DType | None = None) -> Tensor:
 
 
 def _holds_tensors(data: list[Any] | tuple[Any, ...]) -> bool:
-    kinds = set(map(type, data))  # a tenth of the time of a look at each of many numbers
+    kinds = set(map(type, data))  # a tenth of the time of a loop over many numbers
     if Tensor in kinds:
         return True
     return not kinds.isdisjoint((list, tuple)) and any(

@@ -1,4 +1,4 @@
-"""Tensors made from sizes and numbers."""
+"""Tensors created from sizes and numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules of a user's own, and recomputation in the backward pass."""
+"""Custom gradient rules, and recomputation in the backward pass."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ class custom_vjp:
         self._backward: Callable[[Any, Tree], tuple[Tree, ...]] | None = None
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Return its name where its module has it under that name, as for a function, for pickle."""
+        """Return its name if its module holds it under that name, as functions do, for pickle."""
         name = getattr(self, "__name__", "")
-        known = getattr(sys.modules.get(self.__module__), name, None) is self
-        return name if known else super().__reduce_ex__(protocol)
+        importable = getattr(sys.modules.get(self.__module__), name, None) is self
+        return name if importable else super().__reduce_ex__(protocol)
 
     def defvjp(
         self,
@@ -59,33 +59,33 @@ class custom_vjp:
         self._forward, self._backward = forward, backward
 
     def __call__(self, *args: Tree) -> Tree:
-        """Run the function; record its rule while a gradient is being taken."""
+        """Run the function; record its rule during differentiation."""
         note_rule()
         if not tape.recording():
             return self._function(*args)
         if self._forward is None or self._backward is None:
             raise TypeError(f"custom_vjp: {self.__name__} has no rule, call its defvjp first")  # type: ignore[attr-defined]
-        made = self._forward(*args)
-        if not isinstance(made, tuple) or len(made) != 2:
+        pair = self._forward(*args)
+        if not isinstance(pair, tuple) or len(pair) != 2:
             raise TypeError(
-                f"custom_vjp: forward of {self.__name__} returned {type(made).__name__}, "
+                f"custom_vjp: forward of {self.__name__} returned {type(pair).__name__}, "
                 "expected (result, residuals)"
             )
-        result, residuals = made
+        result, residuals = pair
         inputs = tuple(as_tensor(x) for x in ptree.leaves(list(args)))
         rule = _Custom(self._backward, residuals, list(args), result)
         return _recorded(rule, inputs, result)
 
 
 def note_rule() -> None:
-    """Let a trace know that Python takes part in the backward pass."""
+    """Tell the active trace that Python code runs in the backward pass."""
     trace = tracing()
     if trace is not None:
         trace.python_backward = True
 
 
 def _recorded(rule: tape.Differentiable, inputs: tuple[Tensor, ...], result: Tree) -> Tree:
-    """Return a result without the history of how it was computed, but with a rule."""
+    """Return a result detached from its history, with a rule as its only node."""
     leaves, rebuild = ptree.flatten(result)
     outputs = tuple(Tensor(as_tensor(x)._data) for x in leaves)
     tape.record(rule, inputs, {}, outputs)
@@ -103,26 +103,26 @@ class _Custom:
         self, backward: Callable[[Any, Tree], tuple[Tree, ...]], residuals: Any, args: Tree, result: Tree
     ) -> None:
         self._backward, self._residuals, self._args = backward, residuals, args
-        self._structure = ptree.map(lambda x: 0.0, result)  # without the tensors: a cycle would hold them
+        self._structure = ptree.map(lambda x: 0.0, result)  # without the tensors, which would form a cycle
 
     def pull_back(
         self, node: tape.Node, gradients: Sequence[Tensor | None], needs: Sequence[bool]
     ) -> list[Tensor | None]:
-        """Return what the user's backward gives."""
-        given = iter(_filled(gradients, node.outputs))
-        cotangents = ptree.map(lambda _: next(given), self._structure)
-        made = self._backward(self._residuals, cotangents)
-        if not isinstance(made, tuple) or len(made) != len(self._args):
+        """Return the gradients that the user's backward returns."""
+        filled = iter(_filled(gradients, node.outputs))
+        cotangents = ptree.map(lambda _: next(filled), self._structure)
+        trees = self._backward(self._residuals, cotangents)
+        if not isinstance(trees, tuple) or len(trees) != len(self._args):
             raise TypeError(
-                f"custom_vjp: backward returned {made!r}, expected a tuple of {len(self._args)} gradients"
+                f"custom_vjp: backward returned {trees!r}, expected a tuple of {len(self._args)} gradients"
             )
-        found: list[Tensor | None] = []
-        for gradient, argument in zip(made, self._args, strict=True):
+        flat: list[Tensor | None] = []
+        for gradient, argument in zip(trees, self._args, strict=True):
             if gradient is None:
-                found += [None] * len(ptree.leaves(argument))
+                flat += [None] * len(ptree.leaves(argument))
             else:
-                found += ptree.leaves(ptree.map(_fitting, argument, gradient))
-        return found
+                flat += ptree.leaves(ptree.map(_fitting, argument, gradient))
+        return flat
 
 
 def _fitting(x: Any, g: Any) -> Tensor:
@@ -169,7 +169,7 @@ class _Recomputed:
     def pull_back(
         self, node: tape.Node, gradients: Sequence[Tensor | None], needs: Sequence[bool]
     ) -> list[Tensor | None]:
-        """Run the function again, recorded, and walk back over it."""
+        """Run the function again under the tape, and pull the gradients back through it."""
         number = min(t.node.trace for t, n in zip(node.inputs, needs, strict=True) if n and t.node)
         floats = [t.dtype.kind == "f" for t in node.inputs[: self._count]]
         with tape.resumed(number):
@@ -179,6 +179,6 @@ class _Recomputed:
             ]
             result = self._f(*self._rebuild(list(variables)))
         outputs = [as_tensor(x) for x in ptree.leaves(result)]
-        given = _filled(gradients, node.outputs)
+        cotangents = _filled(gradients, node.outputs)
         targets = [*variables, *node.inputs[self._count :]]
-        return tape.backward(number, outputs, given, targets)
+        return tape.backward(number, outputs, cotangents, targets)

@@ -1,7 +1,7 @@
 """Random numbers with explicit keys: the same key gives the same bits on every machine and thread count.
 
 The generator is Threefry-2x32 with 20 rounds; `treepie.kernels.random` says bit by bit how an element
-is made from the key and its index. Never draw twice from one key: split it, or fold a number in.
+is computed from the key and its index. Never draw twice from one key: split it, or fold a number in.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def key(seed: int) -> Tensor:
 
     seed: an integer of up to 64 bits.
 
-    Raises ValueError for a larger one, TypeError for what is not an integer.
+    Raises ValueError for a larger one, TypeError for another type.
 
     >>> import treepie as tp
     >>> tp.rng.key(7).tolist()
@@ -55,7 +55,7 @@ def split(key: Tensor, n: int = 2) -> Tensor:
 
     key: which must not be used again.  n: at least 1.
 
-    Raises ValueError for a smaller n, TypeError for what is not a key.
+    Raises ValueError for a smaller n, TypeError for an invalid key.
 
     >>> import treepie as tp
     >>> tp.rng.split(tp.rng.key(7), 3).shape
@@ -71,7 +71,7 @@ def fold_in(key: Tensor, data: int) -> Tensor:
 
     key: int64 (2,).  data: 0 to 2**62 - 1.
 
-    Raises ValueError for an integer outside of this range, TypeError for what is not a key.
+    Raises ValueError for an integer outside of this range, TypeError for an invalid key.
 
     >>> import treepie as tp
     >>> tp.rng.fold_in(tp.rng.key(7), 3).shape
@@ -109,7 +109,7 @@ def uniform(
     The result is low + (high - low) * u, where rounding can reach `high`; u is a multiple of 2**-24 in
     float32, of 2**-53 in float64, below 1.
 
-    Raises ValueError for numbers low >= high, TypeError for another dtype or what is not a key.
+    Raises ValueError for numbers low >= high, TypeError for another dtype or an invalid key.
 
     >>> import treepie as tp
     >>> x = tp.rng.uniform(tp.rng.key(7), (1000,))
@@ -129,7 +129,7 @@ def normal(key: Tensor, shape: Shape = (), dtype: DType = float32) -> Tensor:
 
     key: int64 (2,).  shape: of the result.  dtype: float32 or float64. Box & Muller 1958.
 
-    Raises TypeError for another dtype or what is not a key.
+    Raises TypeError for another dtype or an invalid key.
 
     >>> import treepie as tp
     >>> f"{tp.rng.normal(tp.rng.key(7), (10000,)).std().item():.1f}"
@@ -143,7 +143,7 @@ def bernoulli(key: Tensor, p: TensorLike, shape: Shape | None = None) -> Tensor:
 
     key: int64 (2,).  p: numbers in [0, 1].  shape: of the result, by default p's, which broadcasts to it.
 
-    Raises ValueError for a p outside of [0, 1], TypeError for what is not a key.
+    Raises ValueError for a p outside of [0, 1], TypeError for an invalid key.
 
     >>> import treepie as tp
     >>> f"{tp.rng.bernoulli(tp.rng.key(7), 0.3, (10000,)).mean().item():.1f}"
@@ -159,7 +159,7 @@ def permutation(key: Tensor, n: int) -> Tensor:
 
     key: int64 (2,).  n: 0 or more. The order is the one that sorts n draws of 64 bits.
 
-    Raises ValueError for a negative n, TypeError for what is not a key.
+    Raises ValueError for a negative n, TypeError for an invalid key.
 
     >>> import treepie as tp
     >>> sorted(tp.rng.permutation(tp.rng.key(7), 4).tolist())
@@ -186,7 +186,7 @@ def truncated_normal(
     An element is the first accepted one of its draws: normal numbers, or, where fewer than a quarter of
     them would be accepted, uniform ones accepted by their density (Robert 1995).
 
-    Raises ValueError for low >= high, TypeError for another dtype or what is not a key.
+    Raises ValueError for low >= high, TypeError for another dtype or an invalid key.
 
     >>> import treepie as tp
     >>> x = tp.rng.truncated_normal(tp.rng.key(7), (1000,))
@@ -225,7 +225,7 @@ def randint(key: Tensor, shape: Shape, low: int, high: int) -> Tensor:
     key: int64 (2,).  shape: of the result.  low, high: at most 2**32 apart, of 64 bits. The result is int32
     where both bounds fit, else int64.
 
-    Raises ValueError for other bounds, TypeError for what is not a key.
+    Raises ValueError for other bounds, TypeError for an invalid key.
 
     >>> import treepie as tp
     >>> tp.rng.randint(tp.rng.key(7), (3,), 0, 10).dtype.name
@@ -237,8 +237,8 @@ def randint(key: Tensor, shape: Shape, low: int, high: int) -> Tensor:
             f"rng.randint: low is {low} and high {high}, expected low < high <= low + 2**32, of 64 bits"
         )
     bounds = Tensor(np.array([first, last - first], np.int64))
-    made = random_integers(key, bounds, shape_of("rng.randint", shape))
-    return made.astype("int32") if first >= -(2**31) and last <= 2**31 else made
+    integers = random_integers(key, bounds, shape_of("rng.randint", shape))
+    return integers.astype("int32") if first >= -(2**31) and last <= 2**31 else integers
 
 
 def categorical(key: Tensor, logits: TensorLike, axis: int = -1) -> Tensor:
@@ -249,7 +249,7 @@ def categorical(key: Tensor, logits: TensorLike, axis: int = -1) -> Tensor:
     It is the position of the largest of logits + Gumbel noise (Gumbel 1954), -log(-log(u)), u half a step
     inside of (0, 1).
 
-    Raises ValueError for an axis outside of logits, TypeError for what is not a key.
+    Raises ValueError for an axis outside of logits, TypeError for an invalid key.
 
     >>> import treepie as tp
     >>> tp.rng.categorical(tp.rng.key(7), tp.tensor([[0.0, 100.0], [100.0, 0.0]])).tolist()

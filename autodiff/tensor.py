@@ -28,7 +28,7 @@ TENSOR_DTYPES = {d: d for d in DTYPES}
 TensorLike = Union["Tensor", NDArray[Any], np.generic, float, int, bool, list[Any], tuple[Any, ...]]
 #: What functions accept as an index, as NumPy's: a tuple of these for several axes.
 Index = int | slice | None | EllipsisType | TensorLike
-#: The axes that a reduction goes over; None is all of them.
+#: The axes of a reduction; None is all of them.
 Axis = int | tuple[int, ...] | None
 #: What functions accept as a dtype: float32, float64, int32, int64 or bool, as NumPy spells them.
 DType = np.dtype | type | str

@@ -20,25 +20,25 @@ from .trace.active import tracing
 def _variables(name: str, params: Tree, mixed: bool) -> tuple[list[Tensor], Callable[[list[Any]], Tree]]:
     """Return the leaves as tensors, floats of one dtype, or raise TypeError naming the path."""
     _, rebuild = ptree.flatten(params)
-    found: list[Tensor] = []
+    leaves: list[Tensor] = []
     first = ""
     for path, value in ptree.flatten_with_paths(params):
         x = as_tensor(value)
         where = f"the leaf {path!r}" if path else "the parameter"
         if x.dtype.kind != "f":
             raise TypeError(f"{name}: {where} has dtype {x.dtype.name}, expected float32 or float64")
-        if not mixed and found and x.dtype != found[0].dtype:
+        if not mixed and leaves and x.dtype != leaves[0].dtype:
             raise TypeError(
-                f"{name}: {where} is {x.dtype.name} but {first!r} is {found[0].dtype.name}, expected one "
+                f"{name}: {where} is {x.dtype.name} but {first!r} is {leaves[0].dtype.name}, expected one "
                 "float dtype (or mixed=True)"
             )
         first = first or path
-        found.append(x)
-    return found, rebuild
+        leaves.append(x)
+    return leaves, rebuild
 
 
 def check_scalar(name: str, loss: Any) -> Tensor:
-    """Return a loss, or raise for what is not a scalar float tensor."""
+    """Return a loss, or raise if it is not a scalar float tensor."""
     if type(loss) is Tensor and loss._data.shape == () and loss._data.dtype.kind == "f":
         return loss
     if not isinstance(loss, Tensor):
@@ -63,10 +63,10 @@ def _detached(tree: Tree) -> Tree:
 def _differentiate(
     name: str, f: Callable[..., Any], params: Tree, mixed: bool, has_aux: bool
 ) -> tuple[Tensor, Tree, Any]:
-    found, rebuild = _variables(name, params, mixed)
+    leaves, rebuild = _variables(name, params, mixed)
     with compilations.watch():
         with tape.trace() as number:
-            variables = [tape.leaf(x, number) for x in found]
+            variables = [tape.leaf(x, number) for x in leaves]
             result = f(rebuild(list(variables)))
             aux = None
             if has_aux:
@@ -78,7 +78,7 @@ def _differentiate(
             loss = check_scalar(name, result)
         one = Tensor(np.ones((), loss.dtype))
         gradients = tape.backward(number, [loss], [one], variables)
-    grads = rebuild([or_zeros(g, x) for g, x in zip(gradients, found, strict=True)])
+    grads = rebuild([or_zeros(g, x) for g, x in zip(gradients, leaves, strict=True)])
     return _detached(loss), grads, aux
 
 
@@ -140,8 +140,8 @@ def value_and_grad_aux(
 
 
 def without_history(aux: Any) -> Any:
-    """Drop the history of tensors in aux where it is a tree; other objects are left as they are."""
-    if _bare(aux):
+    """Drop the history of tensors in aux if it is a tree; return other objects unchanged."""
+    if _is_empty(aux):
         return aux
     try:
         ptree.leaves(aux)
@@ -150,12 +150,12 @@ def without_history(aux: Any) -> Any:
     return _detached(aux)
 
 
-def _bare(tree: Any) -> bool:
-    """Whether a tree is made of empty containers alone, as the state of most models is."""
+def _is_empty(tree: Any) -> bool:
+    """Whether a tree has only empty containers, as the state of most models."""
     kind = type(tree)
     if kind is dict:
-        return all(map(_bare, tree.values()))
-    return (kind is list or kind is tuple) and all(map(_bare, tree))
+        return all(map(_is_empty, tree.values()))
+    return (kind is list or kind is tuple) and all(map(_is_empty, tree))
 
 
 def grad(f: Callable[[Tree], Tensor], mixed: bool = False) -> Callable[[Tree], Tree]:
@@ -194,16 +194,16 @@ def vjp(f: Callable[..., Tree], *primals: Tree) -> tuple[Tree, Callable[[Tree], 
     active = tracing()
     if active is not None:
         active.pullbacks = True
-    found, rebuild = _variables("vjp", list(primals), mixed=True)
+    leaves, rebuild = _variables("vjp", list(primals), mixed=True)
     with tape.trace() as number:
-        variables = [tape.leaf(x, number) for x in found]
+        variables = [tape.leaf(x, number) for x in leaves]
         result = f(*rebuild(list(variables)))
     outputs = [as_tensor(x) for x in ptree.leaves(result)]
 
     def pullback(cotangents: Tree) -> tuple[Tree, ...]:
-        given = _cotangents(result, outputs, cotangents)
-        gradients = tape.backward(number, outputs, given, variables)
-        return tuple(rebuild([or_zeros(g, x) for g, x in zip(gradients, found, strict=True)]))
+        seeds = _cotangents(result, outputs, cotangents)
+        gradients = tape.backward(number, outputs, seeds, variables)
+        return tuple(rebuild([or_zeros(g, x) for g, x in zip(gradients, leaves, strict=True)]))
 
     return _detached(result), pullback
 
@@ -220,11 +220,11 @@ def by_formula(formula: Callable[..., Any]) -> Callable[..., Sequence[Tensor | N
 
 def _cotangents(result: Tree, outputs: Sequence[Tensor], cotangents: Tree) -> list[Tensor]:
     checked: Sequence[Any] = ptree.leaves(ptree.map(lambda _, g: g, result, cotangents))
-    given = [as_tensor(g) for g in checked]
-    for out, g in zip(outputs, given, strict=True):
+    converted = [as_tensor(g) for g in checked]
+    for out, g in zip(outputs, converted, strict=True):
         if g.shape != out.shape or g.dtype != out.dtype:
             raise ValueError(
                 f"pullback: a cotangent has shape {g.shape} and dtype {g.dtype.name}, expected {out.shape} "
                 f"and {out.dtype.name}"
             )
-    return given
+    return converted

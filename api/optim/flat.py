@@ -104,7 +104,7 @@ class FlatLayout(Constructed):
         """Return the tree whose leaves are views of the buffers."""
         where = zip(self.shapes, self.starts, strict=True)
         if any(type(t._data) is Symbol for t in flat):
-            return self.around([ops.part(flat[g], at, shape) for shape, (g, at) in where])
+            return self.around([ops.flat_slice(flat[g], at, shape) for shape, (g, at) in where])
         arrays = [t.array for t in flat]
         return self.around(
             [Tensor(arrays[g][at : at + math.prod(shape)].reshape(shape)) for shape, (g, at) in where]

@@ -299,7 +299,7 @@ def apply_updates(params: Tree, updates: Tree) -> Tree:
 
 def global_norm(tree: Tree) -> Tensor:
     """Return the Euclidean norm of all leaves together, a float64 tensor of shape ()."""
-    norms = [ops.wide_norm(as_tensor(x), dtype=float64) for x in ptree.leaves(tree)]
+    norms = [ops.vector_norm(as_tensor(x), dtype=float64) for x in ptree.leaves(tree)]
     if not norms:
         return zeros((), float64)
     return norms[0] if len(norms) == 1 else ops.norm(ops.stack(norms))

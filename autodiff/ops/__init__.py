@@ -66,9 +66,13 @@ from .elementary import (
     sqrt as sqrt,
     tanh as tanh,
 )
-from .gather import add_along_axis as add_along_axis, gather as gather, take_along_axis as take_along_axis
+from .gather import (
+    gather as gather,
+    scatter_add_along_axis as scatter_add_along_axis,
+    take_along_axis as take_along_axis,
+)
 from .indexing import one_hot as one_hot, scatter_add as scatter_add, take as take
-from .linalg import linear as linear, matmul as matmul, product as product
+from .linalg import batch_matmul as batch_matmul, linear as linear, matmul as matmul
 from .minmax import all as all, any as any, argmax as argmax, argmin as argmin, max as max, min as min
 from .pool import max_pool as max_pool, max_pool_backward as max_pool_backward
 from .rearrange import (
@@ -96,9 +100,9 @@ from .reduction import (
     std as std,
     sum as sum,
     var as var,
-    wide_norm as wide_norm,
+    vector_norm as vector_norm,
 )
-from .rope import rope_turn as rope_turn
+from .rope import rope as rope
 from .scan import cumsum as cumsum
 from .shape import (
     astype as astype,
@@ -113,10 +117,10 @@ from .shape import (
 )
 from .slicing import (
     concatenate as concatenate,
-    embed as embed,
-    part as part,
+    flat_slice as flat_slice,
     stack as stack,
     strided_slice as strided_slice,
+    strided_slice_grad as strided_slice_grad,
 )
 from .softmax import (
     cross_entropy_backward as cross_entropy_backward,

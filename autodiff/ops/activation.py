@@ -2,7 +2,7 @@
 
 At a kink, the derivative is that of the outer piece, constant or linear: 0 for relu6 at 0 and 6, for
 hard_tanh at -1 and 1, for hard_sigmoid at -3 and 3, for sparse_sigmoid at -1 and 1; hard_silu has 0 at -3 and
-1 at 3; leaky_relu and prelu have the slope, elu, celu and selu the derivative of the exponential piece at 0.
+1 at 3; leaky_relu and prelu have the slope at 0, elu, celu and selu the derivative of the exponential piece.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Indexing with NumPy's rules: reading x[index], and new tensors from x.at[index]."""
+"""Indexing with NumPy's rules: reads by x[index], and updated copies by x.at[index]."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ..tensor import Index, Tensor, TensorLike, int32, int64
 from ..trace.active import tracing
 from .arithmetic import add
 from .indexing import take
-from .scatter import add_at, assign, flat_index, scatter
+from .scatter import add_at, ravel_multi_index, scatter, strided_slice_update
 from .shape import astype, broadcast_to, reshape, transpose
 from .slicing import strided_slice
 
 
 @dataclass
 class _Selection:
-    """An index, read against a shape. x[index] is made in this order:
+    """An index, resolved against a shape. x[index] is computed in this order:
 
     reshape to `merged`, strided slice, reshape to `shape`, gather along `axes` by `arrays`.
 
@@ -30,12 +30,12 @@ class _Selection:
     starts, steps, sizes: the strided slice of that; integers take one element of their axis.
     shape: of the slice, without the axes of integers, with one of size 1 for each None.
     axes, arrays: axes of `shape` that integer arrays index, and the arrays.
-    apart: the axes of the arrays go first, since a slice or None stands between integers or arrays.
+    apart: the axes of the arrays go first, since a slice or None separates integers or arrays.
     integers: whether there are integers in it.
     """
 
     function: str
-    given: Shape
+    x_shape: Shape
     merged: list[int] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
@@ -48,7 +48,7 @@ class _Selection:
     integers: bool = False
 
     def slice(self, start: int, step: int, size: int, n: int) -> None:
-        """Take `size` elements of the next axis, which has n."""
+        """Add an axis of n elements, of which `size` are selected."""
         self.starts.append(start if size else 0)
         self.steps.append(step)
         self.sizes.append(size)
@@ -56,7 +56,7 @@ class _Selection:
 
     @property
     def whole(self) -> bool:
-        """Whether the strided slice is all there is."""
+        """Whether the strided slice takes all elements."""
         return self.sizes == self.merged and all(s == 1 for s in self.steps)
 
     @property
@@ -77,7 +77,7 @@ class _Selection:
             n = self.shape[at]
             wrong = array.array[(array.array < -n) | (array.array >= n)]
             if wrong.size:
-                text = f"an index is {wrong.flat[0]} on axis {axis} of shape {self.given}"
+                text = f"an index is {wrong.flat[0]} on axis {axis} of shape {self.x_shape}"
                 break
         return IndexError(f"{self.function}: {text}, expected {-n} to {n - 1}")
 
@@ -150,7 +150,7 @@ def _selection(function: str, shape: Shape, index: Index) -> _Selection:
             s.shape.append(n)
         axis += covered
     if s.arrays:
-        # An ellipsis keeps its neighbours apart even where it stands for no axis.
+        # An ellipsis separates its neighbours even where it covers no axis.
         where = [k for k, p in enumerate(parts) if isinstance(p, int | Tensor)]
         s.apart = where[-1] - where[0] >= len(where)
     return s
@@ -164,7 +164,7 @@ def _bounds(function: str, part: slice, n: int) -> tuple[int, int, int]:
 
 
 def _of_mask(function: str, mask: Tensor, shape: Shape, axis: int) -> Tensor:
-    """Return where a mask holds, as indices into its axes joined into one."""
+    """Return the indices of a mask's true elements, into its flattened axes."""
     covered = shape[axis : axis + mask.ndim]
     if mask.shape != covered:
         raise IndexError(
@@ -175,7 +175,7 @@ def _of_mask(function: str, mask: Tensor, shape: Shape, axis: int) -> Tensor:
 
 
 def _grouped(s: _Selection) -> tuple[list[int], int]:
-    """Return the order of the axes in which those of the arrays stand together, and where they start."""
+    """Return a permutation of the axes that makes those of the arrays adjacent, and their position."""
     first, count = s.axes[0], len(s.axes)
     if s.axes == list(range(first, first + count)):
         return list(range(len(s.shape))), first
@@ -183,22 +183,22 @@ def _grouped(s: _Selection) -> tuple[list[int], int]:
 
 
 def _together(x: Tensor, s: _Selection) -> tuple[Tensor, Tensor, int]:
-    """Return x with one axis for those of the arrays, its indices, and which it is."""
+    """Return x with one axis in place of those of the arrays, the indices into it, and its position."""
     order, at = _grouped(s)
     if len(s.axes) == 1:
         return x, s.arrays[0], at
     sizes = tuple(s.shape[k] for k in s.axes)
     moved = transpose(x, order) if order != sorted(order) else x
     shape = (*moved.shape[:at], math.prod(sizes), *moved.shape[at + len(sizes) :])
-    return reshape(moved, shape), flat_index(*s.arrays, shape=sizes), at
+    return reshape(moved, shape), ravel_multi_index(*s.arrays, shape=sizes), at
 
 
 def getitem(x: Tensor, index: Index) -> Tensor:
     """Return x[index] by NumPy's rules: integers, slices, None, an ellipsis, integer arrays, bool masks.
 
-    Integer arrays on several axes broadcast together, and their axes stand where the first array is, or
-    in front where a slice or None stands between them. A mask is as its nonzero elements' indices: the
-    result's shape depends on its values. Raises IndexError for an index outside of its axis.
+    Integer arrays on several axes broadcast together; their axes take the position of the first array, or
+    go first where a slice or None separates them. A mask is equivalent to the indices of its nonzero
+    elements: the result's shape depends on its values. Raises IndexError for an index outside of its axis.
     """
     s = _selection("index", x.shape, index)
     trace = tracing()
@@ -231,7 +231,7 @@ def _by_value(x: Tensor, parts: list[Any]) -> Tensor:
     return out
 
 
-#: (function, region of x, its indices or None, values, axis of the indices) -> the new region.
+#: (region of x, its indices or None, values, axis of the indices) -> the new region.
 _Change = Callable[[Tensor, Tensor | None, Tensor, int], Tensor]
 
 
@@ -250,7 +250,7 @@ def _changed(function: str, x: Tensor, index: Index, v: TensorLike, change: _Cha
         rest = [n for k, n in enumerate(s.shape) if k not in s.axes]
         front = 0 if s.apart else at
         value = _fitted(function, x, v, (*rest[:front], *joined, *rest[front:]))
-        if front != at and count:  # the arrays' axes, which stand in front, back to where they belong
+        if front != at and count:  # move the arrays' axes from the front to their position
             value = transpose(
                 value, [*range(count, count + at), *range(count), *range(count + at, value.ndim)]
             )
@@ -266,25 +266,25 @@ def _changed(function: str, x: Tensor, index: Index, v: TensorLike, change: _Cha
         changed = change(region, None, _fitted(function, x, v, tuple(s.shape)), 0)
     changed = reshape(changed, tuple(s.sizes))
     if not s.whole:
-        changed = assign(whole, changed, tuple(s.starts), tuple(s.steps))
+        changed = strided_slice_update(whole, changed, tuple(s.starts), tuple(s.steps))
     return reshape(changed, x.shape)
 
 
 def _fitted(function: str, x: Tensor, v: TensorLike, shape: Shape) -> Tensor:
-    """Return v in the dtype of x, broadcast to the shape of what is selected."""
+    """Return v in the dtype of x, broadcast to the shape of the selection."""
     t = as_tensor(v)
     if not np.can_cast(t.dtype, x.dtype, "same_kind"):
         raise TypeError(
             f"{function}: v has dtype {t.dtype.name}, expected one that {x.dtype.name} holds (see astype)"
         )
-    given = t.shape
+    shape_of_v = t.shape
     while t.ndim > len(shape) and t.shape[0] == 1:  # as NumPy's assignment
         t = reshape(t, t.shape[1:])
     try:
         return broadcast_to(astype(t, x.dtype), shape)
     except ValueError:
         raise ValueError(
-            f"{function}: v has shape {given}, expected one that broadcasts to {shape}"
+            f"{function}: v has shape {shape_of_v}, expected one that broadcasts to {shape}"
         ) from None
 
 
@@ -298,18 +298,18 @@ def _add(region: Tensor, indices: Tensor | None, v: Tensor, axis: int) -> Tensor
 
 @dataclass(frozen=True)
 class At:
-    """What `x.at` gives: `x.at[index]` has the methods `set` and `add`, which return new tensors."""
+    """The value of `x.at`: `x.at[index]` has methods `set` and `add`, which return new tensors."""
 
     x: Tensor
 
-    def __getitem__(self, index: Index) -> Place:
-        """Name the elements x[index]."""
-        return Place(self.x, index)
+    def __getitem__(self, index: Index) -> IndexUpdate:
+        """Select the elements x[index] for an update."""
+        return IndexUpdate(self.x, index)
 
 
 @dataclass(frozen=True)
-class Place:
-    """The elements x[index], about to change. The index is as for reading."""
+class IndexUpdate:
+    """An update of the elements x[index]; the index is as for reading."""
 
     x: Tensor
     index: Index
@@ -317,14 +317,22 @@ class Place:
     def set(self, v: TensorLike) -> Tensor:
         """Return x with v at the index; v broadcasts to the shape of x[index], and takes the dtype of x.
 
-        Where an element is named more than once, the last one wins, and gets the gradient.
+        For an element selected more than once the last value wins, and gets the gradient.
+
+        >>> import treepie as tp
+        >>> tp.zeros(3).at[1].set(5.0).tolist()
+        [0.0, 5.0, 0.0]
         """
         return _changed("at.set", self.x, self.index, v, _set)
 
     def add(self, v: TensorLike) -> Tensor:
         """Return x with v added at the index; v broadcasts to the shape of x[index].
 
-        Where an element is named more than once, all are added, in order. Bools add as `or`.
+        For an element selected more than once all values are added, in order. Bools add as `or`.
+
+        >>> import treepie as tp
+        >>> tp.zeros(3).at[[1, 1]].add(5.0).tolist()
+        [0.0, 10.0, 0.0]
         """
         if self.x.dtype.kind == "b":
             as_bool = as_tensor(v)

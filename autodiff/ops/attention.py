@@ -20,7 +20,7 @@ from ..transform import or_zeros, vjp
 from .arithmetic import where
 from .compare import logical_and, not_equal
 from .elementary import exp
-from .linalg import product
+from .linalg import batch_matmul
 from .random import check_key, uniform_oracle
 from .reduction import sum
 from .shape import broadcast_to, expand_dims, reshape, swapaxes
@@ -160,11 +160,11 @@ def _backward_in_ops(
     g, q, out = (_grouped(t, heads) for t in (g, q, out))
     k, v = expand_dims(k, 2), expand_dims(v, 2)
     rest = _grouped(expand_dims(g_lse, -1), heads) - sum(g * out, -1, True)
-    scores = where(_grouped(keep, heads), product(q, k, False, True) * scale, -math.inf)
+    scores = where(_grouped(keep, heads), batch_matmul(q, k, False, True) * scale, -math.inf)
     p = exp(scores - _grouped(expand_dims(lse, -1), heads))
-    ds = p * (product(g, v, False, True) * factors + rest) * scale
-    dq = product(ds, k)
-    dk, dv = sum(product(ds, q, True), 2), sum(product(p * factors, g, True), 2)
+    ds = p * (batch_matmul(g, v, False, True) * factors + rest) * scale
+    dq = batch_matmul(ds, k)
+    dk, dv = sum(batch_matmul(ds, q, True), 2), sum(batch_matmul(p * factors, g, True), 2)
     gradients = reshape(dq, (*shape[:3], k.shape[-1])), dk, dv
     return tuple(swapaxes(t, 1, 2) for t in gradients) if seq_first else gradients
 
@@ -269,7 +269,7 @@ def attention_backward(
     dropout: float,
     seq_first: bool = False,
 ) -> BoundArguments:
-    """Gradients of attention with respect to q, k and v."""
+    """Return gradients of attention with respect to q, k and v."""
     inputs, attributes = OPS["attention"].bind(
         q, k, v, mask, key, scale=scale, is_causal=is_causal, dropout=dropout, seq_first=seq_first
     )
@@ -313,7 +313,7 @@ def attention(
     dropout: float,
     seq_first: bool = False,
 ) -> BoundArguments:
-    """Softmax(scale q k') v over heads, and the logarithms of the softmax's sums.
+    """Return softmax(scale q k') v over heads, and the logarithms of the softmax's sums.
 
     mask: nonzero keeps; broadcasts to (batch, heads, seq_q, seq_k), or (0,) for none.  key: of dropout.
     seq_first: q, k, v and the result are (batch, seq, heads, d) instead of (batch, heads, seq, d); the

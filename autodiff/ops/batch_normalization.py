@@ -126,7 +126,7 @@ def _check(x: Tensor, like: Tensor, *weights: Tensor) -> None:
     recycled=True,
 )
 def batch_norm_backward(g: TensorLike, x: TensorLike, weight: TensorLike, eps: float) -> BoundArguments:
-    """Gradients of batch_norm: of x, of the weight, of the bias."""
+    """Return gradients of batch_norm: of x, of the weight, of the bias."""
     upstream, t, w = (as_float("batch_norm", a) for a in (g, x, weight))
     _check(t, upstream, w)
     return (upstream, t, w), {"eps": eps}
@@ -148,7 +148,7 @@ def batch_norm_backward(g: TensorLike, x: TensorLike, weight: TensorLike, eps: f
     recycled=True,
 )
 def batch_norm(x: TensorLike, weight: TensorLike, bias: TensorLike, eps: float) -> BoundArguments:
-    """Channels (axis 1) at mean 0 and variance 1, times weight, plus bias; means and biased variances."""
+    """Return channels (axis 1) at mean 0, variance 1, times weight, plus bias; means, biased variances."""
     t, w, b = (as_float("batch_norm", a) for a in (x, weight, bias))
     _check(t, t, w, b)
     return (t, w, b), {"eps": eps}
@@ -166,5 +166,5 @@ def batch_norm(x: TensorLike, weight: TensorLike, bias: TensorLike, eps: float) 
     flops=3,
 )
 def scale_shift(x: Any, mean: Any, scale: Any, shift: Any) -> Any:
-    """(x - mean) * scale + shift in one pass: normalisation by fixed statistics, moving averages."""
+    """Return (x - mean) * scale + shift in one pass: normalisation by fixed statistics, moving averages."""
     return (x - mean) * scale + shift

@@ -1,4 +1,4 @@
-"""Gathering slices by integers, and its adjoint."""
+"""Gathers slices of an axis by integer indices, and its adjoint."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .shape import astype, expand_dims, reshape
 
 
 def outer_n_inner(shape: Shape, axis: int) -> tuple[int, int, int]:
-    """Return a shape as (outer, n, inner): the axes before one, the axis, those after it."""
+    """Return a shape as (outer, n, inner): sizes of the axes before `axis`, of `axis`, of those after it."""
     outer, inner = int(np.prod(shape[:axis])), int(np.prod(shape[axis + 1 :]))
     return outer, shape[axis], inner
 
 
 def integers(name: str, indices: TensorLike) -> Tensor:
-    """Return indices as a tensor, or raise TypeError; no indices are integers too."""
+    """Return integer indices as a tensor, or raise TypeError; an empty tensor of any dtype is accepted."""
     t = as_tensor(indices)
     if t.size == 0:
         t = astype(t, "int32")
@@ -38,7 +38,7 @@ def index_range(operand: int, size: int) -> tuple[int, int, int]:
 
 
 def out_of_range(name: str, indices: Tensor, size: int) -> IndexError:
-    """Return the error for indices of which one is outside of an axis of a size."""
+    """Return the error for an index outside of an axis of a size."""
     wrong = indices.array[(indices.array < -size) | (indices.array >= size)]
     return IndexError(f"{name}: an index is {wrong.flat[0]}, expected {-size} to {size - 1}")
 
@@ -102,7 +102,7 @@ def _plan_scatter(
     return scatter.scatter_add(indices.reshaped(m), g.reshaped(outer, m, inner), target)
 
 
-def _scattered(g: Spec, i: Spec, axis: int, size: int) -> list[Spec]:
+def _infer_scatter_add(g: Spec, i: Spec, axis: int, size: int) -> list[Spec]:
     rank = len(i.shape)
     return [Spec((*g.shape[:axis], size, *g.shape[axis + rank :]), g.dtype)]
 
@@ -117,7 +117,7 @@ def _scatter_oracle(g: Any, i: Any, axis: int, size: int) -> Any:
 
 @op(
     signature="(...),(...)->(...)",
-    infer=_scattered,
+    infer=_infer_scatter_add,
     plan=_plan_scatter,
     vjp=(lambda h, y, g, i, axis, size: take(h, i, axis), None),
     oracle=_scatter_oracle,
@@ -133,7 +133,7 @@ def _scatter_oracle(g: Any, i: Any, axis: int, size: int) -> Any:
     large=Case(((20000, 64), (20000,)), {"axis": 0, "size": 10000}, {1: 10000}),
 )
 def scatter_add(g: TensorLike, indices: TensorLike, axis: int, size: int) -> BoundArguments:
-    """Zeros with an axis of `size`, to which slices of g are added at indices: the adjoint of take."""
+    """Return zeros with an axis of `size`, slices of g added at indices: the adjoint of take."""
     t, i = as_tensor(g), integers("scatter_add", indices)
     k = integer("scatter_add", "axis", axis)
     if not 0 <= k <= t.ndim - i.ndim or t.shape[k : k + i.ndim] != i.shape:
@@ -157,5 +157,5 @@ def one_hot(indices: TensorLike, size: int, dtype: DType = float32) -> Tensor:
     [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
     """
     t = integers("one_hot", indices)
-    places = Tensor(np.arange(size, dtype=t.dtype))
-    return astype(equal(expand_dims(t, -1), places), check_dtype("one_hot", dtype))
+    classes = Tensor(np.arange(size, dtype=t.dtype))
+    return astype(equal(expand_dims(t, -1), classes), check_dtype("one_hot", dtype))

@@ -1,7 +1,7 @@
 """Layer, RMS and group normalisation: rows of a tensor at mean 0 and variance 1.
 
-The gradients of all arguments come from one kernel, a row of its own; its own gradient is that of the same
-formula written in ops.
+The gradients of all arguments come from one kernel, which has a row; that row's gradient is that of the
+same formula written in ops.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def _attributes(axis: int, groups: int, eps: float = 1e-5, centered: bool = True
     return {"axis": axis, "groups": groups, "eps": eps, "centered": centered}
 
 
-#: Shapes of x and of the weight, metadata: layer and RMS normalisation, then group normalisation.
+#: Shapes of x and of the weight, attributes: layer and RMS normalisation, then group normalisation.
 _SHAPES: list[tuple[Shape, int, Attributes]] = [
     ((3, 5), 5, _attributes(1, 1)),
     ((2, 3, 40), 40, _attributes(2, 1, 1e-6, False)),
@@ -137,7 +137,7 @@ def check_operands(name: str, x: Tensor, axis: int, groups: int, like: Tensor, *
 def normalize_backward(
     g: TensorLike, x: TensorLike, weight: TensorLike, axis: int, groups: int, eps: float, centered: bool
 ) -> BoundArguments:
-    """Gradients of normalize: of x, of the weight, of the bias."""
+    """Return gradients of normalize: of x, of the weight, of the bias."""
     upstream, t, w = (as_float("normalize", a) for a in (g, x, weight))
     check_operands("normalize", t, axis, groups, upstream, w)
     return (upstream, t, w), _attributes(axis, groups, eps, centered)
@@ -159,7 +159,7 @@ def normalize_backward(
 def normalize(
     x: TensorLike, weight: TensorLike, bias: TensorLike, axis: int, groups: int, eps: float, centered: bool
 ) -> BoundArguments:
-    """(x - mean) / sqrt(var + eps) * weight + bias, over each group of channels and all axes after theirs."""
+    """Return (x - mean) / sqrt(var + eps) * weight + bias over groups of channels and all axes after them."""
     t, w, b = (as_float("normalize", a) for a in (x, weight, bias))
     check_operands("normalize", t, axis, groups, t, w, b)
     return (t, w, b), _attributes(axis, groups, eps, centered)

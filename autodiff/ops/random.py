@@ -18,10 +18,10 @@ from ..tensor import DType, Tensor, TensorLike, int32, int64
 
 
 def check_key(name: str, key: Any) -> Tensor:
-    """Return a key, or raise TypeError for what is not one."""
+    """Return a key, or raise TypeError for anything else."""
     if not isinstance(key, Tensor) or key.dtype != int64 or key.shape != (2,):
-        given = f"{key.shape} {key.dtype.name} tensor" if isinstance(key, Tensor) else repr(key)
-        raise TypeError(f"{name}: key is {given}, expected one from rng.key, rng.split or rng.fold_in")
+        text = f"{key.shape} {key.dtype.name} tensor" if isinstance(key, Tensor) else repr(key)
+        raise TypeError(f"{name}: key is {text}, expected one from rng.key, rng.split or rng.fold_in")
     return key
 
 
@@ -57,7 +57,7 @@ def _bits_oracle(key: Any, shape: Shape, stream: int = kernels.BITS) -> Any:
 
 
 def uniform_oracle(key: Any, shape: Shape, dtype: Any) -> Any:
-    """Return what random_uniform draws, in NumPy."""
+    """Return the numbers of random_uniform, in NumPy."""
     if dtype == np.float32:
         return ((_block(key, int(np.prod(shape)), kernels.BITS)[0] >> np.uint64(8)) / 2.0**24).reshape(shape)
     return (_bits_oracle(key, shape).view(np.uint64) >> np.uint64(11)) / 2.0**53
@@ -129,20 +129,20 @@ def _floats(
     dtypes=("int64",),
 )
 def random_bits(key: Tensor, shape: Shape) -> BoundArguments:
-    """64 random bits for each element."""
+    """Return 64 random bits for each element."""
     return (check_key("rng", key),), {"shape": shape}
 
 
 random_uniform = _floats(
     "random_uniform",
-    "Uniform numbers in [0, 1).",
+    "Return uniform numbers in [0, 1).",
     {"float32": kernels.uniform32, "float64": kernels.uniform64},
     uniform_oracle,
     ulp=0,
 )
 random_normal = _floats(
     "random_normal",
-    "Numbers of the standard normal distribution.",
+    "Return numbers of the standard normal distribution.",
     {"float32": kernels.normal32, "float64": kernels.normal64},
     _normal_oracle,
     ulp=16,
@@ -165,7 +165,7 @@ def _split_oracle(key: Any, count: int) -> Any:
     dtypes=("int64",),
 )
 def random_split(key: Tensor, count: int) -> BoundArguments:
-    """Keys that share no draws with each other or with the one that they come from."""
+    """Return keys that share no draws with each other or with the key that they come from."""
     return (check_key("rng.split", key),), {"count": count}
 
 
@@ -190,7 +190,7 @@ def _fold_oracle(key: Any, data: Any) -> Any:
     dtypes=("int64",),
 )
 def random_fold(key: Tensor, data: Tensor) -> BoundArguments:
-    """Key of a key and an integer."""
+    """Return the key of a key and an integer."""
     if data.shape != () or data.dtype != int64:
         raise ValueError(f"rng.fold_in: data has shape {data.shape}, expected one integer")
     return (check_key("rng.fold_in", key), data), {}
@@ -205,8 +205,8 @@ def _plan_integers(inputs: list[Operand], outputs: list[Operand], scratch: Any, 
 
 def _integers_oracle(key: Any, bounds: Any, shape: Shape) -> Any:
     bits = _bits_oracle(key, shape).view(np.uint64)
-    made = [int(bounds[0]) + (int(b) * int(bounds[1]) >> 64) for b in bits.ravel()]
-    return np.array(made, np.int64).reshape(shape)
+    drawn = [int(bounds[0]) + (int(b) * int(bounds[1]) >> 64) for b in bits.ravel()]
+    return np.array(drawn, np.int64).reshape(shape)
 
 
 @op(
@@ -221,7 +221,7 @@ def _integers_oracle(key: Any, bounds: Any, shape: Shape) -> Any:
     dtypes=("int64",),
 )
 def random_integers(key: Tensor, bounds: Tensor, shape: Shape) -> BoundArguments:
-    """Integers from bounds[0] on, bounds[1] of them, equally likely."""
+    """Return integers from bounds[0] on, bounds[1] of them, equally likely."""
     if bounds.shape != (2,) or bounds.dtype != int64:
         raise ValueError(f"rng.randint: bounds have shape {bounds.shape}, expected (low, count)")
     return (check_key("rng.randint", key), bounds), {"shape": shape}
@@ -233,7 +233,7 @@ _LOW = (0, 8) if sys.byteorder == "little" else (4, 12)
 
 def _plan_dropout(inputs: list[Operand], outputs: list[Operand], scratch: Any, rate: float) -> list[Launch]:
     x, key = inputs
-    # The low halves of the key's words, as int32: beside int64 a vector would have half as many elements.
+    # The low halves of the key's words, as int32: int64 would halve the elements of a vector.
     one = Spec((), int32)
     words = [Operand(key.buffer, one, key.offset + k) for k in _LOW]
     return [plan_elementwise("dropout", kernels.dropout(rate), [x, *words], outputs, 90)]
@@ -258,5 +258,5 @@ def _dropout_oracle(x: Any, key: Any, rate: float) -> Any:
     large=Case(((1000, 1000), (2,)), {"rate": 0.1}, {1: 2**32}),
 )
 def dropout(x: TensorLike, key: Tensor, rate: float) -> BoundArguments:
-    """x / (1 - rate) where the key's uniform float32 number for an element is at least `rate`, else 0."""
+    """Return x / (1 - rate) where an element's uniform float32 number is at least `rate`, else 0."""
     return (as_float("dropout", x), check_key("dropout", as_tensor(key))), {"rate": float(rate)}

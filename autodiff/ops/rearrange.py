@@ -1,4 +1,4 @@
-"""Functions that rearrange elements, made of slices, permutations and joins."""
+"""Functions that rearrange elements, composed of slices, permutations and concatenations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..tensor import Axis, Tensor, TensorLike
 from .arithmetic import where
 from .indexing import take
 from .shape import broadcast_to, expand_dims, reshape, transpose
-from .slicing import concatenate, embed, strided_slice
+from .slicing import concatenate, strided_slice, strided_slice_grad
 
 _ALL = ("float32", "float64", "int32", "int64", "bool")
 
@@ -42,14 +42,14 @@ def moveaxis(x: TensorLike, source: int | tuple[int, ...], destination: int | tu
     """
     t = as_tensor(x)
     lists = [list(a) if isinstance(a, tuple | list) else [a] for a in (source, destination)]
-    origins, places = ([one_axis("moveaxis", k, t.ndim) for k in a] for a in lists)
-    if len(origins) != len(places) or len({*origins}) != len(origins) or len({*places}) != len(places):
+    sources, targets = ([one_axis("moveaxis", k, t.ndim) for k in a] for a in lists)
+    if len(sources) != len(targets) or len({*sources}) != len(sources) or len({*targets}) != len(targets):
         raise ValueError(
             f"moveaxis: source is {source} and destination {destination}, expected as many axes, each once"
         )
-    order = [k for k in range(t.ndim) if k not in origins]
-    for place, origin in sorted(zip(places, origins, strict=True)):
-        order.insert(place, origin)
+    order = [k for k in range(t.ndim) if k not in sources]
+    for target, source_axis in sorted(zip(targets, sources, strict=True)):
+        order.insert(target, source_axis)
     return transpose(t, order)
 
 
@@ -90,10 +90,10 @@ def split(x: TensorLike, indices_or_sections: int | Sequence[int], axis: int = 0
                 "expected a divisor"
             )
         cuts = list(range(0, n + 1, n // sections)) if n else [0] * (sections + 1)
-    return [piece(t, k, a, b) for a, b in itertools.pairwise(cuts)]
+    return [slice_axis(t, k, a, b) for a, b in itertools.pairwise(cuts)]
 
 
-def piece(t: Tensor, axis: int, start: int, stop: int) -> Tensor:
+def slice_axis(t: Tensor, axis: int, start: int, stop: int) -> Tensor:
     """Return the elements start to stop - 1 of an axis."""
     starts, sizes = [0] * t.ndim, list(t.shape)
     starts[axis], sizes[axis] = (start if stop > start else 0), stop - start
@@ -162,7 +162,7 @@ def roll(x: TensorLike, shift: int | tuple[int, ...], axis: Axis = None) -> Tens
         k, n = one_axis("roll", a, t.ndim), t.shape[one_axis("roll", a, t.ndim)]
         cut = -integer("roll", "shift", s) % n if n else 0
         if cut:
-            t = concatenate([piece(t, k, cut, n), piece(t, k, 0, cut)], k)
+            t = concatenate([slice_axis(t, k, cut, n), slice_axis(t, k, 0, cut)], k)
     return t
 
 
@@ -192,8 +192,8 @@ def tile(x: TensorLike, reps: int | tuple[int, ...]) -> Tensor:
     counts = (1,) * (rank - len(counts)) + counts
     sizes = (1,) * (rank - t.ndim) + t.shape
     once = reshape(t, tuple(v for n in sizes for v in (1, n)))
-    wide = broadcast_to(once, tuple(v for r, n in zip(counts, sizes, strict=True) for v in (r, n)))
-    return reshape(wide, tuple(r * n for r, n in zip(counts, sizes, strict=True)))
+    tiled = broadcast_to(once, tuple(v for r, n in zip(counts, sizes, strict=True) for v in (r, n)))
+    return reshape(tiled, tuple(r * n for r, n in zip(counts, sizes, strict=True)))
 
 
 @composite(
@@ -269,7 +269,7 @@ def pad(
         )
     shape = tuple(n + a + b for n, (a, b) in zip(t.shape, pairs, strict=True))
     starts = tuple(a for a, _ in pairs)
-    out = embed(t, shape, starts if t.size else (0,) * t.ndim, (1,) * t.ndim)
+    out = strided_slice_grad(t, shape, starts if t.size else (0,) * t.ndim, (1,) * t.ndim)
     if value == 0:
         return out
     inside = np.zeros(shape, bool)
@@ -282,8 +282,8 @@ def _triangle(name: str, x: TensorLike, k: int, lower: bool) -> Tensor:
     if t.ndim < 2:
         raise ValueError(f"{name}: x has shape {t.shape}, expected at least two axes")
     rows, columns = t.shape[-2:]
-    kept = np.tri(rows, columns, integer(name, "k", k) - (not lower), dtype=bool)
-    return where(kept if lower else ~kept, t, constant(0, t.dtype))
+    mask = np.tri(rows, columns, integer(name, "k", k) - (not lower), dtype=bool)
+    return where(mask if lower else ~mask, t, constant(0, t.dtype))
 
 
 _MATRICES = [Case(((3, 4),)), Case(((2, 3, 3),), {"k": 1}), Case(((4, 2),), {"k": -1}), Case(((0, 3),))]

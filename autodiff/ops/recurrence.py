@@ -15,7 +15,7 @@ from ..table import BoundArguments, Case, Shape, op, pick
 from ..tensor import Tensor, TensorLike
 from ..transform import by_formula, zeros_of
 from .elementary import tanh
-from .linalg import product
+from .linalg import batch_matmul
 from .reduction import sum
 from .shape import expand_dims, reshape
 from .slicing import concatenate, stack
@@ -26,7 +26,7 @@ def _bind(
 ) -> BoundArguments:
     """Check operands against shapes in terms of b, t and n: those of the first, (b, t, count n).
 
-    An operand that may stand for zero is named `g_...`, and then has no elements.
+    An operand named `g_...` may have no elements, which means zero.
     """
     tensors = {k: as_tensor(x) for k, x in operands.items()}
     same_float_dtype(name, **tensors)
@@ -164,7 +164,7 @@ def _in_ops(formula: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _filled(cotangents: Any, results: Any) -> list[Tensor]:
-    """Return cotangents; zeros for the first if it is None, no elements for another."""
+    """Return cotangents, where None becomes zeros for the first, an empty tensor for others."""
     states, *others = (
         Tensor(np.zeros(0, y.dtype)) if c is None else c for c, y in zip(cotangents, results, strict=True)
     )
@@ -173,7 +173,7 @@ def _filled(cotangents: Any, results: Any) -> list[Tensor]:
 
 def _weight_gradient(states: Tensor, h0: Tensor, d: Tensor) -> Tensor:
     before = concatenate([expand_dims(h0, 1), states[:, :-1]], 1)
-    return product(reshape(before, (-1, h0.shape[1])), reshape(d, (-1, d.shape[2])), True)
+    return batch_matmul(reshape(before, (-1, h0.shape[1])), reshape(d, (-1, d.shape[2])), True)
 
 
 def _lstm_vjp(g: Any, result: Any, x: Tensor, h0: Tensor, c0: Tensor, w: Tensor, bias: Tensor) -> Any:
@@ -241,7 +241,7 @@ def lstm_backward(
     c0: TensorLike,
     w: TensorLike,
 ) -> BoundArguments:
-    """Gradients of lstm_steps with respect to x, h0 and c0; a gradient of shape (0,) stands for zero."""
+    """Return gradients of lstm_steps with respect to x, h0 and c0; a gradient of shape (0,) means zero."""
     others = {"g_h": g_h, "g_c": g_c, "g_gates": g_gates, "gates": gates, "cells": cells, "c0": c0, "w": w}
     return _bind("lstm", 1, _LSTM, **others)
 
@@ -267,7 +267,7 @@ def lstm_backward(
 def lstm_steps(
     x: TensorLike, h0: TensorLike, c0: TensorLike, w: TensorLike, bias: TensorLike
 ) -> BoundArguments:
-    """Hidden states, cells and gates (i f g o) of an LSTM; x is what its inputs give to the gates."""
+    """Return hidden states, cells and gates (i f g o) of an LSTM; x is inputs times their weights."""
     return _bind("lstm", 4, _LSTM, x=x, h0=h0, c0=c0, w=w, bias=bias)
 
 
@@ -294,7 +294,7 @@ def gru_backward(
     h0: TensorLike,
     w: TensorLike,
 ) -> BoundArguments:
-    """Gradients of gru_steps: of r, z, n before their activations and of the state's part of n; of h0."""
+    """Return gradients of gru_steps: of r, z, n before activation, of the state's term of n, and of h0."""
     others = {"g_h": g_h, "g_gates": g_gates, "gates": gates, "states": states, "h0": h0, "w": w}
     return _bind("gru", 1, _GRU, **others)
 
@@ -317,5 +317,5 @@ def gru_backward(
     recycled=True,
 )
 def gru_steps(x: TensorLike, h0: TensorLike, w: TensorLike, bias: TensorLike) -> BoundArguments:
-    """Hidden states of a GRU, and its r, z, n and the state's part of n; x is what its inputs give."""
+    """Return hidden states of a GRU, and its r, z, n and the state's term of n; x is inputs times weights."""
     return _bind("gru", 3, _GRU, x=x, h0=h0, w=w, bias=bias)

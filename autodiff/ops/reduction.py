@@ -39,14 +39,14 @@ LARGE = Case(((1000, 1000),))
 
 
 def reduced(shape: Shape, axis: tuple[int, ...], keepdims: bool) -> Shape:
-    """Return the shape that a reduction gives."""
+    """Return the shape of a reduction's result."""
     if keepdims:
         return tuple(1 if k in axis else n for k, n in enumerate(shape))
     return tuple(n for k, n in enumerate(shape) if k not in axis)
 
 
 def as_outer_n_inner(x: Operand, axis: tuple[int, ...], scratch: Any) -> tuple[Operand, list[Launch]]:
-    """Return x as (outer, n, inner), n over the reduced axes, transposed first where they are apart."""
+    """Return x as (outer, n, inner), n over the reduced axes, transposed first unless adjacent."""
     sizes = x.shape
     first, last = (axis[0], axis[-1] + 1) if axis else (len(sizes), len(sizes))
     if not axis or axis == tuple(range(first, last)):
@@ -62,7 +62,7 @@ def as_outer_n_inner(x: Operand, axis: tuple[int, ...], scratch: Any) -> tuple[O
 
 
 def planner(kernel: kernels.Reduction, empty: float) -> Callable[..., list[Launch]]:
-    """Make the plan of a row; `empty` is the result where nothing is reduced."""
+    """Return the plan of a row; `empty` is the result for a group of no elements."""
 
     def plan(
         inputs: list[Operand],
@@ -82,17 +82,17 @@ def planner(kernel: kernels.Reduction, empty: float) -> Callable[..., list[Launc
 
 
 def expand_to(g: Tensor, x: Tensor, axis: tuple[int, ...]) -> Tensor:
-    """Return what is one for each reduced group as one for each element."""
+    """Return a value per reduced group broadcast to its elements, in the shape of x."""
     return broadcast_to(reshape(g, reduced(x.shape, axis, True)), x.shape)
 
 
 def same_dtype(x: Spec, axis: tuple[int, ...], keepdims: bool) -> list[Spec]:
-    """Give the result the dtype of x."""
+    """Infer a result of the dtype of x."""
     return [Spec(reduced(x.shape, axis, keepdims), x.dtype)]
 
 
 def sum_dtype(x: Spec, axis: tuple[int, ...], keepdims: bool) -> list[Spec]:
-    """Give the result the dtype of x, or int64 for integers and bools."""
+    """Infer a result of the dtype of x, int64 for integers and bools."""
     dtype = x.dtype if x.dtype.kind == "f" else int64
     return [Spec(reduced(x.shape, axis, keepdims), dtype)]
 
@@ -106,7 +106,7 @@ def reduction(
 
 
 def bind_axes(name: str, x: TensorLike, axis: Axis, keepdims: bool) -> BoundArguments:
-    """Return the argument and metadata of a reduction."""
+    """Return the operand and attributes of a reduction."""
     t = as_tensor(x)
     return (t,), {"axis": some_axes(name, axis, t.ndim), "keepdims": bool(keepdims)}
 
@@ -135,7 +135,7 @@ def sum(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> BoundArgume
 
 
 def count(x: Tensor, axis: tuple[int, ...]) -> int:
-    """Return how many elements are reduced to one."""
+    """Return the number of elements in a reduced group."""
     return int(np.prod([x.shape[k] for k in axis]))
 
 
@@ -162,7 +162,7 @@ def mean(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> BoundArgum
 
 
 def _flat_groups(x: Tensor, axis: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...]]:
-    """Return x as (groups, elements reduced to one), and the order of axes that made it so."""
+    """Return x as (groups, elements of a group), and the permutation of axes that this took."""
     order = tuple(k for k in range(x.ndim) if k not in axis) + axis
     n = count(x, axis)
     return reshape(transpose(x, order), (x.size // n, n)), order
@@ -198,7 +198,7 @@ def _prod_vjp(g: Tensor, y: Tensor, x: Tensor, axis: tuple[int, ...], keepdims: 
 
 
 def _rounding_of_prod(x: Any, **attributes: Any) -> Any:
-    """Of n factors in float64; in float32 one rounding at the end."""
+    """Return the magnitude of the rounding: n factors in float64, for float32 one rounding at the end."""
     return np.abs(np.prod(x, **attributes)) * np.sqrt(x.size)
 
 
@@ -257,7 +257,7 @@ def norm(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> BoundArgum
     return bind_axes("norm", t if t.dtype.kind == "f" else t.astype(float64), axis, keepdims)
 
 
-def _wide_norm_vjp(g: Tensor, y: Tensor, x: Tensor, dtype: np.dtype) -> Tensor:
+def _vector_norm_vjp(g: Tensor, y: Tensor, x: Tensor, dtype: np.dtype) -> Tensor:
     safe = where(equal(y, 0.0), 1.0, y)
     return mul(astype(g, x.dtype), astype(div(astype(x, dtype), safe), x.dtype))
 
@@ -268,14 +268,14 @@ def _wide_norm_vjp(g: Tensor, y: Tensor, x: Tensor, dtype: np.dtype) -> Tensor:
     plan=lambda inputs, outputs, scratch, dtype: planner(kernels.norm, 0)(
         inputs, outputs, scratch, tuple(range(len(inputs[0].shape))), False
     ),
-    vjp=_wide_norm_vjp,
+    vjp=_vector_norm_vjp,
     oracle=lambda x, dtype: np.sqrt(np.sum(x * x)),
     cases=[Case(s, {"dtype": float64}) for s in (((3, 5),), ((),), ((0, 3),), ((9000,),))],
     large=Case(((1000, 1000),), {"dtype": float64}),
     ulp=32,
 )
-def wide_norm(x: TensorLike, dtype: DType) -> BoundArguments:
-    """Root of the sum of squares of all elements (L2), in another float dtype."""
+def vector_norm(x: TensorLike, dtype: DType) -> BoundArguments:
+    """Return the root of the sum of squares of all elements (L2), in another float dtype."""
     return (as_tensor(x),), {"dtype": np.dtype(dtype)}
 
 

@@ -1,4 +1,4 @@
-"""Writing into copies: at strided places, at indices of an axis; what x.at[index] is made of."""
+"""Updates of copies: of strided slices, and at indices of an axis, which `x.at[index]` is built from."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .slicing import strided_slice, write_region, write_region_oracle
 _ALL = ("float32", "float64", "int32", "int64", "bool")
 
 
-def _plan_assign(
+def _plan_update(
     inputs: list[Operand], outputs: list[Operand], scratch: Any, starts: Shape, steps: Shape
 ) -> list[Launch]:
     (x, v), (out,) = inputs, outputs
@@ -34,9 +34,9 @@ def _plan_assign(
 @op(
     signature="(...),(...)->(...)",
     infer=lambda x, v, starts, steps: [Spec(x.shape, x.dtype)],
-    plan=_plan_assign,
+    plan=_plan_update,
     vjp=(
-        lambda g, y, x, v, starts, steps: assign(g, zeros_of(v), starts, steps),
+        lambda g, y, x, v, starts, steps: strided_slice_update(g, zeros_of(v), starts, steps),
         lambda g, y, x, v, starts, steps: strided_slice(g, starts, steps, v.shape),
     ),
     oracle=lambda x, v, starts, steps: write_region_oracle(x.copy(), v, starts, steps),
@@ -50,15 +50,15 @@ def _plan_assign(
     dtypes=_ALL,
     ulp=0,
 )
-def assign(x: TensorLike, v: TensorLike, starts: Shape, steps: Shape) -> BoundArguments:
-    """x, but for v at `start + step * k` of every axis; steps may be negative."""
+def strided_slice_update(x: TensorLike, v: TensorLike, starts: Shape, steps: Shape) -> BoundArguments:
+    """Return x with v at `start + step * k` of every axis; steps may be negative."""
     t, u = as_tensor(x), as_tensor(v)
     ends = [s + p * (n - 1) for s, p, n in zip(starts, steps, u.shape, strict=True)]
     inside = all(0 <= s < n and 0 <= e < n for s, e, n in zip(starts, ends, t.shape, strict=True))
     if t.dtype != u.dtype or (u.size and not inside):
         raise ValueError(
-            f"assign: v has shape {u.shape} and dtype {u.dtype.name} with starts {starts} and steps {steps}, "
-            f"expected elements of x, of shape {t.shape} and dtype {t.dtype.name}"
+            f"strided_slice_update: v has shape {u.shape} and dtype {u.dtype.name} with starts {starts} and "
+            f"steps {steps}, expected elements of x, of shape {t.shape} and dtype {t.dtype.name}"
         )
     return (t, u), {"starts": tuple(starts), "steps": tuple(steps)}
 
@@ -105,7 +105,7 @@ def _add_oracle(x: Any, i: Any, v: Any, axis: int) -> Any:
 
 
 def _winners(h: Tensor, i: Tensor, axis: int, size: int) -> Tensor:
-    """Return h at the indices, but 0 for an index that a later one overwrites."""
+    """Return h at the indices, with 0 for an index that a later one overwrites."""
     order = Tensor(np.arange(i.size).reshape(i.shape))
     last = scatter(Tensor(np.zeros(size, np.int64)), i, order, 0)
     wins = equal(take(last, i, 0), order)
@@ -154,7 +154,7 @@ def _row(name: str, kernel: Callable[..., list[Launch]], **options: Any) -> Deco
     ulp=0,
 )
 def scatter(x: TensorLike, indices: TensorLike, v: TensorLike, axis: int) -> BoundArguments:
-    """x, but for slices v of an axis at integer indices; of equal indices, the last wins."""
+    """Return x with slices v of an axis at integer indices; of equal indices, the last wins."""
     return _bind_scatter("scatter", x, indices, v, axis)
 
 
@@ -168,7 +168,7 @@ def scatter(x: TensorLike, indices: TensorLike, v: TensorLike, axis: int) -> Bou
     ulp=8,
 )
 def add_at(x: TensorLike, indices: TensorLike, v: TensorLike, axis: int) -> BoundArguments:
-    """x, with slices v of an axis added at integer indices, in their order."""
+    """Return x with slices v of an axis added at integer indices, in their order."""
     return _bind_scatter("add_at", x, indices, v, axis)
 
 
@@ -179,7 +179,7 @@ def _index_failure(*indices: Tensor, shape: Shape) -> IndexError:
         if i.size and (i.array.min() < -n or i.array.max() >= n)
     ]
     k = wrong[0]
-    return out_of_range(f"flat_index: axis {k} of shape {shape}", indices[k], shape[k])
+    return out_of_range(f"ravel_multi_index: axis {k} of shape {shape}", indices[k], shape[k])
 
 
 @op(
@@ -203,13 +203,14 @@ def _index_failure(*indices: Tensor, shape: Shape) -> IndexError:
     wrong=Case(((4,), (3,)), {"shape": (3, 5)}, {0: 3, 1: 5}),
     large=Case(((1000, 1000), (1000, 1000)), {"shape": (300, 500)}, {0: 300, 1: 500}),
 )
-def flat_index(*indices: TensorLike, shape: Shape) -> BoundArguments:
-    """Index, in all elements of an array of `shape`, of those at integer indices on each axis."""
-    made = [astype(i, int64) for i in indices]
-    shapes = [i.shape for i in made]
+def ravel_multi_index(*indices: TensorLike, shape: Shape) -> BoundArguments:
+    """Return the positions, in a flattened array of `shape`, of elements at indices on each axis."""
+    tensors = [astype(i, int64) for i in indices]
     try:
-        sizes = np.broadcast_shapes(*shapes)
+        sizes = np.broadcast_shapes(*[i.shape for i in tensors])
     except ValueError:
-        given = " and ".join(map(str, shapes))
-        raise ValueError(f"flat_index: indices have shapes {given}, expected shapes that broadcast") from None
-    return tuple(i if i.shape == sizes else broadcast_to(i, sizes) for i in made), {"shape": tuple(shape)}
+        shapes = " and ".join(str(i.shape) for i in tensors)
+        raise ValueError(
+            f"ravel_multi_index: indices have shapes {shapes}, expected shapes that broadcast"
+        ) from None
+    return tuple(i if i.shape == sizes else broadcast_to(i, sizes) for i in tensors), {"shape": tuple(shape)}

@@ -19,15 +19,15 @@ from ..tensor import Axis, DType, Tensor, TensorLike, check_dtype
 
 
 def _resolved(x: Tensor, shape: int | Sequence[int]) -> Shape:
-    given = shape if isinstance(shape, tuple | list) else (shape,)
-    sizes = [integer("reshape", "shape", n) for n in given]
+    listed = shape if isinstance(shape, tuple | list) else (shape,)
+    sizes = [integer("reshape", "shape", n) for n in listed]
     if sizes.count(-1) == 1:
-        known = -math.prod(sizes)
-        if known and x.size % known == 0:
-            sizes[sizes.index(-1)] = x.size // known
+        product = -math.prod(sizes)
+        if product and x.size % product == 0:
+            sizes[sizes.index(-1)] = x.size // product
     if (sizes and min(sizes) < 0) or math.prod(sizes) != x.size:
         raise ValueError(
-            f"reshape: shape is {tuple(given)}, expected sizes for the {x.size} elements of {x.shape}"
+            f"reshape: shape is {tuple(listed)}, expected sizes for the {x.size} elements of {x.shape}"
         )
     return tuple(sizes)
 
@@ -270,5 +270,5 @@ def astype(x: TensorLike, dtype: DType) -> Tensor:
 
 
 def copied(x: Tensor) -> Tensor:
-    """Return the same elements in memory of their own."""
+    """Return the same elements in separate memory."""
     return _astype(x, x.dtype)

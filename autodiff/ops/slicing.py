@@ -19,22 +19,26 @@ from ..tensor import Tensor, TensorLike
 from .shape import expand_dims, reshape
 
 
+def _flat_slice_vjp(g: Tensor, y: Tensor, x: Tensor, start: int, shape: Shape) -> Tensor:
+    return reshape(strided_slice_grad(reshape(g, (-1,)), (x.size,), (start,), (1,)), x.shape)
+
+
 @op(
     signature="(n)->(...)",
     infer=lambda x, start, shape: [Spec(shape, x.dtype)],
     view=lambda array, start, shape: array.reshape(-1)[start : start + math.prod(shape)].reshape(shape),
     offset=lambda x, start, shape: start,
-    vjp=lambda g, y, x, start, shape: reshape(embed(reshape(g, (-1,)), (x.size,), (start,), (1,)), x.shape),
+    vjp=_flat_slice_vjp,
     oracle=lambda x, start, shape: np.reshape(np.ravel(x)[start : start + math.prod(shape)], shape),
     cases=[Case(((12,),), {"start": 3, "shape": (2, 4)}), Case(((5,),), {"start": 5, "shape": (0, 3)})],
     wrong=Case(((5,),), {"start": 2, "shape": (2, 2)}),
     ulp=0,
 )
-def part(x: TensorLike, start: int, shape: Shape) -> BoundArguments:
-    """Elements in a row, from one on, under a shape: without a copy."""
+def flat_slice(x: TensorLike, start: int, shape: Shape) -> BoundArguments:
+    """Return consecutive elements under a shape, without a copy."""
     t = as_tensor(x)
     if not 0 <= start <= start + math.prod(shape) <= t.size:
-        raise ValueError(f"part: start is {start} and shape {shape}, expected elements of {t.shape}")
+        raise ValueError(f"flat_slice: start is {start} and shape {shape}, expected elements of {t.shape}")
     return (t,), {"start": start, "shape": tuple(shape)}
 
 
@@ -73,7 +77,7 @@ def _fits(name: str, shape: Shape, starts: Shape, steps: Shape, sizes: Shape) ->
     signature="(...)->(...)",
     infer=lambda x, starts, steps, sizes: [Spec(sizes, x.dtype)],
     plan=_plan_slice,
-    vjp=lambda g, y, x, starts, steps, sizes: embed(g, x.shape, starts, steps),
+    vjp=lambda g, y, x, starts, steps, sizes: strided_slice_grad(g, x.shape, starts, steps),
     oracle=lambda x, starts, steps, sizes: x[np.ix_(*_indices(starts, steps, sizes))],
     cases=[
         Case(((5, 7),), {"starts": (1, 6), "steps": (1, -2), "sizes": (3, 4)}),
@@ -84,13 +88,13 @@ def _fits(name: str, shape: Shape, starts: Shape, steps: Shape, sizes: Shape) ->
     ulp=0,
 )
 def strided_slice(x: TensorLike, starts: Shape, steps: Shape, sizes: Shape) -> BoundArguments:
-    """Elements `start + step * k`, k < size, of every axis; steps may be negative."""
+    """Return elements `start + step * k`, k < size, of every axis; steps may be negative."""
     t = as_tensor(x)
     _fits("strided_slice", t.shape, starts, steps, sizes)
     return (t,), {"starts": tuple(starts), "steps": tuple(steps), "sizes": tuple(sizes)}
 
 
-def _plan_embed(
+def _plan_grad(
     inputs: list[Operand], outputs: list[Operand], scratch: Any, shape: Shape, starts: Shape, steps: Shape
 ) -> list[Launch]:
     return write_region(inputs[0], outputs[0], fill(outputs[0], 0), starts, steps)
@@ -111,7 +115,7 @@ def write_region_oracle(out: Any, v: Any, starts: Shape, steps: Shape) -> Any:
 @op(
     signature="(...)->(...)",
     infer=lambda x, shape, starts, steps: [Spec(shape, x.dtype)],
-    plan=_plan_embed,
+    plan=_plan_grad,
     vjp=lambda g, y, x, shape, starts, steps: strided_slice(g, starts, steps, x.shape),
     oracle=lambda x, shape, starts, steps: write_region_oracle(np.zeros(shape, x.dtype), x, starts, steps),
     cases=[
@@ -121,10 +125,10 @@ def write_region_oracle(out: Any, v: Any, starts: Shape, steps: Shape) -> Any:
     wrong=Case(((3, 4),), {"shape": (5, 4), "starts": (1, 1), "steps": (1, 1)}),
     ulp=0,
 )
-def embed(x: TensorLike, shape: Shape, starts: Shape, steps: Shape) -> BoundArguments:
-    """Zeros of a shape, but for x at `start + step * k` of every axis: the adjoint of strided_slice."""
+def strided_slice_grad(x: TensorLike, shape: Shape, starts: Shape, steps: Shape) -> BoundArguments:
+    """Return zeros of a shape with x at `start + step * k` of every axis: the adjoint of strided_slice."""
     t = as_tensor(x)
-    _fits("embed", shape, starts, steps, t.shape)
+    _fits("strided_slice_grad", shape, starts, steps, t.shape)
     return (t,), {"shape": tuple(shape), "starts": tuple(starts), "steps": tuple(steps)}
 
 
@@ -170,17 +174,18 @@ def _concatenate_vjp(g: Tensor, y: Tensor, *xs: Tensor, axis: int, argument: int
 )
 def _concatenate(*xs: TensorLike, axis: int) -> BoundArguments:
     """Return tensors joined along an axis."""
-    made = promoted("concatenate", tuple(xs))
-    k = one_axis("concatenate", axis, made[0].ndim)
-    for i, t in enumerate(made):
-        same = t.ndim == made[0].ndim and all(
-            a == k or n == m for a, (n, m) in enumerate(zip(t.shape, made[0].shape, strict=False))
+    tensors = promoted("concatenate", tuple(xs))
+    first = tensors[0]
+    k = one_axis("concatenate", axis, first.ndim)
+    for i, t in enumerate(tensors):
+        fits = t.ndim == first.ndim and all(
+            a == k or n == m for a, (n, m) in enumerate(zip(t.shape, first.shape, strict=False))
         )
-        if not same:
+        if not fits:
             raise ValueError(
-                f"concatenate: operand {i} has shape {t.shape}, expected {made[0].shape} but for axis {k}"
+                f"concatenate: operand {i} has shape {t.shape}, expected {first.shape} except for axis {k}"
             )
-    return made, {"axis": k}
+    return tensors, {"axis": k}
 
 
 def concatenate(xs: Sequence[TensorLike], axis: int = 0) -> Tensor:

@@ -34,12 +34,12 @@ def _row_planner(kernel: Callable[..., Launch]) -> Callable[..., list[Launch]]:
 
 
 def _bind_rows(name: str, *xs: TensorLike) -> BoundArguments:
-    made = tuple(as_float(name, x) for x in xs)
-    same_float_dtype(name, **{f"operand {k}": t for k, t in enumerate(made)})
-    if any(t.shape != made[0].shape for t in made) or made[0].ndim == 0 or made[0].shape[-1] == 0:
-        shapes = " and ".join(str(t.shape) for t in made)
+    tensors = tuple(as_float(name, x) for x in xs)
+    same_float_dtype(name, **{f"operand {k}": t for k, t in enumerate(tensors)})
+    if any(t.shape != tensors[0].shape for t in tensors) or tensors[0].ndim == 0 or tensors[0].shape[-1] == 0:
+        shapes = " and ".join(str(t.shape) for t in tensors)
         raise ValueError(f"{name}: shape is {shapes}, expected (..., classes) with at least one class")
-    return made, {}
+    return tensors, {}
 
 
 def _softmax_oracle(x: Any) -> Any:
@@ -67,7 +67,7 @@ def _dot(a: Any, b: Any) -> Tensor:
     ulp=16,
 )
 def softmax_backward(g: TensorLike, y: TensorLike) -> BoundArguments:
-    """Gradient of softmax over the last axis: y * (g - sum(g * y)), y its result."""
+    """Return the gradient of softmax over the last axis: y * (g - sum(g * y)), y its result."""
     return _bind_rows("softmax_backward", g, y)
 
 
@@ -226,7 +226,7 @@ _LABELLED = [
     ulp=32,
 )
 def cross_entropy_backward(g: TensorLike, logits: TensorLike, labels: TensorLike) -> BoundArguments:
-    """Gradient of cross_entropy_rows: g * (softmax(logits) - one_hot(labels))."""
+    """Return the gradient of cross_entropy_rows: g * (softmax(logits) - one_hot(labels))."""
     x, y = _bind_labels(logits, labels)
     upstream = as_float("cross_entropy", g)
     same_float_dtype("cross_entropy", g=upstream, logits=x)
@@ -248,5 +248,5 @@ def cross_entropy_backward(g: TensorLike, logits: TensorLike, labels: TensorLike
     ulp=8,
 )
 def cross_entropy_rows(logits: TensorLike, labels: TensorLike) -> BoundArguments:
-    """Loss of each row: -log softmax(logits)[label]. A label outside the classes is a ValueError."""
+    """Return the loss of each row, -log softmax(logits)[label]; ValueError for a label out of range."""
     return _bind_labels(logits, labels), {}

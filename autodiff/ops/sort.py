@@ -1,7 +1,7 @@
 """Sorting. All sorts are stable, and NaN is larger than any number, as in NumPy.
 
-Elements that are equal keep their order, ascending or descending, and each gets the gradient of the
-place where it went.
+Equal elements keep their order, ascending or descending, and each gets the gradient of the position
+it moved to.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..table import BoundArguments, Case, composite, op
 from ..tensor import Tensor, TensorLike, int32, int64
 from .gather import take_along_axis
 from .indexing import outer_n_inner
-from .rearrange import piece
+from .rearrange import slice_axis
 from .shape import reshape
 
 _ALL = ("float32", "float64", "int32", "int64", "bool")
@@ -29,16 +29,16 @@ def _plan(
     inputs: list[Operand], outputs: list[Operand], scratch: Any, axis: int, descending: bool
 ) -> list[Launch]:
     (x,), (out,) = inputs, outputs
-    seen = outer_n_inner(x.shape, axis)
+    view = outer_n_inner(x.shape, axis)
     launches = []
     if x.dtype.kind == "b":
-        wide = scratch(x.shape, int32)
-        launches.append(cast(x, wide))
-        x = wide
-    x = x.reshaped(*seen)
+        integers = scratch(x.shape, int32)
+        launches.append(cast(x, integers))
+        x = integers
+    x = x.reshaped(*view)
     lines, sums = kernels.scratch(x)
-    keys, places, counts = (scratch(shape, int64) for shape in (lines, lines, sums))
-    return [*launches, kernels.argsort(x, out.reshaped(*seen), keys, places, counts, descending)]
+    keys, positions, counts = (scratch(shape, int64) for shape in (lines, lines, sums))
+    return [*launches, kernels.argsort(x, out.reshaped(*view), keys, positions, counts, descending)]
 
 
 def _argsort_oracle(x: Any, axis: int, descending: bool = False) -> Any:
@@ -155,5 +155,5 @@ def top_k(x: TensorLike, k: int, axis: int = -1) -> tuple[Tensor, Tensor]:
     at = one_axis("top_k", axis, t.ndim)
     if not 0 <= count <= t.shape[at]:
         raise ValueError(f"top_k: k is {k}, expected 0 to {t.shape[at]} for axis {at} of shape {t.shape}")
-    places = piece(_argsort(t, at, True), at, 0, count)
-    return take_along_axis(t, places, at), places
+    positions = slice_axis(_argsort(t, at, True), at, 0, count)
+    return take_along_axis(t, positions, at), positions

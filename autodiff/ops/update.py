@@ -1,8 +1,8 @@
-"""Update rules of optimizers: rows that give the change of a parameter and the new moments, in one pass.
+"""Update rules of optimizers: rows that compute the change of a parameter and the new moments in one pass.
 
 Every rule is a formula of (parameter, gradient, moments..., hyperparameters...). Its row `<name>_step`
-gives (change, moments...), its row `<name>_update` (parameter + change, moments...). Hyperparameters
-arrive as one float array, so that a schedule changes no program.
+returns (change, moments...), its row `<name>_update` (parameter + change, moments...). Hyperparameters
+are one float array, so that a schedule needs no new program.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _row(
 
 
 def _added(formula: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a rule that gives the new parameter where `formula` gives its change."""
+    """Return a rule that computes the new parameter where `formula` computes its change."""
 
     def rule(p: Any, *rest: Any) -> Any:
         change, *moments = formula(p, *rest)

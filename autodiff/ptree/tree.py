@@ -18,7 +18,7 @@ Tree = Any
 T = TypeVar("T")
 
 _dataclasses: set[type] = set()
-_checked: set[str] = set()  # keys that were found to be right
+_checked: set[str] = set()  # valid keys
 
 
 def register_dataclass(cls: type[T]) -> type[T]:
@@ -120,9 +120,9 @@ def leaves(tree: Tree) -> list[Tensor]:
     >>> tp.ptree.leaves({"a": 1.0, "b": [2.0, 3.0]})
     [1.0, 2.0, 3.0]
     """
-    found: list[Tensor] = []
-    map(found.append, tree)
-    return found
+    result: list[Tensor] = []
+    map(result.append, tree)
+    return result
 
 
 def flatten(tree: Tree) -> tuple[list[Tensor], Callable[[list[Any]], Tree]]:
@@ -136,15 +136,15 @@ def flatten(tree: Tree) -> tuple[list[Tensor], Callable[[list[Any]], Tree]]:
     >>> rebuild([x * 10 for x in leaves])
     {'a': 10.0, 'b': [20.0, 30.0]}
     """
-    found = leaves(tree)
+    originals = leaves(tree)
 
     def rebuild(values: list[Any]) -> Tree:
-        if len(values) != len(found):
-            raise ValueError(f"ptree.flatten: {len(values)} leaves given, expected {len(found)}")
+        if len(values) != len(originals):
+            raise ValueError(f"ptree.flatten: {len(values)} leaves given, expected {len(originals)}")
         remaining = iter(values)
         return map(lambda _: next(remaining), tree)
 
-    return found, rebuild
+    return originals, rebuild
 
 
 def map(fn: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
@@ -161,58 +161,58 @@ def map(fn: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
     return _map(fn, None, tree, others)
 
 
-#: Leaves that need no further look.
+#: Types of leaves that need no further check.
 _LEAVES = {Tensor, int, float}
 
-#: Names on the way from the root, the last one first; a string only where there is an error to raise.
-_Way = Any
+#: Nested pairs (parent, name) from the root on, joined to a string only for an error.
+_Path = Any
 
 
-def _map(fn: Callable[..., Any], way: _Way, tree: Tree, others: tuple[Tree, ...]) -> Tree:
+def _map(fn: Callable[..., Any], path: _Path, tree: Tree, others: tuple[Tree, ...]) -> Tree:
     kind = type(tree)
     if kind in _LEAVES:
         for other in others:
             if type(other) not in _LEAVES and _children(other, "") is not None:
-                raise ValueError(f"ptree.map: at {_at(way)} one tree has a leaf, another a node")
-        return fn(tree, *[o if type(o) in _LEAVES else _leaf(o, _at(way)) for o in others])
+                raise ValueError(f"ptree.map: at {_at(path)} one tree has a leaf, another a node")
+        return fn(tree, *[o if type(o) in _LEAVES else _leaf(o, _at(path)) for o in others])
     if kind is dict and tree.keys() <= _checked:
         for other in others:
             if type(other) is not dict or other.keys() != tree.keys():
-                raise _differing(way, tree, other)
-        return {k: _map(fn, (way, k), v, tuple([o[k] for o in others])) for k, v in tree.items()}
+                raise _differing(path, tree, other)
+        return {k: _map(fn, (path, k), v, tuple([o[k] for o in others])) for k, v in tree.items()}
     if kind is list and not others:
-        return [_map(fn, (way, str(k)), v, ()) for k, v in enumerate(tree)]
-    children = _children(tree, _at(way, root=""))
+        return [_map(fn, (path, str(k)), v, ()) for k, v in enumerate(tree)]
+    children = _children(tree, _at(path, root=""))
     if children is None:
         for other in others:
             if _children(other, "") is not None:
-                raise ValueError(f"ptree.map: at {_at(way)} one tree has a leaf, another a node")
-        return fn(_leaf(tree, _at(way)), *(_leaf(o, _at(way)) for o in others))
+                raise ValueError(f"ptree.map: at {_at(path)} one tree has a leaf, another a node")
+        return fn(_leaf(tree, _at(path)), *(_leaf(o, _at(path)) for o in others))
     rows = []
     for other in others:
-        theirs = _children(other, _at(way, root=""))
+        theirs = _children(other, _at(path, root=""))
         names = None if theirs is None else {k for k, _ in theirs}
         if type(other) is not kind or names != {k for k, _ in children}:
-            raise _differing(way, tree, other)
+            raise _differing(path, tree, other)
         rows.append(dict(theirs or ()))
-    made = [_map(fn, (way, name), child, tuple([r[name] for r in rows])) for name, child in children]
-    return _rebuilt(tree, made)
+    results = [_map(fn, (path, name), child, tuple([r[name] for r in rows])) for name, child in children]
+    return _rebuilt(tree, results)
 
 
-def _at(way: _Way, root: str = "the root") -> str:
+def _at(path: _Path, root: str = "the root") -> str:
     names: list[str] = []
-    while way is not None:
-        way, name = way
+    while path is not None:
+        path, name = path
         names.append(name)
     return ".".join(reversed(names)) or root
 
 
-def _differing(way: _Way, tree: Tree, other: Tree) -> ValueError:
+def _differing(path: _Path, tree: Tree, other: Tree) -> ValueError:
     def shown(node: Tree) -> str:
-        children = _children(node, _at(way, root=""))
+        children = _children(node, _at(path, root=""))
         return type(node).__name__ + ("" if children is None else f" of {[k for k, _ in children]}")
 
-    return ValueError(f"ptree.map: at {_at(way)} the trees differ: {shown(tree)}, and {shown(other)}")
+    return ValueError(f"ptree.map: at {_at(path)} the trees differ: {shown(tree)}, and {shown(other)}")
 
 
 def fold(fn: Callable[[T, Tensor], T], init: T, tree: Tree) -> T:
