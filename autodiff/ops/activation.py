@@ -289,7 +289,7 @@ def sparse_sigmoid(x: Any) -> Any:
     flops=8,
 )
 def softsign(x: Any) -> Any:
-    """Return x / (1 + |x|), element by element.
+    """Return x / (1 + abs(x)), element by element.
 
     x: float; integers become float64. The result is -1 and 1 at the infinities.
 
