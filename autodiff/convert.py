@@ -43,21 +43,21 @@ def tensor(data: TensorLike, dtype: DType | None = None) -> Tensor:
     tensor([[0., 1.],
             [2., 3.]], dtype=float32)
     """
-    want = None if dtype is None else check_dtype("tensor", dtype)
+    target = None if dtype is None else check_dtype("tensor", dtype)
     if type(data) is np.ndarray:  # the usual case, in a third of the time
         own = TENSOR_DTYPES.get(data.dtype)
-        if own is not None and (want is None or want is own):
+        if own is not None and (target is None or target is own):
             return copied(data)
     if isinstance(data, Tensor):
-        return data.astype(want) if want is not None and want != data.dtype else data
+        return data.astype(target) if target is not None and target != data.dtype else data
     if isinstance(data, list | tuple) and _holds_tensors(data):
         # By an op, through which gradients pass.
-        return tensor(Tensor._stack([tensor(x) for x in data]), want)
+        return tensor(Tensor._stack([tensor(x) for x in data]), target)
     if isinstance(data, Number):
         converted = data.operand(
-            np.asarray(data.sample).dtype if want else _default(np.asarray(data.sample), False)
+            np.asarray(data.sample).dtype if target else _default(np.asarray(data.sample), False)
         )
-        return converted.astype(want) if want is not None and want != converted.dtype else converted
+        return converted.astype(target) if target is not None and target != converted.dtype else converted
     native = isinstance(data, np.ndarray | np.generic) or hasattr(data, "__array__")
     try:
         array = np.asarray(data)
@@ -65,9 +65,9 @@ def tensor(data: TensorLike, dtype: DType | None = None) -> Tensor:
         raise type(error)(f"tensor: data is not a rectangular array of numbers ({error})") from None
     if array.dtype.kind not in _BY_KIND:
         raise TypeError(f"tensor: data has dtype {array.dtype}, expected numbers or bools")
-    if want is None:
-        want = _default(array, native)
-    copy = memory.aligned(array.shape, want)
+    if target is None:
+        target = _default(array, native)
+    copy = memory.aligned(array.shape, target)
     # A float beyond float32's range becomes inf, as everywhere in the library.
     with np.errstate(over="ignore", invalid="ignore"):
         np.copyto(copy, array, casting="unsafe")

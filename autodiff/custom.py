@@ -126,13 +126,13 @@ class _Custom:
 
 
 def _fitting(x: Any, g: Any) -> Tensor:
-    want, got = as_tensor(x), as_tensor(g)
-    if got.shape != want.shape or got.dtype != want.dtype:
+    expected, actual = as_tensor(x), as_tensor(g)
+    if actual.shape != expected.shape or actual.dtype != expected.dtype:
         raise ValueError(
-            f"custom_vjp: backward gave a gradient of shape {got.shape} and dtype {got.dtype.name}, expected "
-            f"{want.shape} and {want.dtype.name}"
+            f"custom_vjp: backward gave a gradient of shape {actual.shape} and dtype {actual.dtype.name}, "
+            f"expected {expected.shape} and {expected.dtype.name}"
         )
-    return got
+    return actual
 
 
 def checkpoint_activations(f: Callable[..., Tree]) -> Callable[..., Tree]:

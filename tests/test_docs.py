@@ -52,5 +52,5 @@ def test_docstrings(name):
 
 
 def test_docstrings_of_decorated_functions_are_looked_at():
-    found = Finder(exclude_empty=False).find(treepie.layer.basic)
-    assert "treepie.layer.basic.linear" in {test.name for test in found}
+    tests = Finder(exclude_empty=False).find(treepie.layer.basic)
+    assert "treepie.layer.basic.linear" in {test.name for test in tests}

@@ -30,7 +30,7 @@ class _Selection:
     starts, steps, sizes: the strided slice of that; integers take one element of their axis.
     shape: of the slice, without the axes of integers, with one of size 1 for each None.
     axes, arrays: axes of `shape` that integer arrays index, and the arrays.
-    apart: the axes of the arrays go first, since a slice or None separates integers or arrays.
+    arrays_first: the axes of the arrays go first, since a slice or None separates integers or arrays.
     integers: whether there are integers in it.
     """
 
@@ -44,7 +44,7 @@ class _Selection:
     axes: list[int] = field(default_factory=list)
     arrays: list[Tensor] = field(default_factory=list)
     origins: list[int] = field(default_factory=list)  # axis of x that each array indexes
-    apart: bool = False
+    arrays_first: bool = False
     integers: bool = False
 
     def slice(self, start: int, step: int, size: int, n: int) -> None:
@@ -125,7 +125,7 @@ def _selection(function: str, shape: Shape, index: Index) -> _Selection:
             s.shape.append(1)
         if part is None or part is Ellipsis:
             continue
-        n, covered = shape[axis], 1
+        n, count = shape[axis], 1
         if isinstance(part, slice):
             start, stop, step = _bounds(function, part, n)
             size = len(range(start, stop, step))
@@ -140,19 +140,19 @@ def _selection(function: str, shape: Shape, index: Index) -> _Selection:
             s.integers = True
         else:
             if _is_mask(part):
-                covered = part.ndim
-                part = _of_mask(function, part, shape, axis)
-                n = math.prod(shape[axis : axis + covered])
+                count = part.ndim
+                part = _mask_indices(function, part, shape, axis)
+                n = math.prod(shape[axis : axis + count])
             s.slice(0, 1, n, n)
             s.axes.append(len(s.shape))
             s.arrays.append(part)
             s.origins.append(axis)
             s.shape.append(n)
-        axis += covered
+        axis += count
     if s.arrays:
         # An ellipsis separates its neighbours even where it covers no axis.
         where = [k for k, p in enumerate(parts) if isinstance(p, int | Tensor)]
-        s.apart = where[-1] - where[0] >= len(where)
+        s.arrays_first = where[-1] - where[0] >= len(where)
     return s
 
 
@@ -163,18 +163,18 @@ def _bounds(function: str, part: slice, n: int) -> tuple[int, int, int]:
         raise type(error)(f"{function}: {part} is given, expected integers and a step but 0") from None
 
 
-def _of_mask(function: str, mask: Tensor, shape: Shape, axis: int) -> Tensor:
+def _mask_indices(function: str, mask: Tensor, shape: Shape, axis: int) -> Tensor:
     """Return the indices of a mask's true elements, into its flattened axes."""
-    covered = shape[axis : axis + mask.ndim]
-    if mask.shape != covered:
+    sizes = shape[axis : axis + mask.ndim]
+    if mask.shape != sizes:
         raise IndexError(
             f"{function}: a mask has shape {mask.shape} from axis {axis} on of shape {shape}, "
-            f"expected {covered}"
+            f"expected {sizes}"
         )
     return Tensor(np.flatnonzero(mask.numpy()).astype(int64))
 
 
-def _grouped(s: _Selection) -> tuple[list[int], int]:
+def _adjacent(s: _Selection) -> tuple[list[int], int]:
     """Return a permutation of the axes that makes those of the arrays adjacent, and their position."""
     first, count = s.axes[0], len(s.axes)
     if s.axes == list(range(first, first + count)):
@@ -182,9 +182,9 @@ def _grouped(s: _Selection) -> tuple[list[int], int]:
     return [*s.axes, *[k for k in range(len(s.shape)) if k not in s.axes]], 0
 
 
-def _together(x: Tensor, s: _Selection) -> tuple[Tensor, Tensor, int]:
+def _joined_axes(x: Tensor, s: _Selection) -> tuple[Tensor, Tensor, int]:
     """Return x with one axis in place of those of the arrays, the indices into it, and its position."""
-    order, at = _grouped(s)
+    order, at = _adjacent(s)
     if len(s.axes) == 1:
         return x, s.arrays[0], at
     sizes = tuple(s.shape[k] for k in s.axes)
@@ -212,11 +212,11 @@ def getitem(x: Tensor, index: Index) -> Tensor:
         return out
     count = len(s.joined)
     try:
-        out, indices, at = _together(out, s)
+        out, indices, at = _joined_axes(out, s)
         out = take(out, indices, at)
     except IndexError:
         raise s.failure() from None
-    if s.apart and at and count:
+    if s.arrays_first and at and count:
         out = transpose(out, [*range(at, at + count), *range(at), *range(at + count, out.ndim)])
     return out
 
@@ -232,10 +232,10 @@ def _by_value(x: Tensor, parts: list[Any]) -> Tensor:
 
 
 #: (region of x, its indices or None, values, axis of the indices) -> the new region.
-_Change = Callable[[Tensor, Tensor | None, Tensor, int], Tensor]
+_Update = Callable[[Tensor, Tensor | None, Tensor, int], Tensor]
 
 
-def _changed(function: str, x: Tensor, index: Index, v: TensorLike, change: _Change) -> Tensor:
+def _updated(function: str, x: Tensor, index: Index, v: TensorLike, change: _Update) -> Tensor:
     """Return x with the region that an index selects replaced by `change` of it and v."""
     s = _selection(function, x.shape, index)
     whole = reshape(x, tuple(s.merged))
@@ -246,17 +246,17 @@ def _changed(function: str, x: Tensor, index: Index, v: TensorLike, change: _Cha
     if s.arrays:
         joined = s.joined
         count = len(joined)
-        order, at = _grouped(s)
+        order, at = _adjacent(s)
         rest = [n for k, n in enumerate(s.shape) if k not in s.axes]
-        front = 0 if s.apart else at
+        front = 0 if s.arrays_first else at
         value = _fitted(function, x, v, (*rest[:front], *joined, *rest[front:]))
         if front != at and count:  # move the arrays' axes from the front to their position
             value = transpose(
                 value, [*range(count, count + at), *range(count), *range(count + at, value.ndim)]
             )
         try:
-            together, indices, at = _together(region, s)
-            changed = change(together, indices, value, at)
+            joined_region, indices, at = _joined_axes(region, s)
+            changed = change(joined_region, indices, value, at)
         except IndexError:
             raise s.failure() from None
         if order != sorted(order):
@@ -323,7 +323,7 @@ class IndexUpdate:
         >>> tp.zeros(3).at[1].set(5.0).tolist()
         [0.0, 5.0, 0.0]
         """
-        return _changed("at.set", self.x, self.index, v, _set)
+        return _updated("at.set", self.x, self.index, v, _set)
 
     def add(self, v: TensorLike) -> Tensor:
         """Return x with v added at the index; v broadcasts to the shape of x[index].
@@ -338,5 +338,5 @@ class IndexUpdate:
             as_bool = as_tensor(v)
             if as_bool.dtype.kind != "b":
                 raise TypeError(f"at.add: v has dtype {as_bool.dtype.name}, expected bool as x")
-            return astype(_changed("at.add", astype(self.x, int32), self.index, v, _add), self.x.dtype)
-        return _changed("at.add", self.x, self.index, v, _add)
+            return astype(_updated("at.add", astype(self.x, int32), self.index, v, _add), self.x.dtype)
+        return _updated("at.add", self.x, self.index, v, _add)
