@@ -55,7 +55,7 @@ class custom_vjp:
         forward: Callable[..., tuple[Tree, Any]],
         backward: Callable[[Any, Tree], tuple[Tree, ...]],
     ) -> None:
-        """Set the rule; see the class."""
+        """Set the rule: forward returns (result, residuals), backward the gradients; see the class."""
         self._forward, self._backward = forward, backward
 
     def __call__(self, *args: Tree) -> Tree:
