@@ -1,6 +1,6 @@
 """Tensors, the op table, the tape, and transformations of functions.
 
-Read in this order: `table.py` (what a row is), `elementwise.py` and `ops/` (the rows), `tensor.py`,
+Read in this order: `table.py` (the definition of a row), `elementwise.py` and `ops/` (the rows), `tensor.py`,
 `tape.py`, `transform.py`, then the package `program`.
 """
 

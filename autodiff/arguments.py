@@ -1,14 +1,15 @@
-"""Checks of arguments that many ops share. Every message names the function, what came and what fits."""
+"""Checks of arguments that many ops share. A message names the function, the value and what is expected."""
 
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from .convert import tensor
-from .tensor import Tensor, TensorLike, float32, float64
+from .tensor import Axis, Tensor, TensorLike, float32, float64
 
 
 def as_tensor(x: TensorLike) -> Tensor:
@@ -32,7 +33,7 @@ def integer(name: str, argument: str, value: Any) -> int:
         raise TypeError(f"{name}: {argument} is {value!r}, expected an int") from None
 
 
-def one_axis(name: str, axis: Any, ndim: int) -> int:
+def one_axis(name: str, axis: int, ndim: int) -> int:
     """Return an axis as 0..ndim-1, or raise ValueError."""
     k = integer(name, "axis", axis)
     if not -ndim <= k < ndim:
@@ -40,18 +41,18 @@ def one_axis(name: str, axis: Any, ndim: int) -> int:
     return k % ndim
 
 
-def some_axes(name: str, axis: Any, ndim: int) -> tuple[int, ...]:
+def some_axes(name: str, axis: Axis, ndim: int) -> tuple[int, ...]:
     """Return axes in ascending order, all of them for None, or raise ValueError."""
     if axis is None:
         return tuple(range(ndim))
-    given = axis if isinstance(axis, tuple | list) else (axis,)
-    axes = sorted(one_axis(name, a, ndim) for a in given)
+    listed = axis if isinstance(axis, tuple | list) else (axis,)
+    axes = sorted(one_axis(name, a, ndim) for a in listed)
     if len(set(axes)) < len(axes):
         raise ValueError(f"{name}: axis is {axis}, expected each axis once")
     return tuple(axes)
 
 
-def shape_of(name: str, shape: Any) -> tuple[int, ...]:
+def shape_of(name: str, shape: int | Sequence[int]) -> tuple[int, ...]:
     """Return a shape as a tuple of sizes, an int as one axis."""
     if isinstance(shape, tuple | list):
         sizes = tuple(integer(name, "shape", n) for n in shape)
@@ -74,7 +75,7 @@ def same_float_dtype(name: str, **operands: Tensor) -> None:
         if first is not None and first.kind == "f":
             return  # the usual case, in a tenth of the time
     dtypes = {k: t.dtype for k, t in operands.items()}
-    found = set(dtypes.values())
-    if len(found) > 1 or found.pop().kind != "f":
-        given = ", ".join(f"{k} is {d.name}" for k, d in dtypes.items())
-        raise TypeError(f"{name}: {given}; expected one float dtype, float32 or float64 (see astype)")
+    kinds = set(dtypes.values())
+    if len(kinds) > 1 or kinds.pop().kind != "f":
+        text = ", ".join(f"{k} is {d.name}" for k, d in dtypes.items())
+        raise TypeError(f"{name}: {text}; expected one float dtype, float32 or float64 (see astype)")

@@ -26,15 +26,20 @@ def check_grads(
     reference: Callable[..., Tree] | None = None,
     seed: int = 0,
 ) -> None:
-    """Check the gradients of f at args; an AssertionError tells the numbers that differ.
+    """Check the gradients of f at args against central differences.
 
     f: takes trees of arrays, returns a tree of tensors. Float leaves are converted to float64 first.
+    args: the arguments of f, a tuple of trees.
     order: 2 checks the gradient of the gradient too, and so on.
     rtol: allowed difference, relative to the larger of 1 and the derivative.
     reference: computes the differences instead of f, an independent implementation of it.
+    seed: of the random direction. One is enough: <g, J v> is measured by two evaluations, <vjp(g), v> is
+        exact, and a wrong entry of J changes their difference with probability 1.
 
-    One random direction is enough: <g, J v> is measured by two evaluations, <vjp(g), v> is exact, and a
-    wrong entry of J changes their difference with probability 1.
+    Raises AssertionError with the two numbers where they differ.
+
+    >>> import treepie as tp
+    >>> tp.check_grads(lambda x: tp.sin(x).sum(), (tp.tensor([0.5, 1.0]),), order=2)
     """
     primals = tuple(ptree.map(_wide, a) for a in args)
     _check(f, primals, order, rtol, reference or f, np.random.default_rng(seed), "f")
@@ -79,8 +84,8 @@ def _check(
 
     def moved(sign: float) -> float:
         values = [Tensor(np.asarray(x.array + sign * _EPS * v)) for x, v in zip(at, direction, strict=True)]
-        made = of_floats(reference)(*values)
-        return sum(float(np.sum(w * y.array)) for w, y in zip(weights, made, strict=True))
+        outputs = of_floats(reference)(*values)
+        return sum(float(np.sum(w * y.array)) for w, y in zip(weights, outputs, strict=True))
 
     numeric = (moved(1.0) - moved(-1.0)) / (2 * _EPS)
     if not abs(numeric - exact) <= rtol * max(1.0, abs(numeric)):

@@ -1,4 +1,4 @@
-"""Making tensors of what users give."""
+"""Conversion of numbers, lists and arrays to tensors."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from treepie.kernels import memory
 
 from .tensor import (
     TENSOR_DTYPES,
+    DType,
     Tensor,
     TensorLike,
     bool_,
@@ -28,30 +29,35 @@ _EXACT = {np.dtype("int8"): int32, np.dtype("int16"): int32, np.dtype("uint8"): 
 _EXACT |= {np.dtype("uint16"): int32, np.dtype("float16"): float32}
 
 
-def tensor(data: TensorLike, dtype: Any = None) -> Tensor:
-    """Copy numbers, nested lists, a NumPy array or a tensor into a tensor.
+def tensor(data: TensorLike, dtype: DType | None = None) -> Tensor:
+    """Return a tensor with a copy of numbers, nested lists or an array.
 
-    Without `dtype`: Python floats give float32, ints int32 (int64 where they need it), bools bool;
-    arrays keep their dtype (float16 becomes float32, small integers int32).
+    data: numbers, nested lists of numbers or tensors, a NumPy array, or a tensor, which is not copied.
+    dtype: float32, float64, int32, int64 or bool. By default Python floats become float32, ints int32 (int64
+    where needed), bools bool; arrays keep their dtype (float16 becomes float32, small integers int32).
 
-    >>> tensor([[0.0, 1.0], [2.0, 3.0]]).dtype.name
-    'float32'
+    Raises TypeError for data that are no numbers or bools, ValueError for lists that are not rectangular.
+
+    >>> import treepie as tp
+    >>> tp.tensor([[0.0, 1.0], [2.0, 3.0]])
+    tensor([[0., 1.],
+            [2., 3.]], dtype=float32)
     """
-    want = None if dtype is None else check_dtype("tensor", dtype)
+    target = None if dtype is None else check_dtype("tensor", dtype)
     if type(data) is np.ndarray:  # the usual case, in a third of the time
         own = TENSOR_DTYPES.get(data.dtype)
-        if own is not None and (want is None or want is own):
+        if own is not None and (target is None or target is own):
             return copied(data)
     if isinstance(data, Tensor):
-        return data.astype(want) if want is not None and want != data.dtype else data
+        return data.astype(target) if target is not None and target != data.dtype else data
     if isinstance(data, list | tuple) and _holds_tensors(data):
         # By an op, through which gradients pass.
-        return tensor(Tensor._stack([tensor(x) for x in data]), want)
+        return tensor(Tensor._stack([tensor(x) for x in data]), target)
     if isinstance(data, Number):
-        made = data.operand(
-            np.asarray(data.sample).dtype if want else _default(np.asarray(data.sample), False)
+        converted = data.operand(
+            np.asarray(data.sample).dtype if target else _default(np.asarray(data.sample), False)
         )
-        return made.astype(want) if want is not None and want != made.dtype else made
+        return converted.astype(target) if target is not None and target != converted.dtype else converted
     native = isinstance(data, np.ndarray | np.generic) or hasattr(data, "__array__")
     try:
         array = np.asarray(data)
@@ -59,9 +65,9 @@ def tensor(data: TensorLike, dtype: Any = None) -> Tensor:
         raise type(error)(f"tensor: data is not a rectangular array of numbers ({error})") from None
     if array.dtype.kind not in _BY_KIND:
         raise TypeError(f"tensor: data has dtype {array.dtype}, expected numbers or bools")
-    if want is None:
-        want = _default(array, native)
-    copy = memory.aligned(array.shape, want)
+    if target is None:
+        target = _default(array, native)
+    copy = memory.aligned(array.shape, target)
     # A float beyond float32's range becomes inf, as everywhere in the library.
     with np.errstate(over="ignore", invalid="ignore"):
         np.copyto(copy, array, casting="unsafe")
@@ -69,7 +75,7 @@ def tensor(data: TensorLike, dtype: Any = None) -> Tensor:
 
 
 def _holds_tensors(data: list[Any] | tuple[Any, ...]) -> bool:
-    kinds = set(map(type, data))  # a tenth of the time of a look at each of many numbers
+    kinds = set(map(type, data))  # a tenth of the time of a loop over many numbers
     if Tensor in kinds:
         return True
     return not kinds.isdisjoint((list, tuple)) and any(

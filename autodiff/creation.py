@@ -1,8 +1,6 @@
-"""Tensors made from sizes and numbers."""
+"""Tensors created from sizes and numbers."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 
@@ -10,22 +8,49 @@ from .arguments import as_tensor, shape_of
 from .convert import tensor
 from .elementwise import stored_constant
 from .table import Shape
-from .tensor import Tensor, TensorLike, check_dtype, float32
+from .tensor import DType, Tensor, TensorLike, check_dtype, float32
 from .trace.number import Number
 
 
-def zeros(shape: int | Shape, dtype: Any = float32) -> Tensor:
-    """Return a tensor of zeros."""
+def zeros(shape: int | Shape, dtype: DType = float32) -> Tensor:
+    """Return a tensor of zeros.
+
+    shape: sizes, or one for a vector.
+
+    Raises ValueError for a negative size, TypeError for an unsupported dtype.
+
+    >>> import treepie as tp
+    >>> tp.zeros((2, 2)).tolist()
+    [[0.0, 0.0], [0.0, 0.0]]
+    """
     return Tensor(np.zeros(shape_of("zeros", shape), check_dtype("zeros", dtype)))
 
 
-def ones(shape: int | Shape, dtype: Any = float32) -> Tensor:
-    """Return a tensor of ones."""
+def ones(shape: int | Shape, dtype: DType = float32) -> Tensor:
+    """Return a tensor of ones.
+
+    shape: sizes, or one for a vector.
+
+    Raises ValueError for a negative size, TypeError for an unsupported dtype.
+
+    >>> import treepie as tp
+    >>> tp.ones(2, tp.int32).tolist()
+    [1, 1]
+    """
     return Tensor(np.ones(shape_of("ones", shape), check_dtype("ones", dtype)))
 
 
-def full(shape: int | Shape, fill_value: float | int | bool, dtype: Any = None) -> Tensor:
-    """Return a tensor of one number; without a dtype, the one that `tensor(fill_value)` has."""
+def full(shape: int | Shape, fill_value: float | int | bool, dtype: DType | None = None) -> Tensor:
+    """Return a tensor of one number.
+
+    shape: sizes, or one for a vector.  dtype: by default the one of `tensor(fill_value)`.
+
+    Raises ValueError for a negative size, or a number that the dtype can not hold.
+
+    >>> import treepie as tp
+    >>> tp.full((2,), 7).tolist()
+    [7, 7]
+    """
     if isinstance(fill_value, Tensor | Number):
         from .ops import broadcast_to
 
@@ -34,28 +59,55 @@ def full(shape: int | Shape, fill_value: float | int | bool, dtype: Any = None) 
     return Tensor(np.full(shape_of("full", shape), stored_constant(fill_value, kind).array))
 
 
-def zeros_like(x: TensorLike, dtype: Any = None) -> Tensor:
-    """Return zeros with the shape of x, and its dtype unless another is given."""
+def zeros_like(x: TensorLike, dtype: DType | None = None) -> Tensor:
+    """Return zeros with the shape of x, and its dtype unless one is passed.
+
+    Raises TypeError for an unsupported dtype.
+
+    >>> import treepie as tp
+    >>> tp.zeros_like(tp.tensor([1.0, 2.0])).tolist()
+    [0.0, 0.0]
+    """
     t = as_tensor(x)
     return zeros(t.shape, t.dtype if dtype is None else dtype)
 
 
-def ones_like(x: TensorLike, dtype: Any = None) -> Tensor:
-    """Return ones with the shape of x, and its dtype unless another is given."""
+def ones_like(x: TensorLike, dtype: DType | None = None) -> Tensor:
+    """Return ones with the shape of x, and its dtype unless one is passed.
+
+    Raises TypeError for an unsupported dtype.
+
+    >>> import treepie as tp
+    >>> tp.ones_like(tp.tensor([1.0, 2.0])).tolist()
+    [1.0, 1.0]
+    """
     t = as_tensor(x)
     return ones(t.shape, t.dtype if dtype is None else dtype)
 
 
-def full_like(x: TensorLike, fill_value: float | int | bool, dtype: Any = None) -> Tensor:
-    """Return a tensor of one number with the shape of x, and its dtype unless another is given."""
+def full_like(x: TensorLike, fill_value: float | int | bool, dtype: DType | None = None) -> Tensor:
+    """Return a tensor of one number with the shape of x, and its dtype unless one is passed.
+
+    Raises TypeError for an unsupported dtype, ValueError for a number that the dtype can not hold.
+
+    >>> import treepie as tp
+    >>> tp.full_like(tp.tensor([1.0, 2.0]), 7).tolist()
+    [7.0, 7.0]
+    """
     t = as_tensor(x)
     return full(t.shape, fill_value, t.dtype if dtype is None else dtype)
 
 
-def arange(start: float, stop: float | None = None, step: float = 1, dtype: Any = None) -> Tensor:
+def arange(start: float, stop: float | None = None, step: float = 1, dtype: DType | None = None) -> Tensor:
     """Return start, start + step, ... below stop; with one argument, 0, 1, ... below it.
 
-    Integers give int32 (int64 where they need it), floats float32.
+    start, stop, step: numbers.  dtype: by default int32 for integers (int64 where needed), else float32.
+
+    Raises ValueError for a step of 0.
+
+    >>> import treepie as tp
+    >>> tp.arange(1, 7, 2).tolist()
+    [1, 3, 5]
     """
     if step == 0:
         raise ValueError("arange: step is 0, expected another number")
@@ -63,18 +115,36 @@ def arange(start: float, stop: float | None = None, step: float = 1, dtype: Any 
     return tensor(np.arange(first, last, step).tolist(), dtype) if first != last else _empty(start, dtype)
 
 
-def _empty(sample: float, dtype: Any) -> Tensor:
+def _empty(sample: float, dtype: DType | None) -> Tensor:
     return zeros((0,), tensor(sample).dtype if dtype is None else dtype)
 
 
-def linspace(start: float, stop: float, num: int = 50, dtype: Any = float32) -> Tensor:
-    """Return `num` numbers from start to stop, both included."""
+def linspace(start: float, stop: float, num: int = 50, dtype: DType = float32) -> Tensor:
+    """Return `num` evenly spaced numbers from start to stop, both included.
+
+    start, stop: numbers.  num: how many, 0 or more.
+
+    Raises ValueError for a negative num.
+
+    >>> import treepie as tp
+    >>> tp.linspace(0.0, 1.0, 5).tolist()
+    [0.0, 0.25, 0.5, 0.75, 1.0]
+    """
     if num < 0:
         raise ValueError(f"linspace: num is {num}, expected 0 or more")
     return tensor(np.linspace(start, stop, num), dtype)
 
 
-def eye(n: int, m: int | None = None, dtype: Any = float32) -> Tensor:
-    """Return an n by m matrix (n by n by default) with ones on its diagonal."""
+def eye(n: int, m: int | None = None, dtype: DType = float32) -> Tensor:
+    """Return an n by m matrix with ones on its diagonal.
+
+    n, m: rows and columns; m is n by default.
+
+    Raises ValueError for a negative size.
+
+    >>> import treepie as tp
+    >>> tp.eye(2).tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
     rows, columns = shape_of("eye", (n, n if m is None else m))
     return Tensor(np.eye(rows, columns, dtype=check_dtype("eye", dtype)))

@@ -1,4 +1,4 @@
-"""Rules of a user's own, and recomputation in the backward pass."""
+"""Custom gradient rules, and recomputation in the backward pass."""
 
 from __future__ import annotations
 
@@ -18,20 +18,24 @@ from .trace.entry import Symbol
 
 
 class custom_vjp:
-    """Give a function a gradient rule of its own, as `jax.custom_vjp` does.
+    """Give a function a gradient rule, as `jax.custom_vjp` does.
 
-    `f.defvjp(forward, backward)`: forward takes what f takes and returns (result, residuals), backward
-    takes (residuals, cotangents of the result) and returns a tuple with a tree for each argument of f,
-    None where an argument has no gradient. Gradients nest if backward is written in ops.
+    function: takes and returns trees of tensors.
 
-    >>> from treepie.autodiff import tensor
-    >>> from treepie.autodiff.transform import grad
-    >>> @custom_vjp
-    ... def clipped(x):
+    `f.defvjp(forward, backward)` sets the rule: forward takes what f takes and returns (result, residuals),
+    backward takes (residuals, cotangents of the result) and returns a tuple with a tree for each argument of
+    f, None where an argument has no gradient. Gradients nest if backward is written in ops.
+
+    Calling f in a gradient raises TypeError without a rule or where it returns something else, ValueError
+    where a gradient has another shape or dtype than its argument.
+
+    >>> import treepie as tp
+    >>> @tp.custom_vjp
+    ... def square(x):
     ...     return x * x
-    >>> clipped.defvjp(lambda x: (x * x, x), lambda x, g: (g * 0.5,))
-    >>> grad(clipped)(tensor(3.0))
-    tensor(0.5, dtype=float32)
+    >>> square.defvjp(lambda x: (x * x, x), lambda x, g: (g * 0.5,))
+    >>> tp.grad(square)(tp.tensor(3.0)).item()
+    0.5
     """
 
     def __init__(self, function: Callable[..., Tree]) -> None:
@@ -41,47 +45,47 @@ class custom_vjp:
         self._backward: Callable[[Any, Tree], tuple[Tree, ...]] | None = None
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Return its name where its module has it under that name, as for a function, for pickle."""
+        """Return its name if its module holds it under that name, as functions do, for pickle."""
         name = getattr(self, "__name__", "")
-        known = getattr(sys.modules.get(self.__module__), name, None) is self
-        return name if known else super().__reduce_ex__(protocol)
+        importable = getattr(sys.modules.get(self.__module__), name, None) is self
+        return name if importable else super().__reduce_ex__(protocol)
 
     def defvjp(
         self,
         forward: Callable[..., tuple[Tree, Any]],
         backward: Callable[[Any, Tree], tuple[Tree, ...]],
     ) -> None:
-        """Set the rule; see the class."""
+        """Set the rule: forward returns (result, residuals), backward the gradients; see the class."""
         self._forward, self._backward = forward, backward
 
     def __call__(self, *args: Tree) -> Tree:
-        """Run the function; record its rule while a gradient is being taken."""
+        """Run the function; record its rule during differentiation."""
         note_rule()
         if not tape.recording():
             return self._function(*args)
         if self._forward is None or self._backward is None:
             raise TypeError(f"custom_vjp: {self.__name__} has no rule, call its defvjp first")  # type: ignore[attr-defined]
-        made = self._forward(*args)
-        if not isinstance(made, tuple) or len(made) != 2:
+        pair = self._forward(*args)
+        if not isinstance(pair, tuple) or len(pair) != 2:
             raise TypeError(
-                f"custom_vjp: forward of {self.__name__} returned {type(made).__name__}, "
+                f"custom_vjp: forward of {self.__name__} returned {type(pair).__name__}, "
                 "expected (result, residuals)"
             )
-        result, residuals = made
+        result, residuals = pair
         inputs = tuple(as_tensor(x) for x in ptree.leaves(list(args)))
         rule = _Custom(self._backward, residuals, list(args), result)
         return _recorded(rule, inputs, result)
 
 
 def note_rule() -> None:
-    """Let a trace know that Python takes part in the backward pass."""
+    """Tell the active trace that Python code runs in the backward pass."""
     trace = tracing()
     if trace is not None:
         trace.python_backward = True
 
 
 def _recorded(rule: tape.Differentiable, inputs: tuple[Tensor, ...], result: Tree) -> Tree:
-    """Return a result without the history of how it was computed, but with a rule."""
+    """Return a result detached from its history, with a rule as its only node."""
     leaves, rebuild = ptree.flatten(result)
     outputs = tuple(Tensor(as_tensor(x)._data) for x in leaves)
     tape.record(rule, inputs, {}, outputs)
@@ -99,43 +103,48 @@ class _Custom:
         self, backward: Callable[[Any, Tree], tuple[Tree, ...]], residuals: Any, args: Tree, result: Tree
     ) -> None:
         self._backward, self._residuals, self._args = backward, residuals, args
-        self._structure = ptree.map(lambda x: 0.0, result)  # without the tensors: a cycle would hold them
+        self._structure = ptree.map(lambda x: 0.0, result)  # without the tensors, which would form a cycle
 
     def pull_back(
         self, node: tape.Node, gradients: Sequence[Tensor | None], needs: Sequence[bool]
     ) -> list[Tensor | None]:
-        """Return what the user's backward gives."""
-        given = iter(_filled(gradients, node.outputs))
-        cotangents = ptree.map(lambda _: next(given), self._structure)
-        made = self._backward(self._residuals, cotangents)
-        if not isinstance(made, tuple) or len(made) != len(self._args):
+        """Return the gradients that the user's backward returns."""
+        filled = iter(_filled(gradients, node.outputs))
+        cotangents = ptree.map(lambda _: next(filled), self._structure)
+        trees = self._backward(self._residuals, cotangents)
+        if not isinstance(trees, tuple) or len(trees) != len(self._args):
             raise TypeError(
-                f"custom_vjp: backward returned {made!r}, expected a tuple of {len(self._args)} gradients"
+                f"custom_vjp: backward returned {trees!r}, expected a tuple of {len(self._args)} gradients"
             )
-        found: list[Tensor | None] = []
-        for gradient, argument in zip(made, self._args, strict=True):
+        flat: list[Tensor | None] = []
+        for gradient, argument in zip(trees, self._args, strict=True):
             if gradient is None:
-                found += [None] * len(ptree.leaves(argument))
+                flat += [None] * len(ptree.leaves(argument))
             else:
-                found += ptree.leaves(ptree.map(_fitting, argument, gradient))
-        return found
+                flat += ptree.leaves(ptree.map(_fitting, argument, gradient))
+        return flat
 
 
 def _fitting(x: Any, g: Any) -> Tensor:
-    want, got = as_tensor(x), as_tensor(g)
-    if got.shape != want.shape or got.dtype != want.dtype:
+    expected, actual = as_tensor(x), as_tensor(g)
+    if actual.shape != expected.shape or actual.dtype != expected.dtype:
         raise ValueError(
-            f"custom_vjp: backward gave a gradient of shape {got.shape} and dtype {got.dtype.name}, expected "
-            f"{want.shape} and {want.dtype.name}"
+            f"custom_vjp: backward gave a gradient of shape {actual.shape} and dtype {actual.dtype.name}, "
+            f"expected {expected.shape} and {expected.dtype.name}"
         )
-    return got
+    return actual
 
 
 def checkpoint_activations(f: Callable[..., Tree]) -> Callable[..., Tree]:
-    """Return f, recomputed in the backward pass instead of keeping what it computed.
+    """Return f, recomputed in the backward pass instead of storing its intermediate results.
 
-    Only arguments and results of f stay in memory (Chen et al. 2016). f must be a function of its
-    arguments and of what it closes over: random numbers come from keys.
+    f: takes and returns trees of tensors, and depends on its arguments and closure only: random numbers
+        come from keys. Only its arguments and results stay in memory (Chen et al. 2016).
+
+    >>> import treepie as tp
+    >>> f = tp.checkpoint_activations(lambda x: tp.exp(tp.sin(x)))
+    >>> tp.grad(f)(tp.tensor(0.0)).item()
+    1.0
     """
 
     @functools.wraps(f)
@@ -160,7 +169,7 @@ class _Recomputed:
     def pull_back(
         self, node: tape.Node, gradients: Sequence[Tensor | None], needs: Sequence[bool]
     ) -> list[Tensor | None]:
-        """Run the function again, recorded, and walk back over it."""
+        """Run the function again under the tape, and pull the gradients back through it."""
         number = min(t.node.trace for t, n in zip(node.inputs, needs, strict=True) if n and t.node)
         floats = [t.dtype.kind == "f" for t in node.inputs[: self._count]]
         with tape.resumed(number):
@@ -170,6 +179,6 @@ class _Recomputed:
             ]
             result = self._f(*self._rebuild(list(variables)))
         outputs = [as_tensor(x) for x in ptree.leaves(result)]
-        given = _filled(gradients, node.outputs)
+        cotangents = _filled(gradients, node.outputs)
         targets = [*variables, *node.inputs[self._count :]]
-        return tape.backward(number, outputs, given, targets)
+        return tape.backward(number, outputs, cotangents, targets)

@@ -1,4 +1,4 @@
-"""Rows of the elementwise family: a formula, and VJP rules that are formulas too."""
+"""Elementwise ops: rows with a formula, and VJP rules that are formulas too."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, Protocol, cast, overload
 
 import numpy as np
 from llvmlite import ir
@@ -18,16 +18,18 @@ from treepie.kernels.vector import Formula, Value, vector_type
 
 from . import tape
 from .convert import tensor
-from .table import VJP, Attributes, Case, Op, P, public, register
+from .table import VJP, BoundArguments, Case, Op, public, register
 from .tensor import Tensor, TensorLike, bool_, float64
 from .trace import active
 from .trace.number import Number, fitting
+
+Accepts = Literal["any", "number", "float", "bool"]
 
 _constants: dict[tuple[float, np.dtype], Tensor] = {}
 
 
 def constant(number: float | int | bool | Number, dtype: np.dtype) -> Tensor:
-    """Return a number as a tensor of shape (); one of a traced function's user is an input of its program."""
+    """Return a number as a tensor of shape (); numbers of traced user code are inputs of its program."""
     trace = active.state.trace
     if trace is not None and not trace.closed:
         if type(number) is Number:
@@ -40,22 +42,22 @@ def constant(number: float | int | bool | Number, dtype: np.dtype) -> Tensor:
 
 
 def stored_constant(number: Any, dtype: np.dtype) -> Tensor:
-    """Return a constant, kept for the next time."""
+    """Return a constant from a cache."""
     negative_zero = not number and math.copysign(1.0, number) < 0  # equal to 0.0 as a key
-    found = _constants.get((number, dtype))
-    if found is not None and not negative_zero:
-        return found
+    stored = _constants.get((number, dtype))
+    if stored is not None and not negative_zero:
+        return stored
     try:
         with np.errstate(over="ignore"):
-            made = Tensor(np.array(number, dtype))
+            created = Tensor(np.array(number, dtype))
     except OverflowError:
         raise ValueError(f"{number} does not fit {dtype.name}") from None
     if len(_constants) < 4096 and not negative_zero:
-        _constants[number, dtype] = made
-    return made
+        _constants[number, dtype] = created
+    return created
 
 
-def promoted(name: str, args: tuple[TensorLike, ...], accepts: str = "any") -> tuple[Tensor, ...]:
+def promoted(name: str, args: tuple[TensorLike, ...], accepts: Accepts = "any") -> tuple[Tensor, ...]:
     """Return operands as tensors of one dtype, promoted as NumPy does; Python numbers are weak.
 
     accepts: "any", "number" (bools become int64), "float" (other dtypes become float64) or "bool".
@@ -63,11 +65,13 @@ def promoted(name: str, args: tuple[TensorLike, ...], accepts: str = "any") -> t
     dtype = _common_dtype(args)
     if dtype is not None and accepts != "bool" and (accepts == "any" or dtype.kind == "f"):
         return tuple(a if type(a) is Tensor else constant(a, dtype) for a in args)  # type: ignore[arg-type]
-    made: list[Any] = [a if isinstance(a, Tensor | bool | int | float | Number) else tensor(a) for a in args]
-    if not any(isinstance(a, Tensor) for a in made):  # numbers alone: what `tensor` makes of them
-        made = [tensor(a) for a in made]
+    operands: list[Any] = [
+        a if isinstance(a, Tensor | bool | int | float | Number) else tensor(a) for a in args
+    ]
+    if not any(isinstance(a, Tensor) for a in operands):  # numbers alone: converted as by `tensor`
+        operands = [tensor(a) for a in operands]
     try:
-        dtype = np.result_type(*[_promoting(a) for a in made])
+        dtype = np.result_type(*[_promoting(a) for a in operands])
     except (TypeError, OverflowError) as error:
         raise TypeError(f"{name}: operands do not have a common dtype ({error})") from None
     if accepts == "float" and dtype.kind != "f":
@@ -76,16 +80,16 @@ def promoted(name: str, args: tuple[TensorLike, ...], accepts: str = "any") -> t
         dtype = np.dtype("int64")
     elif accepts == "bool" and dtype.kind != "b":
         raise TypeError(f"{name}: an operand has dtype {dtype.name}, expected bool")
-    return tuple(_as(a, dtype) for a in made)
+    return tuple(_as(a, dtype) for a in operands)
 
 
 def _promoting(a: Any) -> Any:
-    """Return what NumPy promotes in the place of an operand."""
+    """Return the dtype or number that NumPy promotes for an operand."""
     return a.dtype if isinstance(a, Tensor) else a.sample if type(a) is Number else a
 
 
 def _common_dtype(args: Sequence[Any]) -> np.dtype | None:
-    """Return the dtype of tensors of one dtype and numbers that take it, else None: the usual case."""
+    """Return the dtype of tensors of one dtype and weak numbers, the usual case, else None."""
     dtype, number = None, None
     for a in args:
         if type(a) is Tensor:
@@ -134,14 +138,14 @@ class Elementwise(Op):
     in_place: bool = True
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the op; given formula values, continue the formula."""
+        """Run the op; on formula values, continue the formula."""
         for a in args:
             if type(a) is Value:
                 return self.formula(*args)
         return self.apply(*self.bind(*args, **kwargs))
 
     def caller(self) -> Callable[..., Any]:
-        """Return a function that does what a call does, in fewer of Python's own."""
+        """Return a function equivalent to calling the row, with fewer Python calls."""
         bind, apply, formula = self.bind, self.apply, self.formula
 
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -161,15 +165,15 @@ class Elementwise(Op):
     ) -> list[Tensor | None]:
         """Return the gradients of the operands, each summed over the axes it was broadcast along."""
         if self.vjp is None or tape.recording() or node.attributes:
-            found = super().pull_back(node, gradients, needs)
+            results = super().pull_back(node, gradients, needs)
         else:
-            wanted = tuple(n and r is not None for n, r in zip(needs, self.vjp, strict=True))
-            if wanted not in self._fused:
-                self._fused[wanted] = _Backward(self, wanted)
+            needed = tuple(n and r is not None for n, r in zip(needs, self.vjp, strict=True))
+            if needed not in self._fused:
+                self._fused[needed] = _Backward(self, needed)
             (g,) = gradients
             assert g is not None
-            found = self._fused[wanted](g, node)
-        return [None if x is None else sum_to(x, t.shape) for x, t in zip(found, node.inputs, strict=True)]
+            results = self._fused[needed](g, node)
+        return [None if x is None else sum_to(x, t.shape) for x, t in zip(results, node.inputs, strict=True)]
 
 
 def sum_to(g: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -184,12 +188,12 @@ def sum_to(g: Tensor, shape: tuple[int, ...]) -> Tensor:
 class _Backward:
     """The rules of an elementwise op for some of its operands, as one formula of (g, result, operands)."""
 
-    def __init__(self, row: Elementwise, wanted: tuple[bool, ...]) -> None:
+    def __init__(self, row: Elementwise, needed: tuple[bool, ...]) -> None:
         assert row.vjp is not None
-        self.wanted, count = wanted, len(wanted)
-        rules = [r for r, w in zip(row.vjp, wanted, strict=True) if w and r is not None]
-        # A rule that hands g on needs no kernel, and what none of the others reads is not kept for them:
-        # run the rules once, on the arguments of a function that is thrown away, to see which.
+        self.needed, count = needed, len(needed)
+        rules = [r for r, w in zip(row.vjp, needed, strict=True) if w and r is not None]
+        # A rule that returns g itself needs no kernel, and an argument that no rule reads is not kept for
+        # the backward pass: run the rules once on the arguments of a throw-away function to find out.
         conditions = [k + 2 for k in row.cases[0].integers]
         kinds = [vector_type("bool" if k in conditions else "float64", 2) for k in range(count + 2)]
         probe = ir.Function(ir.Module(), ir.FunctionType(ir.VoidType(), kinds), "probe")
@@ -197,16 +201,16 @@ class _Backward:
         g, *others = (
             Value(builder, "bool" if k in conditions else "float64", 2, a) for k, a in enumerate(probe.args)
         )
-        made: list[Any] = [rule(g, *others) for rule in rules]
-        self.passed = [out is g for out in made]
+        results: list[Any] = [rule(g, *others) for rule in rules]
+        self.passed = [out is g for out in results]
         kernels = [r for r, p in zip(rules, self.passed, strict=True) if not p]
         self.op: Op | None = None
         if kernels:
-            read = _sources([out.ir for out, p in zip(made, self.passed, strict=True) if not p])
-            #: Which of (g, result, operands) the kernel takes; g always, since it has the shape.
-            self.taken = [k for k, a in enumerate(probe.args) if not k or a in read]
-            name = f"{row.name}_vjp{''.join('1' if w else '0' for w in wanted)}"
-            formula, flops = _formula_of(kernels, self.taken, count + 2), row.flops + 2
+            read = _sources([out.ir for out, p in zip(results, self.passed, strict=True) if not p])
+            #: Positions in (g, result, operands) of the kernel's inputs; g always, since it has the shape.
+            self.operands = [k for k, a in enumerate(probe.args) if not k or a in read]
+            name = f"{row.name}_vjp{''.join('1' if w else '0' for w in needed)}"
+            formula, flops = _formula_of(kernels, self.operands, count + 2), row.flops + 2
             self.op = replace(
                 row,
                 name=name,
@@ -218,32 +222,32 @@ class _Backward:
             )
 
     def __call__(self, g: Tensor, node: tape.Node) -> list[Tensor | None]:
-        made: Iterator[Tensor] = iter(())
+        results: Iterator[Tensor] = iter(())
         if self.op is not None:
-            given = (g, *node.results(), *node.inputs)
-            made = iter(self.op.run(tuple(given[k] for k in self.taken), {}))
+            arguments = (g, *node.results(), *node.inputs)
+            results = iter(self.op.run(tuple(arguments[k] for k in self.operands), {}))
         passed = iter(self.passed)
-        return [(g if next(passed) else next(made)) if w else None for w in self.wanted]
+        return [(g if next(passed) else next(results)) if w else None for w in self.needed]
 
 
-def _sources(made: list[ir.Value]) -> set[ir.Value]:
-    """Return what branch-free code computes values from, the values too."""
-    seen: set[ir.Value] = set()
-    stack = list(made)
+def _sources(values: list[ir.Value]) -> set[ir.Value]:
+    """Return all values that branch-free code computes some values from, these included."""
+    sources: set[ir.Value] = set()
+    stack = list(values)
     while stack:
         value = stack.pop()
-        if value not in seen:
-            seen.add(value)
+        if value not in sources:
+            sources.add(value)
             stack += getattr(value, "operands", [])
-    return seen
+    return sources
 
 
-def _formula_of(rules: list[VJP], taken: list[int], count: int) -> Formula:
-    """Return the rules as a formula of what they read of their `count` arguments."""
+def _formula_of(rules: list[VJP], positions: list[int], count: int) -> Formula:
+    """Return the rules as a formula of those of their `count` arguments that they read."""
 
     def formula(*values: Value) -> tuple[Any, ...]:
-        arguments = [values[0]] * count  # g stands for what no result depends on
-        for k, value in zip(taken, values, strict=True):
+        arguments = [values[0]] * count  # g is a placeholder for arguments that no rule reads
+        for k, value in zip(positions, values, strict=True):
             arguments[k] = value
         return tuple(rule(*arguments) for rule in rules)
 
@@ -258,7 +262,7 @@ def _planner(name: str, formula: Formula, flops: float) -> Callable[..., list[La
 
 
 def _cases(count: int, conditions: dict[int, int]) -> tuple[Case, ...]:
-    """Return operand shapes that broadcast in each way there is."""
+    """Return operand shapes that cover the ways to broadcast."""
     if count == 1:
         shapes: list[tuple[tuple[int, ...], ...]] = [((3, 5),), ((),), ((0, 4),), ((1,),), ((37,),)]
     else:
@@ -275,57 +279,57 @@ def _cases(count: int, conditions: dict[int, int]) -> tuple[Case, ...]:
     return tuple(Case(s, integers=conditions) for s in shapes)
 
 
+class _Decorator(Protocol):
+    """Turns a formula into an op of as many operands, passed by position."""
+
+    @overload
+    def __call__(self, formula: Callable[[Any], Any], /) -> Callable[[TensorLike], Tensor]: ...
+    @overload
+    def __call__(
+        self, formula: Callable[[Any, Any], Any], /
+    ) -> Callable[[TensorLike, TensorLike], Tensor]: ...
+    @overload
+    def __call__(
+        self, formula: Callable[[Any, Any, Any], Any], /
+    ) -> Callable[[TensorLike, TensorLike, TensorLike], Tensor]: ...
+    @overload
+    def __call__(
+        self, formula: Callable[[Any, Any, Any, Any], Any], /
+    ) -> Callable[[TensorLike, TensorLike, TensorLike, TensorLike], Tensor]: ...
+
+
 def elementwise(
     *,
     oracle: Callable[..., Any],
     vjp: VJP | tuple[VJP | None, ...] | None = None,
-    accepts: str = "any",
-    result: str = "same",
+    accepts: Accepts = "any",
+    result: Literal["same", "bool"] = "same",
     conditions: Sequence[int] = (),
     flops: float = 1.0,
     name: str | None = None,
     **options: Any,
-) -> Callable[[Callable[P, Any]], Callable[P, Tensor]]:
-    """Make a row of the decorated formula, which gives a value from values.
+) -> _Decorator:
+    """Make a row of the decorated formula, which computes a value from values.
 
     accepts: see `promoted`.  result: "same" dtype as the operands, or "bool".
-    conditions: operands that are bools, whatever the others are.
+    conditions: positions of operands that are bools, whatever the dtype of the others.
     flops: rough cost of an element in arithmetic operations.
     """
 
-    def decorate(formula: Callable[P, Any]) -> Callable[P, Tensor]:
+    def decorate(formula: Callable[..., Any]) -> Any:
         own = name or formula.__name__
-        count = len(inspect.signature(formula).parameters)
-        values = [k for k in range(count) if k not in conditions]
-
-        def bind(*args: Any) -> tuple[tuple[Tensor, ...], Attributes]:
-            if len(args) != count:
-                raise TypeError(f"{own}: {len(args)} operands given, expected {count}")
-            if not conditions:
-                first = args[0]
-                if type(first) is Tensor and first._data.dtype.kind == "f" and accepts != "bool":
-                    dtype = first._data.dtype
-                    for a in args:
-                        if type(a) is not Tensor or a._data.dtype is not dtype:
-                            break
-                    else:
-                        return args, {}  # the usual case, in a third of the time
-                    if count == 2 and (type(args[1]) is float or type(args[1]) is int):
-                        return (first, constant(args[1], dtype)), {}
-                return promoted(own, args, accepts), {}
-            found = dict(zip(values, promoted(own, tuple(args[k] for k in values), accepts), strict=True))
-            for k in conditions:
-                found[k] = promoted(own, (args[k],), "bool")[0]
-            return tuple(found[k] for k in range(count)), {}
+        parameters = inspect.signature(formula).parameters
+        count = len(parameters)
+        first_value = next(k for k in range(count) if k not in conditions)
 
         def infer(*specs: Spec) -> list[Spec]:
-            dtype = bool_ if result == "bool" else specs[values[0]].dtype
+            dtype = bool_ if result == "bool" else specs[first_value].dtype
             return [Spec(broadcast(own, specs), dtype)]
 
         integers = dict.fromkeys(conditions, 2)
         row = Elementwise(
             own,
-            bind,
+            _binder(own, count, accepts, conditions),
             infer,
             _planner(own, formula, flops),
             (vjp,) if callable(vjp) else vjp,
@@ -339,6 +343,40 @@ def elementwise(
             flops=flops,
             **options,
         )
-        return public(register(row), formula)
+        kind = inspect.Parameter.POSITIONAL_ONLY
+        operands = [inspect.Parameter(p, kind, annotation="TensorLike") for p in parameters]
+        call = public(register(row), formula, inspect.Signature(operands, return_annotation="Tensor"))
+        # The modules of formulas need not import the types.
+        call.__annotations__ = {**dict.fromkeys(parameters, TensorLike), "return": Tensor}
+        return call
 
-    return decorate
+    return cast(_Decorator, decorate)
+
+
+def _binder(
+    name: str, count: int, accepts: Accepts, conditions: Sequence[int]
+) -> Callable[..., BoundArguments]:
+    """Return the `bind` of an elementwise row: its operands as tensors of one dtype, conditions as bools."""
+    values = [k for k in range(count) if k not in conditions]
+
+    def bind(*args: Any) -> BoundArguments:
+        if len(args) != count:
+            raise TypeError(f"{name}: {len(args)} operands given, expected {count}")
+        if not conditions:
+            first = args[0]
+            if type(first) is Tensor and first._data.dtype.kind == "f" and accepts != "bool":
+                dtype = first._data.dtype
+                for a in args:
+                    if type(a) is not Tensor or a._data.dtype is not dtype:
+                        break
+                else:
+                    return args, {}  # the usual case, in a third of the time
+                if count == 2 and (type(args[1]) is float or type(args[1]) is int):
+                    return (first, constant(args[1], dtype)), {}
+            return promoted(name, args, accepts), {}
+        operands = dict(zip(values, promoted(name, tuple(args[k] for k in values), accepts), strict=True))
+        for k in conditions:
+            operands[k] = promoted(name, (args[k],), "bool")[0]
+        return tuple(operands[k] for k in range(count)), {}
+
+    return bind

@@ -1,4 +1,4 @@
-"""Operands for a row of the op table: what its tests and its benchmark run on."""
+"""Operands of a row of the op table, for its tests and its benchmark."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 
 from .convert import tensor
 from .table import Case, Op
-from .tensor import Tensor
+from .tensor import DType, Tensor
 
 
-def operands(row: Op, case: Case, dtype: Any, seed: int = 0) -> list[Any]:
+def operands(row: Op, case: Case, dtype: DType, seed: int = 0) -> list[Any]:
     """Return NumPy arrays for a case: floats drawn from the row's domain, integers below their bound.
 
     An operand with integers below 2 is a bool.
@@ -20,18 +20,18 @@ def operands(row: Op, case: Case, dtype: Any, seed: int = 0) -> list[Any]:
     out: list[Any] = []
     for k, shape in enumerate(case.shapes):
         if k in case.integers:
-            drawn = rng.integers(0, case.integers[k], shape)
-            out.append(np.asarray(drawn, bool if case.integers[k] == 2 and _is_bool(row, k) else np.int64))
+            values = rng.integers(0, case.integers[k], shape)
+            out.append(np.asarray(values, bool if case.integers[k] == 2 and _is_bool(row, k) else np.int64))
             continue
         if np.dtype(dtype).kind == "b":
             out.append(np.asarray(rng.random(shape) < 0.5))
             continue
         domain = row.domain.get(k, (-2.0, 2.0)) if isinstance(row.domain, dict) else row.domain
         if row.distinct:
-            drawn = rng.permutation(np.linspace(*domain, int(np.prod(shape)))).reshape(shape)
+            values = rng.permutation(np.linspace(*domain, int(np.prod(shape)))).reshape(shape)
         else:
-            drawn = np.asarray(rng.uniform(*domain, shape))
-        out.append(drawn.astype(dtype))
+            values = np.asarray(rng.uniform(*domain, shape))
+        out.append(values.astype(dtype))
     return out
 
 

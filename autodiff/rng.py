@@ -1,20 +1,20 @@
 """Random numbers with explicit keys: the same key gives the same bits on every machine and thread count.
 
 The generator is Threefry-2x32 with 20 rounds; `treepie.kernels.random` says bit by bit how an element
-is made from the key and its index. Never draw twice from one key: split it, or fold a number in.
+is computed from the key and its index. Never draw twice from one key: split it, or fold a number in.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
 from .arguments import as_float, integer, one_axis, shape_of
-from .ops.arithmetic import add, log, mul, neg, sub
+from .ops.arithmetic import add, mul, neg, sub
 from .ops.check_range import check_range
 from .ops.compare import less
+from .ops.elementary import log
 from .ops.minmax import argmax
 from .ops.random import (
     check_key,
@@ -27,7 +27,7 @@ from .ops.random import (
 )
 from .ops.sort import argsort
 from .table import Shape
-from .tensor import Tensor, TensorLike, check_dtype, float32, float64
+from .tensor import DType, Tensor, TensorLike, check_dtype, float32, float64
 from .trace.active import tracing
 from .trace.number import computed
 
@@ -46,7 +46,16 @@ __all__ = [
 
 
 def key(seed: int) -> Tensor:
-    """Return the key of a seed, an integer of up to 64 bits: its low and its high word."""
+    """Return the key of a seed, int64 (2,): its low and its high word.
+
+    seed: an integer of up to 64 bits.
+
+    Raises ValueError for a larger one, TypeError for another type.
+
+    >>> import treepie as tp
+    >>> tp.rng.key(7).tolist()
+    [7, 0]
+    """
     bits = integer("rng.key", "seed", seed)
     if not -(2**63) <= bits < 2**64:
         raise ValueError(f"rng.key: seed is {seed}, expected an integer of 64 bits")
@@ -55,14 +64,32 @@ def key(seed: int) -> Tensor:
 
 
 def split(key: Tensor, n: int = 2) -> Tensor:
-    """Return n new keys, an (n, 2) tensor: `k1, k2 = rng.split(key)`."""
+    """Return n new keys, int64 (n, 2): `k1, k2 = rng.split(key)`.
+
+    key: which must not be used again.  n: at least 1.
+
+    Raises ValueError for a smaller n, TypeError for an invalid key.
+
+    >>> import treepie as tp
+    >>> tp.rng.split(tp.rng.key(7), 3).shape
+    (3, 2)
+    """
     if integer("rng.split", "n", n) < 1:
         raise ValueError(f"rng.split: n is {n}, expected at least 1")
     return random_split(key, n)
 
 
 def fold_in(key: Tensor, data: int) -> Tensor:
-    """Return the key of a key and an integer, such as an epoch or a layer's number."""
+    """Return the key of a key and an integer, such as an epoch or a layer's number.
+
+    key: int64 (2,).  data: 0 to 2**62 - 1.
+
+    Raises ValueError for an integer outside of this range, TypeError for an invalid key.
+
+    >>> import treepie as tp
+    >>> tp.rng.fold_in(tp.rng.key(7), 3).shape
+    (2,)
+    """
     return random_fold(key, computed(_folded, data, (), np.dtype(np.int64)))
 
 
@@ -73,7 +100,7 @@ def _folded(data: int) -> int:
     return number
 
 
-def _float(name: str, dtype: Any) -> np.dtype:
+def _float(name: str, dtype: DType) -> np.dtype:
     out = check_dtype(name, dtype)
     if out.kind != "f":
         raise TypeError(f"{name}: dtype is {out.name}, expected float32 or float64")
@@ -85,11 +112,22 @@ def uniform(
     shape: Shape = (),
     low: TensorLike = 0.0,
     high: TensorLike = 1.0,
-    dtype: Any = float32,
+    dtype: DType = float32,
 ) -> Tensor:
-    """Return numbers uniform in [low, high): low + (high - low) * u, where rounding can reach `high`.
+    """Return numbers uniform in [low, high).
 
-    u is a multiple of 2**-24 in float32, of 2**-53 in float64, below 1.
+    key: int64 (2,).  shape: of the result.  low, high: numbers or tensors that broadcast with it.
+    dtype: float32 or float64.
+
+    The result is low + (high - low) * u, where rounding can reach `high`; u is a multiple of 2**-24 in
+    float32, of 2**-53 in float64, below 1.
+
+    Raises ValueError for numbers low >= high, TypeError for another dtype or an invalid key.
+
+    >>> import treepie as tp
+    >>> x = tp.rng.uniform(tp.rng.key(7), (1000,))
+    >>> bool(x.min() >= 0), bool(x.max() < 1)
+    (True, True)
     """
     u = random_uniform(key, shape_of("rng.uniform", shape), _float("rng.uniform", dtype))
     if isinstance(low, float | int) and isinstance(high, float | int):
@@ -99,20 +137,47 @@ def uniform(
     return add(mul(u, sub(high, low)), low)
 
 
-def normal(key: Tensor, shape: Shape = (), dtype: Any = float32) -> Tensor:
-    """Return numbers of the standard normal distribution (Box & Muller 1958)."""
+def normal(key: Tensor, shape: Shape = (), dtype: DType = float32) -> Tensor:
+    """Return numbers of the standard normal distribution.
+
+    key: int64 (2,).  shape: of the result.  dtype: float32 or float64. Box & Muller 1958.
+
+    Raises TypeError for another dtype or an invalid key.
+
+    >>> import treepie as tp
+    >>> f"{tp.rng.normal(tp.rng.key(7), (10000,)).std().item():.1f}"
+    '1.0'
+    """
     return random_normal(key, shape_of("rng.normal", shape), _float("rng.normal", dtype))
 
 
 def bernoulli(key: Tensor, p: TensorLike, shape: Shape | None = None) -> Tensor:
-    """Return bools that are true with probability p, by default of p's shape."""
+    """Return bools that are true with probability p.
+
+    key: int64 (2,).  p: numbers in [0, 1].  shape: of the result, by default p's, which broadcasts to it.
+
+    Raises ValueError for a p outside of [0, 1], TypeError for an invalid key.
+
+    >>> import treepie as tp
+    >>> f"{tp.rng.bernoulli(tp.rng.key(7), 0.3, (10000,)).mean().item():.1f}"
+    '0.3'
+    """
     chance = as_float("rng.bernoulli", p)
     chance = check_range(chance, 0.0, 1.0, "rng.bernoulli: p is {}, expected 0 to 1")
     return less(uniform(key, chance.shape if shape is None else shape, dtype=chance.dtype), chance)
 
 
 def permutation(key: Tensor, n: int) -> Tensor:
-    """Return the integers 0..n-1 in random order, int64: the order that sorts n draws of 64 bits."""
+    """Return the integers 0..n-1 in random order, int64.
+
+    key: int64 (2,).  n: 0 or more. The order is the one that sorts n draws of 64 bits.
+
+    Raises ValueError for a negative n, TypeError for an invalid key.
+
+    >>> import treepie as tp
+    >>> sorted(tp.rng.permutation(tp.rng.key(7), 4).tolist())
+    [0, 1, 2, 3]
+    """
     if integer("rng.permutation", "n", n) < 0:
         raise ValueError(f"rng.permutation: n is {n}, expected 0 or more")
     check_key("rng.permutation", key)
@@ -124,12 +189,22 @@ def permutation(key: Tensor, n: int) -> Tensor:
 
 
 def truncated_normal(
-    key: Tensor, shape: Shape = (), low: float = -2.0, high: float = 2.0, dtype: Any = float32
+    key: Tensor, shape: Shape = (), low: float = -2.0, high: float = 2.0, dtype: DType = float32
 ) -> Tensor:
-    """Return numbers of the standard normal distribution within [low, high]; either may be infinite.
+    """Return numbers of the standard normal distribution within [low, high].
 
-    Each is the first of its own draws that is accepted: normal numbers, or, where fewer than a quarter
-    of them would be, uniform ones accepted by their density (Robert 1995).
+    key: int64 (2,).  shape: of the result.  low, high: numbers, which may be infinite.
+    dtype: float32 or float64.
+
+    An element is the first accepted one of its draws: normal numbers, or, where fewer than a quarter of
+    them would be accepted, uniform ones accepted by their density (Robert 1995).
+
+    Raises ValueError for low >= high, TypeError for another dtype or an invalid key.
+
+    >>> import treepie as tp
+    >>> x = tp.rng.truncated_normal(tp.rng.key(7), (1000,))
+    >>> bool(tp.abs(x).max() <= 2)
+    True
     """
     if not low < high:
         raise ValueError(f"rng.truncated_normal: low is {low} and high {high}, expected low < high")
@@ -158,21 +233,40 @@ def truncated_normal(
 
 
 def randint(key: Tensor, shape: Shape, low: int, high: int) -> Tensor:
-    """Return integers in [low, high), equally likely: int32 where both bounds fit, else int64."""
+    """Return integers in [low, high), equally likely.
+
+    key: int64 (2,).  shape: of the result.  low, high: at most 2**32 apart, of 64 bits. The result is int32
+    where both bounds fit, else int64.
+
+    Raises ValueError for other bounds, TypeError for an invalid key.
+
+    >>> import treepie as tp
+    >>> tp.rng.randint(tp.rng.key(7), (3,), 0, 10).dtype.name
+    'int32'
+    """
     first, last = integer("rng.randint", "low", low), integer("rng.randint", "high", high)
     if not first < last or last - first > 2**32 or not -(2**63) <= first < last <= 2**63:
         raise ValueError(
             f"rng.randint: low is {low} and high {high}, expected low < high <= low + 2**32, of 64 bits"
         )
     bounds = Tensor(np.array([first, last - first], np.int64))
-    made = random_integers(key, bounds, shape_of("rng.randint", shape))
-    return made.astype("int32") if first >= -(2**31) and last <= 2**31 else made
+    integers = random_integers(key, bounds, shape_of("rng.randint", shape))
+    return integers.astype("int32") if first >= -(2**31) and last <= 2**31 else integers
 
 
 def categorical(key: Tensor, logits: TensorLike, axis: int = -1) -> Tensor:
     """Return, for each row of logits along an axis, an index drawn with probability softmax(logits).
 
-    The largest of logits + Gumbel noise (Gumbel 1954), -log(-log(u)) of u half a step inside (0, 1).
+    key: int64 (2,).  logits: (..., classes) float.  axis: of the classes, which the result, int64, lacks.
+
+    It is the position of the largest of logits + Gumbel noise (Gumbel 1954), -log(-log(u)), u half a step
+    inside of (0, 1).
+
+    Raises ValueError for an axis outside of logits, TypeError for an invalid key.
+
+    >>> import treepie as tp
+    >>> tp.rng.categorical(tp.rng.key(7), tp.tensor([[0.0, 100.0], [100.0, 0.0]])).tolist()
+    [1, 0]
     """
     x = as_float("rng.categorical", logits)
     k = one_axis("rng.categorical", axis, x.ndim)

@@ -1,16 +1,17 @@
 """The op table: one row per op, from which running, differentiating, testing and benchmarking all read.
 
 A row is a function under `@op(...)` or `@elementwise(...)`. Arrays are its positional arguments, and
-traced; everything else is keyword metadata. A VJP is a function per argument, written in ops, so that
+traced; everything else is keyword attributes. A VJP is a function per argument, written in ops, so that
 gradients nest; an op without one says `nondifferentiable=True`, and differentiating through it raises.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 
 import numpy as np
 
@@ -19,22 +20,24 @@ from treepie.kernels.compilations import compilations
 from treepie.kernels.program import Launch, LaunchTable, Operand, Spec
 
 from . import tape
-from .tensor import Tensor, address_of
+from .tensor import DType, Tensor, address_of
 from .trace import active
 
 P = ParamSpec("P")
 R = TypeVar("R")
 Shape = tuple[int, ...]
 Attributes = dict[str, Any]
-#: What a row's `bind` returns: tensors, and the attributes of the call.
+#: The result of a row's `bind`: tensors, and the attributes of the call.
 BoundArguments = tuple[tuple["Tensor", ...], Attributes]
+#: A shape rule: (input specs, attributes) -> output specs.
+ShapeRule = Callable[..., Sequence[Spec]]
 #: A VJP rule of one argument: (g, result, *arguments, **attributes) -> its gradient, or None for zero.
 VJP = Callable[..., Tensor | None]
 
-#: Plans that a row keeps: a few kB each, for data whose every batch has another shape.
+#: Plans cached per row, a few kB each: bounds memory where every batch has another shape.
 _MOST_PLANS = 1000
 
-#: Elements that are looked at in Python, before the kernel that reports an error does.
+#: Operands of up to this many elements are checked in Python before the kernel runs.
 _MOST_CHECKED = 1 << 16
 
 _BYTE = np.dtype(np.uint8)
@@ -45,7 +48,7 @@ OPS: dict[str, Op] = {}
 
 @dataclass(frozen=True)
 class Case:
-    """Operands for the tests and benchmarks of a row: shapes, metadata, and what is not a plain float.
+    """Operands for the tests and benchmarks of a row: shapes, attributes, and bounds of integer operands.
 
     integers: argument -> upper bound of its integers (from 0); arguments of a case are drawn from the
     row's domain otherwise.
@@ -58,36 +61,36 @@ class Case:
 
 @dataclass(frozen=True, eq=False)
 class Op:
-    """A row of the table. Calling it runs the op; a tape that is recording remembers it.
+    """A row of the table. Calling it runs the op, and records it on the tape during differentiation.
 
-    bind: (arguments as users give them) -> tensors, metadata; raises for what can not be.
+    bind: (arguments of the user) -> tensors, attributes; raises for invalid arguments.
     infer: (input specs, attributes) -> output specs, the shape rule.
-    plan: (inputs, outputs, scratch, attributes) -> kernel launches; `scratch(shape, dtype)` makes an operand.
-    epilogue: whether `plan` takes `epilogue=` too: what becomes of the matrix that is its first result.
+    plan: (inputs, outputs, scratch, attributes) -> kernel launches; `scratch(shape, dtype)` is an operand.
+    epilogue: whether `plan` takes `epilogue=`, elementwise ops fused into the kernel of its first result.
     view: (array, attributes) -> a view, for ops that run no kernel.
     offset: (input spec, attributes) -> the element at which a view begins.
     joins: (input specs, attributes) -> whether the result is the inputs, one after another in memory.
     vjp: a rule per argument; None for one that gets no gradient.
-    shared: (g, result, *arguments, **attributes) -> what all rules get for g: computed once, perhaps by one
-        kernel that gives all gradients, of which each rule picks its own.
+    shared: (g, result, *arguments, **attributes) -> the value that all rules get in place of g: often all
+        gradients, computed by one kernel, of which each rule picks one (see `pick`).
     failure: (tensors, attributes) -> the error to raise when a kernel reported one.
     checked: (input specs, attributes) -> (operand, least, largest) of operands whose elements have a range.
-    oracle: NumPy in float64, taking the arguments and metadata of `bind`.
-    variadic: any number of arguments; the one VJP rule is told which by the keyword `argument`.
-    domain: where the op is smooth; samples are drawn from it. A dict gives single arguments their own.
-    distinct: the elements of a sample keep a distance, since ties are kinks of the op.
+    oracle: NumPy in float64, taking the arguments and attributes of `bind`.
+    variadic: any number of arguments; the one VJP rule gets the position as the keyword `argument`.
+    domain: interval where the op is smooth, from which test operands are drawn; a dict has one per argument.
+    distinct: test operands have well separated elements, since ties are kinks of the op.
     ulp: bound on the result's error, in units in the last place of `magnitude`.
-    magnitude: (arguments, attributes) -> the size of what the result is summed from, where terms can cancel;
+    magnitude: (arguments, attributes) -> the size of the terms of a sum, where they can cancel;
         by default the largest element of the result.
     second_order: whether the gradient of the gradient is checked too.
-    recycled: results are memory that was given out before (see `kernels/memory.py`).
-    in_place: an output may lie where an input of its size does: the kernel goes element by element.
-    wrong: a case whose shapes must be refused.  large: the benchmark's case.
+    recycled: results reuse freed memory (see `kernels/memory.py`).
+    in_place: an output may share the memory of an input of its size: the kernel works element by element.
+    wrong: a case whose shapes must be rejected.  large: the benchmark's case.
     """
 
     name: str
     bind: Callable[..., tuple[tuple[Tensor, ...], Attributes]]
-    infer: Callable[..., Sequence[Spec]]
+    infer: ShapeRule
     plan: Callable[..., list[Launch]] | None
     vjp: tuple[VJP | None, ...] | None
     oracle: Callable[..., Any]
@@ -122,7 +125,7 @@ class Op:
 
     @functools.cached_property
     def recorded(self) -> bool:
-        """Whether the tape notes its calls: those of a row whose rules are all None give constants."""
+        """Whether the tape records its calls: results of a row whose rules are all None are constants."""
         return self.vjp is None or any(self.vjp)
 
     def __str__(self) -> str:
@@ -130,16 +133,16 @@ class Op:
         return self.name
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the op on arguments as users give them."""
+        """Run the op on arguments of the user."""
         return self.apply(*self.bind(*args, **kwargs))
 
     def caller(self) -> Callable[..., Any]:
-        """Return a function that does what a call does, in fewer of Python's own."""
+        """Return a function equivalent to calling the row, with fewer Python calls."""
         bind, apply = self.bind, self.apply
         return lambda *args, **kwargs: apply(*bind(*args, **kwargs))
 
     def apply(self, inputs: tuple[Tensor, ...], attributes: Attributes) -> Any:
-        """Run the op on tensors; a tuple comes back where it has several outputs."""
+        """Run the op on tensors; return a tuple where it has several outputs."""
         now = active.state
         trace, gradients = now.trace, now.gradients
         if trace is None or trace.closed or now.captures:
@@ -151,7 +154,7 @@ class Op:
         return results[0] if len(results) == 1 else results
 
     def run(self, inputs: tuple[Tensor, ...], attributes: Attributes) -> tuple[Tensor, ...]:
-        """Compute the outputs, without recording them on the tape; while a trace is active, write it down."""
+        """Compute the outputs without recording them on the tape; an active trace gets an entry."""
         trace = active.state.trace
         if trace is not None and not trace.closed:
             return trace.add(self, inputs, attributes)
@@ -177,7 +180,7 @@ class Op:
         return self.failure(*inputs, **attributes) if self.failure else RuntimeError(f"{self} failed")
 
     def fails(self, inputs: Sequence[Any], attributes: Attributes) -> bool:
-        """Whether elements are outside of their range, of operands that are arrays of moderate size."""
+        """Whether operands that are arrays of moderate size have elements outside of their range."""
         if self.checked is None:
             return False
         for k, least, largest in self.checked(*inputs, **attributes):
@@ -188,9 +191,9 @@ class Op:
         return False
 
     def outputs(self, inputs: Sequence[Any], attributes: Attributes) -> list[tuple[Shape, np.dtype]]:
-        """Return the shapes and dtypes of the outputs, from things that have these."""
-        made = self.infer(*[Spec(x.shape, x.dtype) for x in inputs], **attributes)
-        return [(s.shape, s.dtype) for s in made]
+        """Return the shapes and dtypes of the outputs for inputs that have these attributes."""
+        specs = self.infer(*[Spec(x.shape, x.dtype) for x in inputs], **attributes)
+        return [(s.shape, s.dtype) for s in specs]
 
     def planned(self, inputs: Sequence[tuple[Shape, np.dtype]], attributes: Attributes) -> Plan:
         """Return the launches for inputs of some shapes and dtypes."""
@@ -206,21 +209,21 @@ class Op:
         return plan
 
     def _plan(self, specs: list[Spec], attributes: Attributes) -> Plan:
-        made = tuple(self.infer(*specs, **attributes))
+        results = tuple(self.infer(*specs, **attributes))
         sizes: list[int] = []
 
-        def scratch(shape: Shape, dtype: Any) -> Operand:
+        def scratch(shape: Shape, dtype: DType) -> Operand:
             spec = Spec(shape, np.dtype(dtype))
             sizes.append(spec.nbytes)
-            return Operand(len(specs) + len(made) + len(sizes) - 1, spec)
+            return Operand(len(specs) + len(results) + len(sizes) - 1, spec)
 
-        operands = [Operand(k, s) for k, s in enumerate((*specs, *made))]
+        operands = [Operand(k, s) for k, s in enumerate((*specs, *results))]
         assert self.plan is not None
         launches = []
-        if any(s.size for s in made):
+        if any(s.size for s in results):
             launches = self.plan(operands[: len(specs)], operands[len(specs) :], scratch, **attributes)
         table = LaunchTable(launches) if launches else None
-        return Plan(tuple((s.shape, s.dtype) for s in made), tuple(sizes), table, tuple(launches))
+        return Plan(tuple((s.shape, s.dtype) for s in results), tuple(sizes), table, tuple(launches))
 
     def pull_back(
         self, node: tape.Node, gradients: Sequence[Tensor | None], needs: Sequence[bool]
@@ -244,15 +247,15 @@ class Op:
 
 
 def pick(argument: int) -> VJP:
-    """Return the rule that takes an argument's gradient from a sequence of them: what `shared` gave."""
+    """Return the rule that picks an argument's gradient from the sequence that `shared` returned."""
     return lambda gradients, *_, **attributes: gradients[argument]
 
 
 @dataclass(frozen=True, eq=False)
 class Composite(Op):
-    """A row that runs no kernel of its own: `bind` is the whole function, made of other ops.
+    """A row without a kernel: `bind` is the whole function, written in other ops.
 
-    Its gradient comes from theirs. It is in the table for its laws, its benchmark and its documentation.
+    Its gradient comes from theirs. It is in the table for its tests, its benchmark and its documentation.
     """
 
     @property
@@ -271,7 +274,7 @@ class Composite(Op):
 
 @dataclass(frozen=True)
 class Plan:
-    """What an op launches for inputs of some shapes and dtypes.
+    """The launches of an op for inputs of some shapes and dtypes.
 
     scratch: bytes of each scratch buffer, which are numbered after inputs and outputs.
     """
@@ -300,25 +303,56 @@ def register(row: Op) -> Op:
     return row
 
 
-def public(row: Op, function: Callable[P, Any]) -> Callable[P, Tensor]:
-    """Return a row as the function that users call, with the name and docstring of `function`."""
-    call: Callable[P, Tensor] = functools.wraps(function)(row.caller())
-    call.op = row  # type: ignore[attr-defined]
+def public(row: Op, function: Callable[..., Any], signature: inspect.Signature) -> Any:
+    """Return a row as the function that users call: the name and docstring of `function`, a signature."""
+    call: Any = functools.wraps(function)(row.caller())
+    call.__signature__ = signature
+    call.__annotations__ = {k: p.annotation for k, p in signature.parameters.items()}
+    call.__annotations__["return"] = signature.return_annotation
+    call.op = row
     return call
+
+
+class Decorator(Protocol):
+    """Turns a `bind` into a row, called by a function of the same parameters that returns a tensor."""
+
+    def __call__(self, bind: Callable[P, BoundArguments], /) -> Callable[P, Tensor]:
+        """Return the function that users call."""
+
+
+def shown(annotation: Any) -> str:
+    """Return a type as source text, the form of annotations that are not evaluated."""
+    return inspect.formatannotation(annotation).replace(f"{Tensor.__module__}.", "")
+
+
+@overload
+def op(
+    *, infer: ShapeRule, oracle: Callable[..., Any], cases: Sequence[Case], returns: type[R], **options: Any
+) -> Callable[[Callable[P, BoundArguments]], Callable[P, R]]: ...
+
+
+@overload
+def op(
+    *, infer: ShapeRule, oracle: Callable[..., Any], cases: Sequence[Case], **options: Any
+) -> Decorator: ...
 
 
 def op(
     *,
-    infer: Callable[..., Sequence[Spec]],
+    infer: ShapeRule,
     oracle: Callable[..., Any],
     cases: Sequence[Case],
     plan: Callable[..., list[Launch]] | None = None,
     vjp: VJP | tuple[VJP | None, ...] | None = None,
+    returns: Any = Tensor,
     **options: Any,
-) -> Callable[[Callable[P, tuple[tuple[Tensor, ...], Attributes]]], Callable[P, Tensor]]:
-    """Make a row of the decorated function, which is its `bind`; see `Op` for the arguments."""
+) -> Callable[[Callable[..., BoundArguments]], Any]:
+    """Make a row of the decorated function, which is its `bind`; see `Op` for the arguments.
 
-    def decorate(bind: Callable[P, tuple[tuple[Tensor, ...], Attributes]]) -> Callable[P, Tensor]:
+    returns: the type of the results, the return annotation of the function that users call.
+    """
+
+    def decorate(bind: Callable[..., BoundArguments]) -> Any:
         rules = (vjp,) if callable(vjp) else vjp
         name = options.pop("name", None) or bind.__name__
         row = Op(
@@ -332,7 +366,8 @@ def op(
             doc=(bind.__doc__ or "").split("\n")[0],
             **options,
         )
-        return public(register(row), bind)
+        signature = inspect.signature(bind).replace(return_annotation=shown(returns))
+        return public(register(row), bind, signature)
 
     return decorate
 
@@ -361,4 +396,4 @@ def composite(
 
 
 def _no_rule(*specs: Spec, **attributes: Any) -> Sequence[Spec]:
-    raise TypeError("a composite has the shape rules of the ops that it is made of")
+    raise TypeError("a composite has no shape rule, only those of the ops that it calls")

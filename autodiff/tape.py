@@ -1,8 +1,8 @@
-"""The tape: what is recorded while a gradient is being taken, and the walk back over it.
+"""The tape: ops recorded during differentiation, and the backward pass over them.
 
-Every gradient being taken is a trace with a number, later ones higher. A node belongs to the highest
-trace that it depends on, so the walk back of trace t visits nodes of t or higher, and a tensor left
-over from a finished gradient is a constant. Gradients nest because the walk back runs ops on tensors,
+Every gradient computation is a trace with a number, later ones higher. A node belongs to the highest
+trace that it depends on, so the backward pass of trace t visits nodes of t or higher, and a tensor left
+over from a finished trace is a constant. Gradients nest because the backward pass runs ops on tensors,
 which are recorded again while an outer trace is active.
 """
 
@@ -21,7 +21,7 @@ from .trace.entry import Symbol
 
 
 class Differentiable(Protocol):
-    """What a node needs of its op: gradients of its inputs from those of its outputs."""
+    """The op of a node: computes gradients of its inputs from those of its outputs."""
 
     def pull_back(
         self, node: Node, gradients: Sequence[Tensor | None], needs: Sequence[bool]
@@ -33,11 +33,11 @@ _numbers = itertools.count(1)
 
 
 class Node:
-    """One recorded call of an op: its inputs, its metadata, the arrays it gave.
+    """One recorded call of an op: its inputs, attributes and output arrays.
 
-    It holds arrays, not tensors, of its outputs: a tensor holds its node, and a cycle would keep a
-    step's memory until the garbage collector runs. A node without an op is a leaf: its one input is the
-    tensor outside, to which an outer gradient passes.
+    It holds arrays, not tensors, of its outputs: a tensor holds its node, and a reference cycle would keep a
+    step's memory until the garbage collector runs. A node without an op is a leaf: its input is the
+    tensor outside of the trace, to which an outer gradient passes.
     """
 
     __slots__ = ("attributes", "inputs", "number", "op", "outputs", "trace")
@@ -61,7 +61,7 @@ class Node:
 
     @property
     def active(self) -> bool:
-        """Whether the gradient that it was recorded for is being taken."""
+        """Whether the trace that it was recorded for is still active."""
         active = state.gradients
         return bool(active) and self.trace >= active[0]
 
@@ -74,17 +74,17 @@ classes.tensor, classes.node = Tensor, Node
 
 
 def recording() -> bool:
-    """Whether any gradient is being taken."""
+    """Whether any gradient trace is active."""
     return bool(state.gradients)
 
 
 def depth() -> int:
-    """Return how many gradients are being taken."""
+    """Return the number of active gradient traces."""
     return len(state.gradients)
 
 
 def begin() -> int:
-    """Take a gradient, and no other; return its number."""
+    """Make a new gradient trace the only active one; return its number."""
     number = next(_numbers)
     state.gradients = (number,)
     state.captures = ()
@@ -92,7 +92,7 @@ def begin() -> int:
 
 
 def clear() -> None:
-    """Take no gradient."""
+    """Deactivate all gradient traces."""
     state.gradients = ()
     state.captures = ()
 
@@ -100,10 +100,10 @@ def clear() -> None:
 def record(
     op: Differentiable, inputs: tuple[Tensor, ...], attributes: dict[str, Any], outputs: tuple[Tensor, ...]
 ) -> None:
-    """Attach a node to the outputs of an op where an input depends on what is being differentiated."""
+    """Attach a node to the outputs of an op if an input depends on an active trace."""
     first = state.gradients[0]
-    for seen in state.captures:
-        seen.note(inputs, first)
+    for collector in state.captures:
+        collector.note(inputs, first)
     trace = 0
     for t in inputs:
         node = t.node
@@ -122,7 +122,7 @@ def record(
 
 @contextmanager
 def trace() -> Iterator[int]:
-    """Take a gradient: record ops on the leaves of the trace whose number this yields."""
+    """Activate a new gradient trace, whose number this yields: ops on its leaves are recorded."""
     number = next(_numbers)
     before = state.gradients
     state.gradients = (*before, number)
@@ -134,7 +134,7 @@ def trace() -> Iterator[int]:
 
 @contextmanager
 def resumed(number: int) -> Iterator[None]:
-    """Record ops for a trace again, while its gradients are being pulled back."""
+    """Record ops for a trace again, during its backward pass."""
     before = state.gradients
     state.gradients = (number, *before)
     try:
@@ -144,28 +144,28 @@ def resumed(number: int) -> Iterator[None]:
 
 
 class _Capture:
-    """The recorded tensors from before that ops of a block of code used: what a closure brought in."""
+    """Collects tensors recorded before a block of code that its ops use, as captured by a closure."""
 
     def __init__(self) -> None:
         self.before = next(_numbers)
-        self.found: list[Tensor] = []
+        self.tensors: list[Tensor] = []
 
     def note(self, inputs: tuple[Tensor, ...], first: int) -> None:
         for t in inputs:
             if t.node is None or t.node.trace < first or t.node.number > self.before:
                 continue
-            if not any(t.node is f.node and t.output == f.output for f in self.found):
-                self.found.append(t)
+            if not any(t.node is x.node and t.output == x.output for x in self.tensors):
+                self.tensors.append(t)
 
 
 @contextmanager
 def capture() -> Iterator[list[Tensor]]:
-    """Collect the tensors from outside that ops in a block depend on, where a gradient needs them."""
-    seen = _Capture()
+    """Collect the tensors from outside of a block that its ops depend on, where a gradient needs them."""
+    collector = _Capture()
     before = state.captures
-    state.captures = (*before, seen)
+    state.captures = (*before, collector)
     try:
-        yield seen.found
+        yield collector.tensors
     finally:
         state.captures = before
 
@@ -180,7 +180,7 @@ def backward(
 ) -> list[Tensor | None]:
     """Return the gradients of sum(outputs * cotangents) with respect to the leaves of a trace.
 
-    None stands for a leaf that the outputs do not depend on.
+    The gradient is None for a leaf that the outputs do not depend on.
     """
     pending: dict[Node, list[Tensor | None]] = {}
     for out, g in zip(outputs, cotangents, strict=True):
@@ -195,13 +195,13 @@ def backward(
         if node in own:
             results[node] = gradients
         elif node.op is None:
-            # An inner gradient's variable: the derivative passes to the tensor that it stands for.
+            # A leaf of an inner trace: the derivative passes on to its tensor outside of that trace.
             if gradients[0] is not None:
                 _accumulate(pending, node.inputs[0], gradients[0], number)
         else:
             needs = tuple(_depends(t, number) for t in node.inputs)
-            found = node.op.pull_back(node, gradients, needs)
-            for t, gradient in zip(node.inputs, found, strict=True):
+            upstream = node.op.pull_back(node, gradients, needs)
+            for t, gradient in zip(node.inputs, upstream, strict=True):
                 if gradient is not None:
                     _accumulate(pending, t, gradient)
     return [results[x.node][x.output] if x.node in results else None for x in leaves]
@@ -221,14 +221,14 @@ def _accumulate(pending: dict[Node, list[Tensor | None]], t: Tensor, g: Tensor, 
 
 
 def _latest_first(roots: list[Node], number: int, own: set[Node]) -> list[Node]:
-    """Return the nodes that the roots depend on, down to `own`, each before what it was computed from."""
-    seen: set[Node] = set()
+    """Return the nodes that the roots depend on, down to `own`, in reverse topological order."""
+    visited: set[Node] = set()
     stack = [r for r in roots if r.trace >= number]
     while stack:
         node = stack.pop()
-        if node in seen:
+        if node in visited:
             continue
-        seen.add(node)
+        visited.add(node)
         if node not in own:
             stack += [t.node for t in node.inputs if t.node is not None and t.node.trace >= number]
-    return sorted(seen, key=lambda n: -n.number)
+    return sorted(visited, key=lambda n: -n.number)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Union, cast
 
 import numpy as np
@@ -20,17 +21,21 @@ if TYPE_CHECKING:
     from .tape import Node
 
 float32, float64, int32, int64, bool_ = DTYPES
-#: The very objects, by which ops compare dtypes first: `newbyteorder` makes others.
+#: The objects by whose identity ops compare dtypes first: `newbyteorder` returns others.
 TENSOR_DTYPES = {d: d for d in DTYPES}
 
-#: What a function takes for a tensor: a tensor, a NumPy array, a number, or nested lists of numbers.
+#: What functions accept as a tensor: a tensor, a NumPy array, a number, or nested lists of numbers.
 TensorLike = Union["Tensor", NDArray[Any], np.generic, float, int, bool, list[Any], tuple[Any, ...]]
-Index = Any  # int, slice, None, Ellipsis, integer tensor or array, or a tuple of these
+#: What functions accept as an index, as NumPy's: a tuple of these for several axes.
+Index = int | slice | None | EllipsisType | TensorLike
+#: The axes of a reduction; None is all of them.
 Axis = int | tuple[int, ...] | None
+#: What functions accept as a dtype: float32, float64, int32, int64 or bool, as NumPy spells them.
+DType = np.dtype | type | str
 
 
-def check_dtype(function: str, dtype: Any) -> np.dtype:
-    """Return `dtype` as one that tensors have, or raise TypeError."""
+def check_dtype(function: str, dtype: DType) -> np.dtype:
+    """Return a dtype of tensors, or raise TypeError for another."""
     if dtype is float32 or dtype is float64:
         return dtype
     out: np.dtype | None = None
@@ -45,33 +50,37 @@ def check_dtype(function: str, dtype: Any) -> np.dtype:
 def address_of(array: NDArray[Any]) -> int:
     """Return the address of an array's first element."""
     if array.size and array.flags.carray:
-        # A quarter of the time of asking the array, which writable ones allow.
+        # A quarter of the time of `__array_interface__`; writable arrays allow it.
         return ctypes.addressof(ctypes.c_char.from_buffer(cast(Any, array)))
     return array.__array_interface__["data"][0]  # type: ignore[no-any-return]
 
 
 def copied(array: NDArray[Any]) -> Tensor:
-    """Return a tensor of a copy of an array, of one of the dtypes that tensors have."""
+    """Return a tensor with a copy of an array, whose dtype is one of those of tensors."""
     copy = memory.aligned(array.shape, TENSOR_DTYPES[array.dtype])
     copy[...] = array
     return Tensor(copy)
 
 
 class Tensor:
-    """An immutable CPU array: `tp.tensor` makes one, every function of treepie takes and returns them.
+    """An immutable CPU array: `tp.tensor` creates one, functions of treepie take and return them.
 
     It is C-contiguous, and its dtype is float32, float64, int32, int64 or bool. Operators broadcast
-    and promote as NumPy's do.
+    and promote as NumPy's do; methods are the functions of the same names.
+
+    >>> import treepie as tp
+    >>> (tp.tensor([1.0, 2.0]) * 2).sum().item()
+    6.0
     """
 
     __slots__ = ("__weakref__", "_address", "_data", "node", "output")
     __array_priority__ = 1000  # so that NumPy's operators leave tensors to ours
 
     def __init__(self, data: NDArray[Any] | Symbol, node: Node | None = None, output: int = 0) -> None:
-        """Wrap an array that nobody else writes to, or a trace's symbol; `tensor` is the public way."""
+        """Wrap an array that nothing else writes to, or a trace's symbol; `tensor` is the public way."""
         self._data = data
-        self.node = node  # how it was computed, while a gradient is being taken
-        self.output = output  # which output of the node it is
+        self.node = node  # the call that computed it, while a gradient is being taken
+        self.output = output  # its position in the outputs of the node
         self._address = 0
 
     @property
@@ -125,15 +134,20 @@ class Tensor:
         return format(self.item(), spec) if spec and self.size == 1 else format(str(self), spec)
 
     def numpy(self) -> NDArray[Any]:
-        """Return the elements as a read-only NumPy array, without a copy."""
+        """Return the elements as a read-only NumPy array, without a copy.
+
+        >>> import treepie as tp
+        >>> tp.tensor([1, 2]).numpy()
+        array([1, 2], dtype=int32)
+        """
         view = self.array[...]
         view.setflags(write=False)
         return view
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        """Convert for NumPy: read-only without a copy, unless a dtype or a copy is asked for.
+    def __array__(self, dtype: DType | None = None, copy: bool | None = None) -> NDArray[Any]:
+        """Convert for NumPy: read-only without a copy, unless a dtype or a copy is requested.
 
-        Raises TypeError inside a gradient that depends on the tensor, where NumPy's functions would lose it.
+        Raises TypeError inside a gradient that depends on the tensor, which NumPy's functions would drop.
         """
         if self.node is not None:
             self._check_constant()
@@ -141,14 +155,14 @@ class Tensor:
         return out.copy() if copy else out
 
     def __dlpack__(self, **options: Any) -> Any:
-        """Export the memory, without a copy: read-only for consumers that know of it."""
+        """Export the memory without a copy, read-only for consumers of DLPack 1.0 or later."""
         self._check_constant()
         if options.get("max_version", (0, 0)) >= (1, 0):
             return self.numpy().__dlpack__(**options)
         return self.array.__dlpack__(**{k: v for k, v in options.items() if k == "stream"})
 
     def _check_constant(self) -> None:
-        """Refuse to become another library's array where that would silently drop a gradient."""
+        """Refuse conversion to another library's array where that would silently drop a gradient."""
         if self.node is not None and self.node.active:
             raise TypeError(
                 "tensor: a gradient is being taken that depends on it, and that another library's functions "
@@ -156,34 +170,46 @@ class Tensor:
             )
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        """Return DLPack's name of the CPU."""
+        """Return DLPack's device number of the CPU."""
         return self.array.__dlpack_device__()
 
     def item(self) -> float | int | bool:
-        """Return the one element as a Python number."""
+        """Return the only element as a Python number.
+
+        Raises ValueError for a tensor of more elements, or none.
+
+        >>> import treepie as tp
+        >>> tp.tensor([2.5]).item()
+        2.5
+        """
         if self.size != 1:
             raise ValueError(f"item: a tensor of shape {self.shape} has {self.size} elements, expected 1")
         value: float | int | bool = self.array.item()
         return value
 
     def tolist(self) -> Any:
-        """Return the elements as nested lists of Python numbers."""
+        """Return the elements as nested lists of Python numbers, a number for shape ().
+
+        >>> import treepie as tp
+        >>> tp.tensor([[1, 2], [3, 4]]).tolist()
+        [[1, 2], [3, 4]]
+        """
         return self.array.tolist()
 
     def __float__(self) -> float:
-        """Return the one element as a float."""
+        """Return the only element as a float."""
         return float(self.item())
 
     def __int__(self) -> int:
-        """Return the one element as an int."""
+        """Return the only element as an int."""
         return int(self.item())
 
     def __bool__(self) -> bool:
-        """Return the truth of the one element."""
+        """Return the truth of the only element."""
         return bool(self.item())
 
     def __index__(self) -> int:
-        """Return the one element of an integer tensor as an int."""
+        """Return the only element of an integer tensor as an int."""
         if self.dtype.kind != "i":
             raise TypeError(f"index: expected an integer tensor, got {self.dtype.name}")
         return int(self.item())
@@ -193,7 +219,7 @@ class Tensor:
         return (self[i] for i in range(len(self)))
 
     def __reduce__(self) -> Any:
-        """Return how to make it again of its elements, for pickle."""
+        """Return a function and its arguments that rebuild it, for pickle."""
         return copied, (self.numpy(),)
 
     def __copy__(self) -> Tensor:
@@ -202,15 +228,15 @@ class Tensor:
 
     __hash__ = None  # type: ignore[assignment]
 
-    # Operators and methods are ops: `ops/methods.py` binds them, once there are ops.
+    # Operators and methods are ops: `ops/methods.py` binds them after the ops are defined.
     if TYPE_CHECKING:
 
         def __deepcopy__(self, memo: Any) -> Tensor:
-            """Return a copy in memory of its own, whatever becomes of this one's."""
+            """Return a copy in separate memory."""
 
         @staticmethod
         def _stack(tensors: list[Tensor]) -> Tensor:
-            """Return tensors of one shape along a new first axis."""
+            """Return tensors of one shape joined along a new first axis."""
 
         def __add__(self, other: TensorLike) -> Tensor:
             """Return self + other."""
@@ -286,19 +312,19 @@ class Tensor:
 
         @property
         def at(self) -> At:
-            """New tensors from changes: `x.at[index].set(v)` and `x.at[index].add(v)`."""
+            """Index updates that return new tensors: `x.at[index].set(v)` and `x.at[index].add(v)`."""
 
         @property
         def T(self) -> Tensor:
             """The tensor with its axes reversed."""
 
-        def astype(self, dtype: Any) -> Tensor:
+        def astype(self, dtype: DType) -> Tensor:
             """Return the elements converted to another dtype."""
 
-        def reshape(self, *shape: Any) -> Tensor:
+        def reshape(self, *shape: int | Sequence[int]) -> Tensor:
             """Return the elements under another shape; one size may be -1."""
 
-        def transpose(self, *axes: Any) -> Tensor:
+        def transpose(self, *axes: int | Sequence[int] | None) -> Tensor:
             """Return the tensor with its axes permuted, by default reversed."""
 
         def ravel(self) -> Tensor:
@@ -313,19 +339,19 @@ class Tensor:
         def swapaxes(self, axis1: int, axis2: int) -> Tensor:
             """Return the tensor with two axes exchanged."""
 
-        def repeat(self, repeats: int | list[int], axis: int | None = None) -> Tensor:
-            """Return each element, or slice of an axis, several times over."""
+        def repeat(self, repeats: int | Sequence[int], axis: int | None = None) -> Tensor:
+            """Return each element, or slice of an axis, repeated."""
 
         def take(self, indices: TensorLike, axis: int | None = None) -> Tensor:
             """Return elements, or slices of an axis, at integer indices."""
 
-        def sort(self, axis: int | None = -1) -> Tensor:
+        def sort(self, axis: int | None = -1, descending: bool = False) -> Tensor:
             """Return the elements sorted along an axis."""
 
-        def argsort(self, axis: int | None = -1) -> Tensor:
-            """Return the places of the elements along an axis in ascending order."""
+        def argsort(self, axis: int | None = -1, descending: bool = False) -> Tensor:
+            """Return the positions of the elements along an axis in ascending order."""
 
-        def clip(self, low: Any = None, high: Any = None) -> Tensor:
+        def clip(self, low: TensorLike | None = None, high: TensorLike | None = None) -> Tensor:
             """Return the elements limited to a range."""
 
         def round(self) -> Tensor:

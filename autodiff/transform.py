@@ -20,25 +20,25 @@ from .trace.active import tracing
 def _variables(name: str, params: Tree, mixed: bool) -> tuple[list[Tensor], Callable[[list[Any]], Tree]]:
     """Return the leaves as tensors, floats of one dtype, or raise TypeError naming the path."""
     _, rebuild = ptree.flatten(params)
-    found: list[Tensor] = []
+    leaves: list[Tensor] = []
     first = ""
     for path, value in ptree.flatten_with_paths(params):
         x = as_tensor(value)
         where = f"the leaf {path!r}" if path else "the parameter"
         if x.dtype.kind != "f":
             raise TypeError(f"{name}: {where} has dtype {x.dtype.name}, expected float32 or float64")
-        if not mixed and found and x.dtype != found[0].dtype:
+        if not mixed and leaves and x.dtype != leaves[0].dtype:
             raise TypeError(
-                f"{name}: {where} is {x.dtype.name} but {first!r} is {found[0].dtype.name}, expected one "
+                f"{name}: {where} is {x.dtype.name} but {first!r} is {leaves[0].dtype.name}, expected one "
                 "float dtype (or mixed=True)"
             )
         first = first or path
-        found.append(x)
-    return found, rebuild
+        leaves.append(x)
+    return leaves, rebuild
 
 
 def check_scalar(name: str, loss: Any) -> Tensor:
-    """Return a loss, or raise for what is not a scalar float tensor."""
+    """Return a loss, or raise if it is not a scalar float tensor."""
     if type(loss) is Tensor and loss._data.shape == () and loss._data.dtype.kind == "f":
         return loss
     if not isinstance(loss, Tensor):
@@ -63,10 +63,10 @@ def _detached(tree: Tree) -> Tree:
 def _differentiate(
     name: str, f: Callable[..., Any], params: Tree, mixed: bool, has_aux: bool
 ) -> tuple[Tensor, Tree, Any]:
-    found, rebuild = _variables(name, params, mixed)
+    leaves, rebuild = _variables(name, params, mixed)
     with compilations.watch():
         with tape.trace() as number:
-            variables = [tape.leaf(x, number) for x in found]
+            variables = [tape.leaf(x, number) for x in leaves]
             result = f(rebuild(list(variables)))
             aux = None
             if has_aux:
@@ -78,24 +78,32 @@ def _differentiate(
             loss = check_scalar(name, result)
         one = Tensor(np.ones((), loss.dtype))
         gradients = tape.backward(number, [loss], [one], variables)
-    grads = rebuild([or_zeros(g, x) for g, x in zip(gradients, found, strict=True)])
+    grads = rebuild([or_zeros(g, x) for g, x in zip(gradients, leaves, strict=True)])
     return _detached(loss), grads, aux
+
+
+def zeros_of(x: Tensor) -> Tensor:
+    """Return zeros of the shape and dtype of x."""
+    return Tensor(np.zeros(x.shape, x.dtype))
 
 
 def or_zeros(g: Tensor | None, x: Tensor) -> Tensor:
     """Return a gradient of x, zeros for none."""
-    return Tensor(np.zeros(x.shape, x.dtype)) if g is None else g
+    return zeros_of(x) if g is None else g
 
 
 def value_and_grad(f: Callable[[Tree], Tensor], mixed: bool = False) -> Callable[[Tree], tuple[Tensor, Tree]]:
-    """Return a function of params that gives f(params) and its gradient, a tree like params.
+    """Return a function of params that returns f(params) and its gradient.
 
     f: takes a tree of float tensors, returns a scalar float tensor. It may close over tensors, use
         Python control flow, and take gradients itself.
     mixed: allow float32 and float64 leaves in one tree.
 
-    >>> from treepie.autodiff import tensor
-    >>> value_and_grad(lambda p: (p["w"] * p["w"]).sum())({"w": tensor([3.0])})[1]
+    The gradient is a tree like params. The function raises TypeError for leaves of other dtypes, TypeError or
+    ValueError where f does not return a scalar float.
+
+    >>> import treepie as tp
+    >>> tp.value_and_grad(lambda p: (p["w"] * p["w"]).sum())({"w": tp.tensor([3.0])})[1]
     {'w': tensor([6.], dtype=float32)}
     """
 
@@ -110,7 +118,18 @@ def value_and_grad(f: Callable[[Tree], Tensor], mixed: bool = False) -> Callable
 def value_and_grad_aux(
     f: Callable[[Tree], tuple[Tensor, Any]], mixed: bool = False
 ) -> Callable[[Tree], tuple[Tensor, Tree, Any]]:
-    """Return a function that gives (loss, gradient, aux) where f returns (loss, aux)."""
+    """Return a function of params that returns (loss, gradient, aux).
+
+    f: takes a tree of float tensors, returns (loss, aux): a scalar float tensor and anything.
+    mixed: allow float32 and float64 leaves in one tree.
+
+    Tensors in aux are constants: no gradient passes through them. Raises as `value_and_grad` does.
+
+    >>> import treepie as tp
+    >>> f = tp.value_and_grad_aux(lambda x: (x * x, "aux"))
+    >>> f(tp.tensor(3.0))
+    (tensor(9., dtype=float32), tensor(6., dtype=float32), 'aux')
+    """
 
     @functools.wraps(f)
     def wrapped(params: Tree) -> tuple[Tensor, Tree, Any]:
@@ -121,8 +140,8 @@ def value_and_grad_aux(
 
 
 def without_history(aux: Any) -> Any:
-    """Drop the history of tensors in aux where it is a tree; other objects are left as they are."""
-    if _bare(aux):
+    """Drop the history of tensors in aux if it is a tree; return other objects unchanged."""
+    if _is_empty(aux):
         return aux
     try:
         ptree.leaves(aux)
@@ -131,16 +150,26 @@ def without_history(aux: Any) -> Any:
     return _detached(aux)
 
 
-def _bare(tree: Any) -> bool:
-    """Whether a tree is made of empty containers alone, as the state of most models is."""
+def _is_empty(tree: Any) -> bool:
+    """Whether a tree has only empty containers, as the state of most models."""
     kind = type(tree)
     if kind is dict:
-        return all(map(_bare, tree.values()))
-    return (kind is list or kind is tuple) and all(map(_bare, tree))
+        return all(map(_is_empty, tree.values()))
+    return (kind is list or kind is tuple) and all(map(_is_empty, tree))
 
 
 def grad(f: Callable[[Tree], Tensor], mixed: bool = False) -> Callable[[Tree], Tree]:
-    """Return a function that gives the gradient of f, a tree like its argument."""
+    """Return a function of params that returns the gradient of f, a tree like params.
+
+    f: takes a tree of float tensors, returns a scalar float tensor.
+    mixed: allow float32 and float64 leaves in one tree.
+
+    Raises as `value_and_grad` does.
+
+    >>> import treepie as tp
+    >>> tp.grad(lambda x: x * x)(tp.tensor(3.0)).item()
+    6.0
+    """
 
     @functools.wraps(f)
     def wrapped(params: Tree) -> Tree:
@@ -152,32 +181,50 @@ def grad(f: Callable[[Tree], Tensor], mixed: bool = False) -> Callable[[Tree], T
 def vjp(f: Callable[..., Tree], *primals: Tree) -> tuple[Tree, Callable[[Tree], tuple[Tree, ...]]]:
     """Return f(*primals) and its pullback: cotangents of the result -> those of the primals.
 
-    The pullback takes a tree like the result and returns a tuple with a tree for each primal.
+    f: takes and returns trees of tensors.  primals: its arguments, trees of float tensors.
+
+    The pullback takes a tree like the result and returns a tuple with a tree for each primal. It raises
+    ValueError for a cotangent of another shape or dtype.
+
+    >>> import treepie as tp
+    >>> y, pullback = tp.vjp(lambda x: x * x, tp.tensor([1.0, 2.0]))
+    >>> pullback(tp.tensor([1.0, 1.0]))[0].tolist()
+    [2.0, 4.0]
     """
     active = tracing()
     if active is not None:
         active.pullbacks = True
-    found, rebuild = _variables("vjp", list(primals), mixed=True)
+    leaves, rebuild = _variables("vjp", list(primals), mixed=True)
     with tape.trace() as number:
-        variables = [tape.leaf(x, number) for x in found]
+        variables = [tape.leaf(x, number) for x in leaves]
         result = f(*rebuild(list(variables)))
     outputs = [as_tensor(x) for x in ptree.leaves(result)]
 
     def pullback(cotangents: Tree) -> tuple[Tree, ...]:
-        given = _cotangents(result, outputs, cotangents)
-        gradients = tape.backward(number, outputs, given, variables)
-        return tuple(rebuild([or_zeros(g, x) for g, x in zip(gradients, found, strict=True)]))
+        seeds = _cotangents(result, outputs, cotangents)
+        gradients = tape.backward(number, outputs, seeds, variables)
+        return tuple(rebuild([or_zeros(g, x) for g, x in zip(gradients, leaves, strict=True)]))
 
     return _detached(result), pullback
 
 
+def by_formula(formula: Callable[..., Any]) -> Callable[..., Sequence[Tensor | None]]:
+    """Return the `shared` rule of an op by differentiating the same formula written in ops."""
+
+    def rule(h: Any, ans: Any, *inputs: Tensor, **attributes: Any) -> Sequence[Tensor | None]:
+        results, pullback = vjp(lambda *xs: list(formula(*xs, **attributes)), *inputs)
+        return pullback([or_zeros(g, y) for g, y in zip(h, results, strict=True)])
+
+    return rule
+
+
 def _cotangents(result: Tree, outputs: Sequence[Tensor], cotangents: Tree) -> list[Tensor]:
     checked: Sequence[Any] = ptree.leaves(ptree.map(lambda _, g: g, result, cotangents))
-    given = [as_tensor(g) for g in checked]
-    for out, g in zip(outputs, given, strict=True):
+    converted = [as_tensor(g) for g in checked]
+    for out, g in zip(outputs, converted, strict=True):
         if g.shape != out.shape or g.dtype != out.dtype:
             raise ValueError(
                 f"pullback: a cotangent has shape {g.shape} and dtype {g.dtype.name}, expected {out.shape} "
                 f"and {out.dtype.name}"
             )
-    return given
+    return converted

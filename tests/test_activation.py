@@ -14,7 +14,7 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-#: Name -> (definition in float64, derivative at given points, PyTorch's name where it has it).
+#: Name -> (definition in float64, derivative at some points, PyTorch's name where it has it).
 ACTIVATIONS = {
     "relu": (lambda x: np.maximum(x, 0), {-1: 0, 0: 0, 1: 1}, "relu"),
     "relu6": (lambda x: np.clip(x, 0, 6), {0: 0, 3: 1, 6: 0, 7: 0}, "relu6"),

@@ -211,9 +211,7 @@ def test_both_orders_of_axes_give_the_same_bits(kv_heads):
         assert a.shape[1] in (70, 250)
         np.testing.assert_array_equal(a, b.swapaxes(1, 2))
     angles = [x.astype(np.float32) for x in drawn((70, 10), (70, 10))]
-    turned, again = (
-        OPS["rope_turn"](x, *angles, seq_first=f) for x, f in ((q, True), (q.swapaxes(1, 2), False))
-    )
+    turned, again = (OPS["rope"](x, *angles, seq_first=f) for x, f in ((q, True), (q.swapaxes(1, 2), False)))
     np.testing.assert_array_equal(turned, again.swapaxes(1, 2))
 
 

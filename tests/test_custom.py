@@ -108,20 +108,20 @@ def test_recomputation_frees_what_the_function_computed():
     """Between the passes only arguments and results are alive."""
     import weakref
 
-    seen = []
+    references = []
 
     def f(x):
         y = tp.exp(x)
-        seen.append(weakref.ref(y.array))
+        references.append(weakref.ref(y.array))
         return tp.sin(y)
 
     def loss(x):
         out = tp.checkpoint_activations(f)(x).sum()
-        assert seen[0]() is None
+        assert references[0]() is None
         return out
 
     tp.grad(loss)(tp.tensor([1.0]))
-    assert len(seen) == 2
+    assert len(references) == 2
 
 
 def test_integer_arguments_pass_through():

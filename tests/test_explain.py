@@ -30,7 +30,7 @@ def test_a_trainer_shows_its_steps_and_predictions_in_order(capsys):
     names = [line.split()[1] for line in step.splitlines()[2:]]
     assert names[0] == "linear"
     assert (
-        names.index("cross_entropy_rows") < names.index("cross_entropy_backward") < names.index("wide_norm")
+        names.index("cross_entropy_rows") < names.index("cross_entropy_backward") < names.index("vector_norm")
     )
     assert "8x20 20x16 16 -> 8x16" in step
     calls, launches = int(step.split()[1]), int(step.split()[3])

@@ -53,18 +53,18 @@ def operands(row, dtype):
 def test_special_values(row, dtype):
     """Infinities and NaN where the oracle has them, and the rest within the row's bound."""
     arrays = operands(row, dtype)
-    made = row(*[Tensor(a) for a in arrays]).array
+    result = row(*[Tensor(a) for a in arrays]).array
     with np.errstate(all="ignore"):
         want = np.asarray(row.oracle(*[a.astype(np.float64) if a.dtype.kind == "f" else a for a in arrays]))
-        if made.dtype.kind == "b":
-            np.testing.assert_array_equal(made, want)
+        if result.dtype.kind == "b":
+            np.testing.assert_array_equal(result, want)
             return
         rounded = want.astype(dtype)
-    np.testing.assert_array_equal(np.isnan(made), np.isnan(rounded))
-    np.testing.assert_array_equal(np.isinf(made) & (made > 0), np.isinf(rounded) & (rounded > 0))
-    np.testing.assert_array_equal(np.isinf(made) & (made < 0), np.isinf(rounded) & (rounded < 0))
+    np.testing.assert_array_equal(np.isnan(result), np.isnan(rounded))
+    np.testing.assert_array_equal(np.isinf(result) & (result > 0), np.isinf(rounded) & (rounded > 0))
+    np.testing.assert_array_equal(np.isinf(result) & (result < 0), np.isinf(rounded) & (rounded < 0))
     finite = np.isfinite(rounded)
-    off = np.abs(made[finite].astype(np.float64) - want[finite])
+    off = np.abs(result[finite].astype(np.float64) - want[finite])
     unit = np.spacing(np.abs(rounded[finite]))
     if row.magnitude is not None:  # terms that cancel
         with np.errstate(all="ignore"):
@@ -75,4 +75,4 @@ def test_special_values(row, dtype):
         bound = bound + 1e-12 * np.abs(want[finite])
     assert (off <= bound).all()
     zeros = finite & (rounded == 0) & (want == 0)
-    np.testing.assert_array_equal(np.signbit(made[zeros]), np.signbit(want[zeros]))
+    np.testing.assert_array_equal(np.signbit(result[zeros]), np.signbit(want[zeros]))

@@ -159,7 +159,7 @@ def random_function(seed):
                 pair = (a, other) if rng.integers(2) else (other, a)
                 values.append(binary[rng.integers(len(binary))](*pair))
             elif kind == 6:
-                values.append(ops.tanh(a) @ ops.product(w, w, True, False))
+                values.append(ops.tanh(a) @ ops.batch_matmul(w, w, True, False))
             else:
                 values.append(a - a.mean(rng.integers(2), keepdims=True))
         return tuple(values[k] for k in rng.choice(len(values), 3, replace=False))

@@ -67,9 +67,9 @@ def winners(x, index):
 
 def check(x, index):
     t, selected = tp.tensor(x), x[index]
-    made = t[index].numpy()
-    assert made.dtype == x.dtype
-    np.testing.assert_array_equal(made, selected)
+    result = t[index].numpy()
+    assert result.dtype == x.dtype
+    np.testing.assert_array_equal(result, selected)
     v = (np.random.default_rng(1).standard_normal(selected.shape) * 4).astype(x.dtype)
     np.testing.assert_array_equal(t.at[index].set(v).numpy(), expected_set(x, index, v))
     np.testing.assert_allclose(t.at[index].add(v).numpy(), expected_add(x, index, v), rtol=1e-6)
@@ -181,8 +181,8 @@ def test_the_bits_do_not_depend_on_threads(monkeypatch):
         for n in (1, 3):
             tp.set_num_threads(n)
             t = tp.tensor(x)
-            made = (t[index], t.at[index].set(v), t.at[index].add(v))
-            results.append([m.numpy().tobytes() for m in made])
+            result = (t[index], t.at[index].set(v), t.at[index].add(v))
+            results.append([m.numpy().tobytes() for m in result])
     finally:
         tp.set_num_threads(before)
     assert results[0] == results[1]

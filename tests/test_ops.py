@@ -31,31 +31,31 @@ def wide(arrays):
     return [a.astype(np.float64) if a.dtype.kind == "f" else a for a in arrays]
 
 
-def assert_close(row, made, want, magnitude):
+def assert_close(row, result, want, magnitude):
     """Compare within `row.ulp` units in the last place of the magnitude."""
     want = np.asarray(want)
-    assert made.shape == want.shape
-    if made.dtype.kind != "f" or row.ulp == 0:
-        np.testing.assert_array_equal(made, want.astype(made.dtype))
+    assert result.shape == want.shape
+    if result.dtype.kind != "f" or row.ulp == 0:
+        np.testing.assert_array_equal(result, want.astype(result.dtype))
         return
-    assert (np.isnan(made) == np.isnan(want)).all()
-    off = np.abs(made.astype(np.float64) - want)
-    assert (np.isnan(want) | (off <= row.ulp * np.finfo(made.dtype).eps * magnitude)).all()
+    assert (np.isnan(result) == np.isnan(want)).all()
+    off = np.abs(result.astype(np.float64) - want)
+    assert (np.isnan(want) | (off <= row.ulp * np.finfo(result.dtype).eps * magnitude)).all()
 
 
 @every_case
 def test_equals_the_oracle_keeps_the_dtype_and_leaves_its_inputs(row, case, dtype):
     arrays = operands(row, case, dtype)
     before = [a.copy() for a in arrays]
-    given = tensors(arrays)
-    made = row(*given, **case.attributes)
+    arguments = tensors(arrays)
+    result = row(*arguments, **case.attributes)
     want = row.oracle(*wide(arrays), **case.attributes)
     if row.plan is not None:
-        inputs, attributes = row.bind(*given, **case.attributes)
+        inputs, attributes = row.bind(*arguments, **case.attributes)
         specs = [_spec(t) for t in inputs]
         inferred = list(row.infer(*specs, **attributes))
-        assert [(o.shape, o.dtype) for o in outputs(made)] == [(s.shape, s.dtype) for s in inferred]
-    for out, expected in zip(outputs(made), outputs(want), strict=True):
+        assert [(o.shape, o.dtype) for o in outputs(result)] == [(s.shape, s.dtype) for s in inferred]
+    for out, expected in zip(outputs(result), outputs(want), strict=True):
         if out.dtype.kind == "f" and "dtype" not in case.attributes:
             assert out.dtype == dtype
         assert out.array.flags.c_contiguous
@@ -64,7 +64,7 @@ def test_equals_the_oracle_keeps_the_dtype_and_leaves_its_inputs(row, case, dtyp
         else:
             magnitude = np.abs(expected).max() if np.size(expected) else 0.0
         assert_close(row, out.array, expected, magnitude)
-    for t, a, b in zip(given, arrays, before, strict=True):
+    for t, a, b in zip(arguments, arrays, before, strict=True):
         np.testing.assert_array_equal(t.array, b)
         np.testing.assert_array_equal(a, b)
 
@@ -77,7 +77,7 @@ def _spec(t):
 
 @pytest.mark.parametrize("row", [r for r in ROWS if r.wrong is not None], ids=str)
 def test_a_wrong_shape_is_refused_by_name(row):
-    """The message names the op, what was given, and what was expected."""
+    """The message names the op, the operands and what was expected."""
     arrays = operands(row, row.wrong, row.dtypes[0])
     with pytest.raises((ValueError, TypeError)) as caught:
         row(*tensors(arrays), **row.wrong.attributes)
@@ -85,8 +85,8 @@ def test_a_wrong_shape_is_refused_by_name(row):
     assert "expected" in text
     name = row.name.split("_")[0]
     assert name in text or ("random" in name and "rng" in text)
-    given = [str(a.shape) for a in arrays] + [str(v) for v in row.wrong.attributes.values()]
-    assert any(g in text for g in given), text
+    shown = [str(a.shape) for a in arrays] + [str(v) for v in row.wrong.attributes.values()]
+    assert any(s in text for s in shown), text
 
 
 def check(row, case, seed=0, order=1):
@@ -143,37 +143,37 @@ def test_the_gradient_check_can_fail(row):
 @pytest.mark.parametrize("row", DIFFERENTIABLE, ids=str)
 def test_gradients_have_the_shapes_and_dtypes_of_the_inputs(row):
     case = row.cases[0]
-    given = tensors(operands(row, case, np.float32))
-    floats = [k for k, t in enumerate(given) if t.dtype.kind == "f"]
+    arguments = tensors(operands(row, case, np.float32))
+    floats = [k for k, t in enumerate(arguments) if t.dtype.kind == "f"]
 
     def loss(values):
-        full = list(given)
+        full = list(arguments)
         for k, v in zip(floats, values, strict=True):
             full[k] = v
-        made = outputs(row(*full, **case.attributes))
+        result = outputs(row(*full, **case.attributes))
         return sum(
-            ((y.astype("float32") * y.astype("float32")).sum() for y in made),
+            ((y.astype("float32") * y.astype("float32")).sum() for y in result),
             Tensor(np.zeros((), "f4")),
         )
 
-    _, grads = value_and_grad(loss)([given[k] for k in floats])
+    _, grads = value_and_grad(loss)([arguments[k] for k in floats])
     for k, g in zip(floats, grads, strict=True):
-        assert g.shape == given[k].shape
-        assert g.dtype == given[k].dtype
+        assert g.shape == arguments[k].shape
+        assert g.dtype == arguments[k].dtype
 
 
 @pytest.mark.parametrize("row", [r for r in ROWS if r.nondifferentiable and "float32" in r.dtypes], ids=str)
 def test_a_nondifferentiable_op_raises_by_name_or_gives_a_constant(row):
     """Differentiating through it raises; integer and bool results carry no gradient at all."""
     case = row.cases[0]
-    given = tensors(operands(row, case, np.float32))
+    arguments = tensors(operands(row, case, np.float32))
 
     def loss(values):
-        made = outputs(row(*values, *given[len(values) :], **case.attributes))[0]
-        return made.astype("float32").sum()
+        result = outputs(row(*values, *arguments[len(values) :], **case.attributes))[0]
+        return result.astype("float32").sum()
 
-    floats = [t for t in given if t.dtype.kind == "f"]
-    if outputs(row(*given, **case.attributes))[0].dtype.kind == "f":
+    floats = [t for t in arguments if t.dtype.kind == "f"]
+    if outputs(row(*arguments, **case.attributes))[0].dtype.kind == "f":
         with pytest.raises(TypeError, match=f"{row} is not differentiable"):
             value_and_grad(loss)(floats)
     else:
@@ -187,12 +187,12 @@ def test_the_bits_are_the_same_at_any_number_of_threads(row, monkeypatch):
     monkeypatch.setattr("treepie.kernels.config.PARALLEL_GAIN", 0.0)
     case = row.large
     dtype = row.dtypes[0]
-    given = tensors(operands(row, case, dtype))
+    arguments = tensors(operands(row, case, dtype))
     results = []
     try:
         for n in (1, 2, 3, 7):
             threads.set_num_threads(n)
-            results.append([o.array.tobytes() for o in outputs(row(*given, **case.attributes))])
+            results.append([o.array.tobytes() for o in outputs(row(*arguments, **case.attributes))])
     finally:
         threads.set_num_threads(threads.default_threads())
     assert all(r == results[0] for r in results)
@@ -203,10 +203,10 @@ def test_nan_propagates(row):
     """NaN in every float operand gives NaN where the oracle has it, which is nearly everywhere."""
     case = row.cases[0]
     arrays = [np.full_like(a, np.nan) if a.dtype.kind == "f" else a for a in operands(row, case, np.float32)]
-    made = outputs(row(*tensors(arrays), **case.attributes))
+    result = outputs(row(*tensors(arrays), **case.attributes))
     with np.errstate(all="ignore"):
         want = outputs(row.oracle(*wide(arrays), **case.attributes))
-    for out, expected in zip(made, want, strict=True):
+    for out, expected in zip(result, want, strict=True):
         if out.dtype.kind == "f":
             np.testing.assert_array_equal(np.isnan(out.array), np.isnan(expected))
 
@@ -218,8 +218,8 @@ def test_odd_layouts_give_what_contiguous_ones_do(row):
     arrays = operands(row, case, np.float32)
     want = [o.array for o in outputs(row(*tensors(arrays), **case.attributes))]
     for odd in (_fortran, _reversed, _strided, _read_only, _swapped):
-        made = row(*[odd(a) for a in arrays], **case.attributes)
-        for out, expected in zip(outputs(made), want, strict=True):
+        result = row(*[odd(a) for a in arrays], **case.attributes)
+        for out, expected in zip(outputs(result), want, strict=True):
             np.testing.assert_array_equal(out.array, expected)
 
 

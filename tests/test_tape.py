@@ -119,17 +119,17 @@ def test_integers_and_bools_carry_no_gradient():
 
 def test_memory_of_a_step_is_freed_without_the_garbage_collector():
     """A cycle between tensors and nodes would hold every activation until a collection."""
-    seen = []
+    references = []
 
     def f(x):
         y = tp.tanh(x)
-        seen.append(weakref.ref(y))
+        references.append(weakref.ref(y))
         return (y * y).sum()
 
     gc.disable()
     try:
         tp.grad(f)(tp.tensor([1.0]))
-        assert seen[0]() is None
+        assert references[0]() is None
     finally:
         gc.enable()
 

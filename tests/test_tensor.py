@@ -123,11 +123,11 @@ def test_operators_promote_as_numpy_does(name, pair):
     a, b = (sample(c) for c in pair.split(","))
     f = OPERATORS[name]
     want = f(a, b)
-    made = f(*(tp.tensor(v) if isinstance(v, np.ndarray) else v for v in (a, b)))
+    result = f(*(tp.tensor(v) if isinstance(v, np.ndarray) else v for v in (a, b)))
     if name == "**" and want.dtype.kind == "i":
         want = want.astype("f8")  # powers are floats
-    assert made.dtype == want.dtype
-    np.testing.assert_allclose(made.numpy(), want, rtol=1e-6)
+    assert result.dtype == want.dtype
+    np.testing.assert_allclose(result.numpy(), want, rtol=1e-6)
 
 
 def test_numpy_operands_on_either_side():
@@ -221,9 +221,9 @@ def test_errors(call, kind, text):
 @pytest.mark.parametrize("axis", [None, 0, 1])
 def test_cumsum_of_every_dtype_is_numpys(dtype, axis):
     a = (np.random.default_rng(0).standard_normal((30, 40)) * 3).astype(dtype)
-    made, want = tp.cumsum(a, axis), np.cumsum(a, axis)
-    assert made.dtype == want.dtype
-    np.testing.assert_allclose(made.numpy(), want, rtol=1e-5, atol=1e-4)
+    result, want = tp.cumsum(a, axis), np.cumsum(a, axis)
+    assert result.dtype == want.dtype
+    np.testing.assert_allclose(result.numpy(), want, rtol=1e-5, atol=1e-4)
 
 
 def test_clip():
@@ -261,9 +261,9 @@ def test_reductions_of_every_dtype_are_numpys(name, dtype):
         want = getattr(np, name)(a, axis=1)
     else:
         want = getattr(np, name)(a, axis=1)
-    made = getattr(tp, name)(a, axis=1)
-    assert made.dtype == want.dtype
-    np.testing.assert_allclose(made.numpy(), want, rtol=1e-5, atol=1e-6)
+    result = getattr(tp, name)(a, axis=1)
+    assert result.dtype == want.dtype
+    np.testing.assert_allclose(result.numpy(), want, rtol=1e-5, atol=1e-6)
 
 
 def test_trees():

@@ -97,7 +97,7 @@ def rotated(x: TensorLike, theta: float, offset: int = 0, seq_first: bool = Fals
     if not theta > 0:
         raise ValueError(f"rope: theta is {theta}, expected a positive number")
     cos, sin = _angles(t.shape[axis], t.shape[-1], float(theta), integer("rope", "offset", offset), t.dtype)
-    return ops.rope_turn(t, cos, sin, seq_first=seq_first)
+    return ops.rope(t, cos, sin, seq_first=seq_first)
 
 
 @functools.lru_cache(maxsize=64)

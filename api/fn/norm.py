@@ -137,7 +137,7 @@ def batch_norm(
         return batch_statistics(t, w, b, eps)[0]
     m, v = _per_channel("batch_norm", t, 1, mean=mean, var=var)
     factor = w * rsqrt(v + eps)
-    return batch.scale_shift(t, *(batch.along(p, t.ndim) for p in (m, factor, b)))
+    return batch.scale_shift(t, *(batch.per_channel(p, t.ndim) for p in (m, factor, b)))
 
 
 def batch_statistics(x: Tensor, scale: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -146,5 +146,4 @@ def batch_statistics(x: Tensor, scale: Tensor, bias: Tensor, eps: float) -> tupl
         raise ValueError(
             f"batch_norm: x has shape {x.shape}, one value a channel, expected more: its variance would be 0"
         )
-    out: tuple[Tensor, Tensor, Tensor] = batch.batch_norm(x, scale, bias, eps)  # type: ignore[assignment]
-    return out
+    return batch.batch_norm(x, scale, bias, eps)

@@ -107,7 +107,7 @@ class FlatLayout(Constructed):
         """Return the tree whose leaves are views of the buffers."""
         slices = zip(self.shapes, self.starts, strict=True)
         if any(type(t._data) is Symbol for t in flat):
-            return self.around([ops.part(flat[g], k, shape) for shape, (g, k) in slices])
+            return self.around([ops.flat_slice(flat[g], k, shape) for shape, (g, k) in slices])
         arrays = [t.array for t in flat]
         return self.around(
             [Tensor(arrays[g][k : k + math.prod(shape)].reshape(shape)) for shape, (g, k) in slices]

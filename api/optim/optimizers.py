@@ -372,7 +372,7 @@ def global_norm(tree: Tree) -> Tensor:
     >>> tp.optim.global_norm({"a": tp.tensor([3.0]), "b": tp.tensor(4.0)}).item()
     5.0
     """
-    norms = [ops.wide_norm(as_tensor(x), dtype=float64) for x in ptree.leaves(tree)]
+    norms = [ops.vector_norm(as_tensor(x), dtype=float64) for x in ptree.leaves(tree)]
     if not norms:
         return zeros((), float64)
     return norms[0] if len(norms) == 1 else ops.norm(ops.stack(norms))

@@ -14,15 +14,9 @@ from .arithmetic import (
     add as add,
     ceil as ceil,
     clip as clip,
-    cos as cos,
     div as div,
-    erf as erf,
-    exp as exp,
-    expm1 as expm1,
     floor as floor,
     gelu as gelu,
-    log as log,
-    log1p as log1p,
     maximum as maximum,
     minimum as minimum,
     mul as mul,
@@ -30,16 +24,11 @@ from .arithmetic import (
     pow as pow,
     relu as relu,
     round as round,
-    rsqrt as rsqrt,
-    sigmoid as sigmoid,
     sign as sign,
     silu as silu,
-    sin as sin,
     softplus as softplus,
-    sqrt as sqrt,
     square as square,
     sub as sub,
-    tanh as tanh,
     where as where,
 )
 from .attention import attention as attention, attention_backward as attention_backward
@@ -64,9 +53,26 @@ from .conv import (
     convolution_weight as convolution_weight,
 )
 from .einsum import einsum as einsum
-from .gather import add_along_axis as add_along_axis, gather as gather, take_along_axis as take_along_axis
+from .elementary import (
+    cos as cos,
+    erf as erf,
+    exp as exp,
+    expm1 as expm1,
+    log as log,
+    log1p as log1p,
+    rsqrt as rsqrt,
+    sigmoid as sigmoid,
+    sin as sin,
+    sqrt as sqrt,
+    tanh as tanh,
+)
+from .gather import (
+    gather as gather,
+    scatter_add_along_axis as scatter_add_along_axis,
+    take_along_axis as take_along_axis,
+)
 from .indexing import one_hot as one_hot, scatter_add as scatter_add, take as take
-from .linalg import linear as linear, matmul as matmul, product as product
+from .linalg import batch_matmul as batch_matmul, linear as linear, matmul as matmul
 from .minmax import all as all, any as any, argmax as argmax, argmin as argmin, max as max, min as min
 from .pool import max_pool as max_pool, max_pool_backward as max_pool_backward
 from .rearrange import (
@@ -94,25 +100,27 @@ from .reduction import (
     std as std,
     sum as sum,
     var as var,
-    wide_norm as wide_norm,
+    vector_norm as vector_norm,
 )
-from .rope import rope_turn as rope_turn
+from .rope import rope as rope
 from .scan import cumsum as cumsum
 from .shape import (
     astype as astype,
     broadcast_to as broadcast_to,
-    concatenate as concatenate,
-    embed as embed,
     expand_dims as expand_dims,
-    part as part,
     ravel as ravel,
     reshape as reshape,
     squeeze as squeeze,
-    stack as stack,
     stop_gradient as stop_gradient,
-    strided_slice as strided_slice,
     swapaxes as swapaxes,
     transpose as transpose,
+)
+from .slicing import (
+    concatenate as concatenate,
+    flat_slice as flat_slice,
+    stack as stack,
+    strided_slice as strided_slice,
+    strided_slice_grad as strided_slice_grad,
 )
 from .softmax import (
     cross_entropy_backward as cross_entropy_backward,

@@ -2,7 +2,7 @@
 
 At a kink, the derivative is that of the outer piece, constant or linear: 0 for relu6 at 0 and 6, for
 hard_tanh at -1 and 1, for hard_sigmoid at -3 and 3, for sparse_sigmoid at -1 and 1; hard_silu has 0 at -3 and
-1 at 3; leaky_relu and prelu have the slope, elu, celu and selu the derivative of the exponential piece at 0.
+1 at 3; leaky_relu and prelu have the slope at 0, elu, celu and selu the derivative of the exponential piece.
 """
 
 import math
@@ -14,7 +14,8 @@ from treepie.kernels import formulas, vector
 from treepie.kernels.formulas import INFINITY
 
 from ..elementwise import elementwise
-from .arithmetic import abs, exp, expm1, minimum, sigmoid, sqrt, where
+from .arithmetic import abs, minimum, where
+from .elementary import exp, expm1, sigmoid, sqrt
 
 _ALPHA, _SCALE = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
 #: From here on squareplus(x) is x, long before x * x overflows.
@@ -30,7 +31,14 @@ _ROOT = math.sqrt(2 / math.pi)
     domain=(-8.0, 8.0),
 )
 def relu6(x: Any) -> Any:
-    """x limited to [0, 6]."""
+    """Return x limited to [0, 6].
+
+    x: float; integers become float64.
+
+    >>> import treepie as tp
+    >>> tp.fn.relu6(tp.tensor([-1.0, 3.0, 8.0])).tolist()
+    [0.0, 3.0, 6.0]
+    """
     return vector.minimum(vector.maximum(x, 0.0), 6.0)
 
 
@@ -41,7 +49,14 @@ def relu6(x: Any) -> Any:
     ulp=0,
 )
 def hard_tanh(x: Any) -> Any:
-    """x limited to [-1, 1]."""
+    """Return x limited to [-1, 1].
+
+    x: float; integers become float64.
+
+    >>> import treepie as tp
+    >>> tp.fn.hard_tanh(tp.tensor([-2.0, 0.5])).tolist()
+    [-1.0, 0.5]
+    """
     return vector.minimum(vector.maximum(x, -1.0), 1.0)
 
 
@@ -52,7 +67,14 @@ def hard_tanh(x: Any) -> Any:
     domain=(-5.0, 5.0),
 )
 def hard_sigmoid(x: Any) -> Any:
-    """relu6(x + 3) / 6."""
+    """Return relu6(x + 3) / 6, element by element.
+
+    x: float; integers become float64.
+
+    >>> import treepie as tp
+    >>> tp.fn.hard_sigmoid(tp.tensor([-3.0, 0.0, 3.0])).tolist()
+    [0.0, 0.5, 1.0]
+    """
     return vector.minimum(vector.maximum(x + 3.0, 0.0), 6.0) / 6.0
 
 
@@ -63,7 +85,14 @@ def hard_sigmoid(x: Any) -> Any:
     domain=(-5.0, 5.0),
 )
 def hard_silu(x: Any) -> Any:
-    """x * hard_sigmoid(x), -0.0 at -inf."""
+    """Return x * hard_sigmoid(x), element by element; -0.0 at -inf.
+
+    x: float; integers become float64 (Howard et al. 2019).
+
+    >>> import treepie as tp
+    >>> tp.fn.hard_silu(tp.tensor([-3.0, 0.0, 3.0])).tolist()
+    [-0.0, 0.0, 3.0]
+    """
     return vector.select(x <= -3.0, -0.0, vector.select(x >= 3.0, x, x * (x + 3.0) / 6.0))
 
 
@@ -76,7 +105,7 @@ def hard_silu(x: Any) -> Any:
     accepts="float",
 )
 def leaky_relu(x: Any, slope: Any) -> Any:
-    """x where it is positive, x * slope elsewhere."""
+    """Return x where it is positive, x * slope elsewhere."""
     return vector.select(x > 0, x, x * slope)
 
 
@@ -90,7 +119,7 @@ def leaky_relu(x: Any, slope: Any) -> Any:
     flops=30,
 )
 def elu(x: Any, alpha: Any) -> Any:
-    """x where it is positive, alpha * (exp(x) - 1) elsewhere (Clevert et al. 2016)."""
+    """Return x where it is positive, alpha * (exp(x) - 1) elsewhere (Clevert et al. 2016)."""
     return vector.select(x > 0, x, alpha * formulas.expm1(x))
 
 
@@ -111,7 +140,7 @@ def elu(x: Any, alpha: Any) -> Any:
     ),
 )
 def celu(x: Any, alpha: Any) -> Any:
-    """x where it is positive, alpha * (exp(x / alpha) - 1) elsewhere (Barron 2017)."""
+    """Return x where it is positive, alpha * (exp(x / alpha) - 1) elsewhere (Barron 2017)."""
     t = x / alpha
     # Where t is subnormal, it has lost bits of x.
     tiny = (vector.fabs(t) < 2.0**-60) & (vector.fabs(alpha) < INFINITY)
@@ -126,7 +155,14 @@ def celu(x: Any, alpha: Any) -> Any:
     flops=30,
 )
 def selu(x: Any) -> Any:
-    """1.0507 * elu(x, 1.6733): keeps mean 0 and variance 1 (Klambauer et al. 2017)."""
+    """Return 1.0507 * elu(x, 1.6733), element by element.
+
+    x: float; integers become float64. It keeps mean 0 and variance 1 (Klambauer et al. 2017).
+
+    >>> import treepie as tp
+    >>> tp.fn.selu(tp.tensor([0.0, 1.0])).tolist()
+    [0.0, 1.0507010221481323]
+    """
     return vector.select(x > 0, x * _SCALE, formulas.expm1(x) * (_SCALE * _ALPHA))
 
 
@@ -148,7 +184,14 @@ def _inner(x: Any) -> Any:
     ulp=8,
 )
 def gelu_approx(x: Any) -> Any:
-    """gelu with tanh in place of erf: x * sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3)), 0 at -inf."""
+    """Return gelu with tanh in place of erf, 0 at -inf.
+
+    x: float; integers become float64. x * sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3)), Hendrycks & Gimpel 2016.
+
+    >>> import treepie as tp
+    >>> tp.fn.gelu_approx(tp.tensor([0.0, 1.0])).tolist()
+    [0.0, 0.8411920070648193]
+    """
     low = vector.maximum(x, -100.0)  # the sigmoid is 0 there, and 0 * -inf would be NaN
     return low * formulas.sigmoid(_inner(low))
 
@@ -173,7 +216,14 @@ def _mish_vjp(g: Any, y: Any, x: Any) -> Any:
     ulp=8,
 )
 def mish(x: Any) -> Any:
-    """x * tanh(softplus(x)) (Misra 2019), 0 at -inf."""
+    """Return x * tanh(softplus(x)), element by element; 0 at -inf.
+
+    x: float; integers become float64 (Misra 2019).
+
+    >>> import treepie as tp
+    >>> tp.fn.mish(tp.tensor([0.0, 1.0])).tolist()
+    [0.0, 0.8650984168052673]
+    """
     low = vector.maximum(x, -1600.0)
     # By the root of exp(x), since x exp(x) underflows later than exp(x). From 40 on, n / m is 1.
     root = formulas.exp(vector.minimum(low, 40.0) * 0.5)
@@ -190,7 +240,7 @@ def mish(x: Any) -> Any:
     flops=15,
 )
 def squareplus(x: Any) -> Any:
-    """(x + sqrt(x^2 + 4)) / 2, without cancellation below 0 (Barron 2021)."""
+    """Return (x + sqrt(x^2 + 4)) / 2, without cancellation below 0 (Barron 2021)."""
     root = vector.sqrt(x * x + 4.0)
     y = vector.select(x > 0, (x + root) * 0.5, 2.0 / (root - x))
     # Far from 0 the square would overflow.
@@ -203,7 +253,14 @@ def squareplus(x: Any) -> Any:
     accepts="float",
 )
 def sparse_plus(x: Any) -> Any:
-    """0 up to -1, (x + 1)^2 / 4 to 1, then x (Liu & Blondel 2023)."""
+    """Return 0 up to -1, (x + 1)^2 / 4 from there to 1, then x.
+
+    x: float; integers become float64 (Liu & Blondel 2023).
+
+    >>> import treepie as tp
+    >>> tp.fn.sparse_plus(tp.tensor([-2.0, 0.0, 3.0])).tolist()
+    [0.0, 0.25, 3.0]
+    """
     near = x + 1.0
     return vector.select(x <= -1.0, 0.0, vector.select(x >= 1.0, x, near * near * 0.25))
 
@@ -214,7 +271,14 @@ def sparse_plus(x: Any) -> Any:
     accepts="float",
 )
 def sparse_sigmoid(x: Any) -> Any:
-    """(x + 1) / 2 limited to [0, 1], the derivative of sparse_plus."""
+    """Return (x + 1) / 2 limited to [0, 1].
+
+    x: float; integers become float64. It is the derivative of `sparse_plus`.
+
+    >>> import treepie as tp
+    >>> tp.fn.sparse_sigmoid(tp.tensor([-2.0, 0.0, 3.0])).tolist()
+    [0.0, 0.5, 1.0]
+    """
     return vector.minimum(vector.maximum(x * 0.5 + 0.5, 0.0), 1.0)
 
 
@@ -225,7 +289,14 @@ def sparse_sigmoid(x: Any) -> Any:
     flops=8,
 )
 def softsign(x: Any) -> Any:
-    """x / (1 + |x|), -1 and 1 at the infinities."""
+    """Return x / (1 + abs(x)), element by element.
+
+    x: float; integers become float64. The result is -1 and 1 at the infinities.
+
+    >>> import treepie as tp
+    >>> tp.fn.softsign(tp.tensor([0.0, 3.0])).tolist()
+    [0.0, 0.75]
+    """
     a = vector.fabs(x)
     return vector.copysign(vector.select(a == INFINITY, 1.0, a / (a + 1.0)), x)
 
@@ -234,5 +305,12 @@ def softsign(x: Any) -> Any:
     oracle=lambda x: -np.logaddexp(-x, 0), vjp=lambda g, y, x: g * sigmoid(-x), accepts="float", flops=50
 )
 def log_sigmoid(x: Any) -> Any:
-    """Logarithm of sigmoid(x), without overflow."""
+    """Return log(sigmoid(x)), element by element, without overflow.
+
+    x: float; integers become float64.
+
+    >>> import treepie as tp
+    >>> tp.fn.log_sigmoid(tp.tensor([0.0, -100.0])).tolist()
+    [-0.6931471824645996, -100.0]
+    """
     return -formulas.softplus(-x)

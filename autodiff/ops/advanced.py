@@ -1,4 +1,4 @@
-"""Indexing with NumPy's rules: reading x[index], and new tensors from x.at[index]."""
+"""Indexing with NumPy's rules: reads by x[index], and updated copies by x.at[index]."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from ..tensor import Index, Tensor, TensorLike, int32, int64
 from ..trace.active import tracing
 from .arithmetic import add
 from .indexing import take
-from .scatter import add_at, assign, flat_index, scatter
-from .shape import astype, broadcast_to, reshape, strided_slice, transpose
+from .scatter import add_at, ravel_multi_index, scatter, strided_slice_update
+from .shape import astype, broadcast_to, reshape, transpose
+from .slicing import strided_slice
 
 
 @dataclass
 class _Selection:
-    """An index, read against a shape. x[index] is made in this order:
+    """An index, resolved against a shape. x[index] is computed in this order:
 
     reshape to `merged`, strided slice, reshape to `shape`, gather along `axes` by `arrays`.
 
@@ -29,12 +30,12 @@ class _Selection:
     starts, steps, sizes: the strided slice of that; integers take one element of their axis.
     shape: of the slice, without the axes of integers, with one of size 1 for each None.
     axes, arrays: axes of `shape` that integer arrays index, and the arrays.
-    apart: the axes of the arrays go first, since a slice or None stands between integers or arrays.
+    arrays_first: the axes of the arrays go first, since a slice or None separates integers or arrays.
     integers: whether there are integers in it.
     """
 
     function: str
-    given: Shape
+    x_shape: Shape
     merged: list[int] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
@@ -43,11 +44,11 @@ class _Selection:
     axes: list[int] = field(default_factory=list)
     arrays: list[Tensor] = field(default_factory=list)
     origins: list[int] = field(default_factory=list)  # axis of x that each array indexes
-    apart: bool = False
+    arrays_first: bool = False
     integers: bool = False
 
     def slice(self, start: int, step: int, size: int, n: int) -> None:
-        """Take `size` elements of the next axis, which has n."""
+        """Add an axis of n elements, of which `size` are selected."""
         self.starts.append(start if size else 0)
         self.steps.append(step)
         self.sizes.append(size)
@@ -55,7 +56,7 @@ class _Selection:
 
     @property
     def whole(self) -> bool:
-        """Whether the strided slice is all there is."""
+        """Whether the strided slice takes all elements."""
         return self.sizes == self.merged and all(s == 1 for s in self.steps)
 
     @property
@@ -76,7 +77,7 @@ class _Selection:
             n = self.shape[at]
             wrong = array.array[(array.array < -n) | (array.array >= n)]
             if wrong.size:
-                text = f"an index is {wrong.flat[0]} on axis {axis} of shape {self.given}"
+                text = f"an index is {wrong.flat[0]} on axis {axis} of shape {self.x_shape}"
                 break
         return IndexError(f"{self.function}: {text}, expected {-n} to {n - 1}")
 
@@ -124,7 +125,7 @@ def _selection(function: str, shape: Shape, index: Index) -> _Selection:
             s.shape.append(1)
         if part is None or part is Ellipsis:
             continue
-        n, covered = shape[axis], 1
+        n, count = shape[axis], 1
         if isinstance(part, slice):
             start, stop, step = _bounds(function, part, n)
             size = len(range(start, stop, step))
@@ -139,19 +140,19 @@ def _selection(function: str, shape: Shape, index: Index) -> _Selection:
             s.integers = True
         else:
             if _is_mask(part):
-                covered = part.ndim
-                part = _of_mask(function, part, shape, axis)
-                n = math.prod(shape[axis : axis + covered])
+                count = part.ndim
+                part = _mask_indices(function, part, shape, axis)
+                n = math.prod(shape[axis : axis + count])
             s.slice(0, 1, n, n)
             s.axes.append(len(s.shape))
             s.arrays.append(part)
             s.origins.append(axis)
             s.shape.append(n)
-        axis += covered
+        axis += count
     if s.arrays:
-        # An ellipsis keeps its neighbours apart even where it stands for no axis.
+        # An ellipsis separates its neighbours even where it covers no axis.
         where = [k for k, p in enumerate(parts) if isinstance(p, int | Tensor)]
-        s.apart = where[-1] - where[0] >= len(where)
+        s.arrays_first = where[-1] - where[0] >= len(where)
     return s
 
 
@@ -162,42 +163,42 @@ def _bounds(function: str, part: slice, n: int) -> tuple[int, int, int]:
         raise type(error)(f"{function}: {part} is given, expected integers and a step but 0") from None
 
 
-def _of_mask(function: str, mask: Tensor, shape: Shape, axis: int) -> Tensor:
-    """Return where a mask holds, as indices into its axes joined into one."""
-    covered = shape[axis : axis + mask.ndim]
-    if mask.shape != covered:
+def _mask_indices(function: str, mask: Tensor, shape: Shape, axis: int) -> Tensor:
+    """Return the indices of a mask's true elements, into its flattened axes."""
+    sizes = shape[axis : axis + mask.ndim]
+    if mask.shape != sizes:
         raise IndexError(
             f"{function}: a mask has shape {mask.shape} from axis {axis} on of shape {shape}, "
-            f"expected {covered}"
+            f"expected {sizes}"
         )
     return Tensor(np.flatnonzero(mask.numpy()).astype(int64))
 
 
-def _grouped(s: _Selection) -> tuple[list[int], int]:
-    """Return the order of the axes in which those of the arrays stand together, and where they start."""
+def _adjacent(s: _Selection) -> tuple[list[int], int]:
+    """Return a permutation of the axes that makes those of the arrays adjacent, and their position."""
     first, count = s.axes[0], len(s.axes)
     if s.axes == list(range(first, first + count)):
         return list(range(len(s.shape))), first
     return [*s.axes, *[k for k in range(len(s.shape)) if k not in s.axes]], 0
 
 
-def _together(x: Tensor, s: _Selection) -> tuple[Tensor, Tensor, int]:
-    """Return x with one axis for those of the arrays, its indices, and which it is."""
-    order, at = _grouped(s)
+def _joined_axes(x: Tensor, s: _Selection) -> tuple[Tensor, Tensor, int]:
+    """Return x with one axis in place of those of the arrays, the indices into it, and its position."""
+    order, at = _adjacent(s)
     if len(s.axes) == 1:
         return x, s.arrays[0], at
     sizes = tuple(s.shape[k] for k in s.axes)
     moved = transpose(x, order) if order != sorted(order) else x
     shape = (*moved.shape[:at], math.prod(sizes), *moved.shape[at + len(sizes) :])
-    return reshape(moved, shape), flat_index(*s.arrays, shape=sizes), at
+    return reshape(moved, shape), ravel_multi_index(*s.arrays, shape=sizes), at
 
 
 def getitem(x: Tensor, index: Index) -> Tensor:
     """Return x[index] by NumPy's rules: integers, slices, None, an ellipsis, integer arrays, bool masks.
 
-    Integer arrays on several axes broadcast together, and their axes stand where the first array is, or
-    in front where a slice or None stands between them. A mask is as its nonzero elements' indices: the
-    result's shape depends on its values. Raises IndexError for an index outside of its axis.
+    Integer arrays on several axes broadcast together; their axes take the position of the first array, or
+    go first where a slice or None separates them. A mask is equivalent to the indices of its nonzero
+    elements: the result's shape depends on its values. Raises IndexError for an index outside of its axis.
     """
     s = _selection("index", x.shape, index)
     trace = tracing()
@@ -211,11 +212,11 @@ def getitem(x: Tensor, index: Index) -> Tensor:
         return out
     count = len(s.joined)
     try:
-        out, indices, at = _together(out, s)
+        out, indices, at = _joined_axes(out, s)
         out = take(out, indices, at)
     except IndexError:
         raise s.failure() from None
-    if s.apart and at and count:
+    if s.arrays_first and at and count:
         out = transpose(out, [*range(at, at + count), *range(at), *range(at + count, out.ndim)])
     return out
 
@@ -230,11 +231,11 @@ def _by_value(x: Tensor, parts: list[Any]) -> Tensor:
     return out
 
 
-#: (function, region of x, its indices or None, values, axis of the indices) -> the new region.
-_Change = Callable[[Tensor, Tensor | None, Tensor, int], Tensor]
+#: (region of x, its indices or None, values, axis of the indices) -> the new region.
+_Update = Callable[[Tensor, Tensor | None, Tensor, int], Tensor]
 
 
-def _changed(function: str, x: Tensor, index: Index, v: TensorLike, change: _Change) -> Tensor:
+def _updated(function: str, x: Tensor, index: Index, v: TensorLike, change: _Update) -> Tensor:
     """Return x with the region that an index selects replaced by `change` of it and v."""
     s = _selection(function, x.shape, index)
     whole = reshape(x, tuple(s.merged))
@@ -245,17 +246,17 @@ def _changed(function: str, x: Tensor, index: Index, v: TensorLike, change: _Cha
     if s.arrays:
         joined = s.joined
         count = len(joined)
-        order, at = _grouped(s)
+        order, at = _adjacent(s)
         rest = [n for k, n in enumerate(s.shape) if k not in s.axes]
-        front = 0 if s.apart else at
+        front = 0 if s.arrays_first else at
         value = _fitted(function, x, v, (*rest[:front], *joined, *rest[front:]))
-        if front != at and count:  # the arrays' axes, which stand in front, back to where they belong
+        if front != at and count:  # move the arrays' axes from the front to their position
             value = transpose(
                 value, [*range(count, count + at), *range(count), *range(count + at, value.ndim)]
             )
         try:
-            together, indices, at = _together(region, s)
-            changed = change(together, indices, value, at)
+            joined_region, indices, at = _joined_axes(region, s)
+            changed = change(joined_region, indices, value, at)
         except IndexError:
             raise s.failure() from None
         if order != sorted(order):
@@ -265,25 +266,25 @@ def _changed(function: str, x: Tensor, index: Index, v: TensorLike, change: _Cha
         changed = change(region, None, _fitted(function, x, v, tuple(s.shape)), 0)
     changed = reshape(changed, tuple(s.sizes))
     if not s.whole:
-        changed = assign(whole, changed, tuple(s.starts), tuple(s.steps))
+        changed = strided_slice_update(whole, changed, tuple(s.starts), tuple(s.steps))
     return reshape(changed, x.shape)
 
 
 def _fitted(function: str, x: Tensor, v: TensorLike, shape: Shape) -> Tensor:
-    """Return v in the dtype of x, broadcast to the shape of what is selected."""
+    """Return v in the dtype of x, broadcast to the shape of the selection."""
     t = as_tensor(v)
     if not np.can_cast(t.dtype, x.dtype, "same_kind"):
         raise TypeError(
             f"{function}: v has dtype {t.dtype.name}, expected one that {x.dtype.name} holds (see astype)"
         )
-    given = t.shape
+    shape_of_v = t.shape
     while t.ndim > len(shape) and t.shape[0] == 1:  # as NumPy's assignment
         t = reshape(t, t.shape[1:])
     try:
         return broadcast_to(astype(t, x.dtype), shape)
     except ValueError:
         raise ValueError(
-            f"{function}: v has shape {given}, expected one that broadcasts to {shape}"
+            f"{function}: v has shape {shape_of_v}, expected one that broadcasts to {shape}"
         ) from None
 
 
@@ -297,18 +298,18 @@ def _add(region: Tensor, indices: Tensor | None, v: Tensor, axis: int) -> Tensor
 
 @dataclass(frozen=True)
 class At:
-    """What `x.at` gives: `x.at[index]` has the methods `set` and `add`, which return new tensors."""
+    """The value of `x.at`: `x.at[index]` has methods `set` and `add`, which return new tensors."""
 
     x: Tensor
 
-    def __getitem__(self, index: Index) -> Place:
-        """Name the elements x[index]."""
-        return Place(self.x, index)
+    def __getitem__(self, index: Index) -> IndexUpdate:
+        """Select the elements x[index] for an update."""
+        return IndexUpdate(self.x, index)
 
 
 @dataclass(frozen=True)
-class Place:
-    """The elements x[index], about to change. The index is as for reading."""
+class IndexUpdate:
+    """An update of the elements x[index]; the index is as for reading."""
 
     x: Tensor
     index: Index
@@ -316,18 +317,26 @@ class Place:
     def set(self, v: TensorLike) -> Tensor:
         """Return x with v at the index; v broadcasts to the shape of x[index], and takes the dtype of x.
 
-        Where an element is named more than once, the last one wins, and gets the gradient.
+        For an element selected more than once the last value wins, and gets the gradient.
+
+        >>> import treepie as tp
+        >>> tp.zeros(3).at[1].set(5.0).tolist()
+        [0.0, 5.0, 0.0]
         """
-        return _changed("at.set", self.x, self.index, v, _set)
+        return _updated("at.set", self.x, self.index, v, _set)
 
     def add(self, v: TensorLike) -> Tensor:
         """Return x with v added at the index; v broadcasts to the shape of x[index].
 
-        Where an element is named more than once, all are added, in order. Bools add as `or`.
+        For an element selected more than once all values are added, in order. Bools add as `or`.
+
+        >>> import treepie as tp
+        >>> tp.zeros(3).at[[1, 1]].add(5.0).tolist()
+        [0.0, 10.0, 0.0]
         """
         if self.x.dtype.kind == "b":
             as_bool = as_tensor(v)
             if as_bool.dtype.kind != "b":
                 raise TypeError(f"at.add: v has dtype {as_bool.dtype.name}, expected bool as x")
-            return astype(_changed("at.add", astype(self.x, int32), self.index, v, _add), self.x.dtype)
-        return _changed("at.add", self.x, self.index, v, _add)
+            return astype(_updated("at.add", astype(self.x, int32), self.index, v, _add), self.x.dtype)
+        return _updated("at.add", self.x, self.index, v, _add)

@@ -1,31 +1,59 @@
-"""Arithmetic and elementary functions, element by element, with NumPy's broadcasting and promotion."""
+"""Arithmetic and piecewise linear functions, element by element, with NumPy's broadcasting and promotion."""
 
 import math
 from typing import Any
 
 import numpy as np
 
-from treepie.kernels import formulas, trigonometry, vector
+from treepie.kernels import formulas, vector
 
 from ..elementwise import elementwise
 from ..tensor import Tensor, TensorLike
+from .elementary import erf, exp, log, sigmoid
 
 
 @elementwise(oracle=np.add, vjp=(lambda g, y, a, b: g, lambda g, y, a, b: g), accepts="number")
 def add(a: Any, b: Any) -> Any:
-    """Sum of two operands."""
+    """Return a + b, element by element.
+
+    a, b: numbers or tensors of any dtype; they broadcast and promote as NumPy's do, and bools add as int64.
+
+    Raises ValueError for shapes that do not broadcast.
+
+    >>> import treepie as tp
+    >>> tp.add(tp.tensor([1.0, 2.0]), 10).tolist()
+    [11.0, 12.0]
+    """
     return a + b
 
 
 @elementwise(oracle=np.subtract, vjp=(lambda g, y, a, b: g, lambda g, y, a, b: -g), accepts="number")
 def sub(a: Any, b: Any) -> Any:
-    """Difference of two operands."""
+    """Return a - b, element by element.
+
+    a, b: numbers or tensors of any dtype; they broadcast and promote as NumPy's do.
+
+    Raises ValueError for shapes that do not broadcast.
+
+    >>> import treepie as tp
+    >>> tp.sub(tp.tensor([1.0, 2.0]), 10).tolist()
+    [-9.0, -8.0]
+    """
     return a - b
 
 
 @elementwise(oracle=np.multiply, vjp=(lambda g, y, a, b: g * b, lambda g, y, a, b: g * a), accepts="number")
 def mul(a: Any, b: Any) -> Any:
-    """Product of two operands."""
+    """Return a * b, element by element.
+
+    a, b: numbers or tensors of any dtype; they broadcast and promote as NumPy's do.
+
+    Raises ValueError for shapes that do not broadcast.
+
+    >>> import treepie as tp
+    >>> tp.mul(tp.tensor([1.0, 2.0]), tp.tensor([[3.0], [4.0]])).tolist()
+    [[3.0, 6.0], [4.0, 8.0]]
+    """
     return a * b
 
 
@@ -37,7 +65,16 @@ def mul(a: Any, b: Any) -> Any:
     flops=4,
 )
 def div(a: Any, b: Any) -> Any:
-    """Quotient of two operands; integers give float64."""
+    """Return a / b, element by element; integers give float64.
+
+    a, b: numbers or tensors that broadcast. A division by 0 gives inf, -inf or NaN.
+
+    Raises ValueError for shapes that do not broadcast.
+
+    >>> import treepie as tp
+    >>> tp.div(tp.tensor([1.0, 2.0]), 4).tolist()
+    [0.25, 0.5]
+    """
     return a / b
 
 
@@ -54,33 +91,54 @@ def _pow_of_exponent(g: Any, y: Any, a: Any, b: Any) -> Any:
     flops=60,
 )
 def pow(a: Any, b: Any) -> Any:
-    """Power a ** b of floats. Integers give float64; a negative a needs an integer b, else NaN."""
+    """Return a ** b of floats, element by element; integers give float64.
+
+    a, b: numbers or tensors that broadcast. A negative a needs an integer b, and gives NaN otherwise.
+
+    Raises ValueError for shapes that do not broadcast.
+
+    >>> import treepie as tp
+    >>> tp.pow(tp.tensor([2.0, 3.0]), 2).tolist()
+    [4.0, 9.0]
+    """
     return formulas.power(a, b)
 
 
-@elementwise(
-    oracle=np.maximum,
-    vjp=(
-        lambda g, y, a, b: where(a > b, g, where(a == b, g * 0.5, 0.0)),
-        lambda g, y, a, b: where(b > a, g, where(a == b, g * 0.5, 0.0)),
-    ),
-    ulp=0,
-)
+def _to_larger(g: Any, a: Any, b: Any) -> Any:
+    """Return g where a > b, half of it at a tie, else 0."""
+    return where(a > b, g, where(a == b, g * 0.5, 0.0))
+
+
+_LARGER_VJP = (lambda g, y, a, b: _to_larger(g, a, b), lambda g, y, a, b: _to_larger(g, b, a))
+
+
+@elementwise(oracle=np.maximum, vjp=_LARGER_VJP, ulp=0)
 def maximum(a: Any, b: Any) -> Any:
-    """Larger of two operands; NaN if either is. At a tie each gets half the gradient."""
+    """Return the larger of a and b, element by element; NaN if either is.
+
+    a, b: numbers or tensors that broadcast. At a tie each gets half of the gradient.
+
+    Raises ValueError for shapes that do not broadcast.
+
+    >>> import treepie as tp
+    >>> tp.maximum(tp.tensor([-1.0, 2.0]), 0.5).tolist()
+    [0.5, 2.0]
+    """
     return vector.maximum(a, b)
 
 
-@elementwise(
-    oracle=np.minimum,
-    vjp=(
-        lambda g, y, a, b: where(a < b, g, where(a == b, g * 0.5, 0.0)),
-        lambda g, y, a, b: where(b < a, g, where(a == b, g * 0.5, 0.0)),
-    ),
-    ulp=0,
-)
+@elementwise(oracle=np.minimum, vjp=_LARGER_VJP[::-1], ulp=0)
 def minimum(a: Any, b: Any) -> Any:
-    """Smaller of two operands; NaN if either is. At a tie each gets half the gradient."""
+    """Return the smaller of a and b, element by element; NaN if either is.
+
+    a, b: numbers or tensors that broadcast. At a tie each gets half of the gradient.
+
+    Raises ValueError for shapes that do not broadcast.
+
+    >>> import treepie as tp
+    >>> tp.minimum(tp.tensor([-1.0, 2.0]), 0.5).tolist()
+    [-1.0, 0.5]
+    """
     return vector.minimum(a, b)
 
 
@@ -95,136 +153,112 @@ def minimum(a: Any, b: Any) -> Any:
     ulp=0,
 )
 def where(condition: Any, a: Any, b: Any) -> Any:
-    """Elements of a where a bool condition holds, else of b."""
+    """Return elements of a where a condition holds, else of b.
+
+    condition: bools.  a, b: numbers or tensors of one dtype after promotion. All three broadcast.
+
+    Raises TypeError for a condition that is not bool, ValueError for shapes that do not broadcast.
+
+    >>> import treepie as tp
+    >>> x = tp.tensor([-1.0, 2.0])
+    >>> tp.where(x > 0, x, 0.0).tolist()
+    [0.0, 2.0]
+    """
     return vector.select(condition, a, b)
 
 
 @elementwise(oracle=np.negative, vjp=lambda g, y, x: -g, accepts="number", ulp=0)
 def neg(x: Any) -> Any:
-    """Negative of each element."""
+    """Return -x, element by element.
+
+    x: of any dtype; bools become int64.
+
+    >>> import treepie as tp
+    >>> tp.neg(tp.tensor([1.0, -2.0])).tolist()
+    [-1.0, 2.0]
+    """
     return -x
 
 
 @elementwise(oracle=np.abs, vjp=lambda g, y, x: g * sign(x), accepts="number", ulp=0)
 def abs(x: Any) -> Any:
-    """Absolute value. Its derivative at 0 is 0."""
+    """Return the absolute value of each element.
+
+    x: of any dtype; bools become int64. The derivative at 0 is 0.
+
+    >>> import treepie as tp
+    >>> tp.abs(tp.tensor([1.0, -2.0])).tolist()
+    [1.0, 2.0]
+    """
     return vector.fabs(x)
 
 
 @elementwise(oracle=np.sign, vjp=(None,), accepts="number", ulp=0)
 def sign(x: Any) -> Any:
-    """Sign: -1, 0 or 1, and NaN for NaN. Its derivative is 0."""
+    """Return -1, 0 or 1 for the sign of each element, NaN for NaN.
+
+    x: of any dtype; bools become int64. The derivative is 0.
+
+    >>> import treepie as tp
+    >>> tp.sign(tp.tensor([3.0, 0.0, -2.0])).tolist()
+    [1.0, 0.0, -1.0]
+    """
     return vector.select(x > 0, 1, vector.select(x < 0, -1, vector.select(x == 0, 0, x)))
 
 
 @elementwise(oracle=np.floor, vjp=(None,), accepts="float", ulp=0)
 def floor(x: Any) -> Any:
-    """Largest integer not above each element, as a float. Its derivative is 0."""
+    """Return the largest whole number not above each element.
+
+    x: float, the dtype of the result; integers become float64. The derivative is 0.
+
+    >>> import treepie as tp
+    >>> tp.floor(tp.tensor([1.7, -1.2])).tolist()
+    [1.0, -2.0]
+    """
     return vector.floor(x)
 
 
 @elementwise(oracle=np.ceil, vjp=(None,), accepts="float", ulp=0)
 def ceil(x: Any) -> Any:
-    """Smallest integer not below each element, as a float. Its derivative is 0."""
+    """Return the smallest whole number not below each element.
+
+    x: float, the dtype of the result; integers become float64. The derivative is 0.
+
+    >>> import treepie as tp
+    >>> tp.ceil(tp.tensor([1.7, -1.2])).tolist()
+    [2.0, -1.0]
+    """
     return vector.ceil(x)
 
 
 @elementwise(oracle=np.round, vjp=(None,), accepts="float", ulp=0)
 def round(x: Any) -> Any:
-    """Nearest integer, halves to even, as a float. Its derivative is 0."""
+    """Return the nearest whole number to each element, halves to the even one.
+
+    x: float, the dtype of the result; integers become float64. The derivative is 0.
+
+    >>> import treepie as tp
+    >>> tp.round(tp.tensor([0.5, 1.5, -1.2])).tolist()
+    [0.0, 2.0, -1.0]
+    """
     return vector.rint(x)
 
 
 @elementwise(oracle=np.square, vjp=lambda g, y, x: g * x * 2, accepts="number")
 def square(x: Any) -> Any:
-    """Square of each element."""
+    """Return x * x, element by element.
+
+    x: of any dtype; bools become int64.
+
+    >>> import treepie as tp
+    >>> tp.square(tp.tensor([3.0, -2.0])).tolist()
+    [9.0, 4.0]
+    """
     return x * x
 
 
-@elementwise(oracle=np.sqrt, vjp=lambda g, y, x: g * 0.5 / y, accepts="float", domain=(0.1, 4.0), flops=5)
-def sqrt(x: Any) -> Any:
-    """Square root; NaN below 0."""
-    return vector.sqrt(x)
-
-
-@elementwise(
-    oracle=lambda x: 1 / np.sqrt(x),
-    vjp=lambda g, y, x: g * y * -0.5 / x,
-    accepts="float",
-    domain=(0.1, 4.0),
-    flops=8,
-)
-def rsqrt(x: Any) -> Any:
-    """Reciprocal of the square root."""
-    return 1.0 / vector.sqrt(x)
-
-
-@elementwise(oracle=np.exp, vjp=lambda g, y, x: g * y, accepts="float", flops=20)
-def exp(x: Any) -> Any:
-    """Exponential; inf above 88.7 in float32, 709.8 in float64."""
-    return formulas.exp(x)
-
-
-@elementwise(oracle=np.expm1, vjp=lambda g, y, x: g * (y + 1), accepts="float", flops=25)
-def expm1(x: Any) -> Any:
-    """Exponential less 1, exact near 0."""
-    return formulas.expm1(x)
-
-
-@elementwise(oracle=np.log, vjp=lambda g, y, x: g / x, accepts="float", domain=(0.1, 4.0), flops=20)
-def log(x: Any) -> Any:
-    """Natural logarithm; -inf at 0, NaN below."""
-    return formulas.log(x)
-
-
-@elementwise(oracle=np.log1p, vjp=lambda g, y, x: g / (x + 1), accepts="float", domain=(-0.8, 4.0), flops=25)
-def log1p(x: Any) -> Any:
-    """Natural logarithm of 1 + x, exact near 0."""
-    return formulas.log1p(x)
-
-
-@elementwise(oracle=np.sin, vjp=lambda g, y, x: g * cos(x), accepts="float", flops=60)
-def sin(x: Any) -> Any:
-    """Sine of radians, accurate for any finite x; NaN for an infinite one."""
-    return trigonometry.sin(x)
-
-
-@elementwise(oracle=np.cos, vjp=lambda g, y, x: -(g * sin(x)), accepts="float", flops=60)
-def cos(x: Any) -> Any:
-    """Cosine of radians, accurate for any finite x; NaN for an infinite one."""
-    return trigonometry.cos(x)
-
-
-@elementwise(oracle=np.tanh, vjp=lambda g, y, x: g * (1 - y * y), accepts="float", flops=30)
-def tanh(x: Any) -> Any:
-    """Hyperbolic tangent."""
-    return formulas.tanh(x)
-
-
-@elementwise(
-    oracle=lambda x: 1 / (1 + np.exp(-x)),
-    vjp=lambda g, y, x: g * y * (1 - y),
-    accepts="float",
-    flops=30,
-)
-def sigmoid(x: Any) -> Any:
-    """Logistic function 1 / (1 + exp(-x))."""
-    return formulas.sigmoid(x)
-
-
-_erf = np.frompyfunc(math.erf, 1, 1)
 _erfc = np.frompyfunc(math.erfc, 1, 1)
-
-
-@elementwise(
-    oracle=lambda x: np.asarray(_erf(x), np.float64),
-    vjp=lambda g, y, x: g * exp(-(x * x)) * (2 / math.sqrt(math.pi)),
-    accepts="float",
-    flops=40,
-)
-def erf(x: Any) -> Any:
-    """Error function."""
-    return formulas.erf(x)
 
 
 @elementwise(
@@ -238,7 +272,14 @@ def erf(x: Any) -> Any:
     flops=80,
 )
 def gelu(x: Any) -> Any:
-    """x Phi(x), Phi the normal distribution (Hendrycks & Gimpel 2016, the exact form), 0 at -inf."""
+    """Return x Phi(x), Phi the normal distribution function; 0 at -inf.
+
+    x: float; integers become float64. The exact form of Hendrycks & Gimpel 2016; see `gelu_approx`.
+
+    >>> import treepie as tp
+    >>> tp.fn.gelu(tp.tensor([0.0, 1.0])).tolist()
+    [0.0, 0.8413447141647339]
+    """
     return formulas.gelu(x)
 
 
@@ -249,7 +290,14 @@ def gelu(x: Any) -> Any:
     flops=35,
 )
 def silu(x: Any) -> Any:
-    """x sigmoid(x), 0 at -inf."""
+    """Return x sigmoid(x), element by element; 0 at -inf.
+
+    x: float; integers become float64. Also known as swish (Elfwing et al. 2018).
+
+    >>> import treepie as tp
+    >>> tp.fn.silu(tp.tensor([0.0, 1.0])).tolist()
+    [0.0, 0.7310585975646973]
+    """
     return formulas.silu(x)
 
 
@@ -260,7 +308,14 @@ def silu(x: Any) -> Any:
     flops=50,
 )
 def softplus(x: Any) -> Any:
-    """Logarithm of 1 + exp(x), without overflow."""
+    """Return log(1 + exp(x)), element by element, without overflow.
+
+    x: float; integers become float64.
+
+    >>> import treepie as tp
+    >>> tp.fn.softplus(tp.tensor([0.0, 100.0])).tolist()
+    [0.6931471824645996, 100.0]
+    """
     return formulas.softplus(x)
 
 
@@ -271,7 +326,14 @@ def softplus(x: Any) -> Any:
     ulp=0,
 )
 def relu(x: Any) -> Any:
-    """Larger of x and 0; NaN for NaN. Its derivative at 0 is 0."""
+    """Return the larger of x and 0, element by element; NaN for NaN.
+
+    x: of any dtype; bools become int64. The derivative at 0 is 0.
+
+    >>> import treepie as tp
+    >>> tp.fn.relu(tp.tensor([-1.0, 2.0])).tolist()
+    [0.0, 2.0]
+    """
     return vector.maximum(x, 0)
 
 
@@ -287,17 +349,24 @@ def relu(x: Any) -> Any:
     ulp=0,
 )
 def _clip(x: Any, low: Any, high: Any) -> Any:
-    """Elements within [low, high], others at the bound they are beyond; bounds pass the gradient to x."""
+    """Return elements limited to [low, high]."""
     return vector.minimum(vector.maximum(x, low), high)
 
 
 def clip(x: TensorLike, low: TensorLike | None = None, high: TensorLike | None = None) -> Tensor:
-    """Limit elements to [low, high], tensors that broadcast or numbers, low <= high; None is no bound.
+    """Return elements limited to [low, high].
 
+    x: of any dtype.  low, high: numbers or tensors that broadcast with x, low <= high; None is no bound.
     NaN stays. An element at a bound passes its gradient, one beyond gives it to the bound.
+
+    Raises ValueError where both bounds are None, or shapes do not broadcast.
+
+    >>> import treepie as tp
+    >>> tp.clip(tp.tensor([-3.0, 0.5, 3.0]), -1.0, 1.0).tolist()
+    [-1.0, 0.5, 1.0]
     """
-    if low is None and high is None:
-        raise ValueError("clip: low and high are None, expected at least one bound")
     if low is None:
+        if high is None:
+            raise ValueError("clip: low and high are None, expected at least one bound")
         return minimum(x, high)
     return maximum(x, low) if high is None else _clip(x, low, high)

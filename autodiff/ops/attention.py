@@ -14,59 +14,16 @@ from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_tensor, same_float_dtype
 from ..rng import bernoulli
-from ..table import BoundArguments, Case, op, pick
+from ..table import OPS, BoundArguments, Case, op, pick
 from ..tensor import Tensor, TensorLike
-from ..transform import vjp
-from .arithmetic import exp, where
+from ..transform import or_zeros, vjp
+from .arithmetic import where
 from .compare import logical_and, not_equal
-from .linalg import product
+from .elementary import exp
+from .linalg import batch_matmul
 from .random import check_key, uniform_oracle
 from .reduction import sum
 from .shape import broadcast_to, expand_dims, reshape, swapaxes
-
-
-def _bind(
-    q: TensorLike,
-    k: TensorLike,
-    v: TensorLike,
-    mask: TensorLike,
-    key: TensorLike,
-    scale: float,
-    is_causal: bool,
-    dropout: float,
-    seq_first: bool,
-) -> BoundArguments:
-    tensors = [as_tensor(t) for t in (q, k, v)]
-    same_float_dtype("attention", q=tensors[0], k=tensors[1], v=tensors[2])
-    a, b, c = (t.shape for t in tensors)
-    fits = len(a) == len(b) == len(c) == 4 and a[0] == b[0] and b[:3] == c[:3] and a[3] == b[3]
-    (heads, queries), (kv_heads, keys) = (sizes_of(x, seq_first) if fits else (0, 0) for x in (a, b))
-    if min(heads, kv_heads) < 1 or min(a[3], c[3]) < 1 or heads % kv_heads:
-        of_queries, of_keys = (
-            ("seq_q, heads", "seq_k, kv_heads") if seq_first else ("heads, seq_q", "kv_heads, seq_k")
-        )
-        raise ValueError(
-            f"attention: q has shape {a}, k {b} and v {c}, expected (batch, {of_queries}, d), "
-            f"(batch, {of_keys}, d) and (batch, {of_keys}, d_v), kv_heads a divisor of heads"
-        )
-    kept = as_tensor(mask)
-    if kept.dtype.kind == "f":
-        raise TypeError(f"attention: mask has dtype {kept.dtype.name}, expected bool or an integer dtype")
-    whole = (a[0], heads, queries, keys)
-    if kept.size == 0:
-        kept = reshape(kept, (0, 0, 0, 0))
-    elif kept.ndim != 4 or any(n not in (1, m) for n, m in zip(kept.shape, whole, strict=True)):
-        raise ValueError(f"attention: mask has shape {kept.shape}, expected one that broadcasts to {whole}")
-    if kept.dtype.kind != "b":
-        kept = not_equal(kept, 0)
-    drawn = check_key("attention", as_tensor(key)) if dropout else as_tensor(np.zeros(2, np.int64))
-    attributes = {
-        "scale": float(scale),
-        "is_causal": bool(is_causal),
-        "dropout": float(dropout),
-        "seq_first": bool(seq_first),
-    }
-    return (*tensors, kept, drawn), attributes
 
 
 def _plan(inputs: list[Operand], outputs: list[Operand], scratch: Any, **attributes: Any) -> list[Launch]:
@@ -80,7 +37,7 @@ def _plan_backward(
 ) -> list[Launch]:
     g, g_lse, q, k, _, _, _, out, lse = inputs
     if not k.size or not q.size:
-        return [fill(made, 0) for made in outputs if made.size]
+        return [fill(gradient, 0) for gradient in outputs if gradient.size]
     return Attention(**attributes).backward(inputs[2:7], (out, lse, g, g_lse, *outputs), scratch)
 
 
@@ -90,33 +47,33 @@ def _rows(q: Spec | Tensor, seq_first: bool) -> tuple[int, ...]:
 
 
 def _heads_first(oracle: Callable[..., Any], arrays: Sequence[int], results: Sequence[int]) -> Any:
-    """Make an oracle that takes `seq_first`: of arrays and results, by their numbers, axes are swapped."""
+    """Make an oracle that takes `seq_first`: it swaps axes 1 and 2 of the numbered arrays and results."""
 
     def call(*arguments: Any, seq_first: bool = False, **attributes: Any) -> Any:
         if not seq_first:
             return oracle(*arguments, **attributes)
-        given = [np.swapaxes(x, 1, 2) if k in arrays else x for k, x in enumerate(arguments)]
-        made = oracle(*given, **attributes)
-        return tuple(np.swapaxes(x, 1, 2) if k in results else x for k, x in enumerate(made))
+        swapped = [np.swapaxes(x, 1, 2) if k in arrays else x for k, x in enumerate(arguments)]
+        outputs = oracle(*swapped, **attributes)
+        return tuple(np.swapaxes(x, 1, 2) if k in results else x for k, x in enumerate(outputs))
 
     return call
 
 
-def _kept(mask: Any, key: Any, shape: Any, is_causal: bool) -> Any:
-    """Which scores are kept, in NumPy; the factors of dropout are apart."""
-    kept = np.ones(shape, bool)
+def _visible(mask: Any, shape: Any, is_causal: bool) -> Any:
+    """Return which scores the masks keep, in NumPy; dropout is not included."""
+    keep = np.ones(shape, bool)
     if is_causal:
-        kept &= np.tril(kept[0, 0])
-    return kept & (np.asarray(mask) != 0) if np.size(mask) else kept
+        keep &= np.tril(keep[0, 0])
+    return keep & (np.asarray(mask) != 0) if np.size(mask) else keep
 
 
 def _scores_oracle(
     q: Any, k: Any, mask: Any, key: Any, scale: float, is_causal: bool, dropout: float
 ) -> tuple[Any, Any]:
-    """Return scores, -inf where they are hidden, and the factors of dropout."""
+    """Return scores, -inf where they are masked, and the factors of dropout."""
     group = q.shape[1] // k.shape[1]
     scores = q @ np.swapaxes(np.repeat(k, group, 1), -1, -2) * scale
-    scores = np.where(_kept(mask, key, scores.shape, is_causal), scores, -np.inf)
+    scores = np.where(_visible(mask, scores.shape, is_causal), scores, -np.inf)
     factors = 1.0
     if dropout:
         keep = np.float32(1 - dropout)
@@ -153,16 +110,16 @@ def _backward_oracle(
 ) -> Any:
     scores, factors = _scores_oracle(q, k, mask, key, scale, is_causal, dropout)
     group = q.shape[1] // k.shape[1]
-    wide_k, wide_v = np.repeat(k, group, 1), np.repeat(v, group, 1)
+    keys, values = np.repeat(k, group, 1), np.repeat(v, group, 1)
     p = np.exp(scores - lse[..., None])
-    dp = g @ np.swapaxes(wide_v, -1, -2) * factors
+    dp = g @ np.swapaxes(values, -1, -2) * factors
     ds = p * (dp - (g * out).sum(-1)[..., None] + g_lse[..., None]) * scale
 
-    def summed(x: Any) -> Any:
+    def sum_groups(x: Any) -> Any:
         return x.reshape(*k.shape[:2], group, *x.shape[2:]).sum(2)
 
-    dk = summed(np.swapaxes(ds, -1, -2) @ q)
-    return ds @ wide_k, dk, summed(np.swapaxes(p * factors, -1, -2) @ g)
+    dk = sum_groups(np.swapaxes(ds, -1, -2) @ q)
+    return ds @ keys, dk, sum_groups(np.swapaxes(p * factors, -1, -2) @ g)
 
 
 def _grouped(x: Tensor, kv_heads: int) -> Tensor:
@@ -186,43 +143,35 @@ def _backward_in_ops(
     dropout: float,
     seq_first: bool,
 ) -> tuple[Tensor, ...]:
-    """`attention_backward` in plain ops, with the matrix of scores: what its own gradient is taken of."""
+    """Compute `attention_backward` in plain ops, with the matrix of scores: for second derivatives."""
     if seq_first:
         g, q, k, v, out = (swapaxes(t, 1, 2) for t in (g, q, k, v, out))
     shape = (*q.shape[:3], k.shape[2])
-    kept = np.ones((1, 1, *shape[2:]), bool)
-    seen = Tensor(np.tril(kept) if is_causal else kept)
+    every = np.ones((1, 1, *shape[2:]), bool)
+    keep = Tensor(np.tril(every) if is_causal else every)
     if mask.size:
-        seen = logical_and(seen, mask)
-    seen = broadcast_to(seen, shape)
+        keep = logical_and(keep, mask)
+    keep = broadcast_to(keep, shape)
     heads = k.shape[1]
     factors: Tensor | float = 1.0
     if dropout:
-        drawn = bernoulli(key, 1 - dropout, shape).astype(q.dtype)
-        factors = _grouped(drawn * (1 / (1 - dropout)), heads)
-    g, q, out, wide_k, wide_v = (
-        _grouped(g, heads),
-        _grouped(q, heads),
-        _grouped(out, heads),
-        expand_dims(k, 2),
-        expand_dims(v, 2),
-    )
+        ones = bernoulli(key, 1 - dropout, shape).astype(q.dtype)
+        factors = _grouped(ones * (1 / (1 - dropout)), heads)
+    g, q, out = (_grouped(t, heads) for t in (g, q, out))
+    k, v = expand_dims(k, 2), expand_dims(v, 2)
     rest = _grouped(expand_dims(g_lse, -1), heads) - sum(g * out, -1, True)
-    scores = where(_grouped(seen, heads), product(q, wide_k, False, True) * scale, -math.inf)
+    scores = where(_grouped(keep, heads), batch_matmul(q, k, False, True) * scale, -math.inf)
     p = exp(scores - _grouped(expand_dims(lse, -1), heads))
-    ds = p * (product(g, wide_v, False, True) * factors + rest) * scale
-    dq = product(ds, wide_k)
-    dk, dv = sum(product(ds, q, True), 2), sum(product(p * factors, g, True), 2)
-    made = reshape(dq, (*shape[:3], k.shape[3])), dk, dv
-    return tuple(swapaxes(t, 1, 2) for t in made) if seq_first else made
+    ds = p * (batch_matmul(g, v, False, True) * factors + rest) * scale
+    dq = batch_matmul(ds, k)
+    dk, dv = sum(batch_matmul(ds, q, True), 2), sum(batch_matmul(p * factors, g, True), 2)
+    gradients = reshape(dq, (*shape[:3], k.shape[-1])), dk, dv
+    return tuple(swapaxes(t, 1, 2) for t in gradients) if seq_first else gradients
 
 
-def _given(cotangents: Any, results: Any) -> list[Tensor]:
-    """Return cotangents, zeros for those that are None."""
-    return [
-        Tensor(np.zeros(y.shape, y.dtype)) if c is None else c
-        for c, y in zip(cotangents, results, strict=True)
-    ]
+def _filled(cotangents: Any, results: Any) -> list[Tensor]:
+    """Return cotangents, zeros in place of None."""
+    return [or_zeros(c, y) for c, y in zip(cotangents, results, strict=True)]
 
 
 def _backward_vjp(h: Any, result: Any, *arguments: Tensor, **attributes: Any) -> Any:
@@ -232,26 +181,26 @@ def _backward_vjp(h: Any, result: Any, *arguments: Tensor, **attributes: Any) ->
         g, g_lse, q, k, v, out, lse = floats
         return _backward_in_ops(g, g_lse, q, k, v, mask, key, out, lse, **attributes)
 
-    made, pullback = vjp(of_floats, *arguments[:5], *arguments[7:])
-    found = pullback(tuple(_given(h, made)))
-    return (*found[:5], None, None, *found[5:])
+    results, pullback = vjp(of_floats, *arguments[:5], *arguments[7:])
+    gradients = pullback(tuple(_filled(h, results)))
+    return (*gradients[:5], None, None, *gradients[5:])
 
 
 def _vjp(g: Any, result: Any, *arguments: Tensor, **attributes: Any) -> Any:
-    g_out, g_lse = _given(g, result)
+    g_out, g_lse = _filled(g, result)
     q, k, v, mask, key = arguments
     dq, dk, dv = attention_backward(g_out, g_lse, q, k, v, mask, key, *result, **attributes)
     return dq, dk, dv
 
 
-_META = {"scale": 0.5, "is_causal": False, "dropout": 0.0, "seq_first": False}
-_NONE = {3: 2, 4: 2**32}
+_ATTRIBUTES = {"scale": 0.5, "is_causal": False, "dropout": 0.0, "seq_first": False}
+_INTEGERS = {3: 2, 4: 2**32}
 
 
 def _case(
     q: tuple[int, ...], k: tuple[int, ...], dim_v: int, mask: tuple[int, ...] = (0,), **attributes: Any
 ) -> Case:
-    return Case((q, k, (*k[:3], dim_v), mask, (2,)), {**_META, **attributes}, _NONE)
+    return Case((q, k, (*k[:3], dim_v), mask, (2,)), {**_ATTRIBUTES, **attributes}, _INTEGERS)
 
 
 _CASES = [
@@ -277,6 +226,7 @@ def _backward_case(case: Case) -> Case:
 @op(
     name="attention_backward",
     signature="(b,h,q,e),(b,h,q),(b,h,q,d),(b,g,k,d),(b,g,k,e),(...),(2),(b,h,q,e),(b,h,q)->...",
+    returns=tuple[Tensor, Tensor, Tensor],
     infer=lambda g, g_lse, q, k, v, mask, key, out, lse, **attributes: [q, k, v],
     plan=_plan_backward,
     vjp=tuple(None if k in (5, 6) else pick(k) for k in range(9)),
@@ -295,7 +245,7 @@ def _backward_case(case: Case) -> Case:
             (1, 2, 3, 4),
             (1, 2, 3),
         ),
-        _META,
+        _ATTRIBUTES,
         {5: 2, 6: 2**32},
     ),
     large=_backward_case(_case((4, 4, 512, 64), (4, 4, 512, 64), 64, is_causal=True)),
@@ -319,8 +269,10 @@ def attention_backward(
     dropout: float,
     seq_first: bool = False,
 ) -> BoundArguments:
-    """Gradients of attention with respect to q, k and v."""
-    inputs, attributes = _bind(q, k, v, mask, key, scale, is_causal, dropout, seq_first)
+    """Return gradients of attention with respect to q, k and v."""
+    inputs, attributes = OPS["attention"].bind(
+        q, k, v, mask, key, scale=scale, is_causal=is_causal, dropout=dropout, seq_first=seq_first
+    )
     others = [as_tensor(t) for t in (g, g_lse, out, lse)]
     same_float_dtype("attention", q=inputs[0], g=others[0], g_lse=others[1], out=others[2], lse=others[3])
     rows = _rows(inputs[0], seq_first)
@@ -334,6 +286,7 @@ def attention_backward(
 @op(
     name="attention",
     signature="(b,h,q,d),(b,g,k,d),(b,g,k,e),(...),(2)->(b,h,q,e),(b,h,q)",
+    returns=tuple[Tensor, Tensor],
     infer=lambda q, k, v, mask, key, *, seq_first, **attributes: [
         Spec((*q.shape[:3], v.shape[3]), q.dtype),
         Spec(_rows(q, seq_first), q.dtype),
@@ -343,7 +296,7 @@ def attention_backward(
     shared=_vjp,
     oracle=_heads_first(_oracle, (0, 1, 2), (0,)),
     cases=_CASES,
-    wrong=Case(((1, 3, 4, 5), (1, 2, 4, 5), (1, 2, 4, 5), (0,), (2,)), _META, _NONE),
+    wrong=Case(((1, 3, 4, 5), (1, 2, 4, 5), (1, 2, 4, 5), (0,), (2,)), _ATTRIBUTES, _INTEGERS),
     large=_case((4, 4, 512, 64), (4, 4, 512, 64), 64, is_causal=True),
     ulp=64,
     recycled=True,
@@ -360,11 +313,41 @@ def attention(
     dropout: float,
     seq_first: bool = False,
 ) -> BoundArguments:
-    """Softmax(scale q k') v over heads, and the logarithms of the softmax's sums.
+    """Return softmax(scale q k') v over heads, and the logarithms of the softmax's sums.
 
     mask: nonzero keeps; broadcasts to (batch, heads, seq_q, seq_k), or (0,) for none.  key: of dropout.
     seq_first: q, k, v and the result are (batch, seq, heads, d) instead of (batch, heads, seq, d); the
     logarithms are (batch, heads, seq_q) in either order.
-    Where a query sees no key, both results are 0.
+    Both results are 0 for a query whose keys are all masked.
     """
-    return _bind(q, k, v, mask, key, scale, is_causal, dropout, seq_first)
+    tensors = [as_tensor(t) for t in (q, k, v)]
+    same_float_dtype("attention", q=tensors[0], k=tensors[1], v=tensors[2])
+    a, b, c = (t.shape for t in tensors)
+    fits = len(a) == len(b) == len(c) == 4 and a[0] == b[0] and b[:3] == c[:3] and a[3] == b[3]
+    (heads, queries), (kv_heads, keys) = (sizes_of(x, seq_first) if fits else (0, 0) for x in (a, b))
+    if min(heads, kv_heads) < 1 or min(a[3], c[3]) < 1 or heads % kv_heads:
+        of_queries, of_keys = (
+            ("seq_q, heads", "seq_k, kv_heads") if seq_first else ("heads, seq_q", "kv_heads, seq_k")
+        )
+        raise ValueError(
+            f"attention: q has shape {a}, k {b} and v {c}, expected (batch, {of_queries}, d), "
+            f"(batch, {of_keys}, d) and (batch, {of_keys}, d_v), kv_heads a divisor of heads"
+        )
+    keep = as_tensor(mask)
+    if keep.dtype.kind == "f":
+        raise TypeError(f"attention: mask has dtype {keep.dtype.name}, expected bool or an integer dtype")
+    scores = (a[0], heads, queries, keys)
+    if keep.size == 0:
+        keep = reshape(keep, (0, 0, 0, 0))
+    elif keep.ndim != 4 or any(n not in (1, m) for n, m in zip(keep.shape, scores, strict=True)):
+        raise ValueError(f"attention: mask has shape {keep.shape}, expected one that broadcasts to {scores}")
+    if keep.dtype.kind != "b":
+        keep = not_equal(keep, 0)
+    dropout_key = check_key("attention", as_tensor(key)) if dropout else as_tensor(np.zeros(2, np.int64))
+    attributes = {
+        "scale": float(scale),
+        "is_causal": bool(is_causal),
+        "dropout": float(dropout),
+        "seq_first": bool(seq_first),
+    }
+    return (*tensors, keep, dropout_key), attributes

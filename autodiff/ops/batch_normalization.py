@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -14,8 +15,10 @@ from ..arguments import as_float
 from ..elementwise import elementwise
 from ..table import Attributes, BoundArguments, Case, Shape, op, pick
 from ..tensor import Tensor, TensorLike
-from .arithmetic import add, div, mul, rsqrt, square, sub
-from .normalization import Gradients, by_formula, check_operands
+from ..transform import by_formula
+from .arithmetic import add, div, mul, square, sub
+from .elementary import rsqrt
+from .normalization import check_operands
 from .reduction import mean, sum
 from .shape import reshape
 
@@ -33,67 +36,63 @@ def _plan_batch_backward(
     inputs: list[Operand], outputs: list[Operand], scratch: Any, eps: float
 ) -> list[Launch]:
     (g, x, w), (dx, dw, db) = inputs, outputs
-    made = [_channels(dx), dw, db]
-    return kernels.batch_norm_backward([_channels(g), _channels(x), w], made, scratch, eps)
+    gradients = [_channels(dx), dw, db]
+    return kernels.batch_norm_backward([_channels(g), _channels(x), w], gradients, scratch, eps)
 
 
-def others(ndim: int) -> tuple[int, ...]:
-    """Return the axes that a channel's statistics are over: all but axis 1."""
+def batch_axes(ndim: int) -> tuple[int, ...]:
+    """Return the axes that a channel's statistics are taken over: all axes except 1."""
     return (0, *range(2, ndim))
 
 
-def along(v: Any, ndim: int) -> Any:
-    """Return one number a channel, (c,), as what broadcasts over the other axes."""
+def per_channel(v: Any, ndim: int) -> Any:
+    """Return one number per channel, (c,), in a shape that broadcasts over the other axes."""
     return reshape(v, (-1, *(1,) * (ndim - 2))) if ndim > 2 else v
 
 
 def _batch_oracle(x: Any, w: Any, b: Any, eps: float) -> Any:
-    axes, shape = others(x.ndim), (-1, *(1,) * (x.ndim - 2))
+    axes, shape = batch_axes(x.ndim), (-1, *(1,) * (x.ndim - 2))
     m, v = x.mean(axes), x.var(axes)
     h = (x - m.reshape(shape)) / np.sqrt(v.reshape(shape) + eps)
     return h * w.reshape(shape) + b.reshape(shape), m, v
 
 
 def _batch_backward_oracle(g: Any, x: Any, w: Any, eps: float) -> Any:
-    axes, shape = others(x.ndim), (-1, *(1,) * (x.ndim - 2))
+    axes, shape = batch_axes(x.ndim), (-1, *(1,) * (x.ndim - 2))
     r = 1 / np.sqrt(x.var(axes, keepdims=True) + eps)
     h = (x - x.mean(axes, keepdims=True)) * r
-    part = h * (g * h).mean(axes, keepdims=True)
-    dx = w.reshape(shape) * r * (g - g.mean(axes, keepdims=True) - part)
+    along_h = h * (g * h).mean(axes, keepdims=True)
+    dx = w.reshape(shape) * r * (g - g.mean(axes, keepdims=True) - along_h)
     return dx, (g * h).sum(axes), g.sum(axes)
 
 
 def _terms(g: Any, x: Any, w: Any, eps: float) -> Any:
-    """Return the size of the terms of dx, which cancel: of two values a channel, all but eps of them."""
-    made = _batch_backward_oracle(np.abs(g), x, w, eps)
-    scale = np.abs(w).max() / np.sqrt(x.var(others(x.ndim)).min() + eps)
-    return max(scale * np.abs(g).max(), *(np.abs(m).max() for m in made))
+    """Return the size of the terms of dx, which cancel: with two values per channel, up to eps."""
+    gradients = _batch_backward_oracle(np.abs(g), x, w, eps)
+    scale = np.abs(w).max() / np.sqrt(x.var(batch_axes(x.ndim)).min() + eps)
+    return max(scale * np.abs(g).max(), *(np.abs(m).max() for m in gradients))
 
 
 def _batch_formula_backward(g: Tensor, x: Tensor, w: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    axes = others(x.ndim)
+    axes = batch_axes(x.ndim)
     d = sub(x, mean(x, axes, True))
     r = rsqrt(add(mean(square(d), axes, True), eps))
     h = mul(d, r)
     rest = sub(sub(g, mean(g, axes, True)), mul(h, mean(mul(g, h), axes, True)))
-    return mul(mul(along(w, x.ndim), r), rest), sum(mul(g, h), axes), sum(g, axes)
+    return mul(mul(per_channel(w, x.ndim), r), rest), sum(mul(g, h), axes), sum(g, axes)
 
 
-def _batch_vjp(g: Any, ans: Any, x: Tensor, w: Tensor, b: Tensor, eps: float) -> Gradients:
+def _batch_vjp(g: Any, ans: Any, x: Tensor, w: Tensor, b: Tensor, eps: float) -> tuple[Tensor | None, ...]:
     """Return the gradients from those of (y, mean, var); the last two are seldom asked for."""
     (gy, gm, gv), n = g, x.size // x.shape[1]
     dx, dw, db = (None, None, None) if gy is None else batch_norm_backward(gy, x, w, eps)
-    parts = [dx]
+    terms = [] if dx is None else [dx]
     if gm is not None:
-        parts.append(mul(along(div(gm, float(n)), x.ndim), Tensor(np.ones(x.shape, x.dtype))))
+        terms.append(mul(per_channel(div(gm, float(n)), x.ndim), Tensor(np.ones(x.shape, x.dtype))))
     if gv is not None:
-        distance = sub(x, along(ans[1], x.ndim))
-        parts.append(mul(along(mul(gv, 2.0 / n), x.ndim), distance))
-    found = [p for p in parts if p is not None]
-    total = found[0]
-    for part in found[1:]:
-        total = add(total, part)
-    return total, dw, db
+        distance = sub(x, per_channel(ans[1], x.ndim))
+        terms.append(mul(per_channel(mul(gv, 2.0 / n), x.ndim), distance))
+    return functools.reduce(add, terms), dw, db
 
 
 _BATCH: list[tuple[Shape, int]] = [
@@ -113,6 +112,7 @@ def _check(x: Tensor, like: Tensor, *weights: Tensor) -> None:
 
 @op(
     signature="(n,c,...),(n,c,...),(c)->(n,c,...),(c),(c)",
+    returns=tuple[Tensor, Tensor, Tensor],
     infer=lambda g, x, w, eps: [Spec(x.shape, x.dtype), Spec(w.shape, x.dtype), Spec(w.shape, x.dtype)],
     plan=_plan_batch_backward,
     shared=by_formula(_batch_formula_backward),
@@ -126,7 +126,7 @@ def _check(x: Tensor, like: Tensor, *weights: Tensor) -> None:
     recycled=True,
 )
 def batch_norm_backward(g: TensorLike, x: TensorLike, weight: TensorLike, eps: float) -> BoundArguments:
-    """Gradients of batch_norm: of x, of the weight, of the bias."""
+    """Return gradients of batch_norm: of x, of the weight, of the bias."""
     upstream, t, w = (as_float("batch_norm", a) for a in (g, x, weight))
     _check(t, upstream, w)
     return (upstream, t, w), {"eps": eps}
@@ -134,6 +134,7 @@ def batch_norm_backward(g: TensorLike, x: TensorLike, weight: TensorLike, eps: f
 
 @op(
     signature="(n,c,...),(c),(c)->(n,c,...),(c),(c)",
+    returns=tuple[Tensor, Tensor, Tensor],
     infer=lambda x, w, b, eps: [Spec(x.shape, x.dtype), Spec(w.shape, x.dtype), Spec(w.shape, x.dtype)],
     plan=_plan_batch,
     shared=_batch_vjp,
@@ -147,7 +148,7 @@ def batch_norm_backward(g: TensorLike, x: TensorLike, weight: TensorLike, eps: f
     recycled=True,
 )
 def batch_norm(x: TensorLike, weight: TensorLike, bias: TensorLike, eps: float) -> BoundArguments:
-    """Channels (axis 1) at mean 0 and variance 1, times weight, plus bias; means and biased variances."""
+    """Return channels (axis 1) at mean 0, variance 1, times weight, plus bias; means, biased variances."""
     t, w, b = (as_float("batch_norm", a) for a in (x, weight, bias))
     _check(t, t, w, b)
     return (t, w, b), {"eps": eps}
@@ -165,5 +166,5 @@ def batch_norm(x: TensorLike, weight: TensorLike, bias: TensorLike, eps: float) 
     flops=3,
 )
 def scale_shift(x: Any, mean: Any, scale: Any, shift: Any) -> Any:
-    """(x - mean) * scale + shift in one pass: normalisation by given statistics, moving averages."""
+    """Return (x - mean) * scale + shift in one pass: normalisation by fixed statistics, moving averages."""
     return (x - mean) * scale + shift

@@ -1,10 +1,10 @@
-"""A check of values inside the step: its error comes from the kernel, in a captured program too."""
+"""A range check of values inside of a step: the kernel reports the error, in compiled programs too."""
 
 from typing import Any
 
 import numpy as np
 
-from treepie.kernels.check import within as plan
+from treepie.kernels.check import within
 from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_float
@@ -15,7 +15,7 @@ _ANY: Attributes = {"low": -4.0, "high": 4.0, "message": "a value is {}", "finit
 
 
 def _plan(inputs: list[Operand], outputs: list[Operand], scratch: Any, **attributes: Any) -> list[Launch]:
-    return [plan(inputs[0], outputs[0], attributes["low"], attributes["high"], attributes["finite"])]
+    return [within(inputs[0], outputs[0], attributes["low"], attributes["high"], attributes["finite"])]
 
 
 def _error(x: Tensor, low: float, high: float, message: str, finite: bool) -> Exception:
@@ -38,7 +38,7 @@ def _error(x: Tensor, low: float, high: float, message: str, finite: bool) -> Ex
 def check_range(
     x: TensorLike, low: float, high: float, message: str, finite: bool = False
 ) -> tuple[tuple[Tensor, ...], Attributes]:
-    """x itself; ValueError(message.format(element)) where an element is outside [low, high]. NaN passes.
+    """Return x; ValueError(message.format(element)) for an element outside [low, high], which NaN is not.
 
     finite: refuse NaN too, and raise FloatingPointError.
     """

@@ -1,6 +1,6 @@
 """Sums of products over named axes, as batched matrix products.
 
-The order in which operands are contracted is NumPy's (`np.einsum_path`, greedy).
+Operands are contracted in NumPy's order (`np.einsum_path`, greedy).
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from ..arguments import as_tensor, same_float_dtype
 from ..table import Case, composite
 from ..tensor import Tensor, TensorLike
 from .arithmetic import mul
-from .linalg import product
+from .linalg import batch_matmul
 from .reduction import sum as total
-from .shape import expand_dims, reshape, strided_slice, transpose
+from .shape import expand_dims, reshape, transpose
+from .slicing import strided_slice
 
 #: A tensor and the label of each of its axes. Axes under an ellipsis are labelled from the last: 1, 2 ...
 Label = str | int
@@ -67,7 +68,7 @@ def _parsed(subscripts: str, operands: Sequence[Tensor]) -> tuple[list[Factor], 
 
 
 def _sizes(subscripts: str, factors: Sequence[Factor]) -> dict[Label, int]:
-    """Return how long each label's axes are, 1 giving way to other sizes."""
+    """Return the size of each label, where 1 broadcasts to other sizes."""
     sizes: dict[Label, int] = {}
     for x, names in factors:
         for name, n in zip(names, x.shape, strict=True):
@@ -84,22 +85,22 @@ def _sizes(subscripts: str, factors: Sequence[Factor]) -> dict[Label, int]:
 
 
 def _diagonal(factor: Factor, sizes: dict[Label, int]) -> Factor:
-    """Join axes of one label into their diagonal, and drop those of size 1 that stand for longer ones."""
+    """Join axes of one label into their diagonal, and drop those of size 1 that broadcast."""
     x, names = factor
     kept = [k for k, n in enumerate(names) if x.shape[k] == sizes[n]]
-    # A label all of whose axes are dropped is one that other operands have.
+    # If all axes of a label are dropped, other operands have the label too.
     x, names = reshape(x, tuple(x.shape[k] for k in kept)), tuple(names[k] for k in kept)
     for name in dict.fromkeys(names):
-        places = [k for k, n in enumerate(names) if n == name]
-        while len(places) > 1:
-            a, b = places[0], places.pop()
+        axes = [k for k, n in enumerate(names) if n == name]
+        while len(axes) > 1:
+            a, b = axes[0], axes.pop()
             rest = [k for k in range(x.ndim) if k not in (a, b)]
             n, others = x.shape[a], tuple(x.shape[k] for k in rest)
             flat = reshape(transpose(x, [*rest, a, b]), (*others, n * n))
             # Of the n * n elements of the two axes, those of the diagonal are n + 1 apart.
             x = strided_slice(flat, (0,) * flat.ndim, (*(1,) * len(rest), n + 1), (*others, n))
             names = (*(names[k] for k in rest), name)
-            places = [k for k, n in enumerate(names) if n == name]
+            axes = [k for k, n in enumerate(names) if n == name]
     return x, names
 
 
@@ -110,15 +111,15 @@ def _without(factor: Factor, labels: set[Label]) -> Factor:
     return (total(x, axes), tuple(n for n in names if n not in labels)) if axes else factor
 
 
-def _ordered(factor: Factor, wanted: Sequence[Label]) -> Tensor:
+def _ordered(factor: Factor, labels: Sequence[Label]) -> Tensor:
     """Return the tensor with its axes in the order of some labels, without a copy where they are."""
     x, names = factor
-    order = [names.index(n) for n in wanted]
+    order = [names.index(n) for n in labels]
     return x if order == sorted(order) else transpose(x, order)
 
 
 def _pair(a: Factor, b: Factor, needed: set[Label]) -> Factor:
-    """Multiply two factors, and sum over the labels that nothing else needs."""
+    """Multiply two factors, and sum over the labels that no other factor and not the result needs."""
     a = _without(a, set(a[1]) - set(b[1]) - needed)
     b = _without(b, set(b[1]) - set(a[1]) - needed)
     (x, left), (y, right) = a, b
@@ -129,13 +130,13 @@ def _pair(a: Factor, b: Factor, needed: set[Label]) -> Factor:
     columns = [n for n in right if n not in shared]
     names = (*batch, *rows, *columns)
     if not inner:  # no sum: every element is one product
-        wide = _ordered(a, [*batch, *rows])
-        tall = _ordered(b, [*batch, *columns])
-        tall = reshape(tall, (*tall.shape[: len(batch)], *(1,) * len(rows), *tall.shape[len(batch) :]))
-        wide = expand_dims(wide, tuple(range(wide.ndim, wide.ndim + len(columns)))) if columns else wide
-        return mul(wide, tall), names
+        x = _ordered(a, [*batch, *rows])
+        y = _ordered(b, [*batch, *columns])
+        y = reshape(y, (*y.shape[: len(batch)], *(1,) * len(rows), *y.shape[len(batch) :]))
+        x = expand_dims(x, tuple(range(x.ndim, x.ndim + len(columns)))) if columns else x
+        return mul(x, y), names
     size = dict(zip((*left, *right), (*x.shape, *y.shape), strict=True))
-    # An operand whose summed axes stand first is given to the product transposed, not copied.
+    # An operand whose summed axes come first is passed to the product as transposed, without a copy.
     first = left.index(inner[0]) < min((left.index(n) for n in rows), default=len(left))
     last = right.index(inner[0]) > min((right.index(n) for n in columns), default=len(right))
     x = _ordered(a, [*batch, *inner, *rows] if first else [*batch, *rows, *inner])
@@ -144,11 +145,11 @@ def _pair(a: Factor, b: Factor, needed: set[Label]) -> Factor:
     m, k, n = (math.prod(size[label] for label in group) for group in (rows, inner, columns))
     x = reshape(x, (*lead, k, m) if first else (*lead, m, k))
     y = reshape(y, (*lead, n, k) if last else (*lead, k, n))
-    return reshape(product(x, y, first, last), tuple(size[label] for label in names)), names
+    return reshape(batch_matmul(x, y, first, last), tuple(size[label] for label in names)), names
 
 
 def _path(factors: Sequence[Factor], result: Sequence[Label]) -> list[tuple[int, ...]]:
-    """Return which factors to multiply in each step; the product goes to the end of the list."""
+    """Return the factors to multiply in each step; the product is appended to the list."""
     if len(factors) < 3:
         return [tuple(range(len(factors)))]
     arguments: list[Any] = []
@@ -188,7 +189,7 @@ def _path(factors: Sequence[Factor], result: Sequence[Label]) -> list[tuple[int,
     ulp=16,
 )
 def _einsum(*operands: TensorLike, subscripts: str) -> Tensor:
-    """Sum of products of operands over named axes, by Einstein's convention."""
+    """Return the sum of products of operands over labelled axes."""
     if not isinstance(subscripts, str):
         raise TypeError(
             f"einsum: subscripts are a {type(subscripts).__name__}, expected a string as 'ij,jk->ik'"
@@ -211,16 +212,18 @@ def _einsum(*operands: TensorLike, subscripts: str) -> Tensor:
 
 
 def einsum(subscripts: str, *operands: TensorLike) -> Tensor:
-    """Return the sum of products of operands over named axes, by NumPy's rules.
+    """Return the sum of products of operands over labelled axes, by NumPy's rules.
 
     subscripts: "ij,jk->ik": labels of each operand's axes and of the result's. A label that the result
         does not have is summed over, one that repeats in an operand takes the diagonal, an ellipsis
         stands for axes that broadcast. Without an arrow, the result has the labels that occur once, in
         alphabetical order.
-    operands: floats of one dtype. Raises ValueError for sizes that do not fit.
+    operands: floats of one dtype.
 
-    >>> from treepie.autodiff import tensor
-    >>> einsum("i,i->", tensor([1.0, 2.0]), tensor([3.0, 4.0])).item()
+    Raises ValueError for subscripts or sizes that do not fit, TypeError for other dtypes.
+
+    >>> import treepie as tp
+    >>> tp.einsum("i,i->", tp.tensor([1.0, 2.0]), tp.tensor([3.0, 4.0])).item()
     11.0
     """
     return _einsum(*operands, subscripts=subscripts)

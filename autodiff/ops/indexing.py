@@ -1,4 +1,4 @@
-"""Gathering slices by integers, and its adjoint."""
+"""Gathers slices of an axis by integer indices, and its adjoint."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_tensor, integer, one_axis
 from ..table import BoundArguments, Case, Shape, op
-from ..tensor import Tensor, TensorLike, check_dtype, float32
+from ..tensor import DType, Tensor, TensorLike, check_dtype, float32
 from .compare import equal
 from .shape import astype, expand_dims, reshape
 
 
-def around(shape: Shape, axis: int) -> tuple[int, int, int]:
-    """Return a shape as (outer, n, inner): the axes before one, the axis, those after it."""
+def outer_n_inner(shape: Shape, axis: int) -> tuple[int, int, int]:
+    """Return a shape as (outer, n, inner): sizes of the axes before `axis`, of `axis`, of those after it."""
     outer, inner = int(np.prod(shape[:axis])), int(np.prod(shape[axis + 1 :]))
     return outer, shape[axis], inner
 
 
 def integers(name: str, indices: TensorLike) -> Tensor:
-    """Return indices as a tensor, or raise TypeError; no indices are integers too."""
+    """Return integer indices as a tensor, or raise TypeError; an empty tensor of any dtype is accepted."""
     t = as_tensor(indices)
     if t.size == 0:
         t = astype(t, "int32")
@@ -38,14 +38,14 @@ def index_range(operand: int, size: int) -> tuple[int, int, int]:
 
 
 def out_of_range(name: str, indices: Tensor, size: int) -> IndexError:
-    """Return the error for indices of which one is outside of an axis of a size."""
+    """Return the error for an index outside of an axis of a size."""
     wrong = indices.array[(indices.array < -size) | (indices.array >= size)]
     return IndexError(f"{name}: an index is {wrong.flat[0]}, expected {-size} to {size - 1}")
 
 
 def _plan_take(inputs: list[Operand], outputs: list[Operand], scratch: Any, axis: int) -> list[Launch]:
     (x, indices), (out,) = inputs, outputs
-    outer, n, inner = around(x.shape, axis)
+    outer, n, inner = outer_n_inner(x.shape, axis)
     m = indices.size
     target = out.reshaped(outer, m, inner)
     return [kernels.take(x.reshaped(outer, n, inner), indices.reshaped(m), target)]
@@ -72,16 +72,22 @@ def _plan_take(inputs: list[Operand], outputs: list[Operand], scratch: Any, axis
     ulp=0,
 )
 def _take(x: TensorLike, indices: TensorLike, axis: int) -> BoundArguments:
-    """Slices of an axis by integer indices, negative ones from the end; outside is an IndexError."""
+    """Return slices of an axis at integer indices."""
     t = as_tensor(x)
     return (t, integers("take", indices)), {"axis": one_axis("take", axis, t.ndim)}
 
 
 def take(x: TensorLike, indices: TensorLike, axis: int | None = None) -> Tensor:
-    """Return slices of an axis, by default of the flattened tensor, at integer indices, as NumPy's.
+    """Return slices of an axis at integer indices, by default of the flattened tensor.
 
-    indices: of any shape, which the axis is replaced by; negative ones count from the end. Raises
-        IndexError for one outside.
+    x: of any dtype.  indices: integers of any shape, which replaces the axis; negative ones count from the
+    end.  axis: an axis, or None. The rules are those of `numpy.take`.
+
+    Raises IndexError for an index outside of the axis, TypeError for indices that are not integers.
+
+    >>> import treepie as tp
+    >>> tp.take(tp.tensor([[1, 2], [3, 4]]), tp.tensor([1, 0]), axis=0).tolist()
+    [[3, 4], [1, 2]]
     """
     return _take(reshape(x, (-1,)), indices, 0) if axis is None else _take(x, indices, axis)
 
@@ -90,13 +96,13 @@ def _plan_scatter(
     inputs: list[Operand], outputs: list[Operand], scratch: Any, axis: int, size: int
 ) -> list[Launch]:
     (g, indices), (out,) = inputs, outputs
-    outer, n, inner = around(out.shape, axis)
+    outer, n, inner = outer_n_inner(out.shape, axis)
     m = indices.size
     target = out.reshaped(outer, n, inner)
     return scatter.scatter_add(indices.reshaped(m), g.reshaped(outer, m, inner), target)
 
 
-def _scattered(g: Spec, i: Spec, axis: int, size: int) -> list[Spec]:
+def _infer_scatter_add(g: Spec, i: Spec, axis: int, size: int) -> list[Spec]:
     rank = len(i.shape)
     return [Spec((*g.shape[:axis], size, *g.shape[axis + rank :]), g.dtype)]
 
@@ -111,7 +117,7 @@ def _scatter_oracle(g: Any, i: Any, axis: int, size: int) -> Any:
 
 @op(
     signature="(...),(...)->(...)",
-    infer=_scattered,
+    infer=_infer_scatter_add,
     plan=_plan_scatter,
     vjp=(lambda h, y, g, i, axis, size: take(h, i, axis), None),
     oracle=_scatter_oracle,
@@ -127,7 +133,7 @@ def _scatter_oracle(g: Any, i: Any, axis: int, size: int) -> Any:
     large=Case(((20000, 64), (20000,)), {"axis": 0, "size": 10000}, {1: 10000}),
 )
 def scatter_add(g: TensorLike, indices: TensorLike, axis: int, size: int) -> BoundArguments:
-    """Zeros with an axis of `size`, to which slices of g are added at indices: the adjoint of take."""
+    """Return zeros with an axis of `size`, slices of g added at indices: the adjoint of take."""
     t, i = as_tensor(g), integers("scatter_add", indices)
     k = integer("scatter_add", "axis", axis)
     if not 0 <= k <= t.ndim - i.ndim or t.shape[k : k + i.ndim] != i.shape:
@@ -138,8 +144,18 @@ def scatter_add(g: TensorLike, indices: TensorLike, axis: int, size: int) -> Bou
     return (t, i), {"axis": k, "size": integer("scatter_add", "size", size)}
 
 
-def one_hot(indices: TensorLike, size: int, dtype: Any = float32) -> Tensor:
-    """Return 1 at each index and 0 elsewhere, on a new last axis; an index outside gives zeros."""
+def one_hot(indices: TensorLike, size: int, dtype: DType = float32) -> Tensor:
+    """Return 1 at each index and 0 elsewhere, on a new last axis.
+
+    indices: (...) integers; one outside of [0, size) gives zeros.  size: of the new axis.
+    dtype: of the result, (..., size).
+
+    Raises TypeError for indices that are not integers.
+
+    >>> import treepie as tp
+    >>> tp.one_hot(tp.tensor([0, 2]), 3).tolist()
+    [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
+    """
     t = integers("one_hot", indices)
-    places = Tensor(np.arange(size, dtype=t.dtype))
-    return astype(equal(expand_dims(t, -1), places), check_dtype("one_hot", dtype))
+    classes = Tensor(np.arange(size, dtype=t.dtype))
+    return astype(equal(expand_dims(t, -1), classes), check_dtype("one_hot", dtype))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -62,14 +62,14 @@ def _rows(x: Tensor) -> Tensor:
 
 
 def _vjp_a(g: Tensor, y: Tensor, a: Tensor, b: Tensor, transpose_a: bool, transpose_b: bool) -> Tensor:
-    out = product(b, g, transpose_b, True) if transpose_a else product(g, b, False, not transpose_b)
+    out = batch_matmul(b, g, transpose_b, True) if transpose_a else batch_matmul(g, b, False, not transpose_b)
     return sum_to(out, a.shape)
 
 
 def _vjp_b(g: Tensor, y: Tensor, a: Tensor, b: Tensor, transpose_a: bool, transpose_b: bool) -> Tensor:
     if b.ndim == 2 and not transpose_a:  # sum over the batch inside the product, not after it
         a, g = _rows(a), _rows(g)
-    out = product(g, a, True, transpose_a) if transpose_b else product(a, g, not transpose_a, False)
+    out = batch_matmul(g, a, True, transpose_a) if transpose_b else batch_matmul(a, g, not transpose_a, False)
     return sum_to(out, b.shape)
 
 
@@ -106,10 +106,10 @@ def _oracle(a: Any, b: Any, transpose_a: bool = False, transpose_b: bool = False
     large=Case(((512, 512), (512, 512))),
     ulp=16,
 )
-def product(
+def batch_matmul(
     a: TensorLike, b: TensorLike, transpose_a: bool = False, transpose_b: bool = False
 ) -> BoundArguments:
-    """Matrix product of the last two axes, each operand transposed on request; leading axes broadcast."""
+    """Return the matrix product of the last two axes, transposed on request; leading axes broadcast."""
     left, right = as_tensor(a), as_tensor(b)
     same_float_dtype("matmul", a=left, b=right)
     shape, other = left._data.shape, right._data.shape
@@ -136,7 +136,7 @@ def product(
     return (operands[0], operands[1]), attributes
 
 
-#: Activations that a linear layer applies to what it has just computed: formulas, and the derivative
+#: Activations that a linear layer applies in its epilogue: formulas, and the derivative
 #: times g in ops, from (g, result, sum). Those of the second group need the sum, which is kept for them.
 _OF_RESULT: dict[str | None, tuple[Any, Any]] = {
     None: (lambda z: z, lambda g, y, z: g),
@@ -212,13 +212,14 @@ _LINEAR = [(3, 5), (5, 4), (4,)]
 
 @op(
     signature="(...,k),(k,n),(n)->(...,n)",
+    returns=cast("type[Tensor | tuple[Tensor, Tensor]]", Tensor | tuple[Tensor, Tensor]),
     infer=_infer_linear,
     plan=_plan_linear,
     epilogue=True,
     shared=_before_activation,
     vjp=(
-        lambda g, y, x, w, b, activation: reshape(product(_rows(g), w, False, True), x.shape),
-        lambda g, y, x, w, b, activation: product(_rows(x), _rows(g), True, False),
+        lambda g, y, x, w, b, activation: reshape(batch_matmul(_rows(g), w, False, True), x.shape),
+        lambda g, y, x, w, b, activation: batch_matmul(_rows(x), _rows(g), True, False),
         lambda g, y, x, w, b, activation: sum_to(g, b.shape),
     ),
     oracle=_reference,
@@ -238,7 +239,7 @@ _LINEAR = [(3, 5), (5, 4), (4,)]
 def linear(
     x: TensorLike, weight: TensorLike, bias: TensorLike, activation: str | None = None
 ) -> BoundArguments:
-    """activation(x @ weight + bias), in one pass over memory; gelu and silu give x @ weight + bias too."""
+    """Return activation(x @ weight + bias) in one pass; for gelu and silu x @ weight + bias too."""
     t, w, b = as_tensor(x), as_tensor(weight), as_tensor(bias)
     if w.ndim != 2 or t.ndim == 0 or t.shape[-1] != w.shape[0]:
         expected = f"(..., {w.shape[0]})" if w.ndim == 2 else "(..., in) and (in, out)"
@@ -252,20 +253,26 @@ def linear(
 
 
 def matmul(a: TensorLike, b: TensorLike) -> Tensor:
-    """Return the matrix product a @ b, by NumPy's rules.
+    """Return the matrix product a @ b.
 
-    a: (..., m, k) or (k,).  b: (..., k, n) or (k,).  Leading axes broadcast. Both must have one float
-    dtype. Raises ValueError for sizes that do not fit, TypeError for other dtypes.
+    a: (..., m, k) or (k,).  b: (..., k, n) or (k,). Both of one float dtype; leading axes broadcast. The
+    rules are those of `numpy.matmul`.
+
+    Raises ValueError for sizes that do not fit, TypeError for other dtypes.
+
+    >>> import treepie as tp
+    >>> tp.matmul(tp.tensor([[1.0, 2.0]]), tp.tensor([[3.0], [4.0]])).tolist()
+    [[11.0]]
     """
     left, right = as_tensor(a), as_tensor(b)
     if len(left._data.shape) > 1 and len(right._data.shape) > 1:
-        return product(left, right)
+        return batch_matmul(left, right)
     if left.ndim == 0 or right.ndim == 0:
         raise ValueError(
             f"matmul: a has shape {left.shape} and b {right.shape}, expected at least one axis each"
         )
     row, column = left.ndim == 1, right.ndim == 1
-    out = product(reshape(left, (1, -1)) if row else left, reshape(right, (-1, 1)) if column else right)
+    out = batch_matmul(reshape(left, (1, -1)) if row else left, reshape(right, (-1, 1)) if column else right)
     if row and column:
         return reshape(out, ())
     return reshape(out, (*out.shape[:-2], out.shape[-1]) if row else out.shape[:-1])

@@ -1,20 +1,31 @@
-"""The operators and methods of tensors: ops, bound to the class, which imports none of them.
+"""The operators and methods of tensors: ops, bound to the class after it is defined.
 
-`Tensor` declares their types; the docstrings are those of the ops.
+`Tensor` declares their types and imports no op; the docstrings are those of the ops.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..tensor import Index, Tensor
-from . import advanced, arithmetic, compare, linalg, minmax, rearrange, reduction, scan, shape, sort
+from ..tensor import Index, Tensor, TensorLike
+from . import advanced, arithmetic, compare, linalg, minmax, rearrange, reduction, scan, shape as shapes
 from .indexing import take
+from .slicing import stack
+from .sort import argsort, sort
 
 
-def _reflected(op: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    return lambda self, other: op(other, self)
+def _reflected(op: Callable[[TensorLike, TensorLike], Tensor]) -> Callable[[Tensor, TensorLike], Tensor]:
+    def method(self: Tensor, other: TensorLike) -> Tensor:
+        return op(other, self)
+
+    method.__doc__ = op.__doc__
+    return method
+
+
+def _deepcopy(self: Tensor, memo: Any) -> Tensor:
+    """Return a copy in separate memory."""
+    return shapes.copied(self)
 
 
 def _getitem(self: Tensor, index: Index) -> Tensor:
@@ -22,14 +33,28 @@ def _getitem(self: Tensor, index: Index) -> Tensor:
     return advanced.getitem(self, index)
 
 
-def _reshape(self: Tensor, *shape_: Any) -> Tensor:
-    """Return the elements under another shape; one size may be -1."""
-    return shape.reshape(self, shape_[0] if len(shape_) == 1 else shape_)
+def _reshape(self: Tensor, *shape: int | Sequence[int]) -> Tensor:
+    """Return the same elements in the same order under another shape; one size may be -1.
+
+    shape: sizes, or one tuple of them. Raises ValueError for a shape of another number of elements.
+
+    >>> import treepie as tp
+    >>> tp.arange(4).reshape(2, -1).tolist()
+    [[0, 1], [2, 3]]
+    """
+    return shapes.reshape(self, shape[0] if len(shape) == 1 else shape)  # type: ignore[arg-type]
 
 
-def _transpose(self: Tensor, *axes: Any) -> Tensor:
-    """Return the tensor with its axes permuted, by default reversed."""
-    return shape.transpose(self, (axes[0] if len(axes) == 1 else axes) or None)
+def _transpose(self: Tensor, *axes: int | Sequence[int] | None) -> Tensor:
+    """Return the tensor with its axes permuted, by default reversed.
+
+    axes: each axis once, or one tuple of them. Raises ValueError for axes that are not such an order.
+
+    >>> import treepie as tp
+    >>> tp.zeros((2, 3, 4)).transpose(1, 2, 0).shape
+    (3, 4, 2)
+    """
+    return shapes.transpose(self, (axes[0] if len(axes) == 1 else axes) or None)  # type: ignore[arg-type]
 
 
 _BINARY = {
@@ -56,21 +81,21 @@ METHODS: dict[str, Any] = {
     "__eq__": compare.equal,
     "__ne__": compare.not_equal,
     "__getitem__": _getitem,
-    "__deepcopy__": lambda self, memo: shape.copied(self),
-    "_stack": staticmethod(shape.stack),
+    "__deepcopy__": _deepcopy,
+    "_stack": staticmethod(stack),
     "at": property(advanced.At, doc=advanced.At.__doc__),
-    "T": property(shape.transpose, doc="The tensor with its axes reversed."),
-    "astype": shape.astype,
+    "T": property(shapes.transpose, doc="The tensor with its axes reversed."),
+    "astype": shapes.astype,
     "reshape": _reshape,
     "transpose": _transpose,
-    "ravel": shape.ravel,
-    "flatten": shape.ravel,
-    "squeeze": shape.squeeze,
-    "swapaxes": shape.swapaxes,
+    "ravel": shapes.ravel,
+    "flatten": shapes.ravel,
+    "squeeze": shapes.squeeze,
+    "swapaxes": shapes.swapaxes,
     "repeat": rearrange.repeat,
     "take": take,
-    "sort": sort.sort,
-    "argsort": sort.argsort,
+    "sort": sort,
+    "argsort": argsort,
     "clip": arithmetic.clip,
     "round": arithmetic.round,
     "sum": reduction.sum,

@@ -1,4 +1,4 @@
-"""Extremes over axes, their positions, and whether any or all elements are true."""
+"""Minima and maxima over axes, their positions, and whether any or all elements are true."""
 
 from __future__ import annotations
 
@@ -12,33 +12,39 @@ from treepie.kernels.elementwise import fill
 from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_tensor, one_axis
-from ..table import BoundArguments, op
+from ..table import BoundArguments, Decorator
 from ..tensor import Axis, Tensor, TensorLike, bool_, float64, int64
 from .arithmetic import div, where
 from .compare import equal
 from .reduction import (
     AXES,
     EMPTY,
-    LARGE,
-    WRONG,
+    as_outer_n_inner,
     bind_axes,
     count,
+    expand_to,
     planner,
     reduced,
-    same_dtype,
-    seen_as,
-    spread,
+    reduction,
     sum,
 )
 
 
-def _extreme_vjp(g: Tensor, y: Tensor, x: Tensor, axis: tuple[int, ...], keepdims: bool) -> Tensor:
-    hit = equal(x, spread(y, x, axis))
+def _tie_vjp(g: Tensor, y: Tensor, x: Tensor, axis: tuple[int, ...], keepdims: bool) -> Tensor:
+    """Share the gradient equally among the elements that tie."""
+    hit = equal(x, expand_to(y, x, axis))
     ties = sum(hit.astype(x.dtype), axis, keepdims)
-    return where(hit, spread(div(g, ties), x, axis), 0.0)
+    return where(hit, expand_to(div(g, ties), x, axis), 0.0)
 
 
-def _bind_extreme(name: str, x: TensorLike, axis: Axis, keepdims: bool) -> BoundArguments:
+def _minmax(kernel: kernels.Reduction, oracle: Callable[..., Any]) -> Decorator:
+    """Make the row of a minimum or a maximum."""
+    options: dict[str, Any] = {"wrong": EMPTY, "distinct": True, "ulp": 0}
+    return reduction(plan=planner(kernel, 0), vjp=_tie_vjp, oracle=oracle, **options)
+
+
+def _bind_nonempty(name: str, x: TensorLike, axis: Axis, keepdims: bool) -> BoundArguments:
+    """Refuse to reduce no elements: they have no minimum."""
     bound = bind_axes(name, x, axis, keepdims)
     (t,), attributes = bound
     if t.size == 0 and count(t, attributes["axis"]) == 0:
@@ -46,146 +52,140 @@ def _bind_extreme(name: str, x: TensorLike, axis: Axis, keepdims: bool) -> Bound
     return bound
 
 
-@op(
-    signature="(...)->(...)",
-    infer=same_dtype,
-    plan=planner(kernels.largest, 0),
-    vjp=_extreme_vjp,
-    oracle=np.max,
-    distinct=True,
-    cases=AXES,
-    wrong=EMPTY,
-    large=LARGE,
-    ulp=0,
-)
+@_minmax(kernels.largest, np.max)
 def max(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> BoundArguments:
-    """Largest over axes; NaN if any is. Elements that tie share the gradient equally."""
-    return _bind_extreme("max", x, axis, keepdims)
+    """Return the largest element over axes; NaN if any is.
+
+    x: of any dtype.  axis: an axis, several, or None for all.  keepdims: keep reduced axes, of size 1.
+    Elements that tie share the gradient equally.
+
+    Raises ValueError where no element is reduced, or an axis is outside of x.
+
+    >>> import treepie as tp
+    >>> tp.max(tp.tensor([[1.0, 5.0], [3.0, 2.0]]), axis=1).tolist()
+    [5.0, 3.0]
+    """
+    return _bind_nonempty("max", x, axis, keepdims)
 
 
-@op(
-    signature="(...)->(...)",
-    infer=same_dtype,
-    plan=planner(kernels.smallest, 0),
-    vjp=_extreme_vjp,
-    oracle=np.min,
-    distinct=True,
-    cases=AXES,
-    wrong=EMPTY,
-    large=LARGE,
-    ulp=0,
-)
+@_minmax(kernels.smallest, np.min)
 def min(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> BoundArguments:
-    """Smallest over axes; NaN if any is. Elements that tie share the gradient equally."""
-    return _bind_extreme("min", x, axis, keepdims)
+    """Return the smallest element over axes; NaN if any is.
+
+    x: of any dtype.  axis: an axis, several, or None for all.  keepdims: keep reduced axes, of size 1.
+    Elements that tie share the gradient equally.
+
+    Raises ValueError where no element is reduced, or an axis is outside of x.
+
+    >>> import treepie as tp
+    >>> tp.min(tp.tensor([[1.0, 5.0], [3.0, 2.0]]), axis=1).tolist()
+    [1.0, 2.0]
+    """
+    return _bind_nonempty("min", x, axis, keepdims)
 
 
-def _arg_planner(maximal: bool) -> Callable[..., list[Launch]]:
+def _position(maximal: bool, oracle: Callable[..., Any]) -> Decorator:
+    """Make the row of the position of a minimum or a maximum."""
+
+    def infer(x: Spec, axis: tuple[int, ...], keepdims: bool) -> list[Spec]:
+        return [Spec(reduced(x.shape, axis, keepdims), int64)]
+
     def plan(
-        inputs: list[Operand],
-        outputs: list[Operand],
-        scratch: Any,
-        axis: tuple[int, ...],
-        keepdims: bool,
+        inputs: list[Operand], outputs: list[Operand], scratch: Any, axis: tuple[int, ...], keepdims: bool
     ) -> list[Launch]:
-        seen, before = seen_as(inputs[0], axis, scratch)
-        partial = scratch((kernels.partials(seen.shape),), float64)
-        return [*before, *kernels.arg_reduce(maximal, seen, outputs[0], partial.buffer)]
+        x, before = as_outer_n_inner(inputs[0], axis, scratch)
+        partial = scratch((kernels.partials(x.shape),), float64)
+        return [*before, *kernels.arg_reduce(maximal, x, outputs[0], partial.buffer)]
 
-    return plan
-
-
-def _positions(x: Spec, axis: tuple[int, ...], keepdims: bool) -> list[Spec]:
-    return [Spec(reduced(x.shape, axis, keepdims), int64)]
+    cases = tuple(c for c in AXES if not isinstance(c.attributes.get("axis"), tuple))
+    options: dict[str, Any] = {"wrong": EMPTY, "nondifferentiable": True}
+    return reduction(infer=infer, plan=plan, oracle=oracle, cases=cases, **options)
 
 
 def _bind_position(name: str, x: TensorLike, axis: int | None, keepdims: bool) -> BoundArguments:
     if axis is not None:
         axis = one_axis(name, axis, as_tensor(x).ndim)
-    return _bind_extreme(name, x, axis, keepdims)
+    return _bind_nonempty(name, x, axis, keepdims)
 
 
-_ONE_AXIS = tuple(c for c in AXES if not isinstance(c.attributes.get("axis"), tuple))
-
-
-@op(
-    signature="(...)->(...)",
-    infer=_positions,
-    plan=_arg_planner(True),
-    nondifferentiable=True,
-    oracle=np.argmax,
-    cases=_ONE_AXIS,
-    wrong=EMPTY,
-    large=LARGE,
-)
+@_position(True, np.argmax)
 def argmax(x: TensorLike, axis: int | None = None, keepdims: bool = False) -> BoundArguments:
-    """Position of the largest, int64: of the first NaN if there is one, of the first among equals."""
+    """Return the position of the largest element, int64.
+
+    x: of any dtype.  axis: an axis, or None for the flattened tensor.  keepdims: keep the axis, of size 1.
+    The first NaN is the largest if there is one, and the first of equal elements counts.
+
+    Raises ValueError where there is no element, or the axis is outside of x.
+
+    >>> import treepie as tp
+    >>> tp.argmax(tp.tensor([[1.0, 5.0], [3.0, 2.0]]), axis=1).tolist()
+    [1, 0]
+    """
     return _bind_position("argmax", x, axis, keepdims)
 
 
-@op(
-    signature="(...)->(...)",
-    infer=_positions,
-    plan=_arg_planner(False),
-    nondifferentiable=True,
-    oracle=np.argmin,
-    cases=_ONE_AXIS,
-    wrong=EMPTY,
-    large=LARGE,
-)
+@_position(False, np.argmin)
 def argmin(x: TensorLike, axis: int | None = None, keepdims: bool = False) -> BoundArguments:
-    """Position of the smallest, int64: of the first NaN if there is one, of the first among equals."""
+    """Return the position of the smallest element, int64.
+
+    x: of any dtype.  axis: an axis, or None for the flattened tensor.  keepdims: keep the axis, of size 1.
+    The first NaN is the smallest if there is one, and the first of equal elements counts.
+
+    Raises ValueError where there is no element, or the axis is outside of x.
+
+    >>> import treepie as tp
+    >>> tp.argmin(tp.tensor([[1.0, 5.0], [3.0, 2.0]]), axis=1).tolist()
+    [0, 1]
+    """
     return _bind_position("argmin", x, axis, keepdims)
 
 
-def _truth_planner(kernel: kernels.Truth) -> Callable[..., list[Launch]]:
+def _truth(kernel: kernels.Truth, oracle: Callable[..., Any]) -> Decorator:
+    """Make the row of whether any or all elements are true."""
+
+    def infer(x: Spec, axis: tuple[int, ...], keepdims: bool) -> list[Spec]:
+        return [Spec(reduced(x.shape, axis, keepdims), bool_)]
+
     def plan(
-        inputs: list[Operand],
-        outputs: list[Operand],
-        scratch: Any,
-        axis: tuple[int, ...],
-        keepdims: bool,
+        inputs: list[Operand], outputs: list[Operand], scratch: Any, axis: tuple[int, ...], keepdims: bool
     ) -> list[Launch]:
         start = fill(outputs[0], not kernel.value)
         if not inputs[0].size:
             return [start]
-        seen, before = seen_as(inputs[0], axis, scratch)
-        return [*before, start, kernel.plan(seen, outputs[0])]
+        x, before = as_outer_n_inner(inputs[0], axis, scratch)
+        return [*before, start, kernel.plan(x, outputs[0])]
 
-    return plan
-
-
-def _truths(x: Spec, axis: tuple[int, ...], keepdims: bool) -> list[Spec]:
-    return [Spec(reduced(x.shape, axis, keepdims), bool_)]
+    options: dict[str, Any] = {"nondifferentiable": True, "dtypes": ("float32", "float64", "bool")}
+    return reduction(infer=infer, plan=plan, oracle=oracle, cases=[*AXES, EMPTY], **options)
 
 
-@op(
-    signature="(...)->(...)",
-    infer=_truths,
-    plan=_truth_planner(kernels.any_true),
-    nondifferentiable=True,
-    oracle=np.any,
-    cases=[*AXES, EMPTY],
-    wrong=WRONG,
-    large=LARGE,
-    dtypes=("float32", "float64", "bool"),
-)
+@_truth(kernels.any_true, np.any)
 def any(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> BoundArguments:
-    """Whether any element over axes is true: not zero, NaN included; of nothing, False."""
+    """Return whether any element over axes is true; False for no elements.
+
+    x: of any dtype; what is not zero is true, NaN included.  axis: an axis, several, or None for all.
+    keepdims: keep reduced axes, of size 1.
+
+    Raises ValueError for an axis outside of x.
+
+    >>> import treepie as tp
+    >>> tp.any(tp.tensor([[True, False], [False, False]]), axis=1).tolist()
+    [True, False]
+    """
     return bind_axes("any", x, axis, keepdims)
 
 
-@op(
-    signature="(...)->(...)",
-    infer=_truths,
-    plan=_truth_planner(kernels.all_true),
-    nondifferentiable=True,
-    oracle=np.all,
-    cases=[*AXES, EMPTY],
-    wrong=WRONG,
-    large=LARGE,
-    dtypes=("float32", "float64", "bool"),
-)
+@_truth(kernels.all_true, np.all)
 def all(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> BoundArguments:
-    """Whether all elements over axes are true: not zero, NaN included; of nothing, True."""
+    """Return whether all elements over axes are true; True for no elements.
+
+    x: of any dtype; what is not zero is true, NaN included.  axis: an axis, several, or None for all.
+    keepdims: keep reduced axes, of size 1.
+
+    Raises ValueError for an axis outside of x.
+
+    >>> import treepie as tp
+    >>> tp.all(tp.tensor([[True, False], [True, True]]), axis=1).tolist()
+    [False, True]
+    """
     return bind_axes("all", x, axis, keepdims)

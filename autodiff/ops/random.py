@@ -14,14 +14,14 @@ from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_float, as_tensor
 from ..table import BoundArguments, Case, Shape, op
-from ..tensor import Tensor, TensorLike, int32, int64
+from ..tensor import DType, Tensor, TensorLike, int32, int64
 
 
 def check_key(name: str, key: Any) -> Tensor:
-    """Return a key, or raise TypeError for what is not one."""
+    """Return a key, or raise TypeError for anything else."""
     if not isinstance(key, Tensor) or key.dtype != int64 or key.shape != (2,):
-        given = f"{key.shape} {key.dtype.name} tensor" if isinstance(key, Tensor) else repr(key)
-        raise TypeError(f"{name}: key is {given}, expected one from rng.key, rng.split or rng.fold_in")
+        text = f"{key.shape} {key.dtype.name} tensor" if isinstance(key, Tensor) else repr(key)
+        raise TypeError(f"{name}: key is {text}, expected one from rng.key, rng.split or rng.fold_in")
     return key
 
 
@@ -57,7 +57,7 @@ def _bits_oracle(key: Any, shape: Shape, stream: int = kernels.BITS) -> Any:
 
 
 def uniform_oracle(key: Any, shape: Shape, dtype: Any) -> Any:
-    """Return what random_uniform draws, in NumPy."""
+    """Return the numbers of random_uniform, in NumPy."""
     if dtype == np.float32:
         return ((_block(key, int(np.prod(shape)), kernels.BITS)[0] >> np.uint64(8)) / 2.0**24).reshape(shape)
     return (_bits_oracle(key, shape).view(np.uint64) >> np.uint64(11)) / 2.0**53
@@ -85,23 +85,36 @@ _SHAPES = [(3, 5), (), (0, 2), (1000,)]
 _KEY = {0: 2**32}
 
 
-def _with_dtype(key: Tensor, shape: Shape, dtype: Any) -> BoundArguments:
-    return (check_key("rng", key),), {"shape": shape, "dtype": np.dtype(dtype)}
+def _floats(
+    name: str,
+    doc: str,
+    formulas: dict[str, Callable[..., Any]],
+    oracle: Callable[..., Any],
+    ulp: float,
+) -> Callable[[Tensor, Shape, DType], Tensor]:
+    """Make a row that draws floats of a dtype."""
 
+    def bind(key: Tensor, shape: Shape, dtype: DType) -> BoundArguments:
+        return (check_key("rng", key),), {"shape": shape, "dtype": np.dtype(dtype)}
 
-_DRAWN: dict[str, Any] = {
-    "signature": "(2)->(...)",
-    "infer": lambda key, shape, dtype: [Spec(shape, dtype)],
-    "nondifferentiable": True,
-    "cases": [
-        Case(((2,),), {"shape": s, "dtype": np.dtype(d)}, _KEY)
-        for s in _SHAPES
-        for d in ("float32", "float64")
-    ],
-    "wrong": Case(((3,),), {"shape": (3,), "dtype": np.dtype("float32")}, _KEY),
-    "large": Case(((2,),), {"shape": (1000, 1000), "dtype": np.dtype("float32")}, _KEY),
-    "dtypes": ("int64",),
-}
+    bind.__doc__ = doc
+    return op(
+        name=name,
+        signature="(2)->(...)",
+        infer=lambda key, shape, dtype: [Spec(shape, dtype)],
+        plan=_planner(name, formulas),
+        nondifferentiable=True,
+        oracle=oracle,
+        cases=[
+            Case(((2,),), {"shape": s, "dtype": np.dtype(d)}, _KEY)
+            for s in _SHAPES
+            for d in ("float32", "float64")
+        ],
+        wrong=Case(((3,),), {"shape": (3,), "dtype": np.dtype("float32")}, _KEY),
+        large=Case(((2,),), {"shape": (1000, 1000), "dtype": np.dtype("float32")}, _KEY),
+        dtypes=("int64",),
+        ulp=ulp,
+    )(bind)
 
 
 @op(
@@ -116,30 +129,24 @@ _DRAWN: dict[str, Any] = {
     dtypes=("int64",),
 )
 def random_bits(key: Tensor, shape: Shape) -> BoundArguments:
-    """64 random bits for each element."""
+    """Return 64 random bits for each element."""
     return (check_key("rng", key),), {"shape": shape}
 
 
-@op(
-    plan=_planner("random_uniform", {"float32": kernels.uniform32, "float64": kernels.uniform64}),
-    oracle=uniform_oracle,
+random_uniform = _floats(
+    "random_uniform",
+    "Return uniform numbers in [0, 1).",
+    {"float32": kernels.uniform32, "float64": kernels.uniform64},
+    uniform_oracle,
     ulp=0,
-    **_DRAWN,
 )
-def random_uniform(key: Tensor, shape: Shape, dtype: Any) -> BoundArguments:
-    """Uniform numbers in [0, 1)."""
-    return _with_dtype(key, shape, dtype)
-
-
-@op(
-    plan=_planner("random_normal", {"float32": kernels.normal32, "float64": kernels.normal64}),
-    oracle=_normal_oracle,
+random_normal = _floats(
+    "random_normal",
+    "Return numbers of the standard normal distribution.",
+    {"float32": kernels.normal32, "float64": kernels.normal64},
+    _normal_oracle,
     ulp=16,
-    **_DRAWN,
 )
-def random_normal(key: Tensor, shape: Shape, dtype: Any) -> BoundArguments:
-    """Numbers of the standard normal distribution."""
-    return _with_dtype(key, shape, dtype)
 
 
 def _split_oracle(key: Any, count: int) -> Any:
@@ -158,7 +165,7 @@ def _split_oracle(key: Any, count: int) -> Any:
     dtypes=("int64",),
 )
 def random_split(key: Tensor, count: int) -> BoundArguments:
-    """Keys that share no draws with each other or with the one that they come from."""
+    """Return keys that share no draws with each other or with the key that they come from."""
     return (check_key("rng.split", key),), {"count": count}
 
 
@@ -183,7 +190,7 @@ def _fold_oracle(key: Any, data: Any) -> Any:
     dtypes=("int64",),
 )
 def random_fold(key: Tensor, data: Tensor) -> BoundArguments:
-    """Key of a key and an integer."""
+    """Return the key of a key and an integer."""
     if data.shape != () or data.dtype != int64:
         raise ValueError(f"rng.fold_in: data has shape {data.shape}, expected one integer")
     return (check_key("rng.fold_in", key), data), {}
@@ -198,8 +205,8 @@ def _plan_integers(inputs: list[Operand], outputs: list[Operand], scratch: Any, 
 
 def _integers_oracle(key: Any, bounds: Any, shape: Shape) -> Any:
     bits = _bits_oracle(key, shape).view(np.uint64)
-    made = [int(bounds[0]) + (int(b) * int(bounds[1]) >> 64) for b in bits.ravel()]
-    return np.array(made, np.int64).reshape(shape)
+    drawn = [int(bounds[0]) + (int(b) * int(bounds[1]) >> 64) for b in bits.ravel()]
+    return np.array(drawn, np.int64).reshape(shape)
 
 
 @op(
@@ -214,7 +221,7 @@ def _integers_oracle(key: Any, bounds: Any, shape: Shape) -> Any:
     dtypes=("int64",),
 )
 def random_integers(key: Tensor, bounds: Tensor, shape: Shape) -> BoundArguments:
-    """Integers from bounds[0] on, bounds[1] of them, equally likely."""
+    """Return integers from bounds[0] on, bounds[1] of them, equally likely."""
     if bounds.shape != (2,) or bounds.dtype != int64:
         raise ValueError(f"rng.randint: bounds have shape {bounds.shape}, expected (low, count)")
     return (check_key("rng.randint", key), bounds), {"shape": shape}
@@ -226,7 +233,7 @@ _LOW = (0, 8) if sys.byteorder == "little" else (4, 12)
 
 def _plan_dropout(inputs: list[Operand], outputs: list[Operand], scratch: Any, rate: float) -> list[Launch]:
     x, key = inputs
-    # The low halves of the key's words, as int32: beside int64 a vector would have half as many elements.
+    # The low halves of the key's words, as int32: int64 would halve the elements of a vector.
     one = Spec((), int32)
     words = [Operand(key.buffer, one, key.offset + k) for k in _LOW]
     return [plan_elementwise("dropout", kernels.dropout(rate), [x, *words], outputs, 90)]
@@ -251,5 +258,5 @@ def _dropout_oracle(x: Any, key: Any, rate: float) -> Any:
     large=Case(((1000, 1000), (2,)), {"rate": 0.1}, {1: 2**32}),
 )
 def dropout(x: TensorLike, key: Tensor, rate: float) -> BoundArguments:
-    """x / (1 - rate) where the key's uniform float32 number for an element is at least `rate`, else 0."""
+    """Return x / (1 - rate) where an element's uniform float32 number is at least `rate`, else 0."""
     return (as_float("dropout", x), check_key("dropout", as_tensor(key))), {"rate": float(rate)}

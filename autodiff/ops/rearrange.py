@@ -1,20 +1,20 @@
-"""Functions that rearrange elements, made of slices, permutations and joins."""
+"""Functions that rearrange elements, composed of slices, permutations and concatenations."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from ..arguments import as_tensor, integer, one_axis, some_axes
 from ..elementwise import constant
 from ..table import Case, composite
-from ..tensor import Tensor, TensorLike
+from ..tensor import Axis, Tensor, TensorLike
 from .arithmetic import where
 from .indexing import take
-from .shape import broadcast_to, concatenate, embed, expand_dims, reshape, strided_slice, transpose
+from .shape import broadcast_to, expand_dims, reshape, transpose
+from .slicing import concatenate, strided_slice, strided_slice_grad
 
 _ALL = ("float32", "float64", "int32", "int64", "bool")
 
@@ -30,17 +30,26 @@ _ALL = ("float32", "float64", "int32", "int64", "bool")
     ulp=0,
 )
 def moveaxis(x: TensorLike, source: int | tuple[int, ...], destination: int | tuple[int, ...]) -> Tensor:
-    """Move axes to other positions; the others keep their order."""
+    """Return a tensor with axes moved to other positions; the others keep their order.
+
+    x: of any dtype.  source, destination: an axis, or as many of each.
+
+    Raises ValueError for an axis that repeats or is outside of x.
+
+    >>> import treepie as tp
+    >>> tp.moveaxis(tp.zeros((2, 3, 4)), 0, -1).shape
+    (3, 4, 2)
+    """
     t = as_tensor(x)
     lists = [list(a) if isinstance(a, tuple | list) else [a] for a in (source, destination)]
-    origins, places = ([one_axis("moveaxis", k, t.ndim) for k in a] for a in lists)
-    if len(origins) != len(places) or len({*origins}) != len(origins) or len({*places}) != len(places):
+    sources, targets = ([one_axis("moveaxis", k, t.ndim) for k in a] for a in lists)
+    if len(sources) != len(targets) or len({*sources}) != len(sources) or len({*targets}) != len(targets):
         raise ValueError(
             f"moveaxis: source is {source} and destination {destination}, expected as many axes, each once"
         )
-    order = [k for k in range(t.ndim) if k not in origins]
-    for place, origin in sorted(zip(places, origins, strict=True)):
-        order.insert(place, origin)
+    order = [k for k in range(t.ndim) if k not in sources]
+    for target, source_axis in sorted(zip(targets, sources, strict=True)):
+        order.insert(target, source_axis)
     return transpose(t, order)
 
 
@@ -56,7 +65,16 @@ def moveaxis(x: TensorLike, source: int | tuple[int, ...], destination: int | tu
     ulp=0,
 )
 def split(x: TensorLike, indices_or_sections: int | Sequence[int], axis: int = 0) -> list[Tensor]:
-    """Cut an axis into equal sections, or before each of some ascending indices."""
+    """Return an axis cut into equal sections, or before each of some indices.
+
+    x: of any dtype.  indices_or_sections: a number of sections, or ascending indices.
+
+    Raises ValueError for sections that do not divide the axis, or indices that do not ascend.
+
+    >>> import treepie as tp
+    >>> [part.tolist() for part in tp.split(tp.arange(5), (2, 3))]
+    [[0, 1], [2], [3, 4]]
+    """
     t = as_tensor(x)
     k = one_axis("split", axis, t.ndim)
     n = t.shape[k]
@@ -72,10 +90,10 @@ def split(x: TensorLike, indices_or_sections: int | Sequence[int], axis: int = 0
                 "expected a divisor"
             )
         cuts = list(range(0, n + 1, n // sections)) if n else [0] * (sections + 1)
-    return [piece(t, k, a, b) for a, b in itertools.pairwise(cuts)]
+    return [slice_axis(t, k, a, b) for a, b in itertools.pairwise(cuts)]
 
 
-def piece(t: Tensor, axis: int, start: int, stop: int) -> Tensor:
+def slice_axis(t: Tensor, axis: int, start: int, stop: int) -> Tensor:
     """Return the elements start to stop - 1 of an axis."""
     starts, sizes = [0] * t.ndim, list(t.shape)
     starts[axis], sizes[axis] = (start if stop > start else 0), stop - start
@@ -89,8 +107,17 @@ def piece(t: Tensor, axis: int, start: int, stop: int) -> Tensor:
     dtypes=_ALL,
     ulp=0,
 )
-def flip(x: TensorLike, axis: int | tuple[int, ...] | None = None) -> Tensor:
-    """Reverse axes, all of them by default."""
+def flip(x: TensorLike, axis: Axis = None) -> Tensor:
+    """Return a tensor with axes reversed, all of them by default.
+
+    x: of any dtype.  axis: an axis, several, or None for all.
+
+    Raises ValueError for an axis outside of x.
+
+    >>> import treepie as tp
+    >>> tp.flip(tp.tensor([1, 2, 3])).tolist()
+    [3, 2, 1]
+    """
     t = as_tensor(x)
     axes = some_axes("flip", axis, t.ndim)
     if not t.size:
@@ -112,8 +139,18 @@ def flip(x: TensorLike, axis: int | tuple[int, ...] | None = None) -> Tensor:
     dtypes=_ALL,
     ulp=0,
 )
-def roll(x: TensorLike, shift: int | tuple[int, ...], axis: int | tuple[int, ...] | None = None) -> Tensor:
-    """Shift elements along axes, those that leave coming back in front; without an axis, flattened."""
+def roll(x: TensorLike, shift: int | tuple[int, ...], axis: Axis = None) -> Tensor:
+    """Return a tensor shifted along axes; elements beyond the end re-enter at the start.
+
+    x: of any dtype.  shift: a number of positions, or one for each axis.  axis: None rolls the flattened
+    tensor.
+
+    Raises ValueError for an axis outside of x, or another number of shifts than axes.
+
+    >>> import treepie as tp
+    >>> tp.roll(tp.tensor([1, 2, 3]), 1).tolist()
+    [3, 1, 2]
+    """
     t = as_tensor(x)
     if axis is None:
         return reshape(roll(reshape(t, (-1,)), shift, 0), t.shape)
@@ -125,7 +162,7 @@ def roll(x: TensorLike, shift: int | tuple[int, ...], axis: int | tuple[int, ...
         k, n = one_axis("roll", a, t.ndim), t.shape[one_axis("roll", a, t.ndim)]
         cut = -integer("roll", "shift", s) % n if n else 0
         if cut:
-            t = concatenate([piece(t, k, cut, n), piece(t, k, 0, cut)], k)
+            t = concatenate([slice_axis(t, k, cut, n), slice_axis(t, k, 0, cut)], k)
     return t
 
 
@@ -137,7 +174,16 @@ def roll(x: TensorLike, shift: int | tuple[int, ...], axis: int | tuple[int, ...
     ulp=0,
 )
 def tile(x: TensorLike, reps: int | tuple[int, ...]) -> Tensor:
-    """Repeat a whole tensor along its axes, and along new leading ones."""
+    """Return a tensor repeated along its axes, and along new leading ones.
+
+    x: of any dtype.  reps: how often, for the last axes of the result.
+
+    Raises ValueError for a negative number.
+
+    >>> import treepie as tp
+    >>> tp.tile(tp.tensor([1, 2]), (2, 2)).tolist()
+    [[1, 2, 1, 2], [1, 2, 1, 2]]
+    """
     t = as_tensor(x)
     counts = tuple(reps) if isinstance(reps, tuple | list) else (reps,)
     if any(integer("tile", "reps", r) < 0 for r in counts):
@@ -146,8 +192,8 @@ def tile(x: TensorLike, reps: int | tuple[int, ...]) -> Tensor:
     counts = (1,) * (rank - len(counts)) + counts
     sizes = (1,) * (rank - t.ndim) + t.shape
     once = reshape(t, tuple(v for n in sizes for v in (1, n)))
-    wide = broadcast_to(once, tuple(v for r, n in zip(counts, sizes, strict=True) for v in (r, n)))
-    return reshape(wide, tuple(r * n for r, n in zip(counts, sizes, strict=True)))
+    tiled = broadcast_to(once, tuple(v for r, n in zip(counts, sizes, strict=True) for v in (r, n)))
+    return reshape(tiled, tuple(r * n for r, n in zip(counts, sizes, strict=True)))
 
 
 @composite(
@@ -162,7 +208,16 @@ def tile(x: TensorLike, reps: int | tuple[int, ...]) -> Tensor:
     ulp=0,
 )
 def repeat(x: TensorLike, repeats: int | Sequence[int], axis: int | None = None) -> Tensor:
-    """Repeat each element of an axis, or with a count for each; without an axis, flattened."""
+    """Return each element of an axis repeated; without an axis, of the flattened tensor.
+
+    x: of any dtype.  repeats: how often, or a count for each element of the axis.
+
+    Raises ValueError for a negative count, or another number of counts than elements.
+
+    >>> import treepie as tp
+    >>> tp.repeat(tp.tensor([1, 2]), (1, 3)).tolist()
+    [1, 2, 2, 2]
+    """
     t = as_tensor(x)
     if axis is None:
         t, axis = reshape(t, (-1,)), 0
@@ -188,8 +243,20 @@ def repeat(x: TensorLike, repeats: int | Sequence[int], axis: int | None = None)
     wrong=Case(((2, 3),), {"pad_width": ((1, 2), (1, 2), (1, 2))}),
     ulp=0,
 )
-def pad(x: TensorLike, pad_width: Any, value: float = 0.0) -> Tensor:
-    """Surround with a constant: n, (before, after) or a pair for each axis, as `numpy.pad` takes it."""
+def pad(
+    x: TensorLike, pad_width: int | tuple[int, int] | Sequence[tuple[int, int]], value: float = 0.0
+) -> Tensor:
+    """Return a tensor surrounded by a constant.
+
+    x: of any dtype.  pad_width: n, (before, after) or such a pair for each axis, as `numpy.pad` takes it.
+    value: the constant.
+
+    Raises ValueError for widths that do not fit the axes.
+
+    >>> import treepie as tp
+    >>> tp.pad(tp.tensor([1, 2]), (1, 2)).tolist()
+    [0, 1, 2, 0, 0]
+    """
     t = as_tensor(x)
     try:
         pairs = np.broadcast_to(np.asarray(pad_width, np.int64), (t.ndim, 2)).tolist()
@@ -202,7 +269,7 @@ def pad(x: TensorLike, pad_width: Any, value: float = 0.0) -> Tensor:
         )
     shape = tuple(n + a + b for n, (a, b) in zip(t.shape, pairs, strict=True))
     starts = tuple(a for a, _ in pairs)
-    out = embed(t, shape, starts if t.size else (0,) * t.ndim, (1,) * t.ndim)
+    out = strided_slice_grad(t, shape, starts if t.size else (0,) * t.ndim, (1,) * t.ndim)
     if value == 0:
         return out
     inside = np.zeros(shape, bool)
@@ -215,8 +282,8 @@ def _triangle(name: str, x: TensorLike, k: int, lower: bool) -> Tensor:
     if t.ndim < 2:
         raise ValueError(f"{name}: x has shape {t.shape}, expected at least two axes")
     rows, columns = t.shape[-2:]
-    kept = np.tri(rows, columns, integer(name, "k", k) - (not lower), dtype=bool)
-    return where(kept if lower else ~kept, t, constant(0, t.dtype))
+    mask = np.tri(rows, columns, integer(name, "k", k) - (not lower), dtype=bool)
+    return where(mask if lower else ~mask, t, constant(0, t.dtype))
 
 
 _MATRICES = [Case(((3, 4),)), Case(((2, 3, 3),), {"k": 1}), Case(((4, 2),), {"k": -1}), Case(((0, 3),))]
@@ -224,13 +291,31 @@ _MATRICES = [Case(((3, 4),)), Case(((2, 3, 3),), {"k": 1}), Case(((4, 2),), {"k"
 
 @composite(oracle=np.tril, cases=_MATRICES, wrong=Case(((3,),)), large=Case(((1000, 1000),)), ulp=0)
 def tril(x: TensorLike, k: int = 0) -> Tensor:
-    """Keep the lower triangle of matrices, up to the diagonal k; zeros above."""
+    """Return the lower triangle of matrices, zeros above it.
+
+    x: (..., rows, columns) of any dtype.  k: the last diagonal kept, 0 the main one, positive above it.
+
+    Raises ValueError for fewer than two axes.
+
+    >>> import treepie as tp
+    >>> tp.tril(tp.ones((2, 3))).tolist()
+    [[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]]
+    """
     return _triangle("tril", x, k, lower=True)
 
 
 @composite(oracle=np.triu, cases=_MATRICES, wrong=Case(((3,),)), large=Case(((1000, 1000),)), ulp=0)
 def triu(x: TensorLike, k: int = 0) -> Tensor:
-    """Keep the upper triangle of matrices, from the diagonal k on; zeros below."""
+    """Return the upper triangle of matrices, zeros below it.
+
+    x: (..., rows, columns) of any dtype.  k: the first diagonal kept, 0 the main one, positive above it.
+
+    Raises ValueError for fewer than two axes.
+
+    >>> import treepie as tp
+    >>> tp.triu(tp.ones((2, 3))).tolist()
+    [[1.0, 1.0, 1.0], [0.0, 1.0, 1.0]]
+    """
     return _triangle("triu", x, k, lower=False)
 
 
@@ -241,5 +326,12 @@ def triu(x: TensorLike, k: int = 0) -> Tensor:
     large=Case(((1000,), (1000,))),
 )
 def outer(a: TensorLike, b: TensorLike) -> Tensor:
-    """Products of all pairs of elements, (a.size, b.size); both are flattened."""
+    """Return the products of all pairs of elements, (a.size, b.size).
+
+    a, b: numbers or tensors of any shape, which are flattened.
+
+    >>> import treepie as tp
+    >>> tp.outer(tp.tensor([1, 2]), tp.tensor([3, 4])).tolist()
+    [[3, 4], [6, 8]]
+    """
     return expand_dims(reshape(a, (-1,)), 1) * reshape(b, (-1,))

@@ -1,4 +1,4 @@
-"""LSTM and GRU over whole sequences: the recurrence alone; what comes from the inputs is made before."""
+"""LSTM and GRU over whole sequences: the recurrence, after the inputs were multiplied by their weights."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from treepie.kernels.program import Spec
 from ..arguments import as_tensor, same_float_dtype
 from ..table import BoundArguments, Case, Shape, op, pick
 from ..tensor import Tensor, TensorLike
-from ..transform import vjp
-from .arithmetic import tanh
-from .linalg import product
+from ..transform import by_formula, zeros_of
+from .elementary import tanh
+from .linalg import batch_matmul
 from .reduction import sum
-from .shape import concatenate, expand_dims, reshape, stack
+from .shape import expand_dims, reshape
+from .slicing import concatenate, stack
 
 
 def _bind(
-    name: str, count: int, shapes: dict[str, tuple[Any, ...]], /, **given: TensorLike
+    name: str, count: int, shapes: dict[str, tuple[Any, ...]], /, **operands: TensorLike
 ) -> BoundArguments:
     """Check operands against shapes in terms of b, t and n: those of the first, (b, t, count n).
 
-    An operand that may stand for zero is named `g_...`, and then has no elements.
+    An operand named `g_...` may have no elements, which means zero.
     """
-    tensors = {k: as_tensor(x) for k, x in given.items()}
+    tensors = {k: as_tensor(x) for k, x in operands.items()}
     same_float_dtype(name, **tensors)
     first = next(iter(tensors.values())).shape
     if len(first) == 3 and first[2] and first[2] % count == 0:
@@ -83,25 +84,25 @@ def _sigmoid(x: Any) -> Any:
 
 
 def _lstm_oracle(x: Any, h0: Any, c0: Any, w: Any, bias: Any) -> Any:
-    h, c, made = h0, c0, []
+    h, c, steps = h0, c0, []
     for t in range(x.shape[1]):
         i, f, g, o = np.split(x[:, t] + bias + h @ w, 4, -1)
         i, f, g, o = _sigmoid(i), _sigmoid(f), np.tanh(g), _sigmoid(o)
         c = f * c + i * g
         h = o * np.tanh(c)
-        made.append((h, c, np.concatenate([i, f, g, o], -1)))
-    return [np.stack(y, 1) for y in zip(*made, strict=True)]
+        steps.append((h, c, np.concatenate([i, f, g, o], -1)))
+    return [np.stack(y, 1) for y in zip(*steps, strict=True)]
 
 
 def _gru_oracle(x: Any, h0: Any, w: Any, bias: Any) -> Any:
-    h, n, made = h0, h0.shape[1], []
+    h, n, steps = h0, h0.shape[1], []
     for t in range(x.shape[1]):
         own = h @ w + bias
         r, z = _sigmoid(x[:, t, :n] + own[:, :n]), _sigmoid(x[:, t, n : 2 * n] + own[:, n : 2 * n])
         new = np.tanh(x[:, t, 2 * n :] + r * own[:, 2 * n :])
         h = (1 - z) * new + z * h
-        made.append((h, np.concatenate([r, z, new, own[:, 2 * n :]], -1)))
-    return [np.stack(y, 1) for y in zip(*made, strict=True)]
+        steps.append((h, np.concatenate([r, z, new, own[:, 2 * n :]], -1)))
+    return [np.stack(y, 1) for y in zip(*steps, strict=True)]
 
 
 class _Steps:
@@ -115,7 +116,7 @@ _NUMPY = _Steps(lambda xs: np.stack(xs, 1), lambda xs: np.concatenate(xs, -1), n
 _OPS = _Steps(lambda xs: stack(xs, 1), lambda xs: concatenate(xs, -1), tanh)
 
 
-def _parts(x: Any, n: int) -> list[Any]:
+def _gates(x: Any, n: int) -> list[Any]:
     return [x[:, k : k + n] for k in range(0, x.shape[1], n)]
 
 
@@ -123,70 +124,61 @@ def _lstm_backward(
     on: _Steps, g_h: Any, g_c: Any, g_gates: Any, gates: Any, cells: Any, c0: Any, w: Any
 ) -> Any:
     """Compute `lstm_backward`, in NumPy as its oracle and in plain ops for its own gradient."""
-    n, made = c0.shape[1], list[Any]()
+    n, steps = c0.shape[1], list[Any]()
     dh, dc = c0 * 0, c0 * 0
     for t in reversed(range(g_h.shape[1])):
-        (i, f, g, o), c = _parts(gates[:, t], n), cells[:, t]
+        (i, f, g, o), c = _gates(gates[:, t], n), cells[:, t]
         dh = dh + g_h[:, t]
         if g_c.size:
             dc = dc + g_c[:, t]
         dc = dc + dh * o * (1 - on.tanh(c) * on.tanh(c))
-        slopes = [dc * g, dc * (cells[:, t - 1] if t else c0), dc * i, dh * on.tanh(c)]
+        gradients = [dc * g, dc * (cells[:, t - 1] if t else c0), dc * i, dh * on.tanh(c)]
         if g_gates.size:
-            slopes = [a + b for a, b in zip(slopes, _parts(g_gates[:, t], n), strict=True)]
+            gradients = [a + b for a, b in zip(gradients, _gates(g_gates[:, t], n), strict=True)]
         factors = (i * (1 - i), f * (1 - f), 1 - g * g, o * (1 - o))
-        d = on.concatenate([a * b for a, b in zip(slopes, factors, strict=True)])
+        d = on.concatenate([a * b for a, b in zip(gradients, factors, strict=True)])
         dc, dh = dc * f, d @ w.T
-        made.insert(0, d)
-    return on.stack(made), dh, dc
+        steps.insert(0, d)
+    return on.stack(steps), dh, dc
 
 
 def _gru_backward(on: _Steps, g_h: Any, g_gates: Any, gates: Any, states: Any, h0: Any, w: Any) -> Any:
     """Compute `gru_backward`, in NumPy as its oracle and in plain ops for its own gradient."""
-    size, made = h0.shape[1], list[Any]()
+    size, steps = h0.shape[1], list[Any]()
     dh = h0 * 0
     for t in reversed(range(g_h.shape[1])):
-        r, z, n, own = _parts(gates[:, t], size)
-        more = _parts(g_gates[:, t], size) if g_gates.size else [0.0] * 4
+        r, z, n, own = _gates(gates[:, t], size)
+        more = _gates(g_gates[:, t], size) if g_gates.size else [0.0] * 4
         dh = dh + g_h[:, t]
         dn = (dh * (1 - z) + more[2]) * (1 - n * n)
         dz = (dh * ((states[:, t - 1] if t else h0) - n) + more[1]) * (z * (1 - z))
         dr, dp = (dn * own + more[0]) * (r * (1 - r)), dn * r + more[3]
-        made.insert(0, on.concatenate([dr, dz, dn, dp]))
+        steps.insert(0, on.concatenate([dr, dz, dn, dp]))
         dh = dh * z + on.concatenate([dr, dz, dp]) @ w.T
-    return on.stack(made), dh
+    return on.stack(steps), dh
 
 
-def _second(formula: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the VJP of a backward row: that of the same formula in plain ops."""
-
-    def rule(h: Any, result: Any, *arguments: Tensor) -> Any:
-        made, pullback = vjp(lambda *xs: formula(_OPS, *xs), *arguments)
-        return pullback(tuple(_zeros(y) if c is None else c for c, y in zip(h, made, strict=True)))
-
-    return rule
+def _in_ops(formula: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a backward formula over tensors, which is differentiated for second derivatives."""
+    return lambda *arguments: formula(_OPS, *arguments)
 
 
-def _zeros(like: Tensor) -> Tensor:
-    return Tensor(np.zeros(like.shape, like.dtype))
-
-
-def _given(cotangents: Any, results: Any) -> list[Tensor]:
-    """Return cotangents; zeros for the first if it is None, no elements for another."""
+def _filled(cotangents: Any, results: Any) -> list[Tensor]:
+    """Return cotangents, where None becomes zeros for the first, an empty tensor for others."""
     states, *others = (
         Tensor(np.zeros(0, y.dtype)) if c is None else c for c, y in zip(cotangents, results, strict=True)
     )
-    return [states if states.size else _zeros(results[0]), *others]
+    return [states if states.size else zeros_of(results[0]), *others]
 
 
 def _weight_gradient(states: Tensor, h0: Tensor, d: Tensor) -> Tensor:
     before = concatenate([expand_dims(h0, 1), states[:, :-1]], 1)
-    return product(reshape(before, (-1, h0.shape[1])), reshape(d, (-1, d.shape[2])), True)
+    return batch_matmul(reshape(before, (-1, h0.shape[1])), reshape(d, (-1, d.shape[2])), True)
 
 
 def _lstm_vjp(g: Any, result: Any, x: Tensor, h0: Tensor, c0: Tensor, w: Tensor, bias: Tensor) -> Any:
     states, cells, gates = result
-    g_h, g_c, g_gates = _given(g, result)
+    g_h, g_c, g_gates = _filled(g, result)
     d, dh0, dc0 = lstm_backward(g_h, g_c, g_gates, gates, cells, c0, w)
     return d, dh0, dc0, _weight_gradient(states, h0, d), sum(d, (0, 1))
 
@@ -194,7 +186,7 @@ def _lstm_vjp(g: Any, result: Any, x: Tensor, h0: Tensor, c0: Tensor, w: Tensor,
 def _gru_vjp(g: Any, result: Any, x: Tensor, h0: Tensor, w: Tensor, bias: Tensor) -> Any:
     states, gates = result
     n = h0.shape[1]
-    g_h, g_gates = _given(g, result)
+    g_h, g_gates = _filled(g, result)
     d, dh0 = gru_backward(g_h, g_gates, gates, states, h0, w)
     own = concatenate([d[:, :, : 2 * n], d[:, :, 3 * n :]], 2)
     return d[:, :, : 3 * n], dh0, _weight_gradient(states, h0, own), sum(own, (0, 1))
@@ -227,10 +219,11 @@ def _gru_backward_shapes(b: int, t: int, n: int) -> tuple[Shape, ...]:
 
 @op(
     signature="(b,t,n),(b,t,n),(b,t,4n),(b,t,4n),(b,t,n),(b,n),(n,4n)->(b,t,4n),(b,n),(b,n)",
+    returns=tuple[Tensor, Tensor, Tensor],
     infer=lambda g_h, g_c, g_gates, gates, cells, c0, w: [gates, c0, c0],
     plan=kernels.lstm_backward,
     vjp=tuple(map(pick, range(7))),
-    shared=_second(_lstm_backward),
+    shared=by_formula(_in_ops(_lstm_backward)),
     oracle=lambda *arrays: _lstm_backward(_NUMPY, *arrays),
     cases=_cases(_lstm_backward_shapes),
     wrong=Case(((2, 3, 4), (0,), (0,), (2, 3, 12), (2, 3, 4), (2, 4), (4, 16))),
@@ -248,13 +241,14 @@ def lstm_backward(
     c0: TensorLike,
     w: TensorLike,
 ) -> BoundArguments:
-    """Gradients of lstm_steps with respect to x, h0 and c0; a gradient of shape (0,) stands for zero."""
+    """Return gradients of lstm_steps with respect to x, h0 and c0; a gradient of shape (0,) means zero."""
     others = {"g_h": g_h, "g_c": g_c, "g_gates": g_gates, "gates": gates, "cells": cells, "c0": c0, "w": w}
     return _bind("lstm", 1, _LSTM, **others)
 
 
 @op(
     signature="(b,t,4n),(b,n),(b,n),(n,4n),(4n)->(b,t,n),(b,t,n),(b,t,4n)",
+    returns=tuple[Tensor, Tensor, Tensor],
     infer=lambda x, h0, c0, w, bias: [
         Spec((*x.shape[:2], w.shape[0]), x.dtype),
         Spec((*x.shape[:2], w.shape[0]), x.dtype),
@@ -273,16 +267,17 @@ def lstm_backward(
 def lstm_steps(
     x: TensorLike, h0: TensorLike, c0: TensorLike, w: TensorLike, bias: TensorLike
 ) -> BoundArguments:
-    """Hidden states, cells and gates (i f g o) of an LSTM; x is what its inputs give to the gates."""
+    """Return hidden states, cells and gates (i f g o) of an LSTM; x is inputs times their weights."""
     return _bind("lstm", 4, _LSTM, x=x, h0=h0, c0=c0, w=w, bias=bias)
 
 
 @op(
     signature="(b,t,n),(b,t,4n),(b,t,4n),(b,t,n),(b,n),(n,3n)->(b,t,4n),(b,n)",
+    returns=tuple[Tensor, Tensor],
     infer=lambda g_h, g_gates, gates, states, h0, w: [gates, h0],
     plan=kernels.gru_backward,
     vjp=tuple(map(pick, range(6))),
-    shared=_second(_gru_backward),
+    shared=by_formula(_in_ops(_gru_backward)),
     oracle=lambda *arrays: _gru_backward(_NUMPY, *arrays),
     cases=_cases(_gru_backward_shapes),
     wrong=Case(((2, 3, 4), (0,), (2, 3, 12), (2, 3, 4), (2, 4), (4, 12))),
@@ -299,13 +294,14 @@ def gru_backward(
     h0: TensorLike,
     w: TensorLike,
 ) -> BoundArguments:
-    """Gradients of gru_steps: of r, z, n before their activations and of the state's part of n; of h0."""
+    """Return gradients of gru_steps: of r, z, n before activation, of the state's term of n, and of h0."""
     others = {"g_h": g_h, "g_gates": g_gates, "gates": gates, "states": states, "h0": h0, "w": w}
     return _bind("gru", 1, _GRU, **others)
 
 
 @op(
     signature="(b,t,3n),(b,n),(n,3n),(3n)->(b,t,n),(b,t,4n)",
+    returns=tuple[Tensor, Tensor],
     infer=lambda x, h0, w, bias: [
         Spec((*x.shape[:2], w.shape[0]), x.dtype),
         Spec((*x.shape[:2], 4 * w.shape[0]), x.dtype),
@@ -321,5 +317,5 @@ def gru_backward(
     recycled=True,
 )
 def gru_steps(x: TensorLike, h0: TensorLike, w: TensorLike, bias: TensorLike) -> BoundArguments:
-    """Hidden states of a GRU, and its r, z, n and the state's part of n; x is what its inputs give."""
+    """Return hidden states of a GRU, and its r, z, n and the state's term of n; x is inputs times weights."""
     return _bind("gru", 3, _GRU, x=x, h0=h0, w=w, bias=bias)

@@ -36,15 +36,15 @@ def _oracle(x: Any, cos: Any, sin: Any, seq_first: bool = False) -> Any:
 
 def _vjp_cos(g: Tensor, y: Tensor, x: Tensor, cos: Tensor, sin: Tensor, *, seq_first: bool) -> Tensor:
     (ga, gb), (a, b) = _halves(g), _halves(x)
-    return _of_angles(ga * a + gb * b, cos, seq_first)
+    return _angle_gradient(ga * a + gb * b, cos, seq_first)
 
 
 def _vjp_sin(g: Tensor, y: Tensor, x: Tensor, cos: Tensor, sin: Tensor, *, seq_first: bool) -> Tensor:
     (ga, gb), (a, b) = _halves(g), _halves(x)
-    return _of_angles(gb * a - ga * b, sin, seq_first)
+    return _angle_gradient(gb * a - ga * b, sin, seq_first)
 
 
-def _of_angles(g: Tensor, table: Tensor, seq_first: bool) -> Tensor:
+def _angle_gradient(g: Tensor, table: Tensor, seq_first: bool) -> Tensor:
     return sum_to(sum(g, -2) if seq_first else g, table.shape)
 
 
@@ -52,7 +52,7 @@ def _of_angles(g: Tensor, table: Tensor, seq_first: bool) -> Tensor:
     signature="(...,s,d),(s,d/2),(s,d/2)->(...,s,d)",
     infer=lambda x, cos, sin, **attributes: [Spec(x.shape, x.dtype)],
     plan=_plan,
-    vjp=(lambda g, y, x, cos, sin, **attributes: rope_turn(g, cos, -sin, **attributes), _vjp_cos, _vjp_sin),
+    vjp=(lambda g, y, x, cos, sin, **attributes: rope(g, cos, -sin, **attributes), _vjp_cos, _vjp_sin),
     oracle=_oracle,
     cases=[
         Case(((2, 3, 8), (3, 4), (3, 4))),
@@ -65,8 +65,8 @@ def _of_angles(g: Tensor, table: Tensor, seq_first: bool) -> Tensor:
     large=Case(((16, 4, 128, 64), (128, 32), (128, 32))),
     magnitude=lambda x, cos, sin, **attributes: np.abs(x).max(initial=0) * 4,
 )
-def rope_turn(x: TensorLike, cos: TensorLike, sin: TensorLike, *, seq_first: bool = False) -> BoundArguments:
-    """Elements k and k + d/2 of the last axis, turned as a pair by an angle given by cos and sin.
+def rope(x: TensorLike, cos: TensorLike, sin: TensorLike, *, seq_first: bool = False) -> BoundArguments:
+    """Return elements k and k + d/2 of the last axis rotated as pairs, by angles with these cos and sin.
 
     seq_first: x is (..., s, heads, d) instead of (..., s, d).
     """

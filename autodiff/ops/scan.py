@@ -13,6 +13,7 @@ from treepie.kernels.program import Launch, Operand, Spec
 from ..arguments import as_tensor, one_axis
 from ..table import BoundArguments, Case, op
 from ..tensor import Tensor, TensorLike, float64, int64
+from .indexing import outer_n_inner
 from .rearrange import flip
 from .shape import reshape
 
@@ -23,9 +24,9 @@ def _wide(dtype: np.dtype) -> np.dtype:
 
 def _plan(inputs: list[Operand], outputs: list[Operand], scratch: Any, axis: int) -> list[Launch]:
     (x,), (out,) = inputs, outputs
-    seen = (int(np.prod(x.shape[:axis])), x.shape[axis], int(np.prod(x.shape[axis + 1 :])))
+    shape = outer_n_inner(x.shape, axis)
     zero = scratch((1,), float64 if x.dtype.kind == "f" else int64)
-    return [fill(zero, 0), kernels.cumsum(x.reshaped(*seen), out.reshaped(*seen), zero)]
+    return [fill(zero, 0), kernels.cumsum(x.reshaped(*shape), out.reshaped(*shape), zero)]
 
 
 @op(
@@ -49,7 +50,7 @@ def _plan(inputs: list[Operand], outputs: list[Operand], scratch: Any, axis: int
     ulp=16,
 )
 def _cumsum(x: TensorLike, axis: int) -> BoundArguments:
-    """Running sums along an axis, in float64 inside; integers and bools give int64."""
+    """Return running sums along an axis."""
     t = as_tensor(x)
     return (t,), {"axis": one_axis("cumsum", axis, t.ndim)}
 
@@ -57,7 +58,13 @@ def _cumsum(x: TensorLike, axis: int) -> BoundArguments:
 def cumsum(x: TensorLike, axis: int | None = None) -> Tensor:
     """Return running sums along an axis, by default of the flattened tensor.
 
-    Summed in float64 inside; integers and bools give int64.
+    x: of any dtype; integers and bools give int64, floats are accumulated in float64.
+
+    Raises ValueError for an axis outside of x.
+
+    >>> import treepie as tp
+    >>> tp.cumsum(tp.tensor([1.0, 2.0, 3.0])).tolist()
+    [1.0, 3.0, 6.0]
     """
     t = as_tensor(x)
     return _cumsum(reshape(t, (-1,)), 0) if axis is None else _cumsum(t, axis)

@@ -1,58 +1,45 @@
-"""Writing into copies: at strided places, at indices of an axis; what x.at[index] is made of."""
+"""Updates of copies: of strided slices, and at indices of an axis, which `x.at[index]` is built from."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
 
 from treepie.kernels import scatter as kernels
-from treepie.kernels.copy import copy, strides
-from treepie.kernels.elementwise import cast
+from treepie.kernels.elementwise import cast as convert
 from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_tensor, one_axis
-from ..table import BoundArguments, Case, Shape, op
+from ..table import BoundArguments, Case, Decorator, Shape, op
 from ..tensor import Tensor, TensorLike, int64
+from ..transform import zeros_of
 from .arithmetic import where
 from .compare import equal
-from .indexing import index_range, out_of_range, take
-from .shape import astype, broadcast_to, reshape, strided_slice
+from .indexing import index_range, out_of_range, outer_n_inner, take
+from .shape import astype, broadcast_to, reshape
+from .slicing import strided_slice, write_region, write_region_oracle
 
 _ALL = ("float32", "float64", "int32", "int64", "bool")
 
 
-def _zeros_like(x: Tensor) -> Tensor:
-    return Tensor(np.zeros(x.shape, x.dtype))
-
-
-def _plan_assign(
+def _plan_update(
     inputs: list[Operand], outputs: list[Operand], scratch: Any, starts: Shape, steps: Shape
 ) -> list[Launch]:
     (x, v), (out,) = inputs, outputs
-    moves = strides(x.shape)
-    first = sum(s * m for s, m in zip(starts, moves, strict=True))
-    jumps = tuple(s * m for s, m in zip(steps, moves, strict=True))
-    whole = [cast(x, out)]
-    return [*whole, copy(v, out, v.shape, strides(v.shape), jumps, 0, first)] if v.size else whole
-
-
-def _assign_oracle(x: Any, v: Any, starts: Shape, steps: Shape) -> Any:
-    out = x.copy()
-    places = [s + t * np.arange(n) for s, t, n in zip(starts, steps, v.shape, strict=True)]
-    out[np.ix_(*places)] = v
-    return out
+    return write_region(v, out, convert(x, out), starts, steps)
 
 
 @op(
     signature="(...),(...)->(...)",
     infer=lambda x, v, starts, steps: [Spec(x.shape, x.dtype)],
-    plan=_plan_assign,
+    plan=_plan_update,
     vjp=(
-        lambda g, y, x, v, starts, steps: assign(g, _zeros_like(v), starts, steps),
+        lambda g, y, x, v, starts, steps: strided_slice_update(g, zeros_of(v), starts, steps),
         lambda g, y, x, v, starts, steps: strided_slice(g, starts, steps, v.shape),
     ),
-    oracle=_assign_oracle,
+    oracle=lambda x, v, starts, steps: write_region_oracle(x.copy(), v, starts, steps),
     cases=[
         Case(((5, 9), (3, 4)), {"starts": (1, 8), "steps": (1, -2)}),
         Case(((4,), (0,)), {"starts": (0,), "steps": (1,)}),
@@ -63,15 +50,15 @@ def _assign_oracle(x: Any, v: Any, starts: Shape, steps: Shape) -> Any:
     dtypes=_ALL,
     ulp=0,
 )
-def assign(x: TensorLike, v: TensorLike, starts: Shape, steps: Shape) -> BoundArguments:
-    """x, but for v at `start + step * k` of every axis; steps may be negative."""
+def strided_slice_update(x: TensorLike, v: TensorLike, starts: Shape, steps: Shape) -> BoundArguments:
+    """Return x with v at `start + step * k` of every axis; steps may be negative."""
     t, u = as_tensor(x), as_tensor(v)
     ends = [s + p * (n - 1) for s, p, n in zip(starts, steps, u.shape, strict=True)]
     inside = all(0 <= s < n and 0 <= e < n for s, e, n in zip(starts, ends, t.shape, strict=True))
     if t.dtype != u.dtype or (u.size and not inside):
         raise ValueError(
-            f"assign: v has shape {u.shape} and dtype {u.dtype.name} with starts {starts} and steps {steps}, "
-            f"expected elements of x, of shape {t.shape} and dtype {t.dtype.name}"
+            f"strided_slice_update: v has shape {u.shape} and dtype {u.dtype.name} with starts {starts} and "
+            f"steps {steps}, expected elements of x, of shape {t.shape} and dtype {t.dtype.name}"
         )
     return (t, u), {"starts": tuple(starts), "steps": tuple(steps)}
 
@@ -90,36 +77,35 @@ def _bind_scatter(name: str, x: TensorLike, indices: TensorLike, v: TensorLike, 
     return (t, i, u), {"axis": k}
 
 
-def _seen(inputs: list[Operand], out: Operand, axis: int) -> tuple[Operand, Operand, Operand, Operand]:
+def _reshaped(inputs: list[Operand], out: Operand, axis: int) -> tuple[Operand, Operand, Operand, Operand]:
     """Return x as (outer, n, inner), indices as (m,), v as (outer, m, inner), the result as x."""
     x, i, v = inputs
-    outer, inner = (int(np.prod(s)) for s in (x.shape[:axis], x.shape[axis + 1 :]))
-    seen = (outer, x.shape[axis], inner)
-    return x.reshaped(*seen), i.reshaped(i.size), v.reshaped(outer, i.size, inner), out.reshaped(*seen)
+    outer, _, inner = shape = outer_n_inner(x.shape, axis)
+    return x.reshaped(*shape), i.reshaped(i.size), v.reshaped(outer, i.size, inner), out.reshaped(*shape)
 
 
-def _flat(x: Any, i: Any, v: Any, axis: int) -> tuple[Any, Any, Any]:
-    """Return arrays with the axis of the indices in front, for the oracles."""
+def _axis_first(x: Any, i: Any, v: Any, axis: int) -> tuple[Any, Any, Any]:
+    """Return arrays with the indexed axis first, for the oracles."""
     k = axis % x.ndim
     moved = v.reshape((*v.shape[:k], i.size, *v.shape[k + i.ndim :]))
     return np.moveaxis(x.copy(), k, 0), i.ravel(), np.moveaxis(moved, k, 0)
 
 
 def _scatter_oracle(x: Any, i: Any, v: Any, axis: int) -> Any:
-    out, indices, values = _flat(x, i, v, axis)
+    out, indices, values = _axis_first(x, i, v, axis)
     for at, value in zip(indices, values, strict=True):
         out[at] = value
     return np.moveaxis(out, 0, axis)
 
 
 def _add_oracle(x: Any, i: Any, v: Any, axis: int) -> Any:
-    out, indices, values = _flat(x, i, v, axis)
+    out, indices, values = _axis_first(x, i, v, axis)
     np.add.at(out, indices, values)
     return np.moveaxis(out, 0, axis)
 
 
 def _winners(h: Tensor, i: Tensor, axis: int, size: int) -> Tensor:
-    """Return h at the indices, but 0 for an index that a later one overwrites."""
+    """Return h at the indices, with 0 for an index that a later one overwrites."""
     order = Tensor(np.arange(i.size).reshape(i.shape))
     last = scatter(Tensor(np.zeros(size, np.int64)), i, order, 0)
     wins = equal(take(last, i, 0), order)
@@ -138,46 +124,51 @@ _WRONG = Case(((5, 3), (4,), (5, 3)), {"axis": 0}, {1: 5})
 _LARGE = Case(((10000, 64), (20000,), (20000, 64)), {"axis": 0}, {1: 10000})
 
 
-@op(
-    signature="(...),(...),(...)->(...)",
-    infer=lambda x, i, v, axis: [Spec(x.shape, x.dtype)],
-    plan=lambda inputs, outputs, scratch, axis: kernels.scatter(*_seen(inputs, outputs[0], axis)),
+def _row(name: str, kernel: Callable[..., list[Launch]], **options: Any) -> Decorator:
+    """Make a row that writes slices v of an axis of x at indices."""
+    row = op(
+        name=name,
+        signature="(...),(...),(...)->(...)",
+        infer=lambda x, i, v, axis: [Spec(x.shape, x.dtype)],
+        plan=lambda inputs, outputs, scratch, axis: kernel(*_reshaped(inputs, outputs[0], axis)),
+        cases=_CASES,
+        failure=lambda x, i, v, axis: out_of_range(name, i, x.shape[axis]),
+        checked=lambda x, i, v, axis: [index_range(1, x.shape[axis])],
+        wrong=_WRONG,
+        large=_LARGE,
+        **options,
+    )
+    return cast(Decorator, row)
+
+
+@_row(
+    "scatter",
+    kernels.scatter,
     vjp=(
-        lambda g, y, x, i, v, axis: scatter(g, i, _zeros_like(v), axis),
+        lambda g, y, x, i, v, axis: scatter(g, i, zeros_of(v), axis),
         None,
         lambda g, y, x, i, v, axis: _winners(g, i, axis, x.shape[axis]),
     ),
     oracle=_scatter_oracle,
-    cases=_CASES,
-    failure=lambda x, i, v, axis: out_of_range("scatter", i, x.shape[axis]),
-    checked=lambda x, i, v, axis: [index_range(1, x.shape[axis])],
-    wrong=_WRONG,
-    large=_LARGE,
     dtypes=_ALL,
     ulp=0,
 )
 def scatter(x: TensorLike, indices: TensorLike, v: TensorLike, axis: int) -> BoundArguments:
-    """x, but for slices v of an axis at integer indices; of equal indices, the last wins."""
+    """Return x with slices v of an axis at integer indices; of equal indices, the last wins."""
     return _bind_scatter("scatter", x, indices, v, axis)
 
 
-@op(
-    signature="(...),(...),(...)->(...)",
-    infer=lambda x, i, v, axis: [Spec(x.shape, x.dtype)],
-    plan=lambda inputs, outputs, scratch, axis: kernels.add_at(*_seen(inputs, outputs[0], axis)),
+@_row(
+    "add_at",
+    kernels.add_at,
     vjp=(lambda g, y, x, i, v, axis: g, None, lambda g, y, x, i, v, axis: take(g, i, axis)),
     oracle=_add_oracle,
-    cases=_CASES,
-    failure=lambda x, i, v, axis: out_of_range("add_at", i, x.shape[axis]),
-    checked=lambda x, i, v, axis: [index_range(1, x.shape[axis])],
-    wrong=_WRONG,
-    large=_LARGE,
     dtypes=_ALL[:4],
     magnitude=lambda x, i, v, axis: _add_oracle(np.abs(x), i, np.abs(v), axis),
     ulp=8,
 )
 def add_at(x: TensorLike, indices: TensorLike, v: TensorLike, axis: int) -> BoundArguments:
-    """x, with slices v of an axis added at integer indices, in their order."""
+    """Return x with slices v of an axis added at integer indices, in their order."""
     return _bind_scatter("add_at", x, indices, v, axis)
 
 
@@ -188,7 +179,7 @@ def _index_failure(*indices: Tensor, shape: Shape) -> IndexError:
         if i.size and (i.array.min() < -n or i.array.max() >= n)
     ]
     k = wrong[0]
-    return out_of_range(f"flat_index: axis {k} of shape {shape}", indices[k], shape[k])
+    return out_of_range(f"ravel_multi_index: axis {k} of shape {shape}", indices[k], shape[k])
 
 
 @op(
@@ -212,13 +203,14 @@ def _index_failure(*indices: Tensor, shape: Shape) -> IndexError:
     wrong=Case(((4,), (3,)), {"shape": (3, 5)}, {0: 3, 1: 5}),
     large=Case(((1000, 1000), (1000, 1000)), {"shape": (300, 500)}, {0: 300, 1: 500}),
 )
-def flat_index(*indices: TensorLike, shape: Shape) -> BoundArguments:
-    """Index, in all elements of an array of `shape`, of those at integer indices on each axis."""
-    made = [astype(i, int64) for i in indices]
-    shapes = [i.shape for i in made]
+def ravel_multi_index(*indices: TensorLike, shape: Shape) -> BoundArguments:
+    """Return the positions, in a flattened array of `shape`, of elements at indices on each axis."""
+    tensors = [astype(i, int64) for i in indices]
     try:
-        sizes = np.broadcast_shapes(*shapes)
+        sizes = np.broadcast_shapes(*[i.shape for i in tensors])
     except ValueError:
-        given = " and ".join(map(str, shapes))
-        raise ValueError(f"flat_index: indices have shapes {given}, expected shapes that broadcast") from None
-    return tuple(i if i.shape == sizes else broadcast_to(i, sizes) for i in made), {"shape": tuple(shape)}
+        shapes = " and ".join(str(i.shape) for i in tensors)
+        raise ValueError(
+            f"ravel_multi_index: indices have shapes {shapes}, expected shapes that broadcast"
+        ) from None
+    return tuple(i if i.shape == sizes else broadcast_to(i, sizes) for i in tensors), {"shape": tuple(shape)}

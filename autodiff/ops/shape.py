@@ -1,4 +1,4 @@
-"""Ops that only move elements: views, permutations, slices, and joining."""
+"""Ops that change shapes and dtypes: views, permutations, broadcasting, conversion."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Any
 import numpy as np
 
 from treepie.kernels.copy import copy, strides
-from treepie.kernels.elementwise import cast, fill
+from treepie.kernels.elementwise import cast
 from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_tensor, integer, one_axis, shape_of, some_axes
-from ..elementwise import promoted, sum_to
+from ..elementwise import sum_to
 from ..table import BoundArguments, Case, Shape, op
-from ..tensor import Tensor, TensorLike, check_dtype
+from ..tensor import Axis, DType, Tensor, TensorLike, check_dtype
 
 
-def _resolved(x: Tensor, shape: Any) -> Shape:
-    given = shape if isinstance(shape, tuple | list) else (shape,)
-    sizes = [integer("reshape", "shape", n) for n in given]
+def _resolved(x: Tensor, shape: int | Sequence[int]) -> Shape:
+    listed = shape if isinstance(shape, tuple | list) else (shape,)
+    sizes = [integer("reshape", "shape", n) for n in listed]
     if sizes.count(-1) == 1:
-        known = -math.prod(sizes)
-        if known and x.size % known == 0:
-            sizes[sizes.index(-1)] = x.size // known
+        product = -math.prod(sizes)
+        if product and x.size % product == 0:
+            sizes[sizes.index(-1)] = x.size // product
     if (sizes and min(sizes) < 0) or math.prod(sizes) != x.size:
         raise ValueError(
-            f"reshape: shape is {tuple(given)}, expected sizes for the {x.size} elements of {x.shape}"
+            f"reshape: shape is {tuple(listed)}, expected sizes for the {x.size} elements of {x.shape}"
         )
     return tuple(sizes)
 
@@ -42,8 +42,17 @@ def _resolved(x: Tensor, shape: Any) -> Shape:
     wrong=Case(((2, 3),), {"shape": (4, 2)}),
     ulp=0,
 )
-def reshape(x: TensorLike, shape: Any) -> BoundArguments:
-    """Same elements in the same order under another shape; one size may be -1."""
+def reshape(x: TensorLike, shape: int | Sequence[int]) -> BoundArguments:
+    """Return the same elements in the same order under another shape.
+
+    x: of any dtype.  shape: sizes, one of which may be -1: the size that the others leave.
+
+    Raises ValueError for a shape of another number of elements.
+
+    >>> import treepie as tp
+    >>> tp.reshape(tp.tensor([1, 2, 3, 4]), (2, -1)).tolist()
+    [[1, 2], [3, 4]]
+    """
     t = as_tensor(x)
     return (t,), {"shape": _resolved(t, shape)}
 
@@ -58,36 +67,40 @@ def reshape(x: TensorLike, shape: Any) -> BoundArguments:
     ulp=0,
 )
 def stop_gradient(x: TensorLike) -> BoundArguments:
-    """x as a constant: no gradient passes through."""
+    """Return x as a constant: no gradient passes through.
+
+    x: of any dtype; no copy is made.
+
+    >>> import treepie as tp
+    >>> tp.grad(lambda x: x * tp.stop_gradient(x))(tp.tensor(3.0)).item()
+    3.0
+    """
     return (as_tensor(x),), {}
 
 
-@op(
-    signature="(n)->(...)",
-    infer=lambda x, start, shape: [Spec(shape, x.dtype)],
-    view=lambda array, start, shape: array.reshape(-1)[start : start + math.prod(shape)].reshape(shape),
-    offset=lambda x, start, shape: start,
-    vjp=lambda g, y, x, start, shape: reshape(embed(reshape(g, (-1,)), (x.size,), (start,), (1,)), x.shape),
-    oracle=lambda x, start, shape: np.reshape(np.ravel(x)[start : start + math.prod(shape)], shape),
-    cases=[Case(((12,),), {"start": 3, "shape": (2, 4)}), Case(((5,),), {"start": 5, "shape": (0, 3)})],
-    wrong=Case(((5,),), {"start": 2, "shape": (2, 2)}),
-    ulp=0,
-)
-def part(x: TensorLike, start: int, shape: Shape) -> BoundArguments:
-    """Elements in a row, from one on, under a shape: without a copy."""
-    t = as_tensor(x)
-    if not 0 <= start <= start + math.prod(shape) <= t.size:
-        raise ValueError(f"part: start is {start} and shape {shape}, expected elements of {t.shape}")
-    return (t,), {"start": start, "shape": tuple(shape)}
-
-
 def ravel(x: TensorLike) -> Tensor:
-    """Return all elements on one axis."""
+    """Return all elements on one axis, in order.
+
+    x: of any dtype and shape.
+
+    >>> import treepie as tp
+    >>> tp.ravel(tp.tensor([[1, 2], [3, 4]])).tolist()
+    [1, 2, 3, 4]
+    """
     return reshape(x, (-1,))
 
 
 def expand_dims(x: TensorLike, axis: int | tuple[int, ...]) -> Tensor:
-    """Insert axes of size 1, at positions in the result."""
+    """Return a tensor with new axes of size 1.
+
+    x: of any dtype.  axis: positions of the new axes in the result.
+
+    Raises ValueError for a position outside of the result.
+
+    >>> import treepie as tp
+    >>> tp.expand_dims(tp.tensor([1, 2]), -1).shape
+    (2, 1)
+    """
     t = as_tensor(x)
     count = len(axis) if isinstance(axis, tuple) else 1
     where = some_axes("expand_dims", axis, t.ndim + count)
@@ -95,8 +108,17 @@ def expand_dims(x: TensorLike, axis: int | tuple[int, ...]) -> Tensor:
     return reshape(t, tuple(1 if k in where else next(sizes) for k in range(t.ndim + count)))
 
 
-def squeeze(x: TensorLike, axis: int | tuple[int, ...] | None = None) -> Tensor:
-    """Drop axes of size 1, all of them by default."""
+def squeeze(x: TensorLike, axis: Axis = None) -> Tensor:
+    """Return a tensor without axes of size 1, all of them by default.
+
+    x: of any dtype.  axis: the axes to drop.
+
+    Raises ValueError for an axis of another size, or outside of x.
+
+    >>> import treepie as tp
+    >>> tp.squeeze(tp.zeros((1, 3, 1)), axis=0).shape
+    (3, 1)
+    """
     t = as_tensor(x)
     if axis is None:
         drop = tuple(k for k, n in enumerate(t.shape) if n == 1)
@@ -138,7 +160,16 @@ def _transposed(x: Spec, axes: tuple[int, ...]) -> list[Spec]:
     ulp=0,
 )
 def transpose(x: TensorLike, axes: Sequence[int] | None = None) -> BoundArguments:
-    """Permute the axes, by default reverse them."""
+    """Return a tensor with its axes permuted, by default reversed.
+
+    x: of any dtype.  axes: each axis of x once, in the order of the result.
+
+    Raises ValueError for axes that are not such an order.
+
+    >>> import treepie as tp
+    >>> tp.transpose(tp.zeros((2, 3, 4)), (1, 2, 0)).shape
+    (3, 4, 2)
+    """
     t = as_tensor(x)
     order = tuple(reversed(range(t.ndim))) if axes is None else tuple(axes)
     wrapped = tuple(a + t.ndim if a < 0 else a for a in order)
@@ -148,7 +179,16 @@ def transpose(x: TensorLike, axes: Sequence[int] | None = None) -> BoundArgument
 
 
 def swapaxes(x: TensorLike, axis1: int, axis2: int) -> Tensor:
-    """Exchange two axes."""
+    """Return a tensor with two axes exchanged.
+
+    x: of any dtype.  axis1, axis2: axes of x.
+
+    Raises ValueError for an axis outside of x.
+
+    >>> import treepie as tp
+    >>> tp.swapaxes(tp.zeros((2, 3, 4)), 0, -1).shape
+    (4, 3, 2)
+    """
     t = as_tensor(x)
     order = list(range(t.ndim))
     a, b = (one_axis("swapaxes", k, t.ndim) for k in (axis1, axis2))
@@ -173,8 +213,17 @@ def _plan_broadcast(
     large=Case(((1000, 1),), {"shape": (1000, 1000)}),
     ulp=0,
 )
-def broadcast_to(x: TensorLike, shape: Any) -> BoundArguments:
-    """Repeat axes of size 1, and new leading axes, up to a shape."""
+def broadcast_to(x: TensorLike, shape: int | Sequence[int]) -> BoundArguments:
+    """Return a tensor with axes of size 1, and new leading ones, repeated up to a shape.
+
+    x: of any dtype.  shape: the sizes of the result.
+
+    Raises ValueError for a shape that x does not broadcast to.
+
+    >>> import treepie as tp
+    >>> tp.broadcast_to(tp.tensor([1, 2]), (2, 2)).tolist()
+    [[1, 2], [1, 2]]
+    """
     t, sizes = as_tensor(x), shape_of("broadcast_to", shape)
     extra = len(sizes) - t.ndim
     if extra < 0 or any(n not in (1, m) for n, m in zip(t.shape, sizes[extra:], strict=True)):
@@ -197,13 +246,23 @@ def _plan_cast(inputs: list[Operand], outputs: list[Operand], scratch: Any, dtyp
     large=Case(((1000, 1000),), {"dtype": np.dtype("float64")}),
     ulp=0,
 )
-def _astype(x: TensorLike, dtype: Any) -> BoundArguments:
-    """Convert to another dtype; a float that an integer dtype can not hold gives its least value."""
+def _astype(x: TensorLike, dtype: DType) -> BoundArguments:
+    """Return the elements converted to another dtype."""
     return (as_tensor(x),), {"dtype": check_dtype("astype", dtype)}
 
 
-def astype(x: TensorLike, dtype: Any) -> Tensor:
-    """Convert to another dtype; a float that an integer dtype can not hold gives its least value."""
+def astype(x: TensorLike, dtype: DType) -> Tensor:
+    """Return the elements converted to another dtype.
+
+    x: of any dtype; x itself where it has the dtype.  dtype: float32, float64, int32, int64 or bool. A
+    float that an integer dtype can not hold becomes the dtype's least value.
+
+    Raises TypeError for another dtype.
+
+    >>> import treepie as tp
+    >>> tp.astype(tp.tensor([1.7, -1.7]), tp.int32).tolist()
+    [1, -1]
+    """
     t = as_tensor(x)
     if t._data.dtype is dtype:
         return t
@@ -211,170 +270,5 @@ def astype(x: TensorLike, dtype: Any) -> Tensor:
 
 
 def copied(x: Tensor) -> Tensor:
-    """Return the same elements in memory of their own."""
+    """Return the same elements in separate memory."""
     return _astype(x, x.dtype)
-
-
-def _plan_slice(
-    inputs: list[Operand],
-    outputs: list[Operand],
-    scratch: Any,
-    starts: Shape,
-    steps: Shape,
-    sizes: Shape,
-) -> list[Launch]:
-    (x,), (out,) = inputs, outputs
-    moves = strides(x.shape)
-    first = sum(s * m for s, m in zip(starts, moves, strict=True))
-    jumps = tuple(s * m for s, m in zip(steps, moves, strict=True))
-    return [copy(x, out, sizes, jumps, strides(out.shape), first)]
-
-
-def _reference_slices(starts: Shape, steps: Shape, sizes: Shape) -> tuple[Any, ...]:
-    return tuple(
-        start + step * np.arange(size) for start, step, size in zip(starts, steps, sizes, strict=True)
-    )
-
-
-def _fits(name: str, shape: Shape, starts: Shape, steps: Shape, sizes: Shape) -> None:
-    ends = [s + t * (n - 1) for s, t, n in zip(starts, steps, sizes, strict=True)]
-    inside = all(
-        not n or (0 <= s < m and 0 <= e < m) for s, e, n, m in zip(starts, ends, sizes, shape, strict=True)
-    )
-    if not inside:
-        raise ValueError(
-            f"{name}: starts {starts}, steps {steps} and sizes {sizes} reach outside, expected "
-            f"elements of shape {shape}"
-        )
-
-
-@op(
-    signature="(...)->(...)",
-    infer=lambda x, starts, steps, sizes: [Spec(sizes, x.dtype)],
-    plan=_plan_slice,
-    vjp=lambda g, y, x, starts, steps, sizes: embed(g, x.shape, starts, steps),
-    oracle=lambda x, starts, steps, sizes: x[np.ix_(*_reference_slices(starts, steps, sizes))],
-    cases=[
-        Case(((5, 7),), {"starts": (1, 6), "steps": (1, -2), "sizes": (3, 4)}),
-        Case(((4,),), {"starts": (0,), "steps": (1,), "sizes": (0,)}),
-        Case(((3, 4, 5),), {"starts": (0, 0, 2), "steps": (2, 1, 1), "sizes": (2, 4, 3)}),
-    ],
-    wrong=Case(((5, 7),), {"starts": (1, 5), "steps": (1, 1), "sizes": (3, 4)}),
-    ulp=0,
-)
-def strided_slice(x: TensorLike, starts: Shape, steps: Shape, sizes: Shape) -> BoundArguments:
-    """Elements `start + step * k`, k < size, of every axis; steps may be negative."""
-    t = as_tensor(x)
-    _fits("strided_slice", t.shape, starts, steps, sizes)
-    return (t,), {"starts": tuple(starts), "steps": tuple(steps), "sizes": tuple(sizes)}
-
-
-def _plan_embed(
-    inputs: list[Operand],
-    outputs: list[Operand],
-    scratch: Any,
-    shape: Shape,
-    starts: Shape,
-    steps: Shape,
-) -> list[Launch]:
-    (x,), (out,) = inputs, outputs
-    moves = strides(shape)
-    first = sum(s * m for s, m in zip(starts, moves, strict=True))
-    jumps = tuple(s * m for s, m in zip(steps, moves, strict=True))
-    zeros = [fill(out, 0)]
-    return [*zeros, copy(x, out, x.shape, strides(x.shape), jumps, 0, first)] if x.size else zeros
-
-
-def _reference_embed(x: Any, shape: Shape, starts: Shape, steps: Shape) -> Any:
-    out = np.zeros(shape, x.dtype)
-    out[np.ix_(*_reference_slices(starts, steps, x.shape))] = x
-    return out
-
-
-@op(
-    signature="(...)->(...)",
-    infer=lambda x, shape, starts, steps: [Spec(shape, x.dtype)],
-    plan=_plan_embed,
-    vjp=lambda g, y, x, shape, starts, steps: strided_slice(g, starts, steps, x.shape),
-    oracle=_reference_embed,
-    cases=[
-        Case(((3, 4),), {"shape": (5, 9), "starts": (1, 8), "steps": (1, -2)}),
-        Case(((0,),), {"shape": (4,), "starts": (0,), "steps": (1,)}),
-    ],
-    wrong=Case(((3, 4),), {"shape": (5, 4), "starts": (1, 1), "steps": (1, 1)}),
-    ulp=0,
-)
-def embed(x: TensorLike, shape: Shape, starts: Shape, steps: Shape) -> BoundArguments:
-    """Zeros of a shape, but for x at `start + step * k` of every axis: the adjoint of strided_slice."""
-    t = as_tensor(x)
-    _fits("embed", shape, starts, steps, t.shape)
-    return (t,), {"shape": tuple(shape), "starts": tuple(starts), "steps": tuple(steps)}
-
-
-def _plan_concatenate(inputs: list[Operand], outputs: list[Operand], scratch: Any, axis: int) -> list[Launch]:
-    (out,) = outputs
-    moves, first, launches = strides(out.shape), 0, []
-    for x in inputs:
-        if x.size:
-            launches.append(copy(x, out, x.shape, strides(x.shape), moves, 0, first))
-        first += x.shape[axis] * moves[axis]
-    return launches
-
-
-def _infer_concatenate(*xs: Spec, axis: int) -> list[Spec]:
-    sizes = list(xs[0].shape)
-    sizes[axis] = sum(x.shape[axis] for x in xs)
-    return [Spec(tuple(sizes), xs[0].dtype)]
-
-
-def _concatenate_vjp(g: Tensor, y: Tensor, *xs: Tensor, axis: int, argument: int) -> Tensor:
-    starts = [0] * g.ndim
-    starts[axis] = sum(x.shape[axis] for x in xs[:argument])
-    return strided_slice(g, tuple(starts), (1,) * g.ndim, xs[argument].shape)
-
-
-@op(
-    name="concatenate",
-    signature="(...),...->(...)",
-    variadic=True,
-    infer=_infer_concatenate,
-    plan=_plan_concatenate,
-    joins=lambda *xs, axis: math.prod(xs[0].shape[:axis]) == 1,
-    vjp=_concatenate_vjp,
-    oracle=lambda *xs, axis: np.concatenate(xs, axis),
-    cases=[
-        Case(((2, 3), (2, 1), (2, 4)), {"axis": 1}),
-        Case(((2, 3), (0, 3)), {"axis": 0}),
-        Case(((4,),), {"axis": 0}),
-    ],
-    wrong=Case(((2, 3), (3, 3)), {"axis": 1}),
-    large=Case(((500, 1000), (500, 1000)), {"axis": 0}),
-    ulp=0,
-)
-def _concatenate(*xs: TensorLike, axis: int) -> BoundArguments:
-    """Join tensors along an axis."""
-    made = promoted("concatenate", tuple(xs))
-    k = one_axis("concatenate", axis, made[0].ndim)
-    for i, t in enumerate(made):
-        same = t.ndim == made[0].ndim and all(
-            a == k or n == m for a, (n, m) in enumerate(zip(t.shape, made[0].shape, strict=False))
-        )
-        if not same:
-            raise ValueError(
-                f"concatenate: operand {i} has shape {t.shape}, expected {made[0].shape} but for axis {k}"
-            )
-    return made, {"axis": k}
-
-
-def concatenate(xs: Sequence[TensorLike], axis: int = 0) -> Tensor:
-    """Join tensors along an axis; the other axes must agree."""
-    if not len(xs):
-        raise ValueError("concatenate: xs is empty, expected at least one tensor")
-    return _concatenate(*xs, axis=axis)
-
-
-def stack(xs: Sequence[TensorLike], axis: int = 0) -> Tensor:
-    """Join tensors of one shape along a new axis."""
-    if not len(xs):
-        raise ValueError("stack: xs is empty, expected at least one tensor")
-    return concatenate([expand_dims(x, axis) for x in xs], axis)

@@ -12,8 +12,9 @@ from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_float, as_tensor, one_axis, same_float_dtype
 from ..table import BoundArguments, Case, op
-from ..tensor import Tensor, TensorLike
-from .arithmetic import exp, mul, sub
+from ..tensor import Axis, Tensor, TensorLike
+from .arithmetic import mul, sub
+from .elementary import exp
 from .indexing import one_hot
 from .reduction import sum
 from .shape import expand_dims, reshape, swapaxes
@@ -33,12 +34,12 @@ def _row_planner(kernel: Callable[..., Launch]) -> Callable[..., list[Launch]]:
 
 
 def _bind_rows(name: str, *xs: TensorLike) -> BoundArguments:
-    made = tuple(as_float(name, x) for x in xs)
-    same_float_dtype(name, **{f"operand {k}": t for k, t in enumerate(made)})
-    if any(t.shape != made[0].shape for t in made) or made[0].ndim == 0 or made[0].shape[-1] == 0:
-        shapes = " and ".join(str(t.shape) for t in made)
+    tensors = tuple(as_float(name, x) for x in xs)
+    same_float_dtype(name, **{f"operand {k}": t for k, t in enumerate(tensors)})
+    if any(t.shape != tensors[0].shape for t in tensors) or tensors[0].ndim == 0 or tensors[0].shape[-1] == 0:
+        shapes = " and ".join(str(t.shape) for t in tensors)
         raise ValueError(f"{name}: shape is {shapes}, expected (..., classes) with at least one class")
-    return made, {}
+    return tensors, {}
 
 
 def _softmax_oracle(x: Any) -> Any:
@@ -66,7 +67,7 @@ def _dot(a: Any, b: Any) -> Tensor:
     ulp=16,
 )
 def softmax_backward(g: TensorLike, y: TensorLike) -> BoundArguments:
-    """Gradient of softmax over the last axis: y * (g - sum(g * y)), y its result."""
+    """Return the gradient of softmax over the last axis: y * (g - sum(g * y)), y its result."""
     return _bind_rows("softmax_backward", g, y)
 
 
@@ -84,12 +85,21 @@ def softmax_backward(g: TensorLike, y: TensorLike) -> BoundArguments:
     ulp=32,
 )
 def _softmax(x: TensorLike) -> BoundArguments:
-    """Softmax over the last axis: exp(x) / sum(exp(x))."""
+    """Return the softmax over the last axis."""
     return _bind_rows("softmax", x)
 
 
 def softmax(x: TensorLike, axis: int = -1) -> Tensor:
-    """Return exp(x) / sum(exp(x)) over an axis."""
+    """Return exp(x) / sum(exp(x)) over an axis.
+
+    x: (..., classes) float of any size, without overflow.
+
+    Raises ValueError for an axis of size 0, or outside of x.
+
+    >>> import treepie as tp
+    >>> tp.softmax(tp.tensor([0.0, 0.0])).tolist()
+    [0.5, 0.5]
+    """
     t = as_float("softmax", x)
     k = one_axis("softmax", axis, t.ndim)
     return _softmax(t) if k == t.ndim - 1 else swapaxes(_softmax(swapaxes(t, k, -1)), k, -1)
@@ -108,12 +118,21 @@ def softmax(x: TensorLike, axis: int = -1) -> Tensor:
     domain=(-10.0, 10.0),
 )
 def _logsumexp(x: TensorLike) -> BoundArguments:
-    """Logarithm of the sum of exp(x) over the last axis."""
+    """Return the logarithm of the sum of exponentials over the last axis."""
     return _bind_rows("logsumexp", x)
 
 
-def logsumexp(x: TensorLike, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:
-    """Return log(sum(exp(x))) over axes, without overflow."""
+def logsumexp(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Return log(sum(exp(x))) over axes, without overflow.
+
+    x: float.  axis: an axis, several, or None for all.  keepdims: keep reduced axes, of size 1.
+
+    Raises ValueError for axes of size 0, or outside of x.
+
+    >>> import treepie as tp
+    >>> tp.logsumexp(tp.tensor([1000.0, 1000.0])).item()
+    1000.6931762695312
+    """
     from ..arguments import some_axes
     from .shape import transpose
 
@@ -126,7 +145,16 @@ def logsumexp(x: TensorLike, axis: int | tuple[int, ...] | None = None, keepdims
 
 
 def log_softmax(x: TensorLike, axis: int = -1) -> Tensor:
-    """Return x - log(sum(exp(x))) over an axis."""
+    """Return x - log(sum(exp(x))) over an axis, the logarithm of softmax.
+
+    x: float of any size, without overflow.
+
+    Raises ValueError for an axis of size 0, or outside of x.
+
+    >>> import treepie as tp
+    >>> tp.log_softmax(tp.tensor([0.0, 0.0])).tolist()
+    [-0.6931471824645996, -0.6931471824645996]
+    """
     t = as_float("log_softmax", x)
     return sub(t, logsumexp(t, one_axis("log_softmax", axis, t.ndim), True))
 
@@ -198,7 +226,7 @@ _LABELLED = [
     ulp=32,
 )
 def cross_entropy_backward(g: TensorLike, logits: TensorLike, labels: TensorLike) -> BoundArguments:
-    """Gradient of cross_entropy_rows: g * (softmax(logits) - one_hot(labels))."""
+    """Return the gradient of cross_entropy_rows: g * (softmax(logits) - one_hot(labels))."""
     x, y = _bind_labels(logits, labels)
     upstream = as_float("cross_entropy", g)
     same_float_dtype("cross_entropy", g=upstream, logits=x)
@@ -220,5 +248,5 @@ def cross_entropy_backward(g: TensorLike, logits: TensorLike, labels: TensorLike
     ulp=8,
 )
 def cross_entropy_rows(logits: TensorLike, labels: TensorLike) -> BoundArguments:
-    """Loss of each row: -log softmax(logits)[label]. A label outside the classes is a ValueError."""
+    """Return the loss of each row, -log softmax(logits)[label]; ValueError for a label out of range."""
     return _bind_labels(logits, labels), {}

@@ -1,7 +1,7 @@
 """Sorting. All sorts are stable, and NaN is larger than any number, as in NumPy.
 
-Elements that are equal keep their order, ascending or descending, and each gets the gradient of the
-place where it went.
+Equal elements keep their order, ascending or descending, and each gets the gradient of the position
+it moved to.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from ..arguments import as_tensor, integer, one_axis
 from ..table import BoundArguments, Case, composite, op
 from ..tensor import Tensor, TensorLike, int32, int64
 from .gather import take_along_axis
-from .indexing import around
-from .rearrange import piece
+from .indexing import outer_n_inner
+from .rearrange import slice_axis
 from .shape import reshape
 
 _ALL = ("float32", "float64", "int32", "int64", "bool")
@@ -29,16 +29,16 @@ def _plan(
     inputs: list[Operand], outputs: list[Operand], scratch: Any, axis: int, descending: bool
 ) -> list[Launch]:
     (x,), (out,) = inputs, outputs
-    seen = around(x.shape, axis)
+    view = outer_n_inner(x.shape, axis)
     launches = []
     if x.dtype.kind == "b":
-        wide = scratch(x.shape, int32)
-        launches.append(cast(x, wide))
-        x = wide
-    x = x.reshaped(*seen)
+        integers = scratch(x.shape, int32)
+        launches.append(cast(x, integers))
+        x = integers
+    x = x.reshaped(*view)
     lines, sums = kernels.scratch(x)
-    keys, places, counts = (scratch(shape, int64) for shape in (lines, lines, sums))
-    return [*launches, kernels.argsort(x, out.reshaped(*seen), keys, places, counts, descending)]
+    keys, positions, counts = (scratch(shape, int64) for shape in (lines, lines, sums))
+    return [*launches, kernels.argsort(x, out.reshaped(*view), keys, positions, counts, descending)]
 
 
 def _argsort_oracle(x: Any, axis: int, descending: bool = False) -> Any:
@@ -69,15 +69,22 @@ def _argsort_oracle(x: Any, axis: int, descending: bool = False) -> Any:
     dtypes=_ALL,
 )
 def _argsort(x: TensorLike, axis: int, descending: bool = False) -> BoundArguments:
-    """Places of the elements along an axis in ascending or descending order, int64; stable."""
+    """Return the positions of the elements in sorted order."""
     t = as_tensor(x)
     return (t,), {"axis": one_axis("argsort", axis, t.ndim), "descending": bool(descending)}
 
 
 def argsort(x: TensorLike, axis: int | None = -1, descending: bool = False) -> Tensor:
-    """Return the places of the elements along an axis in ascending order, int64.
+    """Return the positions of the elements along an axis in sorted order, int64.
 
-    Equal elements keep their order; NaN is the largest. axis None sorts the flattened tensor.
+    x: of any dtype; NaN is the largest.  axis: an axis, or None for the flattened tensor.
+    descending: largest first. Equal elements keep their order either way.
+
+    Raises ValueError for an axis outside of x.
+
+    >>> import treepie as tp
+    >>> tp.argsort(tp.tensor([3.0, 1.0, 2.0])).tolist()
+    [1, 2, 0]
     """
     t = as_tensor(x)
     return _argsort(reshape(t, (-1,)), 0, descending) if axis is None else _argsort(t, axis, descending)
@@ -97,9 +104,16 @@ def argsort(x: TensorLike, axis: int | None = -1, descending: bool = False) -> T
     ulp=0,
 )
 def sort(x: TensorLike, axis: int | None = -1, descending: bool = False) -> Tensor:
-    """Sort along an axis, ascending by default; NaN is the largest. axis None sorts the flattened tensor.
+    """Return the elements sorted along an axis, ascending by default.
 
-    Of equal elements, each gets the gradient of the place where a stable sort puts it.
+    x: of any dtype; NaN is the largest.  axis: an axis, or None for the flattened tensor.
+    descending: largest first. The sort is stable, and the gradient goes back along it.
+
+    Raises ValueError for an axis outside of x.
+
+    >>> import treepie as tp
+    >>> tp.sort(tp.tensor([3.0, 1.0, 2.0])).tolist()
+    [1.0, 2.0, 3.0]
     """
     t = as_tensor(x)
     if axis is None:
@@ -126,13 +140,20 @@ def sort(x: TensorLike, axis: int | None = -1, descending: bool = False) -> Tens
     ulp=0,
 )
 def top_k(x: TensorLike, k: int, axis: int = -1) -> tuple[Tensor, Tensor]:
-    """Return the k largest elements along an axis, the largest first, and their places, int64.
+    """Return the k largest elements along an axis, largest first, and their positions.
 
-    Of equal elements the first come first, and get the gradient; NaN is the largest.
+    x: of any dtype; NaN is the largest.  k: how many, up to the size of the axis. Of equal elements the
+    first come first, and get the gradient. Positions are int64.
+
+    Raises ValueError for a k or an axis outside of its range.
+
+    >>> import treepie as tp
+    >>> [y.tolist() for y in tp.top_k(tp.tensor([3.0, 1.0, 2.0]), 2)]
+    [[3.0, 2.0], [0, 2]]
     """
     t, count = as_tensor(x), integer("top_k", "k", k)
     at = one_axis("top_k", axis, t.ndim)
     if not 0 <= count <= t.shape[at]:
         raise ValueError(f"top_k: k is {k}, expected 0 to {t.shape[at]} for axis {at} of shape {t.shape}")
-    places = piece(_argsort(t, at, True), at, 0, count)
-    return take_along_axis(t, places, at), places
+    positions = slice_axis(_argsort(t, at, True), at, 0, count)
+    return take_along_axis(t, positions, at), positions

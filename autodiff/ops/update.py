@@ -1,8 +1,8 @@
-"""Update rules of optimizers: rows that give the change of a parameter and the new moments, in one pass.
+"""Update rules of optimizers: rows that compute the change of a parameter and the new moments in one pass.
 
 Every rule is a formula of (parameter, gradient, moments..., hyperparameters...). Its row `<name>_step`
-gives (change, moments...), its row `<name>_update` (parameter + change, moments...). Hyperparameters
-arrive as one float array, so that a schedule changes no program.
+returns (change, moments...), its row `<name>_update` (parameter + change, moments...). Hyperparameters
+are one float array, so that a schedule needs no new program.
 """
 
 from __future__ import annotations
@@ -22,62 +22,69 @@ from ..table import BoundArguments, Case, Op, register
 from ..tensor import Tensor, TensorLike
 
 
+def _row(
+    name: str, moments: int, hyper: int, formula: Callable[..., Any], oracle: Callable[..., Any], doc: str
+) -> Op:
+    """Register one row: `formula` on values, `oracle` in NumPy, which takes hyperparameters one by one."""
+
+    def reference(p: Any, *rest: Any) -> Any:
+        return oracle(p, *rest[:-1], *rest[-1])
+
+    def bind(*operands: TensorLike) -> BoundArguments:
+        args = tuple(as_tensor(a) for a in operands)
+        shapes, dtypes = {a.shape for a in args[:-1]}, {a.dtype for a in args}
+        if len(shapes) > 1 or len(dtypes) > 1 or args[-1].shape != (hyper,):
+            text = " and ".join(f"{a.shape} {a.dtype.name}" for a in args)
+            raise ValueError(f"{name}: operands are {text}, expected one shape and dtype, and ({hyper},)")
+        return args, {}
+
+    def plan(inputs: list[Operand], outputs: list[Operand], scratch: Any) -> list[Launch]:
+        numbers = inputs[-1]
+        one, size = Spec((), numbers.dtype), numbers.dtype.itemsize
+        scalars = [Operand(numbers.buffer, one, k * size) for k in range(hyper)]
+        return [plan_elementwise(name, formula, [*inputs[:-1], *scalars], outputs, 10)]
+
+    shapes = [((3, 5),), ((),), ((0, 2),)]
+    row = Op(
+        name,
+        bind,
+        lambda p, *rest: [Spec(p.shape, p.dtype)] * (1 + moments),
+        plan,
+        None,
+        reference,
+        tuple(Case((*s * (2 + moments), (hyper,))) for s in shapes),
+        signature="(...)" + ",(...)" * (1 + moments) + f",({hyper})->(...)" + ",(...)" * moments,
+        nondifferentiable=True,
+        wrong=Case(((3, 5),) * (1 + moments) + ((3, 4), (hyper,))),
+        large=Case(((1000, 1000),) * (2 + moments) + ((hyper,),)),
+        domain=(0.05, 0.95),
+        ulp=16,
+        recycled=True,
+        in_place=True,
+        doc=doc,
+    )
+    return register(row)
+
+
+def _added(formula: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a rule that computes the new parameter where `formula` computes its change."""
+
+    def rule(p: Any, *rest: Any) -> Any:
+        change, *moments = formula(p, *rest)
+        return p + change, *moments
+
+    return rule
+
+
 def _rule(
     name: str, moments: int, hyper: int, formula: Callable[..., Any], oracle: Callable[..., Any]
 ) -> UpdateRule:
     """Register the rows of a rule."""
-
-    def row(suffix: str, add: bool) -> Op:
-        own = f"{name}_{suffix}"
-
-        def made(p: Any, *rest: Any) -> Any:
-            change, *new = formula(p, *rest)
-            return (p + change if add else change, *new)
-
-        made.__code__ = made.__code__.replace(co_name=own)
-
-        def reference(p: Any, *rest: Any) -> Any:
-            change, *new = oracle(p, *rest[:-1], *rest[-1])
-            return (p + change if add else change, *new)
-
-        def bind(*given: TensorLike) -> BoundArguments:
-            args = tuple(as_tensor(a) for a in given)
-            shapes, dtypes = {a.shape for a in args[:-1]}, {a.dtype for a in args}
-            if len(shapes) > 1 or len(dtypes) > 1 or args[-1].shape != (hyper,):
-                found = " and ".join(f"{a.shape} {a.dtype.name}" for a in args)
-                raise ValueError(f"{own}: operands are {found}, expected one shape and dtype, and ({hyper},)")
-            return args, {}
-
-        def plan(inputs: list[Operand], outputs: list[Operand], scratch: Any) -> list[Launch]:
-            item = inputs[-1].dtype.itemsize
-            one = Spec((), inputs[-1].dtype)
-            scalars = [Operand(inputs[-1].buffer, one, k * item) for k in range(hyper)]
-            return [plan_elementwise(own, made, [*inputs[:-1], *scalars], outputs, 10)]
-
-        shapes = [((3, 5),), ((),), ((0, 2),)]
-        cases = tuple(Case((*s * (2 + moments), (hyper,))) for s in shapes)
-        return register(
-            Op(
-                own,
-                bind,
-                lambda p, *rest: [Spec(p.shape, p.dtype)] * (1 + moments),
-                plan,
-                None,
-                reference,
-                cases,
-                signature="(...)" + ",(...)" * (1 + moments) + f",({hyper})->(...)" + ",(...)" * moments,
-                nondifferentiable=True,
-                wrong=Case(((3, 5),) * (1 + moments) + ((3, 4), (hyper,))),
-                large=Case(((1000, 1000),) * (2 + moments) + ((hyper,),)),
-                domain=(0.05, 0.95),
-                ulp=16,
-                recycled=True,
-                in_place=True,
-                doc=f"{'New parameter' if add else 'Change'} and moments by {name}.",
-            )
-        )
-
-    step, update = row("step", add=False), row("update", add=True)
+    sizes = moments, hyper
+    step = _row(f"{name}_step", *sizes, formula, oracle, f"Change and moments by {name}.")
+    update = _row(
+        f"{name}_update", *sizes, _added(formula), _added(oracle), f"New parameter and moments by {name}."
+    )
     return UpdateRule(step, update, hyper)
 
 
