@@ -1,7 +1,7 @@
 """Convolution and its two gradients, over segments of rows of the result (see `conv_tile.py`).
 
-`convolve` computes the convolution, and the gradient of its input: a convolution of the result's gradient with
-the flipped weights, one for each phase of the stride. `correlate` computes the gradient of the weights.
+`convolve` computes the convolution, and the gradient of its input: a convolution of the result's gradient
+with the flipped weights, one for each phase of the stride. `correlate` computes the gradient of the weights.
 
 A chunk runs its tasks (see `conv_task.py`) in order, in scratch that no other chunk uses.
 """
@@ -50,8 +50,8 @@ _GROUP_STEP, _ROW_STEP, _CHANNEL_STEP, _PACK_M, _PACK_CHANNELS, _PACK_HIGH, _BIA
 #: Words of a plan after those that `begin` reads: tasks (or blocks of images), those of a chunk, channels of
 #: the result in a group, channels and segments of a tile, elements of a plane of the result.
 _TASKS, _CHUNK_TASKS, _M, _HIGH, _WIDE, _AREA = range(TASK_WORDS, TASK_WORDS + 6)
-#: Of `_convolve`: channels of a block of the sum, columns of a plane of the result; start and step of the rows
-#: and of the columns that are written; where the stage starts in a region, or -1.
+#: Of `_convolve`: channels of a block of the sum, columns of a plane of the result; start and step of the
+#: rows and of the columns that are written; where the stage starts in a region, or -1.
 _BLOCK, _WIDTH, _START_ROW, _STEP_ROW, _START_COLUMN, _STEP_COLUMN, _STAGE = range(
     TASK_WORDS + 6, TASK_WORDS + 13
 )
@@ -61,7 +61,7 @@ _PART = TASK_WORDS + 6
 
 @dataclass(frozen=True)
 class Weights:
-    """Strides of the weights of a sum, in elements: of groups, rows and channels; and an offset for each tap."""
+    """Strides of weights, in elements: of groups, rows and channels; and an offset for each tap."""
 
     group: int
     row: int
@@ -193,9 +193,9 @@ def _dots(
 ) -> None:
     """Add a task's products to the gradient of the weights, of channels first..last-1 of the result.
 
-    other: the address of the group's first channel of the result's gradient.  target: of the weights'.  count:
-    segments.  size: bytes of an element.  terms: weights of a channel; their distances end the table.  new:
-    whether sums are stored instead of added.
+    other: the address of the group's first channel of the result's gradient.  target: of the weights'.
+    count: segments.  size: bytes of an element.  terms: weights of a channel; their distances end the table.
+    new: whether sums are stored instead of added.
     """
     high, wide, area = plan[_HIGH], plan[_WIDE], plan[_AREA]
     distances = table[table.size - terms - wide :]

@@ -1,11 +1,11 @@
 """Tasks of a convolution: a few images, or a band of rows of one, by a group of channels.
 
-The source of a task is copied into a frame, surrounded by zeros. Where the stride is more than 1, the frame has
-the columns sorted by their remainder, so that a vector of the result reads neighbours at every tap. Where rows
-are whole vectors and there is no padding, the source is read in place.
+The source of a task is copied into a frame, surrounded by zeros. Where the stride is more than 1, the frame
+has the columns sorted by their remainder, so that a vector of the result reads neighbours at every tap. Where
+rows are whole vectors and there is no padding, the source is read in place.
 
-Rows of results are cut into segments of one vector each: of 14 float32, 2 in 16 lanes idle, of 7 more than half
-do.
+Rows of results are cut into segments of one vector each: of 14 float32, 2 in 16 lanes idle, of 7 more than
+half do.
 """
 
 from dataclasses import dataclass
@@ -24,16 +24,17 @@ _SEGMENTS = 96
 #: Most chunks of a launch, and least where possible. Each has a frame, and perhaps a partial sum.
 MOST_CHUNKS, LEAST_CHUNKS = 32, 8
 
-#: Words of a plan that `begin` reads. Sizes: channels of a group, bands of an image, images and rows of results
-#: of a task, rows of the source and of all results, the padding above, rows of a frame.
+#: Words of a plan that `begin` reads. Sizes: channels of a group, bands of an image, images and rows of
+#: results of a task, rows of the source and of all results, the padding above, rows of a frame.
 GROUPS, CHANNELS, IMAGES, BANDS, TASK_IMAGES, TASK_ROWS, HEIGHT, ROWS, STRIDE, BEFORE, FRAME_ROWS = range(11)
-#: Columns of results, their stride, the padding left, columns of a frame for each remainder, whether there is a
-#: frame, elements of a vector, and the address of the function that fills a frame.
+#: Columns of results, their stride, the padding left, columns of a frame for each remainder, whether there is
+#: a frame, elements of a vector, and the address of the function that fills a frame.
 COLUMNS, STEP, LEFT, FRAME_COLUMNS, FRAMED, LANES, COPY = range(11, 18)
 #: Number of these words.
 TASK_WORDS = 18
 
-#: Words of a segment in a task's table: where it reads, where it writes (or reads gradients), how many elements.
+#: Words of a segment in a task's table: where it reads, where it writes (or reads gradients), how many
+#: elements.
 SEGMENT_WORDS = 3
 
 
@@ -170,7 +171,8 @@ def begin(
     """Prepare a task: its frame, and its table of segments.
 
     next_other, line_other: elements from an image to the next and from a row to the next, in the array that
-    the table's second words point into.  done: the number of segments in the table, from the chunk's last task.
+    the table's second words point into.  done: the number of segments in the table, from the chunk's last
+    task.
 
     Returns the address of the source, bytes from a channel of it to the next, the number of segments; the
     task's first image, its number of images, its first row, its number of rows.

@@ -19,7 +19,7 @@ from llvmlite import ir
 
 from . import native
 from .intrinsics import Array, array_at, rename
-from .program import HEADER, Address, Argument, Launch, Operand, launch
+from .program import HEADER, Address, Argument, Launch, Operand, make_launch
 
 A1 = Annotated[Array, 1]  # an array of one dimension, of two, of three
 A2 = Annotated[Array, 2]
@@ -84,7 +84,7 @@ class Kernel:
             else:
                 words.append(argument)
         dtypes = tuple(a.dtype for a in arguments if isinstance(a, Operand))
-        return launch(self.entry(dtypes), chunks, work_ns, words)
+        return make_launch(self.entry(dtypes), chunks, work_ns, words)
 
     def entry(self, dtypes: tuple[np.dtype, ...]) -> int:
         """Return the address of the entry point for arrays of these dtypes."""

@@ -10,7 +10,6 @@ from .program import Launch, Operand
 from .strided import below, ints, kind, strided
 from .vector import Value, select, vector_type
 
-
 #: Words of a plan: sizes of a plane of x, and of a plane of results; planes of a chunk.
 _HEIGHT, _WIDTH, _ROWS, _COLUMNS, _CHUNK_PLANES = range(5)
 #: The window's size, stride and dilation, and the padding before; of rows, then of columns.

@@ -138,7 +138,7 @@ def test_grids_have_work_for_all_threads(team):
         (128, 128, 32, 256),
     ):
         for ta, tb in BOTH:
-            cut = matmul.grid(m, k, n, batch, ta, tb, "float32", team)
+            cut = matmul.tiling(m, k, n, batch, ta, tb, "float32", team)
             share = batch * m * n / team
             assert batch * cut.chunks_m * cut.chunks_n >= 2 * team
             rows = cut.high * -(-m // (cut.high * cut.chunks_m))
