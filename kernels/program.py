@@ -7,9 +7,8 @@ result do not depend on how chunks are distributed over threads.
 An argument block is a run of 64-bit words: the header below, then the kernel's arguments: an address and a
 shape for an array, the bits of a number for a scalar. A launch table is one buffer: rows of (entry point,
 byte offset of the block), then the blocks. It holds no address of data until it runs, so one table serves
-every call with
-the same shapes: an eager op has one or two launches, a training step hundreds, and both run through
-`LaunchTable.run`.
+every call with the same shapes: an eager op has one or two launches, a training step hundreds, and both run
+through `LaunchTable.run`.
 """
 
 import ctypes

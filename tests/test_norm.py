@@ -62,9 +62,9 @@ def test_equals_the_definition_far_from_zero_too(name, shape):
         x = numbers(*shape) + offset
         np.testing.assert_allclose(fn(x, w, b), definition(x, w, b), rtol=1e-8, atol=1e-8)
         single = [a.astype("f4") for a in (x, w, b)]
-        made = fn(*single)
-        assert made.dtype == tp.float32
-        np.testing.assert_allclose(made, definition(*single), rtol=2e-6, atol=2e-6)
+        result = fn(*single)
+        assert result.dtype == tp.float32
+        np.testing.assert_allclose(result, definition(*single), rtol=2e-6, atol=2e-6)
 
 
 def test_weights_are_ones_and_zeros_unless_given():
@@ -109,12 +109,12 @@ def test_equals_pytorch_with_gradients(name, shape):
     }[name]
     fn, _, axis, _ = NORMS[name]
     arrays = [numbers(*shape), numbers(shape[axis], seed=1), numbers(shape[axis], seed=2)]
-    given = [torch.from_numpy(a).requires_grad_() for a in arrays]
-    want, g = theirs(*given), numbers(*shape, seed=3)
+    inputs = [torch.from_numpy(a).requires_grad_() for a in arrays]
+    want, g = theirs(*inputs), numbers(*shape, seed=3)
     y, back = tp.vjp(fn, *map(tp.tensor, arrays))
     np.testing.assert_allclose(y, want.detach(), rtol=1e-9, atol=1e-9)
-    wanted = torch.autograd.grad(want, given, torch.from_numpy(g))
-    for ours, their in zip(back(tp.tensor(g)), wanted, strict=True):
+    expected = torch.autograd.grad(want, inputs, torch.from_numpy(g))
+    for ours, their in zip(back(tp.tensor(g)), expected, strict=True):
         np.testing.assert_allclose(ours, their, rtol=1e-7, atol=1e-7)
 
 

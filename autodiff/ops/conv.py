@@ -223,7 +223,7 @@ def convolution(
     """Convolution of images (a cross-correlation): each result is a sum of in / groups * kh * kw products."""
     t, w = as_tensor(x), as_tensor(weight)
     _check_images("convolution", x=t, weight=w)
-    attributes = {"stride": stride, "dilation": dilation, "padding": padding, "groups": groups}
+    attributes: Attributes = {"stride": stride, "dilation": dilation, "padding": padding, "groups": groups}
     _check("convolution", t, w, None, **attributes)
     return (t, w), attributes
 
@@ -258,7 +258,7 @@ def convolution_bias(
     t, w, b = as_tensor(x), as_tensor(weight), as_tensor(bias)
     _check_images("convolution", x=t, weight=w)
     same_float_dtype("convolution", weight=w, bias=b)
-    attributes = {"stride": stride, "dilation": dilation, "padding": padding, "groups": groups}
+    attributes: Attributes = {"stride": stride, "dilation": dilation, "padding": padding, "groups": groups}
     _check("convolution", t, w, None, **attributes)
     if b.shape != w.shape[:1]:
         raise ValueError(f"convolution: bias has shape {b.shape}, expected {w.shape[:1]}")
@@ -293,7 +293,7 @@ def convolution_input(
     """Gradient of convolution's input, of spatial size `size`: the transposed convolution of g."""
     t, w = as_tensor(g), as_tensor(weight)
     _check_images("convolution_input", g=t, weight=w)
-    attributes = {"stride": stride, "dilation": dilation, "padding": padding, "groups": groups}
+    attributes: Attributes = {"stride": stride, "dilation": dilation, "padding": padding, "groups": groups}
     x = Spec((t.shape[0], w.shape[1] * groups, *size), t.dtype)
     _check("convolution_input", x, w, t.shape, **attributes)
     return (t, w), {"size": size, **attributes}
@@ -329,7 +329,7 @@ def convolution_weight(
     """Gradient of convolution's weight, whose window has the size `kernel`."""
     t, u = as_tensor(x), as_tensor(g)
     _check_images("convolution_weight", x=t, g=u)
-    attributes = {"stride": stride, "dilation": dilation, "padding": padding, "groups": groups}
+    attributes: Attributes = {"stride": stride, "dilation": dilation, "padding": padding, "groups": groups}
     w = Spec((u.shape[1], t.shape[1] // groups, *kernel), t.dtype)
     _check("convolution_weight", t, w, u.shape, **attributes)
     return (t, u), {"kernel": kernel, **attributes}
