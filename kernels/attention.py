@@ -1,11 +1,12 @@
-"""Attention without the matrix of scores: blocks of queries meet blocks of keys (Dao et al. 2022).
+"""Attention without the matrix of scores: blocks of queries by blocks of keys (Dao et al. 2022).
 
-Forward, a block of queries keeps the maximum and the sum of its softmax so far, and rescales its output when
-a block of keys raises the maximum; of a row only the logarithm of its sum of exponentials is kept. Backward,
-the scores of a block are computed again from it.
+Forward, a block of queries keeps a running maximum and sum of its softmax, and rescales its output when a
+block of keys raises the maximum; only the logarithm of the sum of exponentials of each row is returned
+besides. Backward, the scores of a block are recomputed from it.
 
-A task is one head of keys and values with the queries that read it, or a part of them. Tasks are dealt to
-chunks whose number depends on the shapes alone; each chunk has scratch of its own, linear in the sequence.
+A task is one head of keys and values with the queries that read it, or a part of them. Tasks are divided
+among chunks, whose number depends on the shapes alone; each chunk has separate scratch, linear in the
+sequence.
 """
 
 import math
@@ -23,28 +24,26 @@ from .blocks import (
     DROPPED,
     GROUP,
     HEADS,
-    ITEM,
+    ITEMSIZE,
     KEYS,
     KEYS_A_BLOCK,
+    OFFSETS,
     PACK,
     PARTS,
-    PLACES,
     QUERIES,
     QUERIES_A_BLOCK,
     TASKS,
     WIDE,
+    apply_mask,
     by_keys,
     by_queries,
     clear,
     clear_rest,
     copy_rows,
     drop,
-    exp_slope,
     exp_sum,
     finish,
     heads_at,
-    hide,
-    keys_seen,
     mask_row,
     multiply,
     pack_transposed_at,
@@ -53,36 +52,38 @@ from .blocks import (
     row_fill,
     row_max,
     row_times,
+    score_gradients,
+    visible_keys,
 )
 from .formulas import exp
 from .intrinsics import Array, scalar
 from .kernel import A1, A2, Kernel, Words, device, kernel
 from .program import Address, Launch, Operand
 
-#: A launch has at most so many chunks: more would each find their scratch in no cache (64 chunks took 1.08 of
-#: the time of 32 or 16, backward for 64 heads of 128 x 32).
+#: Most chunks of a launch: the scratch of more would not stay in cache (64 chunks took 1.08 of the time of 32
+#: or 16, backward for 64 heads of 128 x 32).
 _CHUNKS = 32
 
-#: Queries of few heads are cut into parts, for so many tasks. Each part packs all keys: there are more
-#: parts than the second number only while the keys that they pack are less than the third, in bytes.
+#: Queries of few heads are cut into parts, for at least the first number of tasks. Each part packs all keys:
+#: there are more parts than the second number only while the keys they pack are below the third, in bytes.
 _TASKS, _PARTS, _PACKED = 16, 4, 1 << 24
 
 _exp = scalar(exp)
 
-#: Places in a chunk's scratch: K transposed; V, backward transposed; queries; the block of scores; the output
-#: of the queries, backward their gradient; 0, 1, 2, ... for dropout; of each query the maximum and the sum so
-#: far. Backward also K, rows of the output's gradient, the block of the scores' gradients, those of K and V,
-#: and a number for each query.
-_KT, _V, _Q, _P, _O, _COLUMNS, _TOPS, _SUMS = range(PLACES, PLACES + 8)
-_K, _G, _DP, _DK, _DV, _DELTAS = range(PLACES + 8, PLACES + 14)
+#: Offsets in a chunk's scratch: K transposed; V, backward transposed; queries; the block of scores; the
+#: output of the queries, backward their gradient; 0, 1, 2, ... for dropout; of each query the running maximum
+#: and sum. Backward also K, rows of the output's gradient, the block of the scores' gradients, the gradients
+#: of K and V, and a number for each query.
+_KT, _V, _Q, _P, _O, _COLUMNS, _TOPS, _SUMS = range(OFFSETS, OFFSETS + 8)
+_K, _G, _DP, _DK, _DV, _DELTAS = range(OFFSETS + 8, OFFSETS + 14)
 #: Addresses of the arrays.
-_ARRAYS = PLACES + 14
+_ARRAYS = OFFSETS + 14
 _AT_Q, _AT_K, _AT_V, _AT_OUT, _AT_LSE, _AT_G, _AT_G_LSE, _AT_DQ, _AT_DK, _AT_DV = range(_ARRAYS, _ARRAYS + 10)
 
 
 @device
 def _count(base: int, key: Array, plan: Array) -> None:
-    """Write 0, 1, 2, ... to scratch, which the draws of a row count from."""
+    """Write 0, 1, 2, ... to scratch: the counters of a row's random numbers."""
     columns = row_at(base + plan[_COLUMNS], KEYS_A_BLOCK * plan[DROPPED], key)
     for j in range(columns.size):
         columns[j] = j
@@ -96,42 +97,43 @@ def _drop(row: Array, base: int, key: Array, index: int, rate: float, plan: Arra
 
 @device
 def _soften(
-    base: int, row: int, window: Any, mask: Array, key: Array, rate: float, like: Array, plan: Array
+    base: int, row: int, extent: Any, mask: Array, key: Array, rate: float, like: Array, plan: Array
 ) -> None:
-    """Make exponentials of a block of scores, and bring what there was before to their scale."""
-    (first, rows, start, stop), dim_v = window, plan[DIM_V]
+    """Replace a block of scores by exponentials, and rescale the running sums and output to their maximum."""
+    (first, rows, start, stop), dim_v = extent, plan[DIM_V]
     tops, sums = row_at(base + plan[_TOPS], rows, like), row_at(base + plan[_SUMS], rows, like)
     for i in range(rows):
-        seen, at = keys_seen(plan, first + i, start, stop), base + plan[_P] + i * KEYS_A_BLOCK * plan[ITEM]
-        if seen > 0:
-            p, before = row_at(at, seen, like), tops[i]
+        visible = visible_keys(plan, first + i, start, stop)
+        at = base + plan[_P] + i * KEYS_A_BLOCK * plan[ITEMSIZE]
+        if visible > 0:
+            p, before = row_at(at, visible, like), tops[i]
             if mask.size:
-                hide(p, mask, mask_row(row + i, plan), start)
+                apply_mask(p, mask, mask_row(row + i, plan), start)
             top = row_max(p)
             if before >= top:  # not of a NaN
                 top = before
-            if top == -math.inf:  # nothing is kept so far
+            if top == -math.inf:  # all keys so far are masked
                 clear(p)
             else:
                 total = exp_sum(p, p, top)
                 if before != -math.inf and before != top:
                     factor = _exp(before - top)
-                    made = row_at(base + plan[_O] + i * dim_v * plan[ITEM], dim_v, like)
-                    row_times(made, made, factor)
+                    o = row_at(base + plan[_O] + i * dim_v * plan[ITEMSIZE], dim_v, like)
+                    row_times(o, o, factor)
                     sums[i] *= factor
                 tops[i] = top
                 sums[i] += total
                 if plan[DROPPED]:
                     _drop(p, base, key, (row + i) * plan[KEYS] + start, rate, plan)
-            clear_rest(at, seen, stop - start, like, plan)
+            clear_rest(at, visible, stop - start, like, plan)
 
 
 @device
 def _forward_block(
-    base: int, row: int, window: Any, mask: Array, key: Array, rate: float, like: Array, plan: Array
+    base: int, row: int, extent: Any, mask: Array, key: Array, rate: float, like: Array, plan: Array
 ) -> None:
-    """Do queries whose rows are in scratch.  window: the first in its head, and how many."""
-    (first, rows), keys = window, plan[KEYS]
+    """Compute the queries whose rows are in scratch.  extent: the first in its head, and their number."""
+    (first, rows), keys = extent, plan[KEYS]
     tops, sums = row_at(base + plan[_TOPS], rows, like), row_at(base + plan[_SUMS], rows, like)
     row_fill(tops, like.dtype.type(-math.inf))
     clear(sums)
@@ -141,14 +143,14 @@ def _forward_block(
         multiply(base + plan[_Q], plan[DIM], base + plan[_KT], base + plan[_P], block, plan)
         _soften(base, row, block, mask, key, rate, like, plan)
         by_keys(1, base + plan[_P], base + plan[_V], base + plan[_O], block, plan)
-    finish(row_at(plan[_AT_LSE] + row * plan[ITEM], rows, like), sums, tops, sums)
+    finish(row_at(plan[_AT_LSE] + row * plan[ITEMSIZE], rows, like), sums, tops, sums)
 
 
 @kernel
 def _attention(lo: int, hi: int, work: A1, mask: A2, key: A1, scale: float, rate: float, plan: Words) -> None:
     dim, dim_v, keys, queries, parts = plan[DIM], plan[DIM_V], plan[KEYS], plan[QUERIES], plan[PARTS]
-    blocks, group, item = (queries + QUERIES_A_BLOCK - 1) // QUERIES_A_BLOCK, plan[GROUP], plan[ITEM]
-    size, size_v, one = dim * item, dim_v * item, work.dtype.type(1)
+    blocks, group, itemsize = (queries + QUERIES_A_BLOCK - 1) // QUERIES_A_BLOCK, plan[GROUP], plan[ITEMSIZE]
+    size, size_v, one = dim * itemsize, dim_v * itemsize, work.dtype.type(1)
     for chunk in range(lo, hi):
         base = (work.ctypes.data + 63) // 64 * 64 + chunk * plan[CHUNK_BYTES]
         _count(base, key, plan)
@@ -160,68 +162,69 @@ def _attention(lo: int, hi: int, work: A1, mask: A2, key: A1, scale: float, rate
             reach = min(keys, end) if plan[CAUSAL] else keys
             at, apart = heads_at(shared, 0, plan[HEADS] // group, keys, plan)
             k, v, shape = plan[_AT_K] + at * dim, plan[_AT_V] + at * dim_v, (reach, dim)
-            pack_transposed_at(plan[PACK], base + plan[_KT], k, apart * dim, shape, plan[WIDE], item)
+            pack_transposed_at(plan[PACK], base + plan[_KT], k, apart * dim, shape, plan[WIDE], itemsize)
             copy_rows(base + plan[_V], size_v, v, apart * dim_v, (reach, dim_v), one, work)
             for head in range(shared * group, shared * group + group):
                 for first in range(begin, end, QUERIES_A_BLOCK):
-                    window = first, min(QUERIES_A_BLOCK, end - first)
+                    extent = first, min(QUERIES_A_BLOCK, end - first)
                     at, apart = heads_at(head, first, plan[HEADS], queries, plan)
-                    q, shape, factor = plan[_AT_Q] + at * dim, (window[1], dim), work.dtype.type(scale)
+                    q, shape, factor = plan[_AT_Q] + at * dim, (extent[1], dim), work.dtype.type(scale)
                     copy_rows(base + plan[_Q], size, q, apart * dim, shape, factor, work)
-                    _forward_block(base, head * queries + first, window, mask, key, rate, work, plan)
+                    _forward_block(base, head * queries + first, extent, mask, key, rate, work, plan)
                     out, step = plan[_AT_OUT] + at * dim_v, apart * dim_v
-                    for i in range(window[1]):
-                        made = row_at(base + plan[_O] + i * size_v, dim_v, work)
-                        row_times(row_at(out + i * step, dim_v, work), made, sums[i])
+                    for i in range(extent[1]):
+                        o = row_at(base + plan[_O] + i * size_v, dim_v, work)
+                        row_times(row_at(out + i * step, dim_v, work), o, sums[i])
 
 
 @device
-def _slopes(
-    base: int, row: int, window: Any, mask: Array, key: Array, rate: float, like: Array, plan: Array
+def _to_gradients(
+    base: int, row: int, extent: Any, mask: Array, key: Array, rate: float, like: Array, plan: Array
 ) -> None:
-    """Make probabilities of a block of scores, and the gradients of scores of those of probabilities."""
-    (first, rows, start, stop), step = window, KEYS_A_BLOCK * plan[ITEM]
-    block, slopes = base + plan[_P], base + plan[_DP]
+    """Replace a block of scores by probabilities, and gradients of probabilities by gradients of scores."""
+    (first, rows, start, stop), step = extent, KEYS_A_BLOCK * plan[ITEMSIZE]
+    block, gradients = base + plan[_P], base + plan[_DP]
     deltas = row_at(base + plan[_DELTAS], rows, like)
-    lse = row_at(plan[_AT_LSE] + row * plan[ITEM], rows, like)
+    lse = row_at(plan[_AT_LSE] + row * plan[ITEMSIZE], rows, like)
     for i in range(rows):
-        seen, at_p, at_dp = keys_seen(plan, first + i, start, stop), block + i * step, slopes + i * step
-        if seen > 0:
-            p, dp, index = row_at(at_p, seen, like), row_at(at_dp, seen, like), (row + i) * plan[KEYS] + start
+        visible = visible_keys(plan, first + i, start, stop)
+        at_p, at_dp, index = block + i * step, gradients + i * step, (row + i) * plan[KEYS] + start
+        if visible > 0:
+            p, dp = row_at(at_p, visible, like), row_at(at_dp, visible, like)
             if mask.size:
-                hide(p, mask, mask_row(row + i, plan), start)
+                apply_mask(p, mask, mask_row(row + i, plan), start)
             if plan[DROPPED]:
                 _drop(dp, base, key, index, rate, plan)
-            exp_slope(p, dp, p, dp, lse[i], deltas[i])
+            score_gradients(p, dp, p, dp, lse[i], deltas[i])
             if plan[DROPPED]:
                 _drop(p, base, key, index, rate, plan)
-            clear_rest(at_p, seen, stop - start, like, plan)
-            clear_rest(at_dp, seen, stop - start, like, plan)
+            clear_rest(at_p, visible, stop - start, like, plan)
+            clear_rest(at_dp, visible, stop - start, like, plan)
 
 
 @device
 def _deltas(base: int, row: int, rows: int, out: int, step: int, like: Array, plan: Array) -> None:
-    """Write to scratch what the gradients of a row's scores are less than those of its probabilities."""
-    dim_v, size = plan[DIM_V], plan[DIM_V] * plan[ITEM]
+    """Write to scratch the sum that the softmax's gradient subtracts from a row's gradients."""
+    dim_v, size = plan[DIM_V], plan[DIM_V] * plan[ITEMSIZE]
     deltas = row_at(base + plan[_DELTAS], rows, like)
-    g_lse = row_at(plan[_AT_G_LSE] + row * plan[ITEM], rows, like)
+    g_lse = row_at(plan[_AT_G_LSE] + row * plan[ITEMSIZE], rows, like)
     for i in range(rows):
-        g, made = row_at(base + plan[_G] + i * size, dim_v, like), row_at(out + i * step, dim_v, like)
-        deltas[i] = row_dot(g, made) - g_lse[i]
+        g, o = row_at(base + plan[_G] + i * size, dim_v, like), row_at(out + i * step, dim_v, like)
+        deltas[i] = row_dot(g, o) - g_lse[i]
 
 
 @device
 def _backward_block(
-    base: int, row: int, window: Any, mask: Array, key: Array, rate: float, like: Array, plan: Array
+    base: int, row: int, extent: Any, mask: Array, key: Array, rate: float, like: Array, plan: Array
 ) -> None:
-    """Do queries whose rows, and their gradient's, are in scratch.  window: as for `_forward_block`."""
-    first, rows = window
+    """Compute the queries whose rows and gradients are in scratch.  extent: as for `_forward_block`."""
+    first, rows = extent
     reach = min(plan[KEYS], first + rows) if plan[CAUSAL] else plan[KEYS]
     for start in range(0, reach, KEYS_A_BLOCK):
         block = first, rows, start, min(reach, start + KEYS_A_BLOCK)
         multiply(base + plan[_Q], plan[DIM], base + plan[_KT], base + plan[_P], block, plan)
         multiply(base + plan[_G], plan[DIM_V], base + plan[_V], base + plan[_DP], block, plan)
-        _slopes(base, row, block, mask, key, rate, like, plan)
+        _to_gradients(base, row, block, mask, key, rate, like, plan)
         by_keys(0, base + plan[_DP], base + plan[_K], base + plan[_O], block, plan)
         by_queries(0, base + plan[_DP], base + plan[_Q], base + plan[_DK], block, plan)
         by_queries(1, base + plan[_P], base + plan[_G], base + plan[_DV], block, plan)
@@ -232,8 +235,9 @@ def _attention_backward(
     lo: int, hi: int, work: A1, mask: A2, key: A1, scale: float, rate: float, plan: Words
 ) -> None:
     dim, dim_v, keys, queries, group = plan[DIM], plan[DIM_V], plan[KEYS], plan[QUERIES], plan[GROUP]
-    reach, item, pack, wide = min(keys, queries) if plan[CAUSAL] else keys, plan[ITEM], plan[PACK], plan[WIDE]
-    size, size_v, factor, one = dim * item, dim_v * item, work.dtype.type(scale), work.dtype.type(1)
+    reach = min(keys, queries) if plan[CAUSAL] else keys
+    itemsize, pack, wide = plan[ITEMSIZE], plan[PACK], plan[WIDE]
+    size, size_v, factor, one = dim * itemsize, dim_v * itemsize, work.dtype.type(scale), work.dtype.type(1)
     for chunk in range(lo, hi):
         base = (work.ctypes.data + 63) // 64 * 64 + chunk * plan[CHUNK_BYTES]
         _count(base, key, plan)
@@ -241,8 +245,8 @@ def _attention_backward(
             at_keys, between = heads_at(shared, 0, plan[HEADS] // group, keys, plan)
             k, v = plan[_AT_K] + at_keys * dim, plan[_AT_V] + at_keys * dim_v
             copy_rows(base + plan[_K], size, k, between * dim, (reach, dim), one, work)
-            pack_transposed_at(pack, base + plan[_KT], base + plan[_K], size, (reach, dim), wide, item)
-            pack_transposed_at(pack, base + plan[_V], v, between * dim_v, (reach, dim_v), wide, item)
+            pack_transposed_at(pack, base + plan[_KT], base + plan[_K], size, (reach, dim), wide, itemsize)
+            pack_transposed_at(pack, base + plan[_V], v, between * dim_v, (reach, dim_v), wide, itemsize)
             clear(row_at(base + plan[_DK], keys * dim, work))
             clear(row_at(base + plan[_DV], keys * dim_v, work))
             for head in range(shared * group, shared * group + group):
@@ -262,11 +266,11 @@ def _attention_backward(
 
 @dataclass(frozen=True)
 class Attention:
-    """Plans attention of one kind.
+    """Attention with fixed attributes; it plans the launches of both passes.
 
-    scale: factor of the scores.  is_causal: query i sees keys 0 to i.  dropout: a rate.
+    scale: factor of the scores.  is_causal: query i attends to keys 0 to i.  dropout: a rate.
     seq_first: arrays of heads are (batch, n, heads, d) instead of (batch, heads, n, d).
-    mask: (batch or 1, heads or 1, queries or 1, keys or 1) bool, or of no elements.  key: (2,), of dropout.
+    mask: (batch or 1, heads or 1, queries or 1, keys or 1) bool, or empty.  key: (2,), of dropout.
     """
 
     scale: float
@@ -275,24 +279,24 @@ class Attention:
     seq_first: bool
 
     def forward(
-        self, given: Sequence[Operand], made: Sequence[Operand], scratch: Callable[..., Operand]
+        self, inputs: Sequence[Operand], outputs: Sequence[Operand], scratch: Callable[..., Operand]
     ) -> list[Launch]:
         """Plan out (batch, heads, queries, d_v) and lse (batch, heads, queries).
 
-        given: q (batch, heads, queries, d), k (batch, kv_heads, keys, d), v (batch, kv_heads, keys, d_v), at
-        least one key; mask; key. lse: logarithm of the sum of the exponentials of the scores; 0 where no key
-        is seen; in this order of axes always. scratch: (shape, dtype) -> operand.
+        inputs: q (batch, heads, queries, d), k (batch, kv_heads, keys, d), v (batch, kv_heads, keys, d_v), at
+        least one key; mask; key. lse: logarithm of the sum of the exponentials of the scores; 0 where all
+        keys are masked; in this order of axes always. scratch: (shape, dtype) -> operand.
         """
-        return [self._launch(_attention, (*given[:3], *made), given[3:], 2, scratch)]
+        return [self._launch(_attention, (*inputs[:3], *outputs), inputs[3:], 2, scratch)]
 
     def backward(
-        self, given: Sequence[Operand], others: Sequence[Operand], scratch: Callable[..., Operand]
+        self, inputs: Sequence[Operand], others: Sequence[Operand], scratch: Callable[..., Operand]
     ) -> list[Launch]:
         """Plan the gradients of q, k and v.
 
-        given: as for `forward`.  others: out, lse, gradients of out and lse, and those of q, k and v.
+        inputs: as for `forward`.  others: out, lse, gradients of out and lse, and those of q, k and v.
         """
-        return [self._launch(_attention_backward, (*given[:3], *others), given[3:], 5, scratch)]
+        return [self._launch(_attention_backward, (*inputs[:3], *others), inputs[3:], 5, scratch)]
 
     def _launch(
         self,
@@ -304,10 +308,11 @@ class Attention:
     ) -> Launch:
         q, k, v, (mask, key) = *arrays[:3], mask_and_key
         (heads, queries), (kv_heads, keys) = (sizes_of(x.shape, self.seq_first) for x in (q, k))
-        batch, dim, dim_v, dtype, item = q.shape[0], q.shape[3], v.shape[3], q.dtype.name, q.dtype.itemsize
+        batch, dim, dim_v = q.shape[0], q.shape[3], v.shape[3]
+        dtype, itemsize = q.dtype.name, q.dtype.itemsize
         wide = [gemm.panel(dtype, n) for n in (keys, dim, dim_v)]
         tiles = [gemm.micro_kernel(dtype, w) for w in wide]
-        places, size = _places(dim, dim_v, keys, wide, item, self.dropout > 0, products > 2)
+        offsets, size = _offsets(dim, dim_v, keys, wide, itemsize, self.dropout > 0, products > 2)
         parts = 1
         if products == 2:
             most = max(_PARTS, _PACKED // k.spec.nbytes)
@@ -317,13 +322,13 @@ class Attention:
         masks = mask.shape if mask.size else (1, 1, 1, 1)
         strides = [int(n > 1) * math.prod(masks[a + 1 : 3]) for a, n in enumerate(masks[:3])]
         sizes = (dim, dim_v, queries, keys, heads // kv_heads, heads, parts, tasks, chunks)
-        flags = (item, int(self.is_causal), int(self.dropout > 0), int(self.seq_first))
+        flags = (itemsize, int(self.is_causal), int(self.dropout > 0), int(self.seq_first))
         words = (*sizes, *flags, gemm.rows(), *wide, *tiles, gemm.packer(dtype, wide[0], True), *strides)
         rows = mask.reshaped(math.prod(masks[:3]) if mask.size else 0, masks[3])
-        work = scratch((chunks * size // item + 64,), q.dtype)
+        work = scratch((chunks * size // itemsize + 64,), q.dtype)
         scores = batch * heads * queries * keys / (2 if self.is_causal else 1)
         flops = scores * (products * (dim + dim_v) + 40 + 150 * (self.dropout > 0))
-        plan: tuple[int | Address, ...] = (*words, size, *places, *(Address(a) for a in arrays))
+        plan: tuple[int | Address, ...] = (*words, size, *offsets, *(Address(a) for a in arrays))
         return kernel(chunks, flops * config.FLOP_NS, work, rows, key, self.scale, self.dropout, plan)
 
 
@@ -332,19 +337,19 @@ def sizes_of(shape: Sequence[int], seq_first: bool) -> tuple[int, int]:
     return (shape[2], shape[1]) if seq_first else (shape[1], shape[2])
 
 
-def _places(
-    dim: int, dim_v: int, keys: int, wide: Sequence[int], item: int, dropped: bool, backward: bool
+def _offsets(
+    dim: int, dim_v: int, keys: int, wide: Sequence[int], itemsize: int, dropped: bool, backward: bool
 ) -> tuple[list[int], int]:
-    """Return where in a chunk's scratch each of its places is, and the bytes of all of them."""
+    """Return the offsets in a chunk's scratch, and its size in bytes."""
     block, padded = QUERIES_A_BLOCK * KEYS_A_BLOCK, -(-keys // wide[0]) * wide[0]
-    # A tile reads whole vectors, also behind the last row.
+    # A tile reads whole vectors, also after the last row.
     queries_q, queries_v = QUERIES_A_BLOCK * dim + wide[1], QUERIES_A_BLOCK * dim_v + wide[2]
     counts = {
         _KT: padded * dim,
         _V: padded * dim_v + wide[2],
         _Q: queries_q,
         _P: block,
-        _COLUMNS: KEYS_A_BLOCK * 8 // item * dropped,
+        _COLUMNS: KEYS_A_BLOCK * 8 // itemsize * dropped,
         **dict.fromkeys((_TOPS, _SUMS, _DELTAS), QUERIES_A_BLOCK),
         _K: (keys * dim + wide[1]) * backward,
         _G: queries_v * backward,
@@ -353,8 +358,8 @@ def _places(
         _DK: keys * dim * backward,
         _DV: keys * dim_v * backward,
     }
-    places, size = [], 0
-    for place in range(PLACES, _ARRAYS):
-        places.append(size)
-        size += -(-counts[place] * item // 64) * 64
-    return places, size
+    offsets, size = [], 0
+    for offset in range(OFFSETS, _ARRAYS):
+        offsets.append(size)
+        size += -(-counts[offset] * itemsize // 64) * 64
+    return offsets, size

@@ -1,8 +1,9 @@
-"""Batch normalisation: each channel less its mean, over its deviation, then its weight and its bias.
+"""Batch normalization: (channel - mean) / deviation, times a weight, plus a bias.
 
 x is (n, channels, inner). Moments are summed in float64 about the channel's first element, over pieces of n
-of a size that the shape alone decides; `_finish` adds up the pieces and makes of them what the formulas of
-`norm.py` need, for each channel: the mean as a sum of two numbers, the scale, and c1 and c2 of the gradient.
+whose size depends on the shape alone. `_finish` adds the pieces' sums and computes the coefficients of the
+formulas of `norm.py` for each channel: the mean as a sum of two numbers, the scale, and c1 and c2 of the
+gradient.
 """
 
 from typing import Any
@@ -30,11 +31,9 @@ def _more_joint_moments(
 
 _add_moments = row_map("row_add_moments", _more_moments, outs=2)
 _add_joint_moments = row_map("row_add_joint_moments", _more_joint_moments, outs=4)
-
-
 _add_to = row_map("row_add_to", lambda total, x: total + x)
 
-# A chunk is a piece of n in one channel; where inner is 1, in all of them, row by row.
+# A chunk is a piece of n in one channel; where inner is 1, a piece of n in all channels, row by row.
 
 
 @kernel
@@ -80,7 +79,9 @@ def _joint_moments(lo: int, hi: int, g: A3, x: A3, partial: A3, rows: int) -> No
 
 
 @kernel
-def _finish(lo: int, hi: int, x: A3, partial: A3, w: A1, made: A2, mean: A1, var: A1, eps: float) -> None:
+def _finish(
+    lo: int, hi: int, x: A3, partial: A3, w: A1, coefficients: A2, mean: A1, var: A1, eps: float
+) -> None:
     count, own = x.shape[0] * x.shape[2], x.dtype.type
     sums = partial[0]
     for p in range(1, partial.shape[0]):
@@ -90,13 +91,13 @@ def _finish(lo: int, hi: int, x: A3, partial: A3, w: A1, made: A2, mean: A1, var
         distance, scale = statistics(first, second, count, eps)
         center = x[0, c, 0] + distance
         mean[c], var[c] = center, second / count - distance * distance
-        made[0, c] = own(center)
-        made[1, c], made[2, c] = center - made[0, c], scale * w[c]
+        coefficients[0, c] = own(center)
+        coefficients[1, c], coefficients[2, c] = center - coefficients[0, c], scale * w[c]
 
 
 @kernel
 def _finish_backward(
-    lo: int, hi: int, x: A3, partial: A3, w: A1, made: A2, dw: A1, db: A1, eps: float
+    lo: int, hi: int, x: A3, partial: A3, w: A1, coefficients: A2, dw: A1, db: A1, eps: float
 ) -> None:
     count, own = x.shape[0] * x.shape[2], x.dtype.type
     sums = partial[0]
@@ -107,23 +108,26 @@ def _finish_backward(
         distance, scale = statistics(sums[0, c], sums[1, c], count, eps)
         center, product = x[0, c, 0] + distance, sums[3, c] - distance * total
         dw[c], db[c] = product * scale, total
-        made[0, c] = own(center)
-        made[1, c], made[2, c] = center - made[0, c], scale * w[c]
-        made[3, c], made[4, c] = total / count, product / count * scale * scale
+        coefficients[0, c] = own(center)
+        coefficients[1, c], coefficients[2, c] = center - coefficients[0, c], scale * w[c]
+        coefficients[3, c], coefficients[4, c] = total / count, product / count * scale * scale
 
 
 def _cut(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """Return the examples of a piece, how many pieces there are, how many chunks."""
+    """Return the number of examples in a piece, of pieces, and of chunks."""
     n, channels, inner = shape
     rows = max(1, config.ELEMENTWISE_CHUNK // (inner if inner > 1 else channels))
     pieces = -(-n // rows)
     return rows, pieces, pieces * (channels if inner > 1 else 1)
 
 
-def _along(made: Operand, count: int) -> list[Operand]:
-    """Return the rows of a (count, channels) array as (channels, 1): one for each channel of x."""
-    channels, size = made.shape[1], made.dtype.itemsize
-    return [Operand(made.buffer, Spec((channels, 1), made.dtype), k * channels * size) for k in range(count)]
+def _channel_rows(coefficients: Operand, count: int) -> list[Operand]:
+    """Return the rows of a (count, channels) array, each as (channels, 1), which broadcasts to x."""
+    channels, size = coefficients.shape[1], coefficients.dtype.itemsize
+    return [
+        Operand(coefficients.buffer, Spec((channels, 1), coefficients.dtype), k * channels * size)
+        for k in range(count)
+    ]
 
 
 def batch_norm(inputs: list[Operand], outputs: list[Operand], scratch: Any, eps: float) -> list[Launch]:
@@ -133,11 +137,13 @@ def batch_norm(inputs: list[Operand], outputs: list[Operand], scratch: Any, eps:
     """
     (x, w, b), (y, mean, var) = inputs, outputs
     rows, pieces, chunks = _cut(x.shape)
-    partial, made = scratch((pieces, 2, w.size), "float64"), scratch((3, w.size), x.dtype)
+    partial, coefficients = scratch((pieces, 2, w.size), "float64"), scratch((3, w.size), x.dtype)
     return [
         _moments(chunks, 0.3 * x.size, x, partial, rows),
-        _finish(1, 0.0, x, partial, w, made, mean, var, eps),
-        elementwise("norm_affine", affine, [x, *_along(made, 3), b.reshaped(b.size, 1)], [y], 5),
+        _finish(1, 0.0, x, partial, w, coefficients, mean, var, eps),
+        elementwise(
+            "norm_affine", affine, [x, *_channel_rows(coefficients, 3), b.reshaped(b.size, 1)], [y], 5
+        ),
     ]
 
 
@@ -147,9 +153,9 @@ def batch_norm_backward(
     """Plan the gradients (dx, dw, db) of `batch_norm` from (g, x, w); g, x, dx (n, channels, inner)."""
     (g, x, w), (dx, dw, db) = inputs, outputs
     rows, pieces, chunks = _cut(x.shape)
-    partial, made = scratch((pieces, 4, w.size), "float64"), scratch((5, w.size), x.dtype)
+    partial, coefficients = scratch((pieces, 4, w.size), "float64"), scratch((5, w.size), x.dtype)
     return [
         _joint_moments(chunks, 0.6 * x.size, g, x, partial, rows),
-        _finish_backward(1, 0.0, x, partial, w, made, dw, db, eps),
-        elementwise("norm_gradient", gradient, [g, x, *_along(made, 5)], [dx], 8),
+        _finish_backward(1, 0.0, x, partial, w, coefficients, dw, db, eps),
+        elementwise("norm_gradient", gradient, [g, x, *_channel_rows(coefficients, 5)], [dx], 8),
     ]

@@ -1,7 +1,8 @@
 """Pieces of attention that work on a block: a few queries by a few keys, in cache.
 
-A block of scores is (QUERIES, KEYS), whatever part of it is used. Its products are tiles of the micro-kernel
-of `gemm.py`; in causal attention the tiles, and the terms of sums, that no query may see are left out.
+A block of scores is stored as (QUERIES_A_BLOCK, KEYS_A_BLOCK), also where fewer are used. Its products are
+tiles of the micro-kernel of `gemm.py`; causal attention skips tiles, and terms of sums, that no query attends
+to.
 """
 
 import math
@@ -18,11 +19,13 @@ from .vector import Formula, Value, maximum, select
 #: of float32 are 72 kB, a small part of the second-level cache.
 QUERIES_A_BLOCK, KEYS_A_BLOCK = 48, 192
 
-#: Words of a plan: sizes, tiles and packers, strides of the mask, places in scratch, addresses of arrays.
-DIM, DIM_V, QUERIES, KEYS, GROUP, HEADS, PARTS, TASKS, CHUNKS, ITEM, CAUSAL, DROPPED, SEQ_FIRST = range(13)
+#: Words of a plan: sizes, tiles and packers, strides of the mask, offsets in scratch, addresses of arrays.
+DIM, DIM_V, QUERIES, KEYS, GROUP, HEADS, PARTS, TASKS, CHUNKS, ITEMSIZE, CAUSAL, DROPPED, SEQ_FIRST = range(
+    13
+)
 HIGH, WIDE, WIDE_K, WIDE_V, TILE, TILE_K, TILE_V, PACK = range(13, 21)
 MASK_BATCH, MASK_HEAD, MASK_QUERY, CHUNK_BYTES = range(21, 25)
-PLACES = 25
+OFFSETS = 25
 
 _add: Formula = lambda a, b: a + b
 row_max = row_reduce("row_max", lambda x: x, maximum, -math.inf)
@@ -31,65 +34,65 @@ row_times = row_map("row_times_own", lambda x, factor: x * factor)
 row_fill = row_map("row_fill", lambda value: value)
 #: exp(x - top), stored, and the sum of it.
 exp_sum = row_reduce("row_exp_sum", lambda x, top: exp(x - top), _add, -0.0, stored=True)
-_hide = row_map("row_hide", lambda x, kept: select(kept, x, -math.inf))
+_mask = row_map("row_mask", lambda x, kept: select(kept, x, -math.inf))
 
 
-def _finished(top: Value, total: Value) -> tuple[Value, Value]:
+def _finish(top: Value, total: Value) -> tuple[Value, Value]:
     nothing = top == -math.inf
     return select(nothing, 0.0, top + log(total)), select(nothing, 1.0, 1.0 / total)
 
 
-#: From maxima and sums of rows: logarithms of sums of exponentials, and factors that make weights of these.
-finish = row_map("row_finish", _finished, outs=2)
+#: From maxima and sums of rows: logarithms of sums of exponentials, and factors that normalize exponentials.
+finish = row_map("row_finish", _finish, outs=2)
 
 
-def _sloped(x: Value, dp: Value, lse: Value, delta: Value) -> tuple[Value, Value]:
+def _score_gradients(x: Value, dp: Value, lse: Value, delta: Value) -> tuple[Value, Value]:
     p = exp(x - lse)
     return p, p * (dp - delta)
 
 
 #: From scores and the gradients of probabilities: probabilities, and the gradients of scores.
-exp_slope = row_map("row_exp_slope", _sloped, outs=2)
+score_gradients = row_map("row_score_gradients", _score_gradients, outs=2)
 
 
-def _dropped(x: Value, column: Value, key0: Value, key1: Value, first: Value, keep: Value) -> Value:
+def _drop(x: Value, column: Value, key0: Value, key1: Value, first: Value, keep: Value) -> Value:
     kept = uniform32(key0, key1, column + first) < keep.astype("float32")
     return select(kept, x * (1.0 / keep).astype(x.dtype), 0.0)
 
 
-#: What `fn.dropout` makes of a row whose first element has the index `first` in the whole.
-drop = row_map("row_drop", _dropped)
+#: Dropout of a row whose first element has the index `first` in the array, as `fn.dropout` draws it.
+drop = row_map("row_drop", _drop)
 
 
-# Attention sees memory as addresses, and rows of it as arrays: Numba compiles slices a third slower.
+# Attention takes memory as addresses, and rows of it as arrays: slices take Numba a third longer to compile.
 
 
 @device
 def row_at(address: int, n: int, like: Array) -> Any:
-    """See n elements at an address as an array."""
+    """Return n elements at an address as an array."""
     return rows_at(address, 1, n, like)[0]
 
 
 @device
 def heads_at(head: int, first: int, heads: int, count: int, plan: Array) -> Any:
-    """Return where a row of a head is in an array, and how far the next is, in bytes times its width.
+    """Return the offset of a head's row in an array and the distance to the next, in bytes over the width.
 
-    head: its number in (batch, heads).  first: the row's in its head.  count: rows of a head.
+    head: its index in (batch, heads), flat.  first: the row's index in its head.  count: rows of a head.
     """
     if plan[SEQ_FIRST]:
         index, apart = (head // heads * count + first) * heads + head % heads, heads
     else:
         index, apart = head * count + first, 1
-    return index * plan[ITEM], apart * plan[ITEM]
+    return index * plan[ITEMSIZE], apart * plan[ITEMSIZE]
 
 
 @device
 def copy_rows(to: int, to_step: int, source: int, step: int, shape: Any, factor: Any, like: Array) -> None:
     """Copy rows, times a factor: from `step` bytes apart to `to_step` bytes apart.
 
-    Tiles work on copies in scratch: they read whole strips of rows, and rows that lie far apart share few
-    lines of the first-level cache (8 heads of 512 x 128, with rows 4 kB apart, took 1.25 of the time backward
-    without copies).
+    Tiles work on copies in scratch: they read whole strips of rows, and rows that are far apart compete for
+    few sets of the first-level cache (without copies, the backward pass of 8 heads of 512 x 128, with rows 4
+    kB apart, took 1.25 of the time).
     """
     rows, width = shape
     for i in range(rows):
@@ -98,13 +101,13 @@ def copy_rows(to: int, to_step: int, source: int, step: int, shape: Any, factor:
 
 @device
 def pack_transposed_at(
-    pack: int, panels: int, source: int, step: int, shape: Any, wide: int, item: int
+    pack: int, panels: int, source: int, step: int, shape: Any, wide: int, itemsize: int
 ) -> None:
     """Pack rows (n, depth), `step` bytes apart, in panels of `wide` rows, (depth, wide) each."""
     n, depth = shape
     for at in range((n + wide - 1) // wide):
         i = at * wide
-        call_address(pack, source + i * step, step, depth, min(wide, n - i), panels + i * depth * item)
+        call_address(pack, source + i * step, step, depth, min(wide, n - i), panels + i * depth * itemsize)
 
 
 @device
@@ -116,96 +119,100 @@ def pack_transposed(pack: int, panels: int, x: Array, wide: int) -> None:
 @device
 def pack_panels(pack: int, panels: int, x: Array, wide: int, depth: int) -> None:
     """Pack x (n, m) in panels of `wide` columns, (depth, wide) each, of which n rows are used."""
-    item, (n, m) = x.itemsize, x.shape
+    itemsize, (n, m) = x.itemsize, x.shape
     for at in range((m + wide - 1) // wide):
         j = at * wide
-        panel = panels + j * depth * item
-        call_address(pack, x.ctypes.data + j * item, x.strides[0], n, min(wide, m - j), panel)
+        panel = panels + j * depth * itemsize
+        call_address(pack, x.ctypes.data + j * itemsize, x.strides[0], n, min(wide, m - j), panel)
 
 
-# Of a block, `window` is its first query in the head, how many there are, and where its keys start and stop.
+# The extent of a block: its first query in the head, its number of queries, the start and stop of its keys.
 
 
 @device
-def multiply(a: int, depth: int, panels: int, block: int, window: Any, plan: Array) -> None:
+def multiply(a: int, depth: int, panels: int, block: int, extent: Any, plan: Array) -> None:
     """Set a block to rows (queries, depth) times its keys, of panels (depth, wide) of all keys."""
-    (first, rows, start, stop), item = window, plan[ITEM]
-    high, wide, tile, step, step_c = plan[HIGH], plan[WIDE], plan[TILE], depth * item, KEYS_A_BLOCK * item
+    (first, rows, start, stop), itemsize = extent, plan[ITEMSIZE]
+    high, wide, tile = plan[HIGH], plan[WIDE], plan[TILE]
+    step, step_c = depth * itemsize, KEYS_A_BLOCK * itemsize
     for column in range((stop - start + wide - 1) // wide):
         j = start + column * wide
-        # In causal attention, up from the strip whose last query sees key j.
+        # In causal attention, from the strip on whose last query attends to key j.
         skip = max(0, j - first) // high if plan[CAUSAL] else 0
         for strip in range(skip, (rows + high - 1) // high):
             i = strip * high
-            row, b, c = a + i * step, panels + j * step, block + i * step_c + (j - start) * item
+            row, b, c = a + i * step, panels + j * step, block + i * step_c + (j - start) * itemsize
             last, used = min(high, rows - i), min(wide, stop - j)
-            call_address(tile, depth, row, step, item, b, wide * item, c, step_c, 0, last, used, 0)
+            call_address(tile, depth, row, step, itemsize, b, wide * itemsize, c, step_c, 0, last, used, 0)
 
 
 @device
-def by_keys(kind: int, block: int, right: int, out: int, window: Any, plan: Array) -> None:
-    """Add a block times rows of keys to rows of its queries, `out`, or set these at the first keys.
+def by_keys(kind: int, block: int, right: int, out: int, extent: Any, plan: Array) -> None:
+    """Add a block times rows of keys to rows of its queries, `out`, or store it there at the first keys.
 
     kind: 0 for rows that are `DIM` wide, 1 for `DIM_V`.  right: the rows of all keys.
     """
-    (first, rows, start, stop), item, width = window, plan[ITEM], plan[DIM + kind]
-    high, wide, tile, step = plan[HIGH], plan[WIDE_K + kind], plan[TILE_K + kind], width * plan[ITEM]
+    (first, rows, start, stop), itemsize, width = extent, plan[ITEMSIZE], plan[DIM + kind]
+    high, wide, tile, step = plan[HIGH], plan[WIDE_K + kind], plan[TILE_K + kind], width * plan[ITEMSIZE]
     for strip in range((rows + high - 1) // high):
         i = strip * high
         depth = (min(stop, first + i + high) if plan[CAUSAL] else stop) - start
         if depth > 0:
-            a, step_a, last = block + i * KEYS_A_BLOCK * item, KEYS_A_BLOCK * item, min(high, rows - i)
+            step_a, last = KEYS_A_BLOCK * itemsize, min(high, rows - i)
+            a = block + i * step_a
             for column in range((width + wide - 1) // wide):
                 j = column * wide
-                b, c, used = right + start * step + j * item, out + i * step + j * item, min(wide, width - j)
-                call_address(tile, depth, a, step_a, item, b, step, c, step, 0, last, used, start)
+                used = min(wide, width - j)
+                b, c = right + start * step + j * itemsize, out + i * step + j * itemsize
+                call_address(tile, depth, a, step_a, itemsize, b, step, c, step, 0, last, used, start)
 
 
 @device
-def by_queries(kind: int, block: int, right: int, out: int, window: Any, plan: Array) -> None:
+def by_queries(kind: int, block: int, right: int, out: int, extent: Any, plan: Array) -> None:
     """Add a block transposed, times rows of its queries, to rows of its keys.
 
     kind: as in `by_keys`.  right: the rows of its queries.  out: the rows of all keys.
     """
-    (first, rows, start, stop), item, width = window, plan[ITEM], plan[DIM + kind]
-    high, wide, tile, step = plan[HIGH], plan[WIDE_K + kind], plan[TILE_K + kind], width * plan[ITEM]
+    (first, rows, start, stop), itemsize, width = extent, plan[ITEMSIZE], plan[DIM + kind]
+    high, wide, tile, step = plan[HIGH], plan[WIDE_K + kind], plan[TILE_K + kind], width * plan[ITEMSIZE]
     for strip in range((stop - start + high - 1) // high):
         i = start + strip * high
         skip = max(0, i - first) if plan[CAUSAL] else 0
         if skip < rows:
-            a, step_a = block + (skip * KEYS_A_BLOCK + i - start) * item, KEYS_A_BLOCK * item
+            a, step_a = block + (skip * KEYS_A_BLOCK + i - start) * itemsize, KEYS_A_BLOCK * itemsize
             depth, last = rows - skip, min(high, stop - i)
             for column in range((width + wide - 1) // wide):
                 j = column * wide
-                b, c, used = right + skip * step + j * item, out + i * step + j * item, min(wide, width - j)
-                call_address(tile, depth, a, item, step_a, b, step, c, step, 0, last, used, 1)
+                used = min(wide, width - j)
+                b, c = right + skip * step + j * itemsize, out + i * step + j * itemsize
+                call_address(tile, depth, a, itemsize, step_a, b, step, c, step, 0, last, used, 1)
 
 
 @device
-def keys_seen(plan: Array, query: int, start: int, stop: int) -> Any:
-    """Return how many keys from `start` to stop - 1 a query sees."""
+def visible_keys(plan: Array, query: int, start: int, stop: int) -> Any:
+    """Return how many keys from `start` to stop - 1 a query attends to."""
     return max(0, min(stop, query + 1) - start) if plan[CAUSAL] else stop - start
 
 
 @device
-def clear_rest(row: int, seen: int, keys: int, like: Array, plan: Array) -> None:
-    """Clear what tiles on the diagonal read behind the last key that a row sees."""
-    clear(row_at(row + seen * plan[ITEM], min(plan[HIGH], keys - seen), like))
+def clear_rest(row: int, visible: int, keys: int, like: Array, plan: Array) -> None:
+    """Clear the elements after a row's last visible key that tiles on the diagonal read."""
+    clear(row_at(row + visible * plan[ITEMSIZE], min(plan[HIGH], keys - visible), like))
 
 
 @device
 def mask_row(row: int, plan: Array) -> Any:
-    """Return the row of the mask for a row of the queries, (batch, heads, queries) in one."""
+    """Return the row of the mask for a row of the queries, an index in (batch, heads, queries), flat."""
     head, query = row // plan[QUERIES], row % plan[QUERIES]
     batch = head // plan[HEADS]
     return batch * plan[MASK_BATCH] + head % plan[HEADS] * plan[MASK_HEAD] + query * plan[MASK_QUERY]
 
 
 @device
-def hide(row: Array, mask: Array, at: int, start: int) -> None:
+def apply_mask(row: Array, mask: Array, at: int, start: int) -> None:
     """Set the scores of keys from `start` on to -inf where row `at` of the mask is false."""
     if mask.shape[1] > 1:
-        _hide(row, row, mask[at, start : start + row.size])
+        _mask(row, row, mask[at, start : start + row.size])
     elif not mask[at, 0]:
         row_fill(row, row.dtype.type(-math.inf))
 

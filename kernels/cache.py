@@ -1,8 +1,9 @@
-"""The kernel cache on disk: object code in a folder of our own, keyed by all that could change it.
+"""The kernel cache on disk: object code, keyed by everything it depends on.
 
-The key covers every source file of this package, the versions of treepie, Numba, llvmlite, NumPy and
-Python, and the CPU's name and features: an edit or an upgrade can not leave a stale kernel behind.
-A folder that can not be used never raises: kernels then stay in memory, with one warning.
+The key covers every source file of this package, the versions of treepie, Numba, llvmlite, NumPy and Python,
+and the CPU's name and features: an edit or an upgrade can not leave a stale kernel behind. An unusable folder
+raises
+no error: kernels then stay in memory, with one warning.
 """
 
 import functools
@@ -39,7 +40,7 @@ def user_folder() -> Path:
 
 @functools.cache
 def key() -> str:
-    """Hash of all that compiled kernels depend on."""
+    """Return the hash of everything that compiled kernels depend on."""
     digest = hashlib.sha256()
     sources = [f for f in files(__package__).iterdir() if f.name.endswith(".py")]
     for source in sorted(sources, key=lambda f: f.name):
@@ -59,7 +60,7 @@ def key() -> str:
 
 @functools.cache
 def folder() -> Path | None:
-    """Return the folder of this key's kernels, made and writable; None, after a warning, if it can't be."""
+    """Create and return the folder of this key's kernels; None, after a warning, if it is not writable."""
     try:
         root = Path(config.CACHE_DIR) if config.CACHE_DIR else user_folder()
         path = root / key()
@@ -86,12 +87,12 @@ def read(name: str) -> bytes | None:
     except OSError:
         return None
     digest, code = stored[:_DIGEST], stored[_DIGEST:]
-    # A cut-off file would crash the loader, not raise.
+    # A truncated file would crash the loader instead of raising.
     return code if hashlib.sha256(code).digest() == digest else None
 
 
 def write(name: str, code: bytes) -> None:
-    """Cache object code under `name`, atomically: a reader sees the whole file or none."""
+    """Cache object code under `name`; the write is atomic."""
     path = folder()
     if path is None:
         return

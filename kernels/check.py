@@ -1,4 +1,4 @@
-"""Checks of values that only the data can fail."""
+"""Checks of values, reported in the launch's status word."""
 
 from . import config
 from .kernel import A1, Status, kernel

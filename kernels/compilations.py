@@ -1,4 +1,4 @@
-"""What a process compiles: how many kernels, how long it takes, and the line that says so."""
+"""The compilations of a process: their number, their time, and the line on stderr that reports them."""
 
 import contextlib
 import sys
@@ -9,10 +9,10 @@ from . import cache
 
 
 class Compilations:
-    """Tells the user, in one line on stderr, of compilations that keep them waiting.
+    """Reports compilations that keep the user waiting, in one line on stderr.
 
-    Inside `watch()` (one op, or a whole training step) the line starts when more than a second has
-    gone into compiling, and is completed with the time when the outermost `watch` ends.
+    Inside `watch()` (one op, or a whole training step) the line starts when compiling has taken more than a
+    second, and is completed with the time when the outermost `watch` ends.
     """
 
     def __init__(self) -> None:
@@ -27,14 +27,14 @@ class Compilations:
         return self
 
     def __enter__(self) -> None:
-        """Begin a block; those within belong to it."""
+        """Begin a block; nested blocks belong to it."""
         # A method of this class, since a training step of 15 us would spend 1 us on a generator.
         if self._depth == 0:
             self._start, self._announced = (self.count, self.seconds), False
         self._depth += 1
 
     def __exit__(self, *error: object) -> None:
-        """End a block, and the line if one was begun."""
+        """End a block, and complete its line if there is one."""
         self._depth -= 1
         if self._depth == 0 and self._announced:
             count, seconds = self.count - self._start[0], self.seconds - self._start[1]

@@ -20,41 +20,41 @@ DATA_DIR = os.environ.get("TREEPIE_DATA_DIR")
 #: The dtypes a tensor can have.
 DTYPES = tuple(np.dtype(t) for t in ("float32", "float64", "int32", "int64", "bool"))
 
-#: Elements that one chunk of an elementwise kernel covers: 64 kB of float32, so that the operands of
-#: a chain stay in the 1 MB second-level cache. Depends on nothing, so that results do not either.
+#: Elements of a chunk of an elementwise kernel: 64 kB of float32, so that the operands of a chain stay in the
+#: 1 MB second-level cache. A constant, so that results do not depend on the machine.
 ELEMENTWISE_CHUNK = 16384
 
-#: Elements that one partial sum covers. Partials are combined in index order, whatever the threads.
+#: Elements of a partial sum. Partial sums are combined in index order at any number of threads.
 REDUCE_CHUNK = 4096
 
-#: Bytes of a line of the cache; results of at least the other number of bytes begin at one, which takes 1 us.
+#: Bytes of a cache line; results of at least the second number of bytes start at one, which takes 1 us.
 LINE, ALIGNED_LEAST = 64, 1 << 14
 
-#: Results of at least so many bytes are kept when they are free, to be given out again (see `memory.py`);
-#: malloc takes those below from memory that it keeps itself.
+#: Buffers of at least this many bytes are reused for later results (see `memory.py`); malloc reuses smaller
+#: ones itself.
 KEPT_LEAST = 1 << 17
 
-#: Bytes that are kept at most; when there would be more, all are let go.
+#: Bytes of such buffers at most; when there would be more, all are released.
 KEPT_MOST = 1 << 29
 
-#: Bytes of programs that a Trainer or a jitted function keeps: tables, and constants that they hold.
+#: Bytes of programs that a Trainer or a jitted function keeps: launch tables and their constants.
 PROGRAM_BYTES = 1 << 28
 
-#: Entries of traces that it keeps, of half a kB each.
+#: Entries of the traces that it keeps, of half a kB each.
 TRACE_ENTRIES = 1 << 17
 
-#: Whether pure functions are held to their word: traced at each call, and compared.
+#: Whether pure functions are checked: traced at each call, and compared with their first trace.
 CHECK = os.environ.get("TREEPIE_CHECK", "") not in ("", "0")
 
-#: What a parallel region costs, by threading layer. With omp, measured on 2 cores: 2 us more than a serial
+#: The cost of a parallel region, by threading layer. With omp, measured on 2 cores: 2 us more than a serial
 #: launch while the threads still spin from the last one, 10 to 40 us once they sleep. A launch goes
 #: parallel when its estimated serial time is at least PARALLEL_GAIN times the cost.
 PARALLEL_COST_NS = {"omp": 8e3, "tbb": 8e3, "workqueue": 48e3}
 PARALLEL_GAIN = 3.0
 
-#: What it costs within a long program, whose threads spin, and where data that another core has just
-#: written takes longer than the estimates below say. With 1 us instead of 8, a step of `tabular` took 0.95 of
-#: the time, `mlp` 0.98.
+#: The cost within a long program, whose threads spin, and where reading data that another core has just
+#: written takes longer than the estimates below. With 1 us instead of 8, a step of `tabular` took 0.95 of the
+#: time, `mlp` 0.98.
 SPINNING_COST_NS = {"omp": 1e3, "tbb": 1e3, "workqueue": 48e3}
 
 #: Estimated cost of moving a byte, and of a floating-point operation, in one thread: 12 bytes an element of
@@ -80,8 +80,8 @@ def cpu() -> tuple[str, str]:
 def isa() -> str:
     """Name the vector instructions that kernels use: avx512, avx2, neon, or generic."""
     features = cpu()[1].split(",")
-    known = {"+avx512f": "avx512", "+avx2": "avx2", "+neon": "neon"}
-    return next((name for feature, name in known.items() if feature in features), "generic")
+    names = {"+avx512f": "avx512", "+avx2": "avx2", "+neon": "neon"}
+    return next((name for feature, name in names.items() if feature in features), "generic")
 
 
 @functools.cache

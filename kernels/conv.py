@@ -1,9 +1,9 @@
 """Convolution and its two gradients, over segments of rows of the result (see `conv_tile.py`).
 
-`convolve` serves the convolution and the gradient of its input, which is one too: of the result's gradient,
-with the weights turned round, once for each phase of the stride. `correlate` is the gradient of the weights.
+`convolve` computes the convolution, and the gradient of its input: a convolution of the result's gradient
+with the flipped weights, one for each phase of the stride. `correlate` computes the gradient of the weights.
 
-A chunk of work goes through its items (see `conv_item.py`) in order, in a frame of its own.
+A chunk runs its tasks (see `conv_task.py`) in order, in scratch that no other chunk uses.
 """
 
 from collections.abc import Callable
@@ -12,9 +12,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import config, conv_tile
-from .conv_item import LEAST_CHUNKS, MOST_CHUNKS, Axis, begin, layout
-from .intrinsics import call_address
-from .kernel import A1, A2, Words, kernel
+from .conv_task import (
+    CHANNELS,
+    COLUMNS,
+    GROUPS,
+    LEAST_CHUNKS,
+    MOST_CHUNKS,
+    SEGMENT_WORDS,
+    TASK_IMAGES,
+    TASK_ROWS,
+    TASK_WORDS,
+    Axis,
+    begin,
+    cut,
+)
+from .intrinsics import Array, call_address
+from .kernel import A1, A2, Words, device, kernel
 from .program import Launch, Operand
 from .rows import row_map
 
@@ -30,117 +43,197 @@ _PARTIALS = 1 << 22
 
 _I64 = np.dtype("int64")
 
+#: Words of the steps of `_pack`: elements from a group, a row, a channel of the weights to the next; rows and
+#: channels of a group, rows of a strip, whether there is a bias.
+_GROUP_STEP, _ROW_STEP, _CHANNEL_STEP, _PACK_M, _PACK_CHANNELS, _PACK_HIGH, _BIASED = range(7)
+
+#: Words of a plan after those that `begin` reads: tasks (or blocks of images), those of a chunk, channels of
+#: the result in a group, channels and segments of a tile, elements of a plane of the result.
+_TASKS, _CHUNK_TASKS, _M, _HIGH, _WIDE, _AREA = range(TASK_WORDS, TASK_WORDS + 6)
+#: Of `_convolve`: channels of a block of the sum, columns of a plane of the result; start and step of the
+#: rows and of the columns that are written; where the stage starts in a region, or -1.
+_BLOCK, _WIDTH, _START_ROW, _STEP_ROW, _START_COLUMN, _STEP_COLUMN, _STAGE = range(
+    TASK_WORDS + 6, TASK_WORDS + 13
+)
+#: Of `_correlate`: channels of the result in a chunk.
+_PART = TASK_WORDS + 6
+
 
 @dataclass(frozen=True)
 class Weights:
-    """Where the weights of a sum are: elements from a group, row and channel to the next; a place a tap."""
+    """Strides of weights, in elements: of groups, rows and channels; and an offset for each tap."""
 
     group: int
     row: int
     channel: int
-    places: tuple[int, ...]
+    taps: tuple[int, ...]
 
 
 @kernel
-def _pack(lo: int, hi: int, w: A1, bias: A1, out: A1, places: Words, steps: Words) -> None:
+def _pack(lo: int, hi: int, w: A1, bias: A1, out: A1, taps: Words, steps: Words) -> None:
     # A strip is (1 + channels * taps, high): the biases of its rows, then their weights.
-    group_step, row_step, channel_step = steps[0], steps[1], steps[2]
-    m, channels, high, biased = steps[3], steps[4], steps[5], steps[6]
+    m, channels, high = steps[_PACK_M], steps[_PACK_CHANNELS], steps[_PACK_HIGH]
+    channel_step = steps[_CHANNEL_STEP]
     strips = (m + high - 1) // high
-    size = (1 + channels * places.size) * high
+    size = (1 + channels * taps.size) * high
     for chunk in range(lo, hi):
         group, top = chunk // strips, chunk % strips * high
         strip = out[chunk * size : (chunk + 1) * size]
         strip[:] = 0
         for r in range(min(high, m - top)):
-            if biased:
+            if steps[_BIASED]:
                 strip[r] = bias[group * m + top + r]
-            row = w[group * group_step + (top + r) * row_step :]
+            row = w[group * steps[_GROUP_STEP] + (top + r) * steps[_ROW_STEP] :]
             at = high + r
             for c in range(channels):
-                for t in range(places.size):
-                    strip[at] = row[c * channel_step + places[t]]
+                for t in range(taps.size):
+                    strip[at] = row[c * channel_step + taps[t]]
                     at += high
+
+
+@device
+def _tiles(
+    tile: int,
+    source: int,
+    plane: int,
+    packed: int,
+    target: int,
+    channel: int,
+    count: int,
+    size: int,
+    table: Array,
+    taps: Words,
+    plan: Words,
+) -> None:
+    """Compute a task's results, tile by tile.
+
+    packed: the address of the group's strips.  target, channel: the address of the results, and elements from
+    a channel of them to the next.  count: segments.  size: bytes of an element.
+    """
+    channels, m, high, wide, depth = plan[CHANNELS], plan[_M], plan[_HIGH], plan[_WIDE], plan[_BLOCK]
+    length, strips = taps.size * high * size, (m + high - 1) // high
+    for block in range((channels + depth - 1) // depth):
+        c = block * depth
+        for j in range((count + wide - 1) // wide):
+            for s in range(strips):
+                bias = packed + s * (high * size + channels * length)
+                call_address(
+                    tile,
+                    min(depth, channels - c),
+                    taps.size,
+                    taps.ctypes.data,
+                    plane,
+                    bias + high * size + c * length,
+                    source + c * plane,
+                    table.ctypes.data + 8 * SEGMENT_WORDS * j * wide,
+                    target + s * high * channel * size,
+                    channel * size,
+                    min(high, m - s * high),
+                    0 if c else bias,
+                )
+
+
+@device
+def _unstage(region: Array, out: Array, at: int, used: int, rows: int, plan: Words) -> None:
+    """Write a stage's rows to every `_STEP_COLUMN`-th column of the result, from element `at` on."""
+    m, most, columns, width = plan[_M], plan[TASK_ROWS], plan[COLUMNS], plan[_WIDTH]
+    step_row, step_column = plan[_STEP_ROW], plan[_STEP_COLUMN]
+    for n in range(used):
+        for o in range(m):
+            for t in range(rows):
+                start = plan[_STAGE] + ((n * m + o) * most + t) * columns
+                row = region[start : start + columns]
+                to = out[at + (n * plan[GROUPS] * m + o) * plan[_AREA] + t * step_row * width :]
+                for k in range(columns):
+                    to[k * step_column] = row[k]
 
 
 @kernel
 def _convolve(
     lo: int, hi: int, x: A2, packed: A1, out: A1, regions: A2, tables: A2, plan: Words, taps: Words, tile: int
 ) -> None:
-    # plan: what `begin` reads, then the sizes of a tile, and where the results go.
-    groups, channels, most, columns = plan[0], plan[1], plan[5], plan[11]
-    last, items, m, high, wide, depth = plan[18], plan[19], plan[20], plan[21], plan[22], plan[23]
-    area, width, start_row, step_row = plan[24], plan[25], plan[26], plan[27]
-    start_column, step_column, stage = plan[28], plan[29], plan[30]
-    size, strips = x.itemsize, (m + high - 1) // high
-    length = taps.size * high * size
-    # Where columns are not neighbours, rows go to a stage at the end of the region first.
-    channel, line = (most * columns, columns) if stage >= 0 else (area, width * step_row)
+    groups, columns, m, high, wide = plan[GROUPS], plan[COLUMNS], plan[_M], plan[_HIGH], plan[_WIDE]
+    tasks, area, width, stage = plan[_CHUNK_TASKS], plan[_AREA], plan[_WIDTH], plan[_STAGE]
+    size = x.itemsize
+    group_size = (m + high - 1) // high * high * (1 + plan[CHANNELS] * taps.size) * size
+    # Where the columns written are not neighbours, rows go to a stage at the end of the region first.
+    channel, line = (plan[TASK_ROWS] * columns, columns) if stage >= 0 else (area, width * plan[_STEP_ROW])
     next_image = m * channel if stage >= 0 else groups * m * channel
     for chunk in range(lo, hi):
         region, table, count = regions[chunk], tables[chunk], 0
-        for item in range(chunk * items, min((chunk + 1) * items, last)):
+        for task in range(chunk * tasks, min((chunk + 1) * tasks, plan[_TASKS])):
             source, plane, count, image, used, row, rows = begin(
-                x, region, table, plan, item, next_image, line, count
+                x, region, table, plan, task, next_image, line, count
             )
-            table[3 * count : 3 * (count + wide)] = 0
-            group = item % groups
-            corner = (start_row + row * step_row) * width + start_column
+            table[SEGMENT_WORDS * count : SEGMENT_WORDS * (count + wide)] = 0
+            group = task % groups
+            corner = (plan[_START_ROW] + row * plan[_STEP_ROW]) * width + plan[_START_COLUMN]
             at = (image * groups + group) * m * area + corner
             target = out.ctypes.data + at * size if stage < 0 else region.ctypes.data + stage * size
-            for block in range((channels + depth - 1) // depth):
-                c = block * depth
-                for j in range((count + wide - 1) // wide):
-                    for s in range(strips):
-                        bias = packed.ctypes.data + (group * strips + s) * (high * size + channels * length)
-                        call_address(
-                            tile,
-                            min(depth, channels - c),
-                            taps.size,
-                            taps.ctypes.data,
-                            plane,
-                            bias + high * size + c * length,
-                            source + c * plane,
-                            table.ctypes.data + 24 * j * wide,
-                            target + s * high * channel * size,
-                            channel * size,
-                            min(high, m - s * high),
-                            0 if c else bias,
-                        )
+            strips = packed.ctypes.data + group * group_size
+            _tiles(tile, source, plane, strips, target, channel, count, size, table, taps, plan)
             if stage >= 0:
-                for n in range(used):
-                    for o in range(m):
-                        for t in range(rows):
-                            start = stage + ((n * m + o) * most + t) * columns
-                            made = region[start : start + columns]
-                            to = out[at + (n * groups * m + o) * area + t * step_row * width :]
-                            for k in range(columns):
-                                to[k * step_column] = made[k]
+                _unstage(region, out, at, used, rows, plan)
+
+
+@device
+def _dots(
+    dot: int,
+    source: int,
+    other: int,
+    target: int,
+    first: int,
+    last: int,
+    count: int,
+    size: int,
+    table: Array,
+    terms: int,
+    new: bool,
+    plan: Words,
+) -> None:
+    """Add a task's products to the gradient of the weights, of channels first..last-1 of the result.
+
+    other: the address of the group's first channel of the result's gradient.  target: of the weights'.
+    count: segments.  size: bytes of an element.  terms: weights of a channel; their distances end the table.
+    new: whether sums are stored instead of added.
+    """
+    high, wide, area = plan[_HIGH], plan[_WIDE], plan[_AREA]
+    distances = table[table.size - terms - wide :]
+    for strip in range((last - first + high - 1) // high):
+        r = first + strip * high
+        for j in range((terms + wide - 1) // wide):
+            k = j * wide
+            call_address(
+                dot,
+                count,
+                table.ctypes.data,
+                other + r * area * size,
+                area * size,
+                source,
+                distances.ctypes.data + 8 * k,
+                target + (r * terms + k) * size,
+                terms * size,
+                min(high, last - r),
+                min(wide, terms - k),
+                new,
+            )
 
 
 @kernel
 def _correlate(
     lo: int, hi: int, x: A2, g: A1, out: A1, regions: A2, tables: A2, plan: Words, taps: Words, dot: int
 ) -> None:
-    # plan: what `begin` reads, then the sizes of a tile. A chunk is a split of the blocks of images, a group,
-    # and some channels of the result; out is (splits, groups, m, channels * taps).
-    groups, channels, columns = plan[0], plan[1], plan[11]
-    last, items, m, high, wide, some, area = (
-        plan[18],
-        plan[19],
-        plan[20],
-        plan[21],
-        plan[22],
-        plan[23],
-        plan[24],
-    )
-    size, terms, parts = x.itemsize, channels * taps.size, (m + some - 1) // some
+    # A chunk is a split of the blocks of images, a group, and some channels of the result; out is
+    # (splits, groups, m, channels * taps).
+    groups, columns, m, area = plan[GROUPS], plan[COLUMNS], plan[_M], plan[_AREA]
+    blocks, part, size = plan[_CHUNK_TASKS], plan[_PART], x.itemsize
+    terms, parts = plan[CHANNELS] * taps.size, (m + part - 1) // part
     for chunk in range(lo, hi):
         region, table, count = regions[chunk], tables[chunk], 0
-        split, group, top = chunk // parts // groups, chunk // parts % groups, chunk % parts * some
-        end = min(m, top + some)
-        distances = table[table.size - terms - wide :]
-        for block in range(split * items, min((split + 1) * items, last)):
+        split, group, first = chunk // parts // groups, chunk // parts % groups, chunk % parts * part
+        distances = table[table.size - terms - plan[_WIDE] :]
+        target = out.ctypes.data + (split * groups + group) * m * terms * size
+        for block in range(split * blocks, min((split + 1) * blocks, plan[_TASKS])):
             source, plane, count, image, _, row, _ = begin(
                 x, region, table, plan, block * groups + group, groups * m * area, columns, count
             )
@@ -148,25 +241,8 @@ def _correlate(
                 distances[k] = k // taps.size * plane + taps[k % taps.size]
             distances[terms:] = 0
             other = g.ctypes.data + ((image * groups + group) * m * area + row * columns) * size
-            target = out.ctypes.data + (split * groups + group) * m * terms * size
-            for strip in range((end - top + high - 1) // high):
-                r = top + strip * high
-                for j in range((terms + wide - 1) // wide):
-                    k = j * wide
-                    call_address(
-                        dot,
-                        count,
-                        table.ctypes.data,
-                        other + r * area * size,
-                        area * size,
-                        source,
-                        distances.ctypes.data + 8 * k,
-                        target + (r * terms + k) * size,
-                        terms * size,
-                        min(high, end - r),
-                        min(wide, terms - k),
-                        block == split * items,
-                    )
+            last, new = min(m, first + part), block == split * blocks
+            _dots(dot, source, other, target, first, last, count, size, table, terms, new, plan)
 
 
 @kernel
@@ -197,30 +273,32 @@ def convolve(
 ) -> list[Launch]:
     """Plan out (n, groups * m, h, w) = sums of x (n, groups * channels, y, z) times weights, plus bias."""
     rows, columns = axes
-    m, dtype = out.shape[1] // groups, x.dtype
+    m, dtype, channels = out.shape[1] // groups, x.dtype, x.shape[1] // groups
     high, wide = conv_tile.tile_shape(m)
-    lay = layout(x.spec, groups, rows, columns, wide)
-    per, most, channels, taps = lay.words[4], lay.words[5], lay.words[1], len(lay.taps)
-    strips = -(-m // high)
+    cuts = cut(x.spec, groups, rows, columns, wide)
+    taps, strips = len(cuts.taps), -(-m // high)
     packed = scratch((groups * strips * high * (1 + channels * taps),), dtype)
     steps = (weights.group, weights.row, weights.channel, m, channels, high, int(bias is not None))
-    pack = _pack(
-        groups * strips, 1.5 * packed.size, _flat(w), _flat(bias or w), packed, weights.places, steps
-    )
-    items = lay.blocks * groups
-    each = -(-items // MOST_CHUNKS)
-    chunks = -(-items // each)
-    stage = lay.frame if columns.step > 1 else -1
-    size = lay.frame + (per * m * most * columns.count if stage >= 0 else 0)
-    regions, tables = scratch((chunks, size), dtype), scratch((chunks, 3 * (lay.segments + wide)), _I64)
+    pack = _pack(groups * strips, 1.5 * packed.size, _flat(w), _flat(bias or w), packed, weights.taps, steps)
+    tasks = cuts.blocks * groups
+    chunk_tasks = -(-tasks // MOST_CHUNKS)
+    chunks = -(-tasks // chunk_tasks)
+    stage = cuts.frame if columns.step > 1 else -1
+    size = cuts.frame
+    if stage >= 0:
+        size += cuts.words[TASK_IMAGES] * m * cuts.words[TASK_ROWS] * columns.count
+    tables = scratch((chunks, SEGMENT_WORDS * (cuts.segments + wide)), _I64)
+    regions = scratch((chunks, size), dtype)
     depth = max(1, _DEPTH // max(1, taps))
-    plan = (*lay.words, items, each, m, high, wide, depth, rows.out * columns.out, columns.out)
-    plan += (rows.start, rows.step, columns.start, columns.step, stage)
+    plan = (
+        *(*cuts.words, tasks, chunk_tasks, m, high, wide, rows.out * columns.out),
+        *(depth, columns.out, rows.start, rows.step, columns.start, columns.step, stage),
+    )
     flops = 2.0 * x.shape[0] * out.shape[1] * channels * taps * rows.count * columns.count
     work = flops * config.FLOP_NS + (x.size + out.size) * 0.2
-    seen = x.reshaped(x.size // columns.size, columns.size)
+    lines = x.reshaped(x.size // columns.size, columns.size)
     tile = conv_tile.tile(dtype.name, high, wide)
-    return [pack, _convolve(chunks, work, seen, packed, _flat(out), regions, tables, plan, lay.taps, tile)]
+    return [pack, _convolve(chunks, work, lines, packed, _flat(out), regions, tables, plan, cuts.taps, tile)]
 
 
 def correlate(
@@ -232,25 +310,24 @@ def correlate(
     """
     rows, columns = axes
     m, dtype = g.shape[1] // groups, x.dtype
-    lay = layout(x.spec, groups, rows, columns, 1)
+    cuts = cut(x.spec, groups, rows, columns, 1)
     high, wide = conv_tile.dot_shape(m)
-    splits = max(1, min(lay.blocks, -(-MOST_CHUNKS // (2 * groups)), _PARTIALS // out.size))
-    each = -(-lay.blocks // splits)
-    splits = -(-lay.blocks // each)
+    splits = max(1, min(cuts.blocks, -(-MOST_CHUNKS // (2 * groups)), _PARTIALS // out.size))
+    chunk_blocks = -(-cuts.blocks // splits)
+    splits = -(-cuts.blocks // chunk_blocks)
     parts = min(-(-m // high), max(1, LEAST_CHUNKS // (splits * groups)))
-    some = -(-m // (parts * high)) * high
-    chunks = splits * groups * -(-m // some)
-    words = 3 * lay.segments + lay.words[1] * len(lay.taps) + wide
-    regions, tables = scratch((chunks, lay.frame), dtype), scratch((chunks, words), _I64)
-    plan = (*lay.words, lay.blocks, each, m, high, wide, some, rows.count * columns.count)
+    part = -(-m // (parts * high)) * high
+    chunks = splits * groups * -(-m // part)
+    terms = x.shape[1] // groups * len(cuts.taps)
+    regions = scratch((chunks, cuts.frame), dtype)
+    tables = scratch((chunks, SEGMENT_WORDS * cuts.segments + terms + wide), _I64)
+    plan = (*cuts.words, cuts.blocks, chunk_blocks, m, high, wide, rows.count * columns.count, part)
     partial = scratch((splits, out.size), dtype) if splits > 1 else out.reshaped(1, out.size)
-    flops = 2.0 * g.size * lay.words[1] * len(lay.taps)
-    work = flops * config.FLOP_NS + (x.size + g.size) * 0.2
-    seen = x.reshaped(x.size // columns.size, columns.size)
+    work = 2.0 * g.size * terms * config.FLOP_NS + (x.size + g.size) * 0.2
+    lines = x.reshaped(x.size // columns.size, columns.size)
     dot = conv_tile.dot(dtype.name, high, wide)
-    launches = [
-        _correlate(chunks, work, seen, _flat(g), _flat(partial), regions, tables, plan, lay.taps, dot)
-    ]
+    arrays = (lines, _flat(g), _flat(partial), regions, tables)
+    launches = [_correlate(chunks, work, *arrays, plan, cuts.taps, dot)]
     if splits > 1:
         block = config.REDUCE_CHUNK
         moved = partial.spec.nbytes * config.BYTE_NS * 2

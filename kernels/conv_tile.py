@@ -1,10 +1,10 @@
-"""The micro-kernels of convolution, in LLVM IR: as matrix multiplication's, but on images as they are.
+"""The micro-kernels of convolution, in LLVM IR: direct convolution, without a matrix of patches.
 
-A vector holds neighbours of one row of the result, a segment. In an image with its margins, every tap of the
-window is then a fixed distance away from every segment, so no matrix of patches is needed: the distances are
-a short table. Segments are in a table too, of three words each: bytes from the first image to the segment's
-first source, bytes from the first result to its first element, and how many elements it has. An element of a
-result is summed in one order, whatever the tiles.
+A vector holds a segment: neighbours in one row of the result. In a padded image, every tap of the window is
+at a fixed distance from every segment, so a short table of distances takes the place of patches. Segments are
+in a table too, of three words each: bytes from the first image to the segment's first source, bytes from the
+first result to its first element, and its number of elements. The order in which an element of the result is
+summed does not depend on the tiles.
 """
 
 from llvmlite import ir
@@ -18,21 +18,21 @@ from .vector import Value, constant, fma, select
 #: registers, 12 of AVX2's 16. Eight rows divide most numbers of channels; one is for depthwise convolution.
 _TILES = {64: {1: 8, 4: 6, 8: 3}, 32: {1: 8, 4: 3}, 16: {1: 8, 4: 2}}
 
-#: The same of a tile of the weights' gradient: channels of the result -> places of the weight.
+#: The same of a tile of the weights' gradient: channels of the result -> weights.
 _DOTS = {64: {1: 12, 4: 6}, 32: {1: 8, 2: 4}, 16: {1: 8, 2: 4}}
 
 
 def tile_shape(m: int) -> tuple[int, int]:
     """Return how many rows and segments a tile has for m channels of the result."""
-    return _fitting(_TILES[config.vector_bytes()], m)
+    return _smallest(_TILES[config.vector_bytes()], m)
 
 
 def dot_shape(m: int) -> tuple[int, int]:
-    """Return how many rows and places a tile of the weights' gradient has for m channels."""
-    return _fitting(_DOTS[config.vector_bytes()], m)
+    """Return how many rows and weights a tile of the weights' gradient has for m channels."""
+    return _smallest(_DOTS[config.vector_bytes()], m)
 
 
-def _fitting(shapes: dict[int, int], m: int) -> tuple[int, int]:
+def _smallest(shapes: dict[int, int], m: int) -> tuple[int, int]:
     rows = min((r for r in shapes if r >= m), default=max(shapes))
     return rows, shapes[rows]
 
@@ -50,24 +50,24 @@ def tile(dtype: str, rows: int, segments: int) -> int:
     return native.load(symbol, lambda: _build_tile(symbol, dtype, rows, segments))
 
 
-def dot(dtype: str, rows: int, places: int) -> int:
+def dot(dtype: str, rows: int, weights: int) -> int:
     """Return the address of the function of a tile of the weights' gradient.
 
     dot(count, table, g, row_g, x, distances, out, row_out, used, columns, first): adds to out (used,
     columns), or stores there if `first`, the products of g and x, summed over `count` segments.
-    row_g: bytes from a channel of g to the next; the table's second word leads to g. distances: (places,)
-    words, bytes from a segment to its source for a place of the weight. row_out: bytes, as row_g.
+    row_g: bytes from a channel of g to the next; the table's second word leads to g. distances: (weights,)
+    words, bytes from a segment to its source for each weight. row_out: bytes, as row_g.
     """
-    symbol = f"conv_dot_{dtype}_{rows}x{places}"
-    return native.load(symbol, lambda: _build_dot(symbol, dtype, rows, places))
+    symbol = f"conv_dot_{dtype}_{rows}x{weights}"
+    return native.load(symbol, lambda: _build_dot(symbol, dtype, rows, weights))
 
 
 def frame(dtype: str, step: int) -> int:
-    """Return the address of the function that copies rows of an image into a frame, their columns dealt out.
+    """Return the address of the function that copies rows of an image into a frame, columns sorted by phase.
 
     frame(rows, x, line, target, wide, step, left, width): a row of x, `line` bytes after the last, becomes
     `step` rows of `wide` elements of target. Element q of row p is column q * step + p - left, or 0 outside
-    of the `width` columns that there are. Up to a vector less one beyond the last row is overwritten.
+    of the `width` columns. Up to a vector less one element after the last row is overwritten.
     """
     symbol = f"conv_frame_{dtype}_{kind(step)}"
     return native.load(symbol, lambda: _build_frame(symbol, dtype, kind(step)))
@@ -93,8 +93,8 @@ def _build_frame(symbol: str, dtype: str, apart: int) -> str:
                 inside = below(columns, columns_all)
                 address = b.add(source, b.mul(first, n64(size)))
                 value = strided(loop, dtype, address, columns, columns_all, inside, apart)
-                made = select(Value(b, "bool", lanes, inside), value, 0)
-                loop.store(made, b.add(to, b.mul(q, n64(size))))
+                inside_or_zero = select(Value(b, "bool", lanes, inside), value, 0)
+                loop.store(inside_or_zero, b.add(to, b.mul(q, n64(size))))
                 return []
 
             loop.loop(n64(0), wide, lanes, piece)
@@ -120,7 +120,7 @@ def _build_tile(symbol: str, dtype: str, rows: int, segments: int) -> str:
     b, size = loop.builder, bytes_of(dtype)
     channels, taps, distances, plane, a, x, table, c, row_c, used, bias = loop.function.args
     sources = [b.add(x, _word(loop, table, 3 * v)) for v in range(segments)]
-    places = [b.add(c, _word(loop, table, 3 * v + 1)) for v in range(segments)]
+    targets = [b.add(c, _word(loop, table, 3 * v + 1)) for v in range(segments)]
     masks = [loop.mask(_word(loop, table, 3 * v + 2)) for v in range(segments)]
     zero = constant(dtype, loop.lanes, 0)
 
@@ -134,7 +134,7 @@ def _build_tile(symbol: str, dtype: str, rows: int, segments: int) -> str:
             row = b.mul(row_c, n64(r))
 
             def load(row: ir.Value = row) -> list[ir.Value]:
-                return [loop.load(dtype, b.add(p, row), m).ir for p, m in zip(places, masks, strict=True)]
+                return [loop.load(dtype, b.add(p, row), m).ir for p, m in zip(targets, masks, strict=True)]
 
             out += loop.when(b.icmp_signed("<", n64(r), used), load, [zero] * segments)
         return out
@@ -161,14 +161,14 @@ def _build_tile(symbol: str, dtype: str, rows: int, segments: int) -> str:
 
         return loop.loop(n64(0), taps, 1, tap, list(totals))
 
-    made = loop.loop(n64(0), channels, 1, channel, start)
+    totals = loop.loop(n64(0), channels, 1, channel, start)
     for r in range(rows):
         row = b.mul(row_c, n64(r))
 
         def store(r: int = r, row: ir.Value = row) -> list[ir.Value]:
             for v in range(segments):
-                value = Value(b, dtype, loop.lanes, made[r * segments + v])
-                loop.store(value, b.add(places[v], row), masks[v])
+                value = Value(b, dtype, loop.lanes, totals[r * segments + v])
+                loop.store(value, b.add(targets[v], row), masks[v])
             return []
 
         loop.when(b.icmp_signed("<", n64(r), used), store, [])
@@ -176,19 +176,19 @@ def _build_tile(symbol: str, dtype: str, rows: int, segments: int) -> str:
     return str(module)
 
 
-def _build_dot(symbol: str, dtype: str, rows: int, places: int) -> str:
+def _build_dot(symbol: str, dtype: str, rows: int, weights: int) -> str:
     module = ir.Module(symbol)
     loop = Loop(module, symbol, ir.FunctionType(ir.VoidType(), [I64] * 11), [dtype])
     b, size = loop.builder, bytes_of(dtype)
     count, table, g, row_g, x, distances, out, row_out, used, columns, first = loop.function.args
     zero = constant(dtype, loop.lanes, 0)
-    # Rows beyond the last read the last one again; what they sum is not stored.
+    # Rows beyond the last read the last one again; their sums are not stored.
     last = b.sub(used, n64(1))
     tops = []
     for r in range(rows):
         row = b.select(b.icmp_signed("<", n64(r), last), n64(r), last)
         tops.append(b.add(g, b.mul(row, row_g)))
-    sources = [b.add(x, _word(loop, distances, k)) for k in range(places)]
+    sources = [b.add(x, _word(loop, distances, k)) for k in range(weights)]
 
     def segment(s: ir.Value, *totals: ir.Value) -> list[ir.Value]:
         entry = b.add(table, b.mul(s, n64(24)))
@@ -197,18 +197,18 @@ def _build_dot(symbol: str, dtype: str, rows: int, places: int) -> str:
         mine = [loop.load(dtype, b.add(t, at_g), mask) for t in tops]
         kept = Value(b, "bool", loop.lanes, mask)
         out = list(totals)
-        for k in range(places):
-            # What lies beyond the segment may be NaN, which a product with 0 would keep.
+        for k in range(weights):
+            # Elements beyond the segment may be NaN, which a product with 0 would keep.
             value = select(kept, loop.load(dtype, b.add(sources[k], at_x)), 0)
             for r in range(rows):
-                total = Value(b, dtype, loop.lanes, totals[r * places + k])
-                out[r * places + k] = fma(mine[r], value, total).ir
+                total = Value(b, dtype, loop.lanes, totals[r * weights + k])
+                out[r * weights + k] = fma(mine[r], value, total).ir
         return out
 
-    totals = loop.loop(n64(0), count, 1, segment, [zero] * (rows * places))
+    totals = loop.loop(n64(0), count, 1, segment, [zero] * (rows * weights))
     for r in range(rows):
-        for start in range(0, places, loop.lanes):
-            some = totals[r * places + start : r * places + min(start + loop.lanes, places)]
+        for start in range(0, weights, loop.lanes):
+            some = totals[r * weights + start : r * weights + min(start + loop.lanes, weights)]
             total = _sums([Value(b, dtype, loop.lanes, t) for t in some])
             at = b.add(b.add(out, b.mul(row_out, n64(r))), n64(start * size))
             mask = b.and_(loop.mask(b.sub(columns, n64(start))), loop.mask(n64(len(some))))

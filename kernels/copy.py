@@ -13,6 +13,10 @@ _TILE = 32
 _copy_row = row_map("row_copy", lambda x: x)
 
 
+#: Words of `starts`: the first element of either view.
+_SOURCE, _TARGET = range(2)
+
+
 @kernel
 def _copy(lo: int, hi: int, source: A1, target: A1, plan: Words, starts: Words) -> None:
     # plan: sizes, source strides, target strides, each of the same count, in elements.
@@ -24,7 +28,7 @@ def _copy(lo: int, hi: int, source: A1, target: A1, plan: Words, starts: Words) 
     for chunk in range(lo, hi):
         first = chunk % tiles * _TILE
         last = min(first + _TILE, rows)
-        rest, at_from, at_to = chunk // tiles, starts[0], starts[1]
+        rest, at_from, at_to = chunk // tiles, starts[_SOURCE], starts[_TARGET]
         for axis in range(count - 3, -1, -1):
             index = rest % plan[axis]
             rest //= plan[axis]
@@ -57,8 +61,8 @@ def copy(
     Neither view may have two indices for one element of the target.
     """
     axes = [(size, source_strides[k], target_strides[k]) for k, size in enumerate(sizes) if size != 1]
-    # The target's chunk stride goes innermost, the source's next to it: either both run along lines,
-    # or a transposition walks square tiles. The order of the others only has to be fixed.
+    # The axis along which the target is contiguous goes innermost, the source's next to it: either both are
+    # the same, or a transposition copies square tiles. The order of the others only has to be fixed.
     axes.sort(key=lambda a: -abs(a[2]))
     if len(axes) > 2:
         inner = min(axes[:-1], key=lambda a: abs(a[1]))
@@ -72,13 +76,13 @@ def copy(
     total = int(np.prod([a[0] for a in axes]))
     flat_source, flat_target = _bits(source), _bits(target)
     plan = tuple(v for column in zip(*axes, strict=True) for v in column)
-    work = total * 8 * target.dtype.itemsize * config.BYTE_NS  # transpositions wait for lines
+    work = total * 8 * target.dtype.itemsize * config.BYTE_NS  # transpositions wait for cache lines
     chunks = chunks if total else 0
     return _copy(chunks, work, flat_source, flat_target, plan, (source_start, target_start))
 
 
 def _joined(axes: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
-    """Join neighbouring axes that both sides walk as one."""
+    """Join neighbouring axes that are one axis in both views."""
     out: list[tuple[int, int, int]] = []
     for size, s, t in axes:
         if out and out[-1][1] == s * size and out[-1][2] == t * size:

@@ -1,8 +1,8 @@
 """The elementwise engine: formulas over vectors, with broadcasting, in a loop that LLVM compiles.
 
-A formula costs 20 to 40 ms to compile, where a Numba kernel costs 0.3 s or more and does not vectorise
-`exp` and its like. Outputs are C-contiguous and may be the same memory as an input of the same shape;
-inputs are C-contiguous and broadcast by NumPy's rules. A chunk of work is `ELEMENTWISE_CHUNK` elements.
+A formula takes 20 to 40 ms to compile; a Numba kernel takes 0.3 s or more, and does not vectorise `exp` and
+the like. Inputs are C-contiguous and broadcast by NumPy's rules. Outputs are C-contiguous; one may share the
+memory of an input of the same shape. A chunk is `ELEMENTWISE_CHUNK` elements.
 """
 
 import functools
@@ -14,7 +14,7 @@ from llvmlite import ir
 
 from . import config, native
 from .loops import I64, Loop, bytes_of, n64
-from .program import HEADER, Launch, Operand, launch
+from .program import HEADER, Launch, Operand, make_launch
 from .vector import BITS, Formula, Value, constant
 
 #: Words of the arguments before the operands' addresses: elements, length of the inner dimension,
@@ -24,12 +24,12 @@ _TOTAL, _COLUMNS, _OUTER, _ADDRESSES = range(HEADER, HEADER + 4)
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How inputs broadcast to an output, with adjacent dimensions joined where all agree.
+class Broadcast:
+    """How inputs broadcast to an output, with adjacent dimensions joined where all inputs agree.
 
-    `columns` is the inner dimension, `outer` the sizes of the others; `moves[k]` says whether input k
-    moves along the inner dimension (else its one element is repeated), `strides[k]` how many elements
-    it moves along each outer one.
+    columns: size of the inner dimension.  outer: sizes of the others.
+    moves: whether each input moves along the inner dimension; otherwise its one element is repeated.
+    strides: of each input along the outer dimensions, in elements.
     """
 
     columns: int
@@ -38,11 +38,11 @@ class Layout:
     strides: tuple[tuple[int, ...], ...]
 
 
-def layout(shape: tuple[int, ...], inputs: Sequence[tuple[int, ...]]) -> Layout:
+def broadcast(shape: tuple[int, ...], inputs: Sequence[tuple[int, ...]]) -> Broadcast:
     """Join dimensions: `(8, 9, 10)` with `(10,)` becomes 72 rows of 10.
 
-    >>> layout((8, 9, 10), [(8, 9, 10), (10,)])
-    Layout(columns=10, outer=(72,), moves=(True, True), strides=((10,), (0,)))
+    >>> broadcast((8, 9, 10), [(8, 9, 10), (10,)])
+    Broadcast(columns=10, outer=(72,), moves=(True, True), strides=((10,), (0,)))
     """
     padded = [(1,) * (len(shape) - len(s)) + tuple(s) for s in inputs]
     joined: list[tuple[int, tuple[bool, ...]]] = []
@@ -55,16 +55,16 @@ def layout(shape: tuple[int, ...], inputs: Sequence[tuple[int, ...]]) -> Layout:
         else:
             joined.append((size, moves))
     if not joined:
-        return Layout(1, (), (True,) * len(inputs), ((),) * len(inputs))
+        return Broadcast(1, (), (True,) * len(inputs), ((),) * len(inputs))
     strides = []
     for k in range(len(inputs)):
-        step, own = 1, []
+        step, steps = 1, []
         for size, moves in reversed(joined):
-            own.append(step if moves[k] else 0)
+            steps.append(step if moves[k] else 0)
             step *= size if moves[k] else 1
-        strides.append(tuple(reversed(own[1:])))
+        strides.append(tuple(reversed(steps[1:])))
     columns, moves = joined[-1]
-    return Layout(columns, tuple(s for s, _ in joined[:-1]), moves, tuple(strides))
+    return Broadcast(columns, tuple(s for s, _ in joined[:-1]), moves, tuple(strides))
 
 
 def elementwise(
@@ -77,18 +77,18 @@ def elementwise(
     """Plan `outputs = formula(*inputs)`.
 
     name: unique to the formula; part of the compiled function's name.
-    formula: values in, one value or a tuple out; its parameter `index`, if it has one, is the flat
+    formula: takes values, returns one value or a tuple; its parameter `index`, if it has one, is the flat
         position in the output, int64.
-    flops: operations an element costs, to choose between serial and parallel.
+    flops: operations per element, to choose between serial and parallel.
     """
     shape = outputs[0].shape
-    plan = layout(shape, [i.shape for i in inputs])
+    plan = broadcast(shape, [i.shape for i in inputs])
     dtypes = [i.dtype.name for i in inputs]
     results = [o.dtype.name for o in outputs]
     entry = _entry(name, formula, tuple(dtypes), tuple(results), plan.moves)
     total = outputs[0].size
-    strides = [s * i.dtype.itemsize for i, own in zip(inputs, plan.strides, strict=True) for s in own]
-    words = launch(
+    strides = [s * i.dtype.itemsize for i, steps in zip(inputs, plan.strides, strict=True) for s in steps]
+    words = make_launch(
         entry,
         -(-total // config.ELEMENTWISE_CHUNK),
         0.0,
@@ -115,8 +115,8 @@ def _entry(
 ) -> int:
     """Return the address of a formula's compiled loop.
 
-    Formulas come from anywhere, so the cache's key does not cover their sources; the name has a digest
-    of the LLVM IR instead, which takes 1 to 3 ms to write against 20 to 40 ms to compile.
+    Formulas come from anywhere, so the cache's key does not cover their sources; instead the name contains a
+    digest of the LLVM IR, which takes 1 to 3 ms to write and 20 to 40 ms to compile.
     """
     text = _build("loop", formula, list(dtypes), list(results), moves)
     types = (d[0] + str(BITS[d]) for d in (*dtypes, *results))
@@ -177,7 +177,7 @@ class _Writer:
         self.bases = [loop.word(_ADDRESSES + k) for k in range(len(self.sizes))]
 
     def write(self) -> str:
-        """Write the function: from the first chunk's first element to the last one's last."""
+        """Write the function: a loop from the first chunk's first element to the last chunk's last."""
         b = self.loop.builder
         chunk = n64(config.ELEMENTWISE_CHUNK)
         first = b.mul(self.loop.function.args[1], chunk)
@@ -214,12 +214,12 @@ class _Writer:
         return b.add(position, count)
 
     def offsets(self, row: ir.Value) -> list[ir.Value]:
-        """Return where each input starts in a row, in bytes: divide the row number by the outer sizes."""
+        """Return each input's offset in a row, in bytes: the row's number is divided by the outer sizes."""
         b, loop = self.loop.builder, self.loop
         dims = b.add(self.outer, n64(_ADDRESSES + len(self.sizes) - 1))
 
-        def step(done: ir.Value, rest: ir.Value, *totals: ir.Value) -> list[ir.Value]:
-            at = b.sub(dims, done)  # the last outer dimension first
+        def step(k: ir.Value, rest: ir.Value, *totals: ir.Value) -> list[ir.Value]:
+            at = b.sub(dims, k)  # the last outer dimension first
             size = loop.word(at)
             position = b.urem(rest, size)
             moved = []
@@ -245,8 +245,8 @@ class _Writer:
         if self.indexed:
             flat = b.add(loop.splat(position), loop.iota(I64))
             values.append(Value(b, "int64", loop.lanes, flat))
-        made = self.formula(*values)
-        for k, value in enumerate(made if isinstance(made, tuple) else (made,)):
+        computed = self.formula(*values)
+        for k, value in enumerate(computed if isinstance(computed, tuple) else (computed,)):
             if value.dtype != self.results[k]:
                 raise TypeError(f"{self.module.name}: the formula gives {value.dtype}, not {self.results[k]}")
             loop.store(value, at[inputs + k], mask)

@@ -1,8 +1,8 @@
 """Epilogues: formulas over the tiles of a matrix product, while they are in cache.
 
-`C = act(A B + bias)` costs a pass over C less for each of its steps. An epilogue changes C in place and may
-write more matrices like it; its operands are matrices like C, rows (a number for each column), columns, or
-single numbers.
+`C = act(A B + bias)` then takes one pass over C instead of one for each step. An epilogue changes C in place
+and may write more matrices of C's shape; its operands are matrices of C's shape, rows (a number for each
+column), columns, or single numbers.
 """
 
 import functools
@@ -24,13 +24,13 @@ MATRIX, ROW, COLUMN, SCALAR = "m", "r", "c", "s"
 
 @dataclass(frozen=True)
 class Epilogue:
-    """C, and what else is written, = formula(C, *operands).
+    """C, and further results, = formula(C, *operands).
 
     name: unique to the formula; part of the compiled function's name.
     kinds: for each operand MATRIX (rows, n), ROW (n,), COLUMN (rows,), rows counted over all of a batch, or
         SCALAR: one number.
     results: matrices that are written besides C, of C's dtype.
-    flops: operations an element costs.
+    flops: operations per element.
     """
 
     name: str
@@ -41,12 +41,12 @@ class Epilogue:
     flops: float = 1.0
 
     def of_row(self) -> "Epilogue":
-        """Return what this is to a product of one column once that is seen as one row."""
+        """Return the epilogue of a product of one column that is computed as one row."""
         kinds = tuple({ROW: SCALAR, COLUMN: MATRIX}.get(kind, kind) for kind in self.kinds)
         return replace(self, kinds=kinds)
 
     def then(self, other: "Epilogue | None") -> "Epilogue":
-        """Return this epilogue, and another one after it on the C that it leaves."""
+        """Return this epilogue followed by another, which takes the C that this one returns."""
         if other is None:
             return self
         return Epilogue(
@@ -59,15 +59,15 @@ class Epilogue:
         )
 
     def alone(self, c: Operand) -> Launch:
-        """Plan it as a launch of its own, where no product makes C."""
+        """Plan the epilogue as a separate launch, for a C that no product computes."""
         rows, n = c.size // c.shape[-1], c.shape[-1]
         shapes = {MATRIX: (rows, n), ROW: (n,), COLUMN: (rows, 1), SCALAR: ()}
         read = [o.reshaped(*shapes[kind]) for o, kind in zip(self.operands, self.kinds, strict=True)]
         written = [o.reshaped(rows, n) for o in (c, *self.results)]
         return elementwise(self.name, self.formula, [written[0], *read], written, self.flops)
 
-    def bound(self, c: Operand) -> tuple[int, tuple[int | Address, ...]]:
-        """Return the address of the compiled function for a product C, and its argument words."""
+    def lower(self, c: Operand) -> tuple[int, tuple[int | Address, ...]]:
+        """Return the address of the compiled function for a product C, and the words of its arguments."""
         dtypes = tuple(o.dtype.name for o in self.operands)
         entry = _entry(self.name, self.formula, c.dtype.name, dtypes, self.kinds, len(self.results))
         return entry, (c.shape[-1], *(Address(o) for o in (c, *self.operands, *self.results)))
@@ -78,15 +78,15 @@ def _both(first: Formula, count: int, second: Formula) -> Formula:
     """Return second(first(c, *the first `count` operands), *the others); further results follow C."""
 
     def formula(c: Any, *operands: Any) -> tuple[Any, ...]:
-        made, rest = _several(first(c, *operands[:count])), operands[count:]
-        last = _several(second(made[0], *rest))
-        return (last[0], *made[1:], *last[1:])
+        results, rest = _as_tuple(first(c, *operands[:count])), operands[count:]
+        last = _as_tuple(second(results[0], *rest))
+        return (last[0], *results[1:], *last[1:])
 
     return formula
 
 
-def _several(made: Any) -> tuple[Any, ...]:
-    return made if isinstance(made, tuple) else (made,)
+def _as_tuple(results: Any) -> tuple[Any, ...]:
+    return results if isinstance(results, tuple) else (results,)
 
 
 @functools.cache
@@ -116,7 +116,7 @@ def _build(
     all_dtypes, all_kinds = [dtype, *dtypes, *[dtype] * results], [MATRIX, *kinds, *[MATRIX] * results]
     sizes = [bytes_of(d) for d in all_dtypes]
     n = loop.word(0)
-    below = b.mul(b.sub(last, first), n)  # elements from here to the tile that is likely next
+    below = b.mul(b.sub(last, first), n)  # elements from this tile to the likely next one
     bases = [loop.word(1 + k) for k in range(len(sizes))]
     inputs = range(1 + len(dtypes))
 
@@ -130,13 +130,15 @@ def _build(
         fixed = {k: loop.load_one(all_dtypes[k], at[k]) for k in inputs if all_kinds[k] in (COLUMN, SCALAR)}
 
         def step(j: ir.Value, mask: ir.Value | None = None) -> list[ir.Value]:
-            places = [b.add(a, b.mul(j, n64(size))) for a, size in zip(at, sizes, strict=True)]
-            values = [fixed[k] if k in fixed else loop.load(all_dtypes[k], places[k], mask) for k in inputs]
+            addresses = [b.add(a, b.mul(j, n64(size))) for a, size in zip(at, sizes, strict=True)]
+            values = [
+                fixed[k] if k in fixed else loop.load(all_dtypes[k], addresses[k], mask) for k in inputs
+            ]
             for k in inputs[1:]:
                 if all_kinds[k] == MATRIX:
-                    loop.prefetch(b.add(places[k], b.mul(below, n64(sizes[k]))))
-            targets = [places[0], *places[len(inputs) :]]
-            for value, target in zip(_several(formula(*values)), targets, strict=True):
+                    loop.prefetch(b.add(addresses[k], b.mul(below, n64(sizes[k]))))
+            targets = [addresses[0], *addresses[len(inputs) :]]
+            for value, target in zip(_as_tuple(formula(*values)), targets, strict=True):
                 loop.store(value, target, mask)
             return []
 

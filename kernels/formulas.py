@@ -1,7 +1,7 @@
 """Branch-free elementary functions of `Value`s, one source for float32 and float64.
 
-Every step is an IEEE operation in the order written, a fused multiply-add where it says `fma`, so a
-result has the same bits on every CPU and in every lane. Nothing calls libm. NaN comes out for NaN.
+Every step is an IEEE operation in the order written, a fused multiply-add where `fma` is written, so a result
+has the same bits on every CPU and in every lane. Nothing calls libm. NaN gives NaN.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class Format:
-    """What the formulas know of an IEEE format."""
+    """Constants of an IEEE format."""
 
     mantissa: int  # bits stored of it
     bias: int
@@ -107,8 +107,8 @@ def _split(x: Value) -> tuple[Value, Value]:
 
 def _whole(field: Value) -> Value:
     """Return 2**mantissa + field, a float: the bits of the field become its mantissa's last."""
-    chunk = {"int32": 0x4B000000, "int64": 0x4330000000000000}[field.dtype]
-    return (field | chunk).as_float()
+    one = {"int32": 0x4B000000, "int64": 0x4330000000000000}[field.dtype]  # 2**mantissa
+    return (field | one).as_float()
 
 
 def _log_sum(f: Value, e: Value, table: tuple[float, ...] | None = None) -> Value:
@@ -122,9 +122,9 @@ def _significand(x: Value) -> tuple[Value, Value]:
     """Return (m, e): x = 2**e * m, m in [sqrt(1/2), sqrt(2)), for x > 0, also subnormal."""
     form = FORMAT[x.dtype]
     small = x < form.normal
-    chunk = 2.0**form.mantissa
-    field, m = _split(select(small, x * chunk, x))
-    offset = chunk + form.bias
+    scale = 2.0**form.mantissa
+    field, m = _split(select(small, x * scale, x))
+    offset = scale + form.bias
     return m, _whole(field) - select(small, x.coerce(offset + form.mantissa), offset)
 
 
@@ -214,7 +214,7 @@ def gelu(x: Value) -> Value:
     near = _clamp(x, -last, last)
     a, square = fabs(near), near * near
     words, m = _reduce(square * -0.5, fma(near, near, -square) * -0.5)
-    # ratio = near / (a + shift), by a Newton step that knows what `shifted` lost.
+    # ratio = near / (a + shift), by a Newton step that adds the digits that `shifted` lost.
     shifted = a + tables.MILLS_SHIFT
     lost = (shifted - tables.MILLS_SHIFT) - a
     inverse = 1 / shifted

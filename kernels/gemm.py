@@ -1,10 +1,9 @@
 """The inner functions of matrix multiplication, in LLVM IR: a register tile of C, and packing.
 
-A tile keeps rows x (columns / lanes) accumulators in registers. It reads A an element at a time, wherever
-its rows are: as the user has it, transposed or not, or packed in panels of ROWS rows, (k, ROWS) each. It
-reads B in rows of vectors: as it lies in memory, or packed in panels of `columns` columns, (k, columns)
-each, padded with zeros. Every element of C is summed in the order of k, so its bits do not depend on how C
-is cut.
+A tile keeps rows x (columns / lanes) accumulators in registers. It reads A an element at a time, at any
+strides: in place, transposed or not, or packed in panels of ROWS rows, (k, ROWS) each. It reads B in rows of
+vectors: in place, or packed in panels of `columns` columns, (k, columns) each, padded with zeros. Every
+element of C is summed in the order of k, so its bits do not depend on how C is cut.
 """
 
 import functools
@@ -16,7 +15,7 @@ from .loops import I32, I64, Loop, bytes_of, n64
 from .vector import Value, fma, vector_type
 
 #: Rows of a register tile and vectors in its columns: 24 of the 32 registers of AVX-512 and NEON (14 rows
-#: made LLVM spill), 12 of AVX2's 16, 8 of the 16 of plain x86-64. Lower tiles do what is left of the rows.
+#: made LLVM spill), 12 of AVX2's 16, 8 of the 16 of plain x86-64. Lower tiles compute the remaining rows.
 _TILE = {"avx512": (12, 2), "avx2": (6, 2), "neon": (8, 3), "generic": (4, 2)}
 _LOWER = (8, 4, 2, 1)
 
@@ -69,9 +68,9 @@ def _tile(symbol: str, dtype: str, high: int, vectors: int, masked: bool) -> str
     ones = [b.mul(row_a, n64(i)) for i in range(4)]
     zero = ir.Constant(vector_type(dtype, count), None)
     masks = [loop.mask(b.sub(n, n64(v * count))) for v in range(vectors)]
-    # The next strip of A is fetched meanwhile, a line for each term: no CPU foresees 12 rows at once,
+    # The next strip of A is prefetched meanwhile, a line for each term: no CPU predicts 12 rows at once,
     # or terms that are rows apart. 5 % where A is far (2048 x 512 x 128), 13 % where it is transposed too.
-    # Term p fetches its own line, or if A's rows are lines, line p / 16 of row p % 16.
+    # Term p prefetches its own line, or if A is stored by rows, line p / 16 of row p % 16.
     turn = b.select(b.icmp_signed(">", row_a, step_a), n64(15), n64(0))
     ahead = b.add(a, b.mul(row_a, n64(high)))
 
@@ -102,17 +101,17 @@ def _tile(symbol: str, dtype: str, high: int, vectors: int, masked: bool) -> str
         row = b.add(c, b.mul(n64(i), row_c))
 
         def write(i: int = i, row: ir.Value = row) -> list[ir.Value]:
-            places = [b.add(row, n64(v * count * size)) for v in range(vectors)]
+            targets = [b.add(row, n64(v * count * size)) for v in range(vectors)]
             mine = tile[i * vectors : (i + 1) * vectors]
 
             def add() -> list[ir.Value]:
                 return [
                     (loop.load(dtype, at, mask) + Value(b, dtype, count, t)).ir
-                    for at, mask, t in zip(places, masks, mine, strict=True)
+                    for at, mask, t in zip(targets, masks, mine, strict=True)
                 ]
 
-            made = loop.when(b.icmp_signed("!=", accumulate, n64(0)), add, mine)
-            for at, mask, t in zip(places, masks, made, strict=True):
+            values = loop.when(b.icmp_signed("!=", accumulate, n64(0)), add, mine)
+            for at, mask, t in zip(targets, masks, values, strict=True):
                 loop.store(Value(b, dtype, count, t), at, mask)
             return []
 
@@ -170,7 +169,7 @@ def _pack_transposed(symbol: str, dtype: str, width: int) -> str:
     source, row, depth, used, target = loop.function.args
 
     def block(first: int, rest: ir.Value | None, p: ir.Value) -> list[ir.Value]:
-        """Move columns p, p + 1, ... of `count` rows from `first` on; `rest` of them where given."""
+        """Move columns p, p + 1, ... of `count` rows from `first` on; `rest` of them unless None."""
         columns = None if rest is None else loop.mask(rest)
         read = []
         for i in range(min(count, width - first)):
@@ -209,16 +208,16 @@ def _transpose(b: ir.IRBuilder, lines: list[ir.Value]) -> list[ir.Value]:
     """Return the columns of a square of vectors: exchange pairs, then pairs of pairs, and so on."""
     count, half = len(lines), 1
     while half < count:
-        made = list(lines)
+        exchanged = list(lines)
         for i in range(count):
             if i & half:
                 continue
             low, high = lines[i], lines[i + half]
             first = [j - half + count if j & half else j for j in range(count)]
             second = [j + count if j & half else j + half for j in range(count)]
-            made[i], made[i + half] = (
+            exchanged[i], exchanged[i + half] = (
                 b.shuffle_vector(low, high, ir.Constant(ir.VectorType(I32, count), order))
                 for order in (first, second)
             )
-        lines, half = made, 2 * half
+        lines, half = exchanged, 2 * half
     return lines

@@ -1,4 +1,4 @@
-"""Gathering rows and elements by index. Arrays are seen as (outer, n, inner), indexed over n."""
+"""Gathering rows and elements by index. Arrays are viewed as (outer, n, inner), indexed over n."""
 
 from . import config
 from .kernel import A1, A3, Status, device, kernel
@@ -10,7 +10,7 @@ _copy = row_map("row_copy", lambda x: x)
 
 @device
 def position(at: int, n: int) -> int:
-    """Where an index points on an axis of n, counted from the end if negative; -1 for outside."""
+    """Return the position of an index on an axis of n, negative ones counted from the end; -1 for outside."""
     if at < 0:
         at += n
     return at if 0 <= at < n else -1
@@ -62,7 +62,7 @@ def take(x: Operand, indices: Operand, out: Operand) -> Launch:
 
 
 def take_along(x: Operand, indices: Operand, out: Operand) -> Launch:
-    """Plan out (outer, m, inner) = x (outer, n, inner) where its indices, of the same shape, say over n.
+    """Plan out (outer, m, inner) = x (outer, n, inner) at indices of the same shape over n.
 
     Reports an error when an index is outside [-n, n).
     """

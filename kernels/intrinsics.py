@@ -1,6 +1,6 @@
-"""Extension points of Numba: what kernels call that is written in LLVM IR.
+"""Extension points of Numba: functions written in LLVM IR that kernels call.
 
-Each has a stand-in in Python under its name, whose `for_numba` gives the intrinsic: Numba is imported only
+Each has a stand-in in Python under its name, whose `for_numba` returns the intrinsic: Numba is imported only
 when a kernel is compiled.
 """
 
@@ -66,16 +66,16 @@ def array_at(context: Any, builder: ir.IRBuilder, kind: Any, address: ir.Value, 
     strides = [size]
     for n in reversed(shape[1:]):
         strides.insert(0, builder.mul(strides[0], n))
-    made = context.make_array(kind)(context, builder)
+    array = context.make_array(kind)(context, builder)
     populate_array(
-        made,
+        array,
         data=builder.inttoptr(address, element.as_pointer()),
         shape=cgutils.pack_array(builder, shape),
         strides=cgutils.pack_array(builder, strides),
         itemsize=size,
         meminfo=None,
     )
-    return made._getvalue()
+    return array._getvalue()
 
 
 def call_address(function: int, *arguments: int) -> None:
@@ -107,7 +107,7 @@ call_address.for_numba = _call_address_intrinsic  # type: ignore[attr-defined]
 
 
 def rows_at(address: int, rows: int, columns: int, like: Array) -> Array:
-    """See memory at an address as an array (rows, columns) of the dtype of `like`, inside a kernel."""
+    """Return memory at an address as an array (rows, columns) of the dtype of `like`, inside a kernel."""
     raise TypeError("rows_at runs only inside a kernel")
 
 
@@ -119,11 +119,11 @@ def _rows_at_intrinsic() -> Any:
         return array_at(context, builder, signature.return_type, args[0], [args[1], args[2]])
 
     @intrinsic
-    def see(typingctx, address, rows, columns, like):  # type: ignore[no-untyped-def]
+    def view(typingctx, address, rows, columns, like):  # type: ignore[no-untyped-def]
         integers = [types.int64] * 3
         return types.Array(like.dtype, 2, "C")(*integers, like), codegen
 
-    return see
+    return view
 
 
 rows_at.for_numba = _rows_at_intrinsic  # type: ignore[attr-defined]

@@ -1,12 +1,11 @@
-"""Kernels written in Numba: a serial function over chunks of work, and its C entry point.
+"""Kernels written in Numba: a serial function over chunks, and its C entry point.
 
     @kernel
     def scale(lo: int, hi: int, x: F1, factor: float, out: F1) -> None: ...
 
-does chunks lo..hi-1; `scale(chunks, work_ns, x, 2.0, out)`, on operands, plans a launch. Arrays are
-C-contiguous and of any dtype the caller passes; each combination of dtypes is compiled once, when a
-launch first needs it. Numba is imported only then: a process whose kernels are in the cache does not
-pay for it.
+computes the chunks lo..hi-1; `scale(chunks, work_ns, x, 2.0, out)`, on operands, plans a launch. Arrays are
+C-contiguous, with any dtypes; each combination of dtypes is compiled when a launch first needs it. Numba is
+imported only then: a process whose kernels are all cached does not import it.
 """
 
 import functools
@@ -19,13 +18,13 @@ from llvmlite import ir
 
 from . import native
 from .intrinsics import Array, array_at, rename
-from .program import HEADER, Address, Argument, Launch, Operand, launch
+from .program import HEADER, Address, Argument, Launch, Operand, make_launch
 
 A1 = Annotated[Array, 1]  # an array of one dimension, of two, of three
 A2 = Annotated[Array, 2]
 A3 = Annotated[Array, 3]
-#: Integers of the argument block itself, as an array: a count, then that many words. An address among them
-#: is seen as an array by `rows_at`.
+#: Integers of the argument block itself, as an array: a count, then that many words. `rows_at` views memory
+#: at an address among them as an array.
 Words = Annotated[Array, "words"]
 #: The error word of the launch, as an array of one: a kernel sets it to non-zero to report an error.
 Status = Annotated[Array, "status"]
@@ -36,9 +35,9 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 def device(function: _F) -> _F:
     """Mark a function that kernels call; it is compiled into each of them.
 
-    Inlined whatever its size: LLVM must see that an array it takes has no owner, or reference counts stay.
+    It is always inlined: LLVM must see that the arrays it takes have no owner, or reference counts stay.
     """
-    # Kept, because kernels share devices, and Numba takes 0.1 to 0.3 s for each.
+    # Cached, because kernels share device functions, and Numba takes 0.1 to 0.3 s for each.
     function.for_numba = functools.cache(lambda: _njit(forceinline=True)(_resolved(function)))  # type: ignore[attr-defined]
     return function
 
@@ -51,7 +50,7 @@ def _njit(**options: Any) -> Any:
 
 
 def _resolved(function: Any) -> Any:
-    """Copy a function, with the marked functions that it names replaced by what Numba understands."""
+    """Copy a function, replacing the marked functions that it calls by those that Numba compiles."""
 
     def swap(value: Any) -> Any:
         return value.for_numba() if hasattr(value, "for_numba") else value
@@ -84,7 +83,7 @@ class Kernel:
             else:
                 words.append(argument)
         dtypes = tuple(a.dtype for a in arguments if isinstance(a, Operand))
-        return launch(self.entry(dtypes), chunks, work_ns, words)
+        return make_launch(self.entry(dtypes), chunks, work_ns, words)
 
     def entry(self, dtypes: tuple[np.dtype, ...]) -> int:
         """Return the address of the entry point for arrays of these dtypes."""
@@ -114,7 +113,7 @@ class Kernel:
 
 
 def kernel(body: Callable[..., None]) -> Kernel:
-    """Make a kernel of a function `(lo, hi, arrays and numbers...)`."""
+    """Return the kernel of a function `(lo, hi, arrays and numbers...)`, which computes chunks lo..hi-1."""
     return Kernel(body)
 
 

@@ -1,4 +1,4 @@
-"""Loops over vectors, in LLVM IR: what the elementwise engine and the row primitives are written with."""
+"""Loops over vectors, in LLVM IR, for the elementwise engine, the row primitives and the micro-kernels."""
 
 from collections.abc import Callable
 
@@ -65,12 +65,12 @@ class Loop:
             phi.add_incoming(first, before)
         b.cbranch(b.icmp_signed("<", i, stop), inside, after)
         b.position_at_end(inside)
-        made = body(i, *values)
+        results = body(i, *values)
         if step is None:
-            i.add_incoming(made, b.block)
+            i.add_incoming(results, b.block)
         else:
             i.add_incoming(b.add(i, n64(step)), b.block)
-            for phi, value in zip(values, made if isinstance(made, list) else [], strict=True):
+            for phi, value in zip(values, results if isinstance(results, list) else [], strict=True):
                 phi.add_incoming(value, b.block)
         b.branch(head)
         b.position_at_end(after)
@@ -79,16 +79,16 @@ class Loop:
     def when(
         self, condition: ir.Value, body: Callable[[], list[ir.Value]], other: list[ir.Value]
     ) -> list[ir.Value]:
-        """Write `if (condition) body()`; return its values, or `other` where it did not run."""
+        """Write `if (condition) body()`; return its values, or `other` where the condition is false."""
         b, before = self.builder, self.builder.block
         inside, after = (self.function.append_basic_block(s) for s in ("then", "after"))
         b.cbranch(condition, inside, after)
         b.position_at_end(inside)
-        made, last = body(), b.block
+        results, last = body(), b.block
         b.branch(after)
         b.position_at_end(after)
         out = [b.phi(v.type) for v in other]
-        for phi, value, old in zip(out, made, other, strict=True):
+        for phi, value, old in zip(out, results, other, strict=True):
             phi.add_incoming(value, last)
             phi.add_incoming(old, before)
         return out
@@ -116,7 +116,7 @@ class Loop:
         return ("f" if "float" in dtype else "i") + str(BITS[dtype]), vector_type(dtype, 1)
 
     def load(self, dtype: str, address: ir.Value, mask: ir.Value | None = None) -> Value:
-        """Load a vector, or with a mask the lanes it names and zeros."""
+        """Load a vector, or with a mask its lanes, and zeros elsewhere."""
         b, size, (letter, element) = self.builder, bytes_of(dtype), self._memory(dtype)
         kind = ir.VectorType(element, self.lanes)
         at = b.inttoptr(address, kind.as_pointer())
@@ -133,7 +133,7 @@ class Loop:
         return self._loaded(dtype, self.splat(self.builder.load(pointer)))
 
     def prefetch(self, address: ir.Value) -> None:
-        """Bring the line of the cache at an address into it; whatever the address is, it is no error."""
+        """Prefetch the cache line at an address; no address is an error."""
         at = self.builder.inttoptr(address, I8.as_pointer())
         function = declare(self.module, "llvm.prefetch.p0", ir.VoidType(), [at.type, I32, I32, I32])
         to_read, keep, data = (ir.Constant(I32, word) for word in (0, 3, 1))
@@ -145,7 +145,7 @@ class Loop:
         return Value(self.builder, dtype, self.lanes, raw)
 
     def store(self, value: Value, address: ir.Value, mask: ir.Value | None = None) -> None:
-        """Store a vector, or with a mask the lanes it names."""
+        """Store a vector, or with a mask its lanes."""
         b, size, (letter, element) = self.builder, bytes_of(value.dtype), self._memory(value.dtype)
         kind = ir.VectorType(element, self.lanes)
         at = b.inttoptr(address, kind.as_pointer())

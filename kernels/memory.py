@@ -1,12 +1,12 @@
-"""Memory for results: on the boundaries of cache lines, and for optimizers given out again.
+"""Memory for results: aligned to cache lines, and reused for optimizers.
 
-A vector of 64 bytes that lies across two lines costs two accesses: of NumPy's arrays, which begin 16 bytes
-after one, every vector does. In aligned memory relu of 10^6 took 54 us instead of 90, a product of depth 64
-a fifth less.
+A vector of 64 bytes across two cache lines costs two accesses. NumPy's arrays start 16 bytes after a line's
+boundary, so each of their vectors does. In aligned memory relu of 10^6 took 54 us instead of 90, a product of
+depth 64 a fifth less.
 
-An array fresh from the system costs a page fault for every 4 kB: an Adam update of 10^6 parameters took
-2.4 ms with them, 0.5 ms without. An array is free when this module holds the only reference to it, since
-every view of it, in NumPy or in another library, holds one too.
+Memory fresh from the system costs a page fault for every 4 kB: an Adam update of 10^6 parameters took 2.4 ms
+with them, 0.5 ms without. An array is free when this module holds the only reference to it, since every view
+of it, in NumPy or in another library, holds one too.
 """
 
 import ctypes
@@ -20,22 +20,22 @@ from numpy.typing import NDArray
 
 from . import config
 
-#: Bytes -> the arrays of that size, those given out longest ago first.
+#: Bytes -> the arrays of that size, least recently used first.
 _kept: dict[int, deque[NDArray[np.uint8]]] = {}
 _total = 0
 
-#: How many arrays of a size are looked at. The oldest are free first; an optimizer with two moments has six.
+#: How many arrays of a size are examined. The oldest are free first; an optimizer with two moments has six.
 _LOOKS = 8
 
 
 def aligned(shape: tuple[int, ...], dtype: np.dtype) -> NDArray[Any]:
-    """Return a fresh C-contiguous array with whatever elements its memory has; a large one is aligned."""
+    """Return an uninitialized C-contiguous array; a large one is aligned."""
     size = math.prod(shape) * dtype.itemsize
     return _view(_bytes(size), shape, dtype) if size >= config.ALIGNED_LEAST else np.empty(shape, dtype)
 
 
 def _bytes(size: int) -> NDArray[np.uint8]:
-    """Return memory that an aligned array of `size` bytes fits in."""
+    """Return memory for an aligned array of `size` bytes."""
     return np.empty(size + config.LINE, np.uint8)
 
 
@@ -45,7 +45,7 @@ def _view(memory: NDArray[np.uint8], shape: tuple[int, ...], dtype: np.dtype) ->
 
 
 def recycled(shape: tuple[int, ...], dtype: np.dtype) -> NDArray[Any]:
-    """Return an aligned array as `aligned` does, perhaps in memory that was given out before."""
+    """Return an array as `aligned` does, perhaps in reused memory."""
     size = math.prod(shape) * dtype.itemsize
     if size < config.KEPT_LEAST:
         return np.empty(shape, dtype)
@@ -53,21 +53,21 @@ def recycled(shape: tuple[int, ...], dtype: np.dtype) -> NDArray[Any]:
     if arrays is None:
         arrays = _kept[size] = deque()
     for _ in range(_LOOKS):
-        # An array that is taken out of the deque, which is one step, is no other thread's.
+        # Taking an array out of the deque is atomic, so no other thread has it.
         try:
             memory = arrays.popleft()
         except IndexError:
             break
         free = sys.getrefcount(memory) == 2  # this name, and the argument
-        found: NDArray[Any] | None = _view(memory, shape, dtype) if free else None
+        array: NDArray[Any] | None = _view(memory, shape, dtype) if free else None
         arrays.append(memory)
-        if found is not None:
-            return found
+        if array is not None:
+            return array
     return _fresh(shape, dtype, size, arrays)
 
 
 def exclusive(arrays: list[NDArray[Any]]) -> bool:
-    """Whether nobody but a list holds arrays that this module made, or views of them."""
+    """Whether the arrays of a list, which this module returned, are exclusively owned by the list."""
     for a in arrays:
         if sys.getrefcount(a) > 3:  # the list, this name, and the argument
             return False
@@ -88,14 +88,14 @@ def _fresh(
         release()
         arrays = _kept.setdefault(size, deque())
     memory = _bytes(size)
-    found = _view(memory, shape, dtype)
+    array = _view(memory, shape, dtype)
     arrays.append(memory)
     _total += size
-    return found
+    return array
 
 
 def release() -> None:
-    """Let go of all arrays; those in use are freed when their users are done."""
+    """Release all arrays; those in use are freed with their last reference."""
     global _total
     _kept.clear()
     _total = 0

@@ -1,13 +1,13 @@
-"""Layer, RMS and group normalisation: a row less its mean, over its deviation, then a weight and a bias.
+"""Layer, RMS and group normalization: (row - mean) / deviation, times a weight, plus a bias.
 
-x is (rows, channels, inner). The statistics of a row are over its channels * inner elements, in float64, of
-their distances from the row's first element: one pass, without the cancellation of a sum of squares (RMS
-normalisation takes the distances from 0). Row r belongs to group r % groups, and its channels have the
-weights and biases from (r % groups) * channels on. Layer normalisation has one group and inner 1.
+x is (rows, channels, inner). The statistics of a row are sums over its channels * inner elements, in float64,
+of distances from the row's first element: one pass, without the cancellation of a sum of squares (RMS
+normalization takes the distances from 0). Row r belongs to group r % groups, and its channels have the
+weights and biases from (r % groups) * channels on. Layer normalization has one group and inner 1.
 
-The backward pass computes the statistics again: the row is in cache, and nothing has to be kept. What is
-done element by element is in x's own dtype, twice as fast in float32; the mean is a sum of two numbers, so
-that nothing is lost where it is large.
+The backward pass recomputes the statistics: the row is in cache, and nothing has to be stored. Elementwise
+arithmetic is in the dtype of x, twice as fast in float32; the mean is a sum of two numbers, so that no digits
+are lost where it is large.
 """
 
 from typing import Any
@@ -20,9 +20,12 @@ from .program import Launch, Operand, Spec
 from .rows import row_map, row_reduce
 from .vector import Formula, Value, fma, sqrt
 
-#: Rows of which a chunk of the backward pass adds up the gradients of weight and bias, in x's dtype; the
+#: Rows of a chunk of the backward pass. It sums their gradients of weight and bias in the dtype of x; the
 #: chunks' sums are then added in float64. They are 2 % of the memory that a chunk moves.
 _ROWS = 32
+
+#: Words of a plan: groups of channels, whether the mean is subtracted, rows of a forward chunk.
+_GROUPS, _CENTERED, _CHUNK_ROWS = range(3)
 
 
 def wide(x: Value) -> Value:
@@ -85,7 +88,7 @@ def statistics(first: float, second: float, n: int, eps: float) -> tuple[float, 
 
 @kernel
 def _normalize(lo: int, hi: int, x: A3, w: A1, b: A1, y: A3, eps: float, plan: Words) -> None:
-    group, groups, centered = plan[0], plan[1], plan[2]
+    group, groups, centered = plan[_CHUNK_ROWS], plan[_GROUPS], plan[_CENTERED]
     rows, channels, inner = x.shape
     own = x.dtype.type
     for r in range(lo * group, min(hi * group, rows)):
@@ -108,7 +111,7 @@ def _normalize(lo: int, hi: int, x: A3, w: A1, b: A1, y: A3, eps: float, plan: W
 def _normalize_backward(
     lo: int, hi: int, g: A3, x: A3, w: A1, dx: A3, partial: A3, eps: float, plan: Words
 ) -> None:
-    groups, centered = plan[0], plan[1]
+    groups, centered = plan[_GROUPS], plan[_CENTERED]
     rows, channels, inner = x.shape
     n, own = channels * inner, x.dtype.type
     for chunk in range(lo, hi):
@@ -155,7 +158,7 @@ def normalize(
     """
     rows, channels, inner = x.shape
     group = max(1, config.ELEMENTWISE_CHUNK // (channels * inner))
-    plan = (group, groups, int(centered))
+    plan = (groups, int(centered), group)
     return [_normalize(-(-rows // group), 0.5 * x.size, x, w, b, y, eps, plan)]
 
 

@@ -1,14 +1,14 @@
-"""Programs: tables of kernel launches that one native call walks.
+"""Launch tables: kernel launches that one native call runs in order.
 
-A launch is (entry point, argument block). An entry point is a C function `void(block, lo, hi)` that
-does the chunks of work lo..hi-1; how many chunks there are, and what each covers, depends on the shapes
-alone, so the bits of a result do not depend on how chunks are dealt to threads.
+A launch is (entry point, argument block). An entry point is a C function `void(block, lo, hi)` that computes
+the chunks lo..hi-1. The number of chunks, and what each covers, depend on the shapes alone, so the bits of a
+result do not depend on how chunks are distributed over threads.
 
-An argument block is a run of 64-bit words: the header below, then what the kernel takes: an address and
-a shape for an array, the bits of a number for a scalar. A program is one buffer: a table of
-(entry point, byte offset of the block), then the blocks. It holds no address of data until it runs,
-so one program serves every call with the same shapes: an eager op is a program of one or two
-launches, a training step one of hundreds, and both run through `LaunchTable.run`.
+An argument block is a run of 64-bit words: the header below, then the kernel's arguments: an address and a
+shape for an array, the bits of a number for a scalar. A launch table is one buffer: rows of (entry point,
+byte offset of the block), then the blocks. It holds no address of data until it runs, so one table serves
+every call with the same shapes: an eager op has one or two launches, a training step hundreds, and both run
+through `LaunchTable.run`.
 """
 
 import ctypes
@@ -25,21 +25,20 @@ from llvmlite import ir
 from . import native, threads
 from .vector import declare
 
-#: Whether a program holds the threads: one at a time, since the workqueue layer ends the process on
-#: concurrent launches, and a second program would find every core busy. What `walk` returns then, and seconds
-#: to wait.
+#: Whether a table holds the threads: one at a time, since the workqueue layer ends the process on concurrent
+#: launches, and a second table would find every core busy. What `walk` returns then, and seconds to wait.
 _LOCK = array("q", [0])
 _LOCK_ADDRESS = _LOCK.buffer_info()[0]
 _BUSY, _POLL = -2, 5e-5
 
-#: Words of a block's header: error status, chunks of work, threads to use, next chunk to deal out.
+#: Words of a block's header: error status, chunks, threads to use, the next chunk that a thread takes.
 STATUS, CHUNKS, THREADS, NEXT = range(4)
 HEADER = 4
 
 
 @dataclass(frozen=True)
 class Spec:
-    """Shape and dtype of an array that a program reads or writes."""
+    """Shape and dtype of an array that a launch reads or writes."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -60,7 +59,7 @@ class Spec:
 
 @dataclass(frozen=True)
 class Operand:
-    """A C-contiguous array in a program: buffer number `buffer`, from byte `offset` on."""
+    """A C-contiguous array in numbered buffers: in buffer `buffer`, from byte `offset` on."""
 
     buffer: int
     spec: Spec
@@ -102,7 +101,7 @@ Argument = Operand | Address | int | float
 
 @dataclass(frozen=True)
 class Launch:
-    """One kernel call: its entry point, its chunks of work, its arguments in words."""
+    """One kernel call: its entry point, its number of chunks, its arguments in words."""
 
     entry: int
     chunks: int
@@ -111,10 +110,10 @@ class Launch:
     slots: tuple[tuple[int, Operand], ...]  # word of `words` -> the array whose address goes there
 
 
-def launch(entry: int, chunks: int, work_ns: float, arguments: Sequence[Argument]) -> Launch:
-    """Lay out a launch: arrays become (address, shape...), numbers one word each.
+def make_launch(entry: int, chunks: int, work_ns: float, arguments: Sequence[Argument]) -> Launch:
+    """Make a launch: arrays become (address, shape...), numbers one word each.
 
-    `work_ns` estimates the serial time; it decides between serial and parallel, never the result.
+    work_ns: an estimate of the serial time; it decides between serial and parallel, never the result.
     """
     words: list[int] = []
     slots = []
@@ -141,19 +140,19 @@ class LaunchTable:
         words: list[int] = [0] * (2 * self._count)
         self._slots: list[tuple[int, int, int]] = []
         self._parallel = False
-        for row, item in enumerate(launches):
-            words[2 * row : 2 * row + 2] = item.entry, 8 * len(words)
-            team = threads.team(item.chunks, item.work_ns, spinning)
+        for row, launch in enumerate(launches):
+            words[2 * row : 2 * row + 2] = launch.entry, 8 * len(words)
+            team = threads.team(launch.chunks, launch.work_ns, spinning)
             self._parallel |= team > 1
-            words += [0, item.chunks, team, 0]
-            for word, operand in item.slots:
+            words += [0, launch.chunks, team, 0]
+            for word, operand in launch.slots:
                 self._slots.append((len(words) + word, operand.buffer, operand.offset))
-            words += item.words
+            words += launch.words
         self._template = array("q", words)
         self._run = _runner()
 
     def bound(self, addresses: Sequence[int]) -> "BoundTable":
-        """Return the program with its buffers at addresses, where they stay unless told."""
+        """Return the table with its buffers at addresses, where they stay until `rebind` moves one."""
         words = self._template[:]
         slots: list[list[tuple[int, int]]] = [[] for _ in addresses]
         for word, buffer, offset in self._slots:
@@ -172,23 +171,21 @@ class LaunchTable:
         return self.walk(words)
 
     def walk(self, words: "array[int]") -> int:
-        """Run over a filled table."""
+        """Run the launches of a table with addresses; returns as `run` does."""
         base = words.buffer_info()[0]
         driver = threads.driver() if self._parallel else 0
         while True:
             row: int = self._run(base, self._count, driver, _LOCK_ADDRESS if driver else 0)
             if row != _BUSY:
                 return row
-            time.sleep(_POLL)  # another thread's program has the cores
+            time.sleep(_POLL)  # another thread's table has the cores
 
 
 class BoundTable:
-    """A program whose buffers have addresses: a run patches none of its words."""
+    """A launch table whose buffers have addresses: a run writes no word of it."""
 
-    def __init__(
-        self, program: "LaunchTable", words: "array[int]", slots: list[list[tuple[int, int]]]
-    ) -> None:
-        self._program, self._words, self._slots = program, words, slots
+    def __init__(self, table: "LaunchTable", words: "array[int]", slots: list[list[tuple[int, int]]]) -> None:
+        self._table, self._words, self._slots = table, words, slots
 
     def rebind(self, buffer: int, address: int) -> None:
         """Move a buffer."""
@@ -197,7 +194,7 @@ class BoundTable:
 
     def run(self) -> int:
         """Run all launches; returns as `LaunchTable.run` does."""
-        return self._program.walk(self._words)
+        return self._table.walk(self._words)
 
 
 @functools.cache
@@ -224,10 +221,10 @@ def _call(b: ir.IRBuilder, address: ir.Value, kind: ir.FunctionType, *args: ir.V
 
 
 def _run_ir() -> str:
-    """`int64 walk(base, count, driver, lock)`: walk a program's table.
+    """Return the LLVM IR of `int64 walk(base, count, driver, lock)`, which runs a table's launches.
 
-    It returns -1, the row of a launch that reported an error, or -2 at once if another program holds the
-    lock. The lock is taken and let go in here, where no exception of Python's can come between.
+    It returns -1, the row of a launch that reported an error, or -2 at once if another table holds the lock.
+    The lock is taken and released here, where no Python exception can intervene.
 
     A block with THREADS > 1 goes to `driver(worker, entry, block, threads)`, which calls
     `worker(entry, block)` on every thread; workers take chunks one at a time, so a slow core gets fewer.
@@ -283,7 +280,7 @@ def _run_ir() -> str:
 
 
 def _worker(module: ir.Module) -> ir.Function:
-    """Define `worker(entry, block)`: take chunks of work until there are none."""
+    """Define `worker(entry, block)`: compute chunks until none is left."""
     worker = declare(module, "worker", _VOID, [_I64] * 2)
     entry, block = worker.args
     b = ir.IRBuilder(worker.append_basic_block("entry"))

@@ -1,7 +1,7 @@
 """Random numbers: Threefry-2x32 with 20 rounds, as formulas of (key, index of the element).
 
 Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3". Every element is a function of
-the key and its own index alone, so neither threads nor vector width nor the CPU can change a bit.
+the key and its index alone, so its bits depend on neither threads, vector width nor CPU.
 
 Element i of an array draws from the block `threefry(key, counter)` whose 64-bit counter is
 `i + STREAM * 2**32`; a block is two words w0, w1 of 32 bits:

@@ -1,8 +1,9 @@
-"""LSTM and GRU over whole sequences: a kernel per direction that walks all steps of some sequences.
+"""LSTM and GRU over whole sequences: a kernel per direction that runs all steps of some sequences.
 
-What comes from the inputs, x W_ih, is one matrix product for all steps, made before; so are the weights'
-gradients, made after. A chunk is a few sequences, at most the rows of the micro-kernel's tile; chunks share
-nothing, so threads never wait for each other. Rows of a state or a gate are (batch, steps) in one.
+The contribution of the inputs, x W_ih, is one matrix product for all steps, computed before; the weights'
+gradients are computed after, likewise. A chunk is a few sequences, at most the rows of the micro-kernel's
+tile; chunks share nothing, so threads never wait for each other. Rows of a state or a gate are indexed by
+(batch, steps), flat.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,9 +17,9 @@ from .kernel import A1, Kernel, Words, device, kernel
 from .program import Address, Launch, Operand
 from .rows import row_map
 
-#: Words of a plan: sizes, tile and packer of the step's product, bytes of a chunk's scratch, places in it.
+#: Words of a plan: sizes, tile and packer of the step's product, bytes of a chunk's scratch, offsets in it.
 _BATCH, _STEPS, _HIDDEN, _CHUNKS, _WIDE, _TILE, _PACK, _CHUNK_BYTES, _PANELS, _ROWS, _CARRY = range(11)
-#: Addresses of the arrays; 0 for one that there is not.
+#: Addresses of the arrays; 0 for a missing one.
 _X, _W, _H0, _C0, _HS, _CS, _GATES, _BIAS, _G_H, _G_C, _G_GATES, _D, _DH0, _DC0 = range(11, 25)
 
 _copy = row_map("row_copy", lambda x: x)
@@ -28,9 +29,9 @@ _sigmoid = row_map("row_sigmoid", sigmoid)
 _tanh = row_map("row_tanh", tanh)
 _cell = row_map("row_cell", lambda i, f, g, c: f * c + i * g)
 _times_tanh = row_map("row_times_tanh", lambda o, c: o * tanh(c))
-_cell_slope = row_map("row_cell_slope", lambda dc, dh, o, c: dc + dh * o * (1 - tanh(c) * tanh(c)))
-_sigmoid_slope = row_map("row_sigmoid_slope", lambda d, y: d * (y * (1 - y)))
-_tanh_slope = row_map("row_tanh_slope", lambda d, y: d * (1 - y * y))
+_cell_gradient = row_map("row_cell_gradient", lambda dc, dh, o, c: dc + dh * o * (1 - tanh(c) * tanh(c)))
+_sigmoid_gradient = row_map("row_sigmoid_gradient", lambda d, y: d * (y * (1 - y)))
+_tanh_gradient = row_map("row_tanh_gradient", lambda d, y: d * (1 - y * y))
 _candidate = row_map("row_candidate", lambda x, r, h: tanh(x + r * h))
 _blend = row_map("row_blend", lambda z, n, h: (1 - z) * n + z * h)
 _times_rest = row_map("row_times_rest", lambda dh, z: dh * (1 - z))
@@ -44,7 +45,7 @@ def _base(work: Array, chunk: int, plan: Array) -> Any:
 
 @device
 def _all_rows(plan: Array, word: int, width: int, like: Array) -> Any:
-    """See an array of `plan` as rows, one for a step of a sequence; none of an array that there is not."""
+    """Return an array of `plan` as rows, one for each step of a sequence; a missing array has no rows."""
     return rows_at(plan[word], plan[_BATCH] * plan[_STEPS] if plan[word] else 0, width, like)
 
 
@@ -57,20 +58,20 @@ def _before(states: Array, first: Array, batch: int, t: int, steps: int) -> Any:
 @device
 def _project(a: Array, panels: int, c: int, width: int, step_c: int, plan: Array) -> None:
     """Add a (rows, depth) times panels (depth, wide) to rows of `width` at c, `step_c` elements apart."""
-    item, (rows, depth), wide = a.itemsize, a.shape, plan[_WIDE]
+    itemsize, (rows, depth), wide = a.itemsize, a.shape, plan[_WIDE]
     for k in range((width + wide - 1) // wide):
         j = k * wide
-        b, at, used = panels + j * depth * item, c + j * item, min(wide, width - j)
+        b, at, used = panels + j * depth * itemsize, c + j * itemsize, min(wide, width - j)
         call_address(
             plan[_TILE],
             depth,
             a.ctypes.data,
-            depth * item,
-            item,
+            depth * itemsize,
+            itemsize,
             b,
-            wide * item,
+            wide * itemsize,
             at,
-            step_c * item,
+            step_c * itemsize,
             0,
             rows,
             used,
@@ -109,16 +110,16 @@ def _lstm(lo: int, hi: int, work: A1, plan: Words) -> None:
 
 
 @device
-def _lstm_slopes(
+def _lstm_gradients(
     d: Array, dc: Array, dh: Array, c: Array, before: Array, gate: Array, extra: Array, row: int
 ) -> None:
     """Set d to the gradients of one step's gates before their activations; dc moves a step back.
 
-    extra: gradients of the gates themselves, of which `row` is this step's, or of no elements.
+    extra: gradients of the gates themselves, or empty; row `row` is this step's.
     """
     n = dh.size
     i, f, g, o = gate[:n], gate[n : 2 * n], gate[2 * n : 3 * n], gate[3 * n :]
-    _cell_slope(dc, dc, dh, o, c)
+    _cell_gradient(dc, dc, dh, o, c)
     _times(d[:n], dc, g)
     _times(d[n : 2 * n], dc, before)
     _times(d[2 * n : 3 * n], dc, i)
@@ -126,9 +127,9 @@ def _lstm_slopes(
     _times(dc, dc, f)
     if extra.size:
         _add(d, d, extra[row])
-    _sigmoid_slope(d[: 2 * n], d[: 2 * n], gate[: 2 * n])
-    _tanh_slope(d[2 * n : 3 * n], d[2 * n : 3 * n], g)
-    _sigmoid_slope(d[3 * n :], d[3 * n :], o)
+    _sigmoid_gradient(d[: 2 * n], d[: 2 * n], gate[: 2 * n])
+    _tanh_gradient(d[2 * n : 3 * n], d[2 * n : 3 * n], g)
+    _sigmoid_gradient(d[3 * n :], d[3 * n :], o)
 
 
 @kernel
@@ -136,16 +137,13 @@ def _lstm_backward(lo: int, hi: int, work: A1, plan: Words) -> None:
     n, steps, batch = plan[_HIDDEN], plan[_STEPS], plan[_BATCH]
     gates, d = _all_rows(plan, _GATES, 4 * n, work), _all_rows(plan, _D, 4 * n, work)
     g_h, g_c = _all_rows(plan, _G_H, n, work), _all_rows(plan, _G_C, n, work)
-    cs, c0, g_gates = (
-        _all_rows(plan, _CS, n, work),
-        rows_at(plan[_C0], batch, n, work),
-        _all_rows(plan, _G_GATES, 4 * n, work),
-    )
+    cs, c0 = _all_rows(plan, _CS, n, work), rows_at(plan[_C0], batch, n, work)
+    g_gates = _all_rows(plan, _G_GATES, 4 * n, work)
     dh0, dc0 = rows_at(plan[_DH0], batch, n, work), rows_at(plan[_DC0], batch, n, work)
     for chunk in range(lo, hi):
         base, first = _base(work, chunk, plan), chunk * batch // plan[_CHUNKS]
         rows = (chunk + 1) * batch // plan[_CHUNKS] - first
-        slopes = rows_at(base + plan[_ROWS], rows, 4 * n, work)
+        gradients = rows_at(base + plan[_ROWS], rows, 4 * n, work)
         dh = rows_at(base + plan[_CARRY], rows, n, work)
         pack_transposed(plan[_PACK], base + plan[_PANELS], rows_at(plan[_W], n, 4 * n, work), plan[_WIDE])
         for i in range(rows):
@@ -159,10 +157,12 @@ def _lstm_backward(lo: int, hi: int, work: A1, plan: Words) -> None:
                 if g_c.size:
                     _add(dc0[first + i], dc0[first + i], g_c[row])
                 before = _before(cs, c0, first + i, t, steps)
-                _lstm_slopes(slopes[i], dc0[first + i], dh[i], cs[row], before, gates[row], g_gates, row)
-                _copy(d[row], slopes[i])
+                _lstm_gradients(
+                    gradients[i], dc0[first + i], dh[i], cs[row], before, gates[row], g_gates, row
+                )
+                _copy(d[row], gradients[i])
                 clear(dh[i])
-            _project(slopes, base + plan[_PANELS], dh.ctypes.data, n, n, plan)
+            _project(gradients, base + plan[_PANELS], dh.ctypes.data, n, n, plan)
         for i in range(rows):
             _copy(dh0[first + i], dh[i])
 
@@ -199,10 +199,10 @@ def _gru(lo: int, hi: int, work: A1, plan: Words) -> None:
 
 
 @device
-def _gru_slopes(d: Array, dh: Array, before: Array, gate: Array, extra: Array, row: int) -> None:
+def _gru_gradients(d: Array, dh: Array, before: Array, gate: Array, extra: Array, row: int) -> None:
     """Set d to the gradients of one step's r, z, n before their activations, and of the state's part of n.
 
-    dh: becomes what passes to the state before beside the gates.  extra: as for `_lstm_slopes`.
+    dh: replaced by the gradient that reaches the previous state directly.  extra: as for `_lstm_gradients`.
     """
     size = dh.size
     r, z, n = gate[:size], gate[size : 2 * size], gate[2 * size : 3 * size]
@@ -213,13 +213,13 @@ def _gru_slopes(d: Array, dh: Array, before: Array, gate: Array, extra: Array, r
     if extra.size:
         _add(dn, dn, extra[row, 2 * size : 3 * size])
         _add(dz, dz, extra[row, size : 2 * size])
-    _tanh_slope(dn, dn, n)
+    _tanh_gradient(dn, dn, n)
     _times(dr, dn, gate[3 * size :])
     _times(dp, dn, r)
     if extra.size:
         _add(dr, dr, extra[row, :size])
         _add(dp, dp, extra[row, 3 * size :])
-    _sigmoid_slope(d[: 2 * size], d[: 2 * size], gate[: 2 * size])
+    _sigmoid_gradient(d[: 2 * size], d[: 2 * size], gate[: 2 * size])
 
 
 @kernel
@@ -227,15 +227,12 @@ def _gru_backward(lo: int, hi: int, work: A1, plan: Words) -> None:
     n, steps, batch = plan[_HIDDEN], plan[_STEPS], plan[_BATCH]
     gates, d = _all_rows(plan, _GATES, 4 * n, work), _all_rows(plan, _D, 4 * n, work)
     g_h, g_gates = _all_rows(plan, _G_H, n, work), _all_rows(plan, _G_GATES, 4 * n, work)
-    hs, h0, dh0 = (
-        _all_rows(plan, _HS, n, work),
-        rows_at(plan[_H0], batch, n, work),
-        rows_at(plan[_DH0], batch, n, work),
-    )
+    hs, h0 = _all_rows(plan, _HS, n, work), rows_at(plan[_H0], batch, n, work)
+    dh0 = rows_at(plan[_DH0], batch, n, work)
     for chunk in range(lo, hi):
         base, first = _base(work, chunk, plan), chunk * batch // plan[_CHUNKS]
         rows = (chunk + 1) * batch // plan[_CHUNKS] - first
-        slopes = rows_at(base + plan[_ROWS], rows, 3 * n, work)
+        gradients = rows_at(base + plan[_ROWS], rows, 3 * n, work)
         pack_transposed(plan[_PACK], base + plan[_PANELS], rows_at(plan[_W], n, 3 * n, work), plan[_WIDE])
         for i in range(rows):
             clear(dh0[first + i])
@@ -244,11 +241,11 @@ def _gru_backward(lo: int, hi: int, work: A1, plan: Words) -> None:
             for i in range(rows):
                 row, dh = (first + i) * steps + t, dh0[first + i]
                 _add(dh, dh, g_h[row])
-                _gru_slopes(d[row], dh, _before(hs, h0, first + i, t, steps), gates[row], g_gates, row)
-                _copy(slopes[i, : 2 * n], d[row, : 2 * n])
-                _copy(slopes[i, 2 * n :], d[row, 3 * n :])
+                _gru_gradients(d[row], dh, _before(hs, h0, first + i, t, steps), gates[row], g_gates, row)
+                _copy(gradients[i, : 2 * n], d[row, : 2 * n])
+                _copy(gradients[i, 2 * n :], d[row, 3 * n :])
             if rows:
-                _project(slopes, base + plan[_PANELS], dh0[first].ctypes.data, n, n, plan)
+                _project(gradients, base + plan[_PANELS], dh0[first].ctypes.data, n, n, plan)
 
 
 def _launch(
@@ -259,9 +256,9 @@ def _launch(
     backward: bool,
     scratch: Callable[..., Operand],
 ) -> Launch:
-    """Plan a kernel over sequences. sizes: batch, steps, hidden.  gates: that the recurrent weight makes."""
+    """Plan a kernel over sequences.  sizes: batch, steps, hidden.  gates: of the recurrent weight."""
     batch, steps, n = sizes
-    dtype, item = arrays[_W].dtype, arrays[_W].dtype.itemsize
+    dtype, itemsize = arrays[_W].dtype, arrays[_W].dtype.itemsize
     # An even number, for two threads: 32 sequences are 4 times 8 rather than 12, 12 and 8.
     chunks = 1 if batch <= gemm.rows() else 2 * -(-batch // (2 * gemm.rows()))
     high = gemm.height(-(-batch // chunks))
@@ -270,61 +267,65 @@ def _launch(
     padded = -(-n // wide) * wide
 
     def rounded(count: int) -> int:
-        return -(-count * item // 64) * 64
+        return -(-count * itemsize // 64) * 64
 
     panels = rounded(gates * n * padded if backward else n * -(-gates * n // wide) * wide)
     rows = rounded(high * n * (gates if backward else 1))
     carry = rounded(high * n if backward else n * padded)
     tile, pack = gemm.micro_kernel(dtype.name, wide, high), gemm.packer(dtype.name, wide, backward)
     words = (batch, steps, n, chunks, wide, tile, pack, panels + rows + carry, 0, panels, panels + rows)
-    given = (arrays.get(word) for word in range(_X, _DC0 + 1))
-    addresses = (Address(a) if a is not None and a.size else 0 for a in given)
-    work = scratch((chunks * (panels + rows + carry) // item + 64,), dtype)
+    in_order = (arrays.get(word) for word in range(_X, _DC0 + 1))
+    addresses = (Address(a) if a is not None and a.size else 0 for a in in_order)
+    work = scratch((chunks * (panels + rows + carry) // itemsize + 64,), dtype)
     flops = batch * steps * n * (2.0 * gates * n + 30 * gates)
     return kernel(chunks, flops * config.FLOP_NS, work, (*words, *addresses))
 
 
-def lstm(given: Sequence[Operand], made: Sequence[Operand], scratch: Callable[..., Operand]) -> list[Launch]:
+def lstm(
+    inputs: Sequence[Operand], outputs: Sequence[Operand], scratch: Callable[..., Operand]
+) -> list[Launch]:
     """Plan an LSTM's hidden states (batch, steps, n), its cells, and its gates i f g o (batch, steps, 4 n).
 
-    given: x (batch, steps, 4 n), what the inputs give to the gates; h0 and c0 (batch, n); the weight
+    inputs: x (batch, steps, 4 n), the inputs' contribution to the gates; h0 and c0 (batch, n); the weight
     (n, 4 n) and the bias (4 n,).
     """
-    arrays = dict(zip((_X, _H0, _C0, _W, _BIAS, _HS, _CS, _GATES), (*given, *made), strict=True))
-    return [_launch(_lstm, arrays, made[0].shape, 4, False, scratch)]
+    arrays = dict(zip((_X, _H0, _C0, _W, _BIAS, _HS, _CS, _GATES), (*inputs, *outputs), strict=True))
+    return [_launch(_lstm, arrays, outputs[0].shape, 4, False, scratch)]
 
 
 def lstm_backward(
-    given: Sequence[Operand], made: Sequence[Operand], scratch: Callable[..., Operand]
+    inputs: Sequence[Operand], outputs: Sequence[Operand], scratch: Callable[..., Operand]
 ) -> list[Launch]:
     """Plan the gradients of an LSTM's x, h0 and c0.
 
-    given: the gradients of hidden states, of cells and of gates, the last two perhaps of no elements; then
-    gates, cells, c0 and w.
+    inputs: the gradients of hidden states, of cells and of gates, the last two perhaps empty; then gates,
+    cells, c0 and w.
     """
     arrays = dict(
-        zip((_G_H, _G_C, _G_GATES, _GATES, _CS, _C0, _W, _D, _DH0, _DC0), (*given, *made), strict=True)
+        zip((_G_H, _G_C, _G_GATES, _GATES, _CS, _C0, _W, _D, _DH0, _DC0), (*inputs, *outputs), strict=True)
     )
-    return [_launch(_lstm_backward, arrays, given[0].shape, 4, True, scratch)]
+    return [_launch(_lstm_backward, arrays, inputs[0].shape, 4, True, scratch)]
 
 
-def gru(given: Sequence[Operand], made: Sequence[Operand], scratch: Callable[..., Operand]) -> list[Launch]:
+def gru(
+    inputs: Sequence[Operand], outputs: Sequence[Operand], scratch: Callable[..., Operand]
+) -> list[Launch]:
     """Plan a GRU's hidden states (batch, steps, n) and its gates (batch, steps, 4 n).
 
-    given: x (batch, steps, 3 n), what the inputs give to r z n; h0 (batch, n); the weight (n, 3 n) and the
-    bias (3 n,) of the state's part. gates: r, z, n, and the state's part of n, which r multiplies.
+    inputs: x (batch, steps, 3 n), the inputs' contribution to r z n; h0 (batch, n); the weight (n, 3 n) and
+    the bias (3 n,) of the state's part. gates: r, z, n, and the state's part of n, which r multiplies.
     """
-    arrays = dict(zip((_X, _H0, _W, _BIAS, _HS, _GATES), (*given, *made), strict=True))
-    return [_launch(_gru, arrays, made[0].shape, 3, False, scratch)]
+    arrays = dict(zip((_X, _H0, _W, _BIAS, _HS, _GATES), (*inputs, *outputs), strict=True))
+    return [_launch(_gru, arrays, outputs[0].shape, 3, False, scratch)]
 
 
 def gru_backward(
-    given: Sequence[Operand], made: Sequence[Operand], scratch: Callable[..., Operand]
+    inputs: Sequence[Operand], outputs: Sequence[Operand], scratch: Callable[..., Operand]
 ) -> list[Launch]:
     """Plan the gradients of a GRU's r z n before their activations and of the state's part of n, and of h0.
 
-    given: the gradients of hidden states and of gates, the latter perhaps of no elements; then gates, hidden
-    states, h0 and w.
+    inputs: the gradients of hidden states and of gates, the latter perhaps empty; then gates, hidden states,
+    h0 and w.
     """
-    arrays = dict(zip((_G_H, _G_GATES, _GATES, _HS, _H0, _W, _D, _DH0), (*given, *made), strict=True))
-    return [_launch(_gru_backward, arrays, given[0].shape, 3, True, scratch)]
+    arrays = dict(zip((_G_H, _G_GATES, _GATES, _HS, _H0, _W, _D, _DH0), (*inputs, *outputs), strict=True))
+    return [_launch(_gru_backward, arrays, inputs[0].shape, 3, True, scratch)]

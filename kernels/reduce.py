@@ -1,9 +1,10 @@
-"""Reductions: sum, product, norm, maximum, minimum, any, all, and the positions of extremes.
+"""Reductions: sum, product, norm, maximum, minimum, any, all, argmax and argmin.
 
-An array is seen as (outer, n, inner), reduced over n. Partial results of fixed pieces of n go to scratch,
-and are then combined in order: a result has the same bits at any number of threads. Sums and products
-are partial in float64 or int64, so a float32 sum of 10^7 elements is as exact as its rounding; extremes
-of floats keep their dtype, which is twice as many float32 to a vector.
+An array is viewed as (outer, n, inner), reduced over n. Partial results of fixed pieces of n go to scratch,
+and
+are then combined in order: a result has the same bits at any number of threads. Partial sums and products are
+float64 or int64, so a float32 sum of 10^7 elements is as exact as its rounding; maxima and minima of floats
+keep their dtype, which is twice as many float32 to a vector.
 """
 
 import math
@@ -56,10 +57,10 @@ class Reduction:
 
 
 def piece(n: int, inner: int) -> int:
-    """Return how much of n one partial result covers.
+    """Return how many elements of n a partial result covers.
 
-    Columns are added up row by row, so a piece of them is short, lest its rounding errors add up: 6000 rows
-    of a float64 sum of 10^6 were off by 10 units in the last place, 1024 by less than 3.
+    Columns are added up row by row, so a piece of them is short, so that rounding errors stay small: 6000
+    rows of a float64 sum of 10^6 were off by 10 units in the last place, 1024 by less than 3.
     """
     return config.REDUCE_CHUNK if inner == 1 else max(1, min(1024, 16 * config.REDUCE_CHUNK // inner))
 
@@ -78,11 +79,11 @@ def _wide_dtype(dtype: np.dtype) -> np.dtype:
     return np.dtype("float64" if dtype.kind == "f" else "int64")
 
 
-def _own(x: Value) -> Value:
+def _keep_float(x: Value) -> Value:
     return x if x.is_float else x.astype("int64")
 
 
-def _own_dtype(dtype: np.dtype) -> np.dtype:
+def _keep_float_dtype(dtype: np.dtype) -> np.dtype:
     return dtype if dtype.kind == "f" else np.dtype("int64")
 
 
@@ -114,7 +115,7 @@ def _columns(name: str, formula: Formula, prepare: Formula) -> Kernel:
 
 
 @device
-def _as_it_is(total: Any, divisor: float) -> Any:
+def _unchanged(total: Any, divisor: float) -> Any:
     return total
 
 
@@ -131,7 +132,7 @@ def _root(total: Any, divisor: float) -> Any:
     return _sqrt(total)
 
 
-def _combine(name: str, formula: Formula, finish: Callable[..., Any] = _as_it_is) -> Kernel:
+def _combine(name: str, formula: Formula, finish: Callable[..., Any] = _unchanged) -> Kernel:
     combine = scalar(formula)
 
     def combined(lo: int, hi: int, partial: A3, out: A2, divisor: float) -> None:
@@ -145,8 +146,8 @@ def _combine(name: str, formula: Formula, finish: Callable[..., Any] = _as_it_is
     return Kernel(combined, f"{name}_combine")
 
 
-def _combine_sums(name: str, finish: Callable[..., Any] = _as_it_is) -> Kernel:
-    """Add partial sums with what each addition rounds off (Neumaier 1974), lest 10^7 elements lose 3 bits."""
+def _combine_sums(name: str, finish: Callable[..., Any] = _unchanged) -> Kernel:
+    """Add partial sums by compensated summation (Neumaier 1974): 10^7 elements would lose 3 bits without."""
 
     def combined(lo: int, hi: int, partial: A3, out: A2, divisor: float) -> None:
         for o in range(partial.shape[0]):
@@ -190,23 +191,23 @@ norm = Reduction(
 )
 
 
-def _extreme(name: str, formula: Formula, start: float, start_int: int) -> Reduction:
+def _min_max(name: str, formula: Formula, start: float, start_int: int) -> Reduction:
     return Reduction(
-        _rows(name, row_reduce(f"row_{name}", _own, formula, start, start_int)),
-        _columns(name, formula, _own),
+        _rows(name, row_reduce(f"row_{name}", _keep_float, formula, start, start_int)),
+        _columns(name, formula, _keep_float),
         _combine(name, formula),
-        _own_dtype,
+        _keep_float_dtype,
     )
 
 
 _LEAST = -(2**63)
-largest = _extreme("max", maximum, -math.inf, _LEAST)
-smallest = _extreme("min", minimum, math.inf, -_LEAST - 1)
+largest = _min_max("max", maximum, -math.inf, _LEAST)
+smallest = _min_max("min", minimum, math.inf, -_LEAST - 1)
 
 #: A row is searched for a value in blocks of this many elements, then in the one block that has it.
 _BLOCK = 64
-_is: Formula = lambda x, top: (_own(x) == top) | (_own(x) != _own(x))
-_found = row_reduce("row_found", _is, lambda a, b: a | b, 0.0)
+_is: Formula = lambda x, top: (_keep_float(x) == top) | (_keep_float(x) != _keep_float(x))
+_contains = row_reduce("row_contains", _is, lambda a, b: a | b, 0.0)
 
 
 def _position(name: str, better: Callable[[Any, Any], bool]) -> Kernel:
@@ -225,7 +226,7 @@ def _position(name: str, better: Callable[[Any, Any], bool]) -> Kernel:
             if inner == 1:
                 row = x[start : start + end - at]
                 i = 0
-                while i + _BLOCK < row.size and not _found(row[i : i + _BLOCK], top):
+                while i + _BLOCK < row.size and not _contains(row[i : i + _BLOCK], top):
                     i += _BLOCK
                 while row[i] == row[i] and row[i] != top:
                     i += 1
@@ -258,8 +259,8 @@ _argmin = _position("argmin", _less)
 def arg_reduce(maximal: bool, x: Operand, out: Operand, scratch: int) -> list[Launch]:
     """Plan the position of the largest or smallest of x (outer, n, inner) over n, int64 (outer, inner).
 
-    scratch: number of a buffer of `partials(x.shape)` elements of 8 bytes. Of the extremes of the pieces
-    of n, one is chosen; its piece alone is searched for the position.
+    scratch: number of a buffer of `partials(x.shape)` elements of 8 bytes. The piece of n with the
+    largest or smallest element is chosen from the partial results, and searched for the position.
     """
     outer, n, inner = x.shape
     first, partial = (largest if maximal else smallest).plan_partial(x, scratch)
@@ -268,9 +269,9 @@ def arg_reduce(maximal: bool, x: Operand, out: Operand, scratch: int) -> list[La
     cost = 20.0 + min(n, size) * (0.1 if inner == 1 else 1.0)
     group = max(1, config.ELEMENTWISE_CHUNK // min(n, size))
     chunks, cells = -(-outer * inner // group), outer * inner
-    found = _argmax if maximal else _argmin
+    positions = _argmax if maximal else _argmin
     flat, target = x.reshaped(x.size), out.reshaped(outer, inner)
-    return [first, found(chunks, cells * cost, flat, partial, target, n, size, group)]
+    return [first, positions(chunks, cells * cost, flat, partial, target, n, size, group)]
 
 
 class Truth:
@@ -279,7 +280,7 @@ class Truth:
     def __init__(self, name: str, value: bool) -> None:
         hit: Formula = lambda x: (x != 0) if value else (x == 0)
         hits = row_reduce(f"row_{name}", hit, lambda a, b: a | b, 0.0)
-        into = row_map(f"row_{name}_into", lambda found, x: (found | hit(x)) if value else (found & ~hit(x)))
+        into = row_map(f"row_{name}_into", lambda truth, x: (truth | hit(x)) if value else (truth & ~hit(x)))
 
         # Threads that find a hit all write the same byte, so a race between them changes nothing.
         def rows(lo: int, hi: int, x: A2, out: A1, piece: int, group: int) -> None:

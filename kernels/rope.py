@@ -14,9 +14,9 @@ _ROW_NS = 1.0
 @kernel
 def _rope(lo: int, hi: int, x: A2, cos: A2, sin: A2, out: A2, heads: int, group: int) -> None:
     steps, half = cos.shape
-    for place in range(lo * group, min(hi * group, x.shape[0] // heads)):
-        t = place % steps
-        for i in range(place * heads, place * heads + heads):
+    for position in range(lo * group, min(hi * group, x.shape[0] // heads)):
+        t = position % steps
+        for i in range(position * heads, position * heads + heads):
             _turn(out[i, :half], out[i, half:], x[i, :half], x[i, half:], cos[t], sin[t])
 
 

@@ -2,7 +2,7 @@
 
 `row_sum = row_reduce("row_sum", lambda x: x.astype("float64"), add, -0.0)` can be called in a kernel as
 `row_sum(x[i])`. LLVM alone can not vectorise such a sum without reordering it; here the order is fixed
-by the row's length and the CPU's vector width, whatever surrounds the call.
+by the row's length and the CPU's vector width alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,8 +29,8 @@ def row_reduce(
 ) -> Callable[..., Any]:
     """Make a function `(row, *numbers)` that combines `formula(element, *numbers)` over a row.
 
-    The result has the formula's dtype; where the formula gives a tuple, so does the function, and each part
-    is combined by itself. `start`, for integers `start_int`, must leave any value as it is when combined.
+    The result has the formula's dtype; where the formula returns a tuple, so does the function, and each part
+    is combined separately. `start`, for integers `start_int`, is the identity of `combine`.
     stored: the function is `(out, *rows_and_numbers)`, and stores the formula's values as `row_map` does.
     """
 
@@ -44,8 +44,8 @@ def row_reduce(
 def row_map(name: str, formula: Formula, outs: int = 1) -> Callable[..., Any]:
     """Make a function `(out, *rows_and_numbers)` that stores `formula` of them in a row, element by element.
 
-    `out` may be one of the rows. With `outs` above 1, so many rows come first, and the formula gives a
-    value for each.
+    `out` may be one of the rows. With `outs` above 1, that many output rows come first, and the formula
+    returns a value for each.
     """
 
     def stand_in(out: Any, *arguments: Any) -> Any:
@@ -79,7 +79,7 @@ def _flatten(
 def _function(
     module: ir.Module, name: str, kinds: Sequence[Any], result: ir.Type, extra: list[str]
 ) -> Loop | None:
-    """Begin `name(length, arguments...)` in a module, or return None if it is there."""
+    """Begin `name(length, arguments...)` in a module, or return None if the module has it."""
     if name in module.globals:
         return None
     dtypes = [_dtype(k) for k in kinds]
@@ -121,8 +121,8 @@ def _write_map(row: _Row, formula: Formula, outs: int) -> None:
     count = loop.function.args[0]
 
     def step(i: ir.Value, mask: ir.Value | None = None) -> list[ir.Value]:
-        made = formula(*row.values(i, mask, first=outs))
-        for k, value in enumerate(made if outs > 1 else [made]):
+        values = formula(*row.values(i, mask, first=outs))
+        for k, value in enumerate(values if outs > 1 else [values]):
             loop.store(value.astype(row.dtypes[k]), row.at(k, i), mask)
         return []
 
@@ -148,7 +148,7 @@ def _write_reduce(
             for d, t, v in zip(dtypes, totals, values, strict=True)
         ]
 
-    def made(i: ir.Value, mask: ir.Value | None) -> list[ir.Value]:
+    def terms(i: ir.Value, mask: ir.Value | None) -> list[ir.Value]:
         values = formula(*row.values(i, mask, first=int(stored)))
         if stored:
             loop.store(values, row.at(0, i), mask)
@@ -157,7 +157,7 @@ def _write_reduce(
     def step(i: ir.Value, *totals: ir.Value) -> list[ir.Value]:
         out: list[ir.Value] = []
         for k in range(len(totals) // parts):
-            out += combined(totals[k * parts : (k + 1) * parts], made(b.add(i, n64(k * lanes)), None))
+            out += combined(totals[k * parts : (k + 1) * parts], terms(b.add(i, n64(k * lanes)), None))
         return out
 
     blocks = b.and_(count, n64(-chains * lanes))
@@ -168,7 +168,7 @@ def _write_reduce(
 
     def tail() -> list[ir.Value]:
         mask = loop.mask(rest)
-        values = zip(made(whole, mask), identities, strict=True)
+        values = zip(terms(whole, mask), identities, strict=True)
         return combined(first, [b.select(mask, v, identity) for v, identity in values])
 
     totals[:parts] = loop.when(b.icmp_signed(">", rest, n64(0)), tail, first)
@@ -198,7 +198,7 @@ def _result_type(dtypes: list[str]) -> ir.Type:
 
 
 def _across(total: Value, combine: Formula) -> Value:
-    """Combine the lanes of a vector: its halves, then theirs, down to one element."""
+    """Combine the lanes of a vector: its halves, then their halves, down to one element."""
     b = total.builder
     while total.lanes > 1:
         half = total.lanes // 2
@@ -221,7 +221,7 @@ def _call(
     dtypes: list[str],
     write: Callable[[_Row], None],
 ) -> ir.Value:
-    """Call a row function from a kernel, and write it where the module does not have it yet."""
+    """Call a row function from a kernel; write it first if the module does not have it yet."""
     kinds = [signature.args[0], *signature.args[1]]
     flat, length = _flatten(context, builder, kinds, [args[0], *unpacked(builder, args[1])])
     symbol = "_".join([name, *(("a" if hasattr(k, "dtype") else "") + _dtype(k) for k in kinds)])
@@ -247,11 +247,11 @@ def _map_intrinsic(name: str, formula: Formula, outs: int) -> Any:
 
 
 def _result_dtypes(formula: Formula, kinds: Sequence[Any], first: int) -> list[str]:
-    """Return the dtypes that a formula gives for these arguments: write it into a function thrown away."""
+    """Return the dtypes of a formula's results for these arguments: write it into a function to discard."""
     loop = _function(ir.Module("probe"), "probe", kinds, ir.VoidType(), ["float64"])
     assert loop is not None
-    made = formula(*_Row(loop, kinds).values(n64(0), None, first))
-    return [v.dtype for v in (made if isinstance(made, tuple) else (made,))]
+    values = formula(*_Row(loop, kinds).values(n64(0), None, first))
+    return [v.dtype for v in (values if isinstance(values, tuple) else (values,))]
 
 
 def _reduce_intrinsic(
@@ -269,11 +269,11 @@ def _reduce_intrinsic(
         def write(row: _Row) -> None:
             _write_reduce(row, formula, combine, dtypes, start, stored)
 
-        made = _call(context, builder, signature, args, name, dtypes, write)
+        value = _call(context, builder, signature, args, name, dtypes, write)
         if not several:
-            return made
+            return value
         return context.make_tuple(
-            builder, result, [builder.extract_value(made, k) for k in range(len(dtypes))]
+            builder, result, [builder.extract_value(value, k) for k in range(len(dtypes))]
         )
 
     @intrinsic

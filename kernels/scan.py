@@ -1,4 +1,4 @@
-"""Running sums. Arrays are seen as (outer, n, inner), summed along n."""
+"""Running sums. Arrays are viewed as (outer, n, inner), summed along n."""
 
 from . import config
 from .kernel import A1, A3, kernel

@@ -1,50 +1,49 @@
-"""Writing and adding rows and elements at indices, and joining the indices of several axes into one."""
+"""Writing and adding rows and elements at indices, and flat indices from those of several axes."""
+
+from collections.abc import Callable
 
 import numpy as np
 
 from . import config
 from .elementwise import cast, fill
 from .index import position
-from .kernel import A1, A3, Status, kernel
+from .intrinsics import Array
+from .kernel import A1, A3, Kernel, Status, device, kernel
 from .program import Launch, Operand
 from .rows import row_map
 
 _copy = row_map("row_copy", lambda x: x)
 _add_to = row_map("row_add_to", lambda total, x: total + x)
 
-#: Columns that one chunk owns. No two chunks write one element, and each is written in index order.
+#: Columns of a chunk. Chunks write disjoint elements, and each element is written in index order.
 _COLUMNS = 64
 
 
-@kernel
-def _scatter(lo: int, hi: int, indices: A1, v: A3, out: A3, columns: int, status: Status) -> None:
-    n, inner = out.shape[1], out.shape[2]
-    blocks = (inner + columns - 1) // columns
-    for chunk in range(lo, hi):
-        o, first = chunk // blocks, chunk % blocks * columns
-        last = min(first + columns, inner)
-        for k in range(indices.size):
-            at = position(indices[k], n)
-            if at < 0:
-                status[0] = 1
-                return
-            _copy(out[o, at, first:last], v[o, k, first:last])
+@device
+def _add_row(row: Array, values: Array) -> None:
+    _add_to(row, row, values)
 
 
-@kernel
-def _add_at(lo: int, hi: int, indices: A1, v: A3, out: A3, columns: int, status: Status) -> None:
-    n, inner = out.shape[1], out.shape[2]
-    blocks = (inner + columns - 1) // columns
-    for chunk in range(lo, hi):
-        o, first = chunk // blocks, chunk % blocks * columns
-        last = min(first + columns, inner)
-        for k in range(indices.size):
-            at = position(indices[k], n)
-            if at < 0:
-                status[0] = 1
-                return
-            row = out[o, at, first:last]
-            _add_to(row, row, v[o, k, first:last])
+def _at_rows(name: str, write: Callable[..., None]) -> Kernel:
+    """Return the kernel that calls `write(out[:, indices[k]], v[:, k])` for each k in order."""
+
+    def at_rows(lo: int, hi: int, indices: A1, v: A3, out: A3, columns: int, status: Status) -> None:
+        n, inner = out.shape[1], out.shape[2]
+        blocks = (inner + columns - 1) // columns
+        for chunk in range(lo, hi):
+            o, first = chunk // blocks, chunk % blocks * columns
+            last = min(first + columns, inner)
+            for k in range(indices.size):
+                at = position(indices[k], n)
+                if at < 0:
+                    status[0] = 1
+                    return
+                write(out[o, at, first:last], v[o, k, first:last])
+
+    return Kernel(at_rows, name)
+
+
+_scatter, _add_at = _at_rows("scatter", _copy), _at_rows("add_at", _add_row)
 
 
 @kernel
@@ -74,7 +73,7 @@ def _join(lo: int, hi: int, indices: A1, out: A1, n: int, group: int, status: St
 
 
 def _bits(x: Operand) -> Operand:
-    """Return an array as integers of its item size: one compiled kernel serves all dtypes of a size."""
+    """Return an array as integers of the same itemsize: one compiled kernel serves all dtypes of a size."""
     return x.viewed(np.dtype({1: "bool", 4: "int32", 8: "int64"}[x.dtype.itemsize]))
 
 
@@ -102,13 +101,13 @@ def scatter_add(indices: Operand, v: Operand, out: Operand) -> list[Launch]:
 
 
 def add_along(indices: Operand, v: Operand, out: Operand) -> list[Launch]:
-    """Plan out = zeros (outer, n, inner), then v (outer, m, inner) added where its indices say over n."""
+    """Plan out = zeros (outer, n, inner), then out[o, indices[o, k, j], j] += v[o, k, j], in order of k."""
     chunks, work = _work(v, indices, out)
     return [fill(out, 0), _add_along(chunks, work, indices, v, out, _COLUMNS)]
 
 
 def join(indices: list[Operand], sizes: tuple[int, ...], out: Operand) -> list[Launch]:
-    """Plan out (m,) = the index, in an array of `sizes`, of an element given by its index on each axis."""
+    """Plan out (m,) = flat indices into an array of shape `sizes`, from the indices on each axis."""
     group = config.ELEMENTWISE_CHUNK
     launches = [fill(out, 0)]
     for index, n in zip(indices, sizes, strict=True):

@@ -1,4 +1,4 @@
-"""Stable sorting of lines by a radix sort that carries indices. Arrays are seen as (outer, n, inner)."""
+"""Stable sorting of lines by a radix sort that carries indices. Arrays are viewed as (outer, n, inner)."""
 
 import numpy as np
 
@@ -16,9 +16,9 @@ _SHORT = 32
 
 @kernel
 def _argsort(
-    lo: int, hi: int, x: A3, order: A3, keys: A2, places: A2, counts: A2, group: int, flags: int
+    lo: int, hi: int, x: A3, order: A3, keys: A2, positions: A2, counts: A2, group: int, flags: int
 ) -> None:
-    # keys and places hold a line twice over: each pass moves it from one half to the other.
+    # keys and positions have room for two lines: each pass moves a line from one half to the other.
     # flags: bits of a key, + 1 for floats, + 2 to sort the largest first.
     n, inner = x.shape[1], x.shape[2]
     floats, flip = flags & 1, -(flags >> 1 & 1)
@@ -26,7 +26,7 @@ def _argsort(
     sign = 1 << (bits - 1)
     for cell in range(lo * group, min(hi * group, x.shape[0] * inner)):
         o, j = cell // inner, cell % inner
-        key, place, count = keys[cell], places[cell], counts[cell // group]
+        key, position, count = keys[cell], positions[cell], counts[cell // group]
         for i in range(n):
             k = int(x[o, i, j])
             if floats:
@@ -40,15 +40,15 @@ def _argsort(
                 elif k < 0:
                     k = ~magnitude
             key[i] = k ^ flip
-            place[i] = i
+            position[i] = i
         source = 0
         if n <= _SHORT:
             for i in range(1, n):
                 k, at = key[i], i
                 while at > 0 and key[at - 1] > k:
-                    key[at], place[at] = key[at - 1], place[at - 1]
+                    key[at], position[at] = key[at - 1], position[at - 1]
                     at -= 1
-                key[at], place[at] = k, i
+                key[at], position[at] = k, i
         else:
             for digit in range(0, bits, 8):
                 # The top digit holds the sign: adding half its range orders negative keys first.
@@ -66,15 +66,15 @@ def _argsort(
                     k = key[source + i]
                     d = (k >> digit & 255) ^ high
                     at = n - source + count[d]
-                    key[at], place[at] = k, place[source + i]
+                    key[at], position[at] = k, position[source + i]
                     count[d] += 1
                 source = n - source
         for i in range(n):
-            order[o, i, j] = place[source + i]
+            order[o, i, j] = position[source + i]
 
 
 def scratch(x: Operand) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return the shapes, of int64, of the keys and places of all lines, and of the counts."""
+    """Return the shapes, of int64, of the keys and positions of all lines, and of the counts."""
     outer, n, inner = x.shape
     lines, group = outer * inner, _group(n)
     return (lines, 2 * n), (-(-lines // group), _DIGITS)
@@ -85,17 +85,17 @@ def _group(n: int) -> int:
 
 
 def argsort(
-    x: Operand, order: Operand, keys: Operand, places: Operand, counts: Operand, descending: bool
+    x: Operand, order: Operand, keys: Operand, positions: Operand, counts: Operand, descending: bool
 ) -> Launch:
-    """Plan order (outer, n, inner), int64 = the places of the elements of x over n, sorted.
+    """Plan order (outer, n, inner), int64 = the positions of the elements of x over n, sorted.
 
-    x: float32, float64, int32 or int64.  keys, places, counts: int64, of the shapes of `scratch`.
+    x: float32, float64, int32 or int64.  keys, positions, counts: int64, of the shapes of `scratch`.
     Equal elements keep their order, either way; NaN is larger than any number. A line is sorted by one
     thread, 2 to 4 ns an element and byte of its dtype.
     """
     n, bits = x.shape[1], 8 * x.dtype.itemsize
     flags = bits + (x.dtype.kind == "f") + 2 * descending
-    seen = x.viewed(np.dtype(f"int{bits}"))
+    lines = x.viewed(np.dtype(f"int{bits}"))
     group = _group(n)
     chunks = -(-x.shape[0] * x.shape[2] // group)
-    return _argsort(chunks, 1.0 * bits * x.size, seen, order, keys, places, counts, group, flags)
+    return _argsort(chunks, 1.0 * bits * x.size, lines, order, keys, positions, counts, group, flags)

@@ -1,4 +1,4 @@
-"""Loading elements of a row a fixed step apart, in LLVM IR, where some may lie outside of the row."""
+"""Loading elements of a row a fixed step apart, in LLVM IR, where some may be outside of the row."""
 
 from llvmlite import ir
 
@@ -24,7 +24,7 @@ def below(columns: Value, width: Value) -> ir.Value:
 def strided(
     loop: Loop, dtype: str, address: ir.Value, columns: Value, width: Value, inside: ir.Value, step: int
 ) -> Value:
-    """Load elements of a row where `inside`; elsewhere they are anything but out of the row.
+    """Load elements of a row where `inside`; other lanes are unspecified. Nothing outside of the row is read.
 
     columns: their numbers, `step` apart, the first at `address`.  width: the row's length, at least 1 for
         step 3.
@@ -38,17 +38,17 @@ def strided(
     if step == 2:
         halves = []
         for k in (0, 1):
-            place = Value(b, "int32", lanes, loop.splat(first)) + iota + k * lanes
-            mask = below(place, width)
+            column = Value(b, "int32", lanes, loop.splat(first)) + iota + k * lanes
+            mask = below(column, width)
             halves.append(loop.load(dtype, b.add(address, n64(k * lanes * size)), mask).ir)
         even = ir.Constant(ir.VectorType(I32, lanes), list(range(0, 2 * lanes, 2)))
         return Value(b, dtype, lanes, b.shuffle_vector(*halves, even))
-    made: ir.Value = ir.Constant(vector_type(dtype, lanes), None)
+    vector: ir.Value = ir.Constant(vector_type(dtype, lanes), None)
     kept = select(Value(b, "bool", lanes, inside), columns, 0)
     base = b.sub(address, b.mul(b.sext(first, I64), n64(size)))
     for k in range(lanes):
         lane = ir.Constant(I32, k)
         at = b.add(base, b.mul(b.sext(b.extract_element(kept.ir, lane), I64), n64(size)))
         element = b.load(b.inttoptr(at, vector_type(dtype, 1).as_pointer()))
-        made = b.insert_element(made, element, lane)
-    return Value(b, dtype, lanes, made)
+        vector = b.insert_element(vector, element, lane)
+    return Value(b, dtype, lanes, vector)

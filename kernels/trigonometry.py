@@ -30,7 +30,7 @@ def _quadrant(x: Value) -> tuple[Value, Value]:
 def _quadrant_far(x: Value) -> tuple[Value, Value]:
     """Return (n, r) as `_quadrant` does, for 2**45 <= |x|, with an absolute error of 2**-88.
 
-    Payne & Hanek 1983: of the bits of 2/pi, those that contribute multiples of 4 are left out.
+    Payne & Hanek 1983: of the bits of 2/pi, those that contribute multiples of 4 are skipped.
     """
     field = (x.as_int() >> 52) & 0x7FF
     row = (select(field > 1077, field, 1077) - 1077) >> 4  # 1077: the last bit of x is worth 4

@@ -2,8 +2,8 @@
 
 A formula is a Python function of such values: `lambda x: 1 / (1 + exp(-x))`. Written once, it becomes a
 loop over vectors (`elementwise.py`), a function that Numba kernels call on numbers (`kernel.scalar`) or
-rows (`rows.py`), or a link in a fused chain. No operation is reordered or contracted: what a formula says
-is what runs.
+rows (`rows.py`), or a link in a fused chain. No operation is reordered or contracted: a formula runs
+as written.
 """
 
 from collections.abc import Callable

@@ -38,11 +38,11 @@ def test_equals_the_formula(seq, d, is_causal, dtype):
     q, k, v = drawn((2, 4, seq, d), (2, 2, seq, d), (2, 2, seq, d))
     mask = np.random.default_rng(1).random((2, seq)) < 0.7
     kept = mask[:, None, None, :] & (causal(seq, seq) if is_causal else True)
-    made = tp.fn.dot_product_attention(
+    result = tp.fn.dot_product_attention(
         *(x.astype(dtype) for x in (q, k, v)), mask=mask.astype(np.int32), is_causal=is_causal
     )
-    assert made.dtype == dtype
-    np.testing.assert_allclose(made, naive(q, k, v, kept), atol=64 * np.finfo(dtype).eps)
+    assert result.dtype == dtype
+    np.testing.assert_allclose(result, naive(q, k, v, kept), atol=64 * np.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 50, 200), (2, 1, 50, 200), (1, 6, 1, 200), (2, 6, 50, 1), (2, 200)])
@@ -51,9 +51,9 @@ def test_masks_broadcast(shape):
     mask = np.random.default_rng(1).random(shape) < 0.5
     kept = mask if mask.ndim == 4 else mask[:, None, None, :]
     for is_causal in (False, True):
-        made = tp.fn.dot_product_attention(q, k, v, mask=mask, is_causal=is_causal, scale=-0.3)
+        result = tp.fn.dot_product_attention(q, k, v, mask=mask, is_causal=is_causal, scale=-0.3)
         want = naive(q, k, v, kept & (causal(50, 200) if is_causal else True), -0.3)
-        np.testing.assert_allclose(made, want, atol=1e-13)
+        np.testing.assert_allclose(result, want, atol=1e-13)
 
 
 def test_rows_that_see_nothing_are_zero_with_zero_gradients():
@@ -95,8 +95,10 @@ def test_third_order_gradients():
 def test_dropout_is_that_of_the_weights(dtype):
     q, k, v = drawn((2, 2, 60, 8), (2, 2, 250, 8), (2, 2, 250, 8))
     kept = rng.bernoulli(KEY, 0.75, (2, 2, 60, 250)).numpy()
-    made = tp.fn.dot_product_attention(*(x.astype(dtype) for x in (q, k, v)), dropout=0.25, rngs=KEY)
-    np.testing.assert_allclose(made, naive(q, k, v, True, factors=kept / 0.75), atol=64 * np.finfo(dtype).eps)
+    result = tp.fn.dot_product_attention(*(x.astype(dtype) for x in (q, k, v)), dropout=0.25, rngs=KEY)
+    np.testing.assert_allclose(
+        result, naive(q, k, v, True, factors=kept / 0.75), atol=64 * np.finfo(dtype).eps
+    )
 
 
 @pytest.mark.parametrize("size", [1e3, 1e30])
@@ -110,9 +112,9 @@ def test_large_scores_do_not_overflow(size):
 def test_nan_reaches_its_row_alone():
     q, k, v = drawn((1, 1, 5, 4), (1, 1, 6, 4), (1, 1, 6, 4))
     q[0, 0, 2, 1] = np.nan
-    made = tp.fn.dot_product_attention(q, k, v).numpy()
-    assert np.isnan(made[0, 0, 2]).all()
-    assert np.isfinite(np.delete(made, 2, 2)).all()
+    result = tp.fn.dot_product_attention(q, k, v).numpy()
+    assert np.isnan(result[0, 0, 2]).all()
+    assert np.isfinite(np.delete(result, 2, 2)).all()
 
 
 @pytest.mark.parametrize("name", ["attention", "attention_backward"])
@@ -135,17 +137,17 @@ def test_memory_grows_linearly_in_the_sequence(name, heads):
 def test_same_bits_at_any_number_of_threads_with_dropout_and_groups(monkeypatch):
     monkeypatch.setattr("treepie.kernels.config.PARALLEL_GAIN", 0.0)
     args = [tp.tensor(x, dtype=tp.float32) for x in drawn((1, 6, 200, 16), (1, 2, 300, 16), (1, 2, 300, 16))]
-    seen = set()
+    hashes = set()
     try:
         for n in (1, 2, 5):
             tp.set_num_threads(n)
             out, pullback = tp.vjp(
                 lambda *a: tp.fn.dot_product_attention(*a, is_causal=True, dropout=0.1, rngs=KEY), *args
             )
-            seen.add(b"".join(x.numpy().tobytes() for x in (out, *pullback(out))))
+            hashes.add(b"".join(x.numpy().tobytes() for x in (out, *pullback(out))))
     finally:
         tp.set_num_threads(2)
-    assert len(seen) == 1
+    assert len(hashes) == 1
 
 
 @pytest.mark.parametrize(
@@ -163,10 +165,10 @@ def test_same_bits_at_any_number_of_threads_with_dropout_and_groups(monkeypatch)
 )
 def test_what_is_wrong_is_refused(change, error, text):
     shapes = {"q": (2, 4, 4, 5), "k": (2, 2, 6, 5), "v": (2, 2, 6, 5)}
-    given = {**shapes, **change}
-    arrays = {k: np.ones(s, bool if k == "mask" else np.float32) for k, s in given.items() if k != "dropout"}
+    inputs = {**shapes, **change}
+    arrays = {k: np.ones(s, bool if k == "mask" else np.float32) for k, s in inputs.items() if k != "dropout"}
     with pytest.raises(error, match=text):
-        tp.fn.dot_product_attention(**arrays, dropout=given.get("dropout", 0.0))
+        tp.fn.dot_product_attention(**arrays, dropout=inputs.get("dropout", 0.0))
 
 
 def test_float_masks_and_mixed_dtypes_are_refused():
@@ -183,12 +185,12 @@ def test_equals_pytorch():
     q, k, v, g = drawn((2, 4, 70, 16), (2, 2, 70, 16), (2, 2, 70, 16), (2, 4, 70, 16))
     leaves = [torch.tensor(x, requires_grad=True) for x in (q, k, v)]
     theirs = attend(*leaves, is_causal=True, enable_gqa=True)
-    wanted = torch.autograd.grad(theirs, leaves, torch.tensor(g))
-    made, pullback = tp.vjp(
+    expected = torch.autograd.grad(theirs, leaves, torch.tensor(g))
+    result, pullback = tp.vjp(
         lambda *a: tp.fn.dot_product_attention(*a, is_causal=True), *(tp.tensor(x) for x in (q, k, v))
     )
-    np.testing.assert_allclose(made, theirs.detach().numpy(), atol=1e-13)
-    for mine, other in zip(pullback(tp.tensor(g)), wanted, strict=True):
+    np.testing.assert_allclose(result, theirs.detach().numpy(), atol=1e-13)
+    for mine, other in zip(pullback(tp.tensor(g)), expected, strict=True):
         np.testing.assert_allclose(mine, other.numpy(), atol=1e-12)
 
 
@@ -202,12 +204,12 @@ def test_both_orders_of_axes_give_the_same_bits(kv_heads):
     def run(seq_first, *arrays):
         return OPS["attention"](*arrays, mask, KEY, **attributes, seq_first=seq_first)
 
-    made, pullback = tp.vjp(lambda *a: run(True, *a), q, k, v)
-    grads = pullback((g, tp.ones(made[1].shape)))
+    result, pullback = tp.vjp(lambda *a: run(True, *a), q, k, v)
+    grads = pullback((g, tp.ones(result[1].shape)))
     want, pullback = tp.vjp(lambda *a: run(False, *a), *(x.swapaxes(1, 2) for x in (q, k, v)))
-    others = pullback((g.swapaxes(1, 2), tp.ones(made[1].shape)))
-    np.testing.assert_array_equal(made[1], want[1])
-    for a, b in zip((made[0], *grads), (want[0], *others), strict=True):
+    others = pullback((g.swapaxes(1, 2), tp.ones(result[1].shape)))
+    np.testing.assert_array_equal(result[1], want[1])
+    for a, b in zip((result[0], *grads), (want[0], *others), strict=True):
         assert a.shape[1] in (70, 250)
         np.testing.assert_array_equal(a, b.swapaxes(1, 2))
     angles = [x.astype(np.float32) for x in drawn((70, 10), (70, 10))]

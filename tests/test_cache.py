@@ -13,7 +13,7 @@ USE = "import treepie as tp; print((tp.tensor([1.0, 2.0]) + 1.0).tolist())"
 
 
 def run(code, folder, **env):
-    """Run Python code in a fresh process with a given cache folder; return (stdout, stderr)."""
+    """Run Python code in a fresh process with a cache folder; return (stdout, stderr)."""
     full = {**os.environ, "TREEPIE_CACHE_DIR": str(folder), **env}
     full = {k: v for k, v in full.items() if v is not None}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=full, check=False)

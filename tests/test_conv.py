@@ -51,10 +51,10 @@ def loops(x, w, stride, dilation, padding, groups):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_conv2d_equals_loops(case, dtype):
     x, w, b = draw(case[0]), draw(case[1], 1), draw(case[1][:1], 2)
-    made = tp.fn.conv2d(*(a.astype(dtype) for a in (x, w, b)), *case[2:])
+    result = tp.fn.conv2d(*(a.astype(dtype) for a in (x, w, b)), *case[2:])
     want = loops(x, w, *case[2:]) + b[:, None, None]
-    assert made.dtype == dtype
-    np.testing.assert_allclose(made, want, rtol=0, atol=200 * np.finfo(dtype).eps)
+    assert result.dtype == dtype
+    np.testing.assert_allclose(result, want, rtol=0, atol=200 * np.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize("case", CONVOLUTIONS)
@@ -79,13 +79,15 @@ def test_conv2d_equals_pytorch(case):
     torch = pytest.importorskip("torch")
     x, w, b = draw(case[0]), draw(case[1], 1), draw(case[1][:1], 2)
     _, _, stride, dilation, padding, groups = case
-    given = [torch.tensor(a, requires_grad=True) for a in (x, w, b)]
-    padded = torch.nn.functional.pad(given[0], (*padding[1], *padding[0]))
-    theirs = torch.nn.functional.conv2d(padded, *given[1:], stride, 0, dilation, groups)
+    inputs = [torch.tensor(a, requires_grad=True) for a in (x, w, b)]
+    padded = torch.nn.functional.pad(inputs[0], (*padding[1], *padding[0]))
+    theirs = torch.nn.functional.conv2d(padded, *inputs[1:], stride, 0, dilation, groups)
     ours, pullback = tp.vjp(lambda *a: tp.fn.conv2d(*a, stride, dilation, padding, groups), x, w, b)
     np.testing.assert_allclose(ours, theirs.detach(), rtol=0, atol=1e-12)
     g = draw(ours.shape, 3)
-    for d, e in zip(pullback(tp.tensor(g)), torch.autograd.grad(theirs, given, torch.tensor(g)), strict=True):
+    for d, e in zip(
+        pullback(tp.tensor(g)), torch.autograd.grad(theirs, inputs, torch.tensor(g)), strict=True
+    ):
         np.testing.assert_allclose(d, e, rtol=0, atol=1e-11)
 
 
@@ -140,9 +142,9 @@ def test_conv_transpose2d_has_gradients():
 )
 def test_conv1d(padding, pair):
     x, w, b = draw((2, 4, 19)), draw((6, 2, 3), 1), draw((6,), 2)
-    made = tp.fn.conv1d(x, w, b, dilation=2, padding=padding, groups=2)
+    result = tp.fn.conv1d(x, w, b, dilation=2, padding=padding, groups=2)
     want = loops(x[:, :, None], w[:, :, None], (1, 1), (1, 2), ((0, 0), pair), 2)[:, :, 0] + b[:, None]
-    np.testing.assert_allclose(made, want, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(result, want, rtol=0, atol=1e-13)
 
 
 def test_a_causal_convolution_does_not_look_ahead():

@@ -27,8 +27,8 @@ def check(f, *givens):
     jitted = tp.jit(f)
     for scale in (1.0, -1.5, np.nan):
         others = [t * scale if t.dtype.kind == "f" else t for t in givens]
-        made, want = jitted(*others), f(*others)
-        pairs = zip(*(y if isinstance(y, tuple) else (y,) for y in (made, want)), strict=True)
+        result, want = jitted(*others), f(*others)
+        pairs = zip(*(y if isinstance(y, tuple) else (y,) for y in (result, want)), strict=True)
         for a, b in pairs:
             np.testing.assert_array_equal(a.numpy(), b.numpy())
     return jitted.programs[0]
@@ -74,7 +74,7 @@ X, W, B = (5, 33), (33, 37), (37,)
         # What is computed twice, and of constants alone.
         (lambda x, w: (ops.exp(x) @ w) * (ops.exp(x) @ w), (X, W), ["exp", "matmul + mul"]),
         (lambda x, w: x @ w * (tp.tensor(2.0) + 1), (X, W), ["matmul + mul"]),
-        # Not where the other operand is made of the product's result, or the result is of another shape,
+        # Not where the other operand depends on the product's result, or the result has another shape,
         (lambda x, w: (lambda y: y / y.sum())(x @ w), (X, W), ["matmul", "sum", "div"]),
         (
             lambda x, w: (lambda y: ops.exp(y - y.max(-1, keepdims=True)))(x @ w),
@@ -172,25 +172,25 @@ def random_function(seed):
 def test_random_functions_keep_their_bits(seed, shape, monkeypatch):
     m, k, n = shape
     givens = normal(m, k), normal(k, n), normal(n), normal(m, 1), normal()
-    made = check(random_function(seed), *givens)
-    monkeypatch.setattr(program, "fused", lambda graph, calls, wanted: list(calls))
+    fused = check(random_function(seed), *givens)
+    monkeypatch.setattr(program, "fused", lambda graph, calls, outputs: list(calls))
     plain = check(random_function(seed), *givens)
-    assert len(made.launches) < len(plain.launches)
-    assert made.unshared <= plain.unshared
+    assert len(fused.launches) < len(plain.launches)
+    assert fused.unshared <= plain.unshared
 
 
 def programs_of(model, loss, x, y, monkeypatch):
-    made = []
+    programs = []
     init = program.Program.__init__
 
     def noted(self, *args, **options):
         init(self, *args, **options)
-        made.append(self)
+        programs.append(self)
 
     monkeypatch.setattr(program.Program, "__init__", noted)
     trainer = tp.Trainer(model, tp.optim.sgd(0.1))
     trainer.fit(trainer.init(tp.rng.key(0)), tp.Data.repeat(4, (x, y)), loss=loss)
-    return made
+    return programs
 
 
 def test_relu_and_its_gradient_vanish_from_a_step(monkeypatch):
@@ -198,14 +198,14 @@ def test_relu_and_its_gradient_vanish_from_a_step(monkeypatch):
     L = tp.layer
     model = L.sequential([*[L.linear(40, 40), L.relu()] * 3, L.linear(40, 10)])
     x, y = normal(64, 40), tp.tensor(RNG.integers(0, 10, 64).astype("i4"))
-    (made,) = programs_of(model, tp.loss.cross_entropy_sparse, x, y, monkeypatch)
+    (fused,) = programs_of(model, tp.loss.cross_entropy_sparse, x, y, monkeypatch)
     with monkeypatch.context() as plain:
-        plain.setattr(program, "fused", lambda graph, calls, wanted: list(calls))
+        plain.setattr(program, "fused", lambda graph, calls, outputs: list(calls))
         (before,) = programs_of(model, tp.loss.cross_entropy_sparse, x, y, monkeypatch)
     assert (
-        len(before.launches) - len(made.launches) == 6 + 2
+        len(before.launches) - len(fused.launches) == 6 + 2
     )  # and two on constants: 1 / 64, for each example
-    assert before.unshared - made.unshared >= 6 * 64 * 40 * 4
+    assert before.unshared - fused.unshared >= 6 * 64 * 40 * 4
 
 
 def test_equal_layers_have_one_compiled_function():
@@ -217,5 +217,5 @@ def test_equal_layers_have_one_compiled_function():
         return x
 
     check(f, normal(8, 24), normal(24, 24), normal(24))
-    found = [name for name in native._addresses if "tanh_mul_add" in name]
-    assert len(found) == 1
+    names = [name for name in native._addresses if "tanh_mul_add" in name]
+    assert len(names) == 1

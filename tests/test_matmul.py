@@ -29,11 +29,11 @@ def check(m, k, n, transpose_a, transpose_b, dtype, batch=(1, 1), after=False):
     rng = np.random.default_rng(m * 1000003 + k * 1009 + n)
     a, b = (rng.integers(-4, 5, (s, *z)).astype(dtype) for s, z in zip(batch, ((m, k), (k, n)), strict=True))
     want = a @ b  # exact, since all are small integers
-    given = [np.swapaxes(x, 1, 2).copy() if t else x for x, t in ((a, transpose_a), (b, transpose_b))]
+    operands = [np.swapaxes(x, 1, 2).copy() if t else x for x, t in ((a, transpose_a), (b, transpose_b))]
     c = np.full(want.shape, np.nan, dtype)
     sizes = matmul.scratch(m, k, n, *batch, transpose_a, transpose_b, dtype)
     more = [rng.integers(-4, 5, s).astype(dtype) for s in ((n,), (c.shape[0] * m,), c.shape)]
-    arrays = [*given, c, *(np.full(s, np.nan, dtype) for s in sizes), *more, np.full_like(c, np.nan)]
+    arrays = [*operands, c, *(np.full(s, np.nan, dtype) for s in sizes), *more, np.full_like(c, np.nan)]
     operands = [Operand(i, Spec(x.shape, x.dtype)) for i, x in enumerate(arrays)]
     epilogue = None
     if after:
@@ -97,14 +97,14 @@ def test_epilogues_see_each_element_once(transpose_a, transpose_b, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("after", [False, True])
 def test_a_high_product_of_a_long_transposed_matrix(dtype, after):
-    """It is made transposed, unless there is an epilogue: one way or the other the same bits."""
+    """C is computed transposed unless there is an epilogue, with the same bits."""
     m, k, n = 1000, 600, 37
     assert matmul._turns(m, k, n, 1, True, False)
     assert not matmul._turns(m, k, n, 2, True, False)
     check(m, k, n, True, False, dtype, after=after)
     a, b = (np.random.default_rng(0).standard_normal(s).astype(dtype) for s in ((k, m), (k, n)))
-    made = OPS["matmul"](tensor(a), tensor(b), transpose_a=True)
-    np.testing.assert_array_equal(made.numpy(), OPS["matmul"](tensor(a.T.copy()), tensor(b)).numpy())
+    result = OPS["matmul"](tensor(a), tensor(b), transpose_a=True)
+    np.testing.assert_array_equal(result.numpy(), OPS["matmul"](tensor(a.T.copy()), tensor(b)).numpy())
 
 
 SHAPES = [(700, 600, 500), (40, 900, 2000), (2000, 64, 40), (7, 30, 9)]
@@ -138,7 +138,7 @@ def test_grids_have_work_for_all_threads(team):
         (128, 128, 32, 256),
     ):
         for ta, tb in BOTH:
-            cut = matmul.grid(m, k, n, batch, ta, tb, "float32", team)
+            cut = matmul.tiling(m, k, n, batch, ta, tb, "float32", team)
             share = batch * m * n / team
             assert batch * cut.chunks_m * cut.chunks_n >= 2 * team
             rows = cut.high * -(-m // (cut.high * cut.chunks_m))
@@ -201,13 +201,13 @@ def test_the_tile_uses_fused_vectors_and_calls_nothing():
     """What LLVM makes of the micro-kernel on this CPU, and of every other function of the product."""
     from treepie.kernels import native
 
-    made = [gemm._tile("f", "float32", gemm.rows(), 2, False), gemm._pack_transposed("f", "float32", 32)]
+    texts = [gemm._tile("f", "float32", gemm.rows(), 2, False), gemm._pack_transposed("f", "float32", 32)]
     machine = native._engine()[1]
-    for text in made:
+    for text in texts:
         module = llvm.parse_assembly(text)
         builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
         builder.getModulePassManager().run(module, builder)
         code = machine.emit_assembly(module)
         assert "call" not in code
     if config.isa() == "avx512":
-        assert machine.emit_assembly(llvm.parse_assembly(made[0])).count("vfmadd") >= 24
+        assert machine.emit_assembly(llvm.parse_assembly(texts[0])).count("vfmadd") >= 24

@@ -55,11 +55,11 @@ def test_lstm_equals_its_loop(batch, steps, features, n, dtype):
     x, h, c = draw((batch, steps, features)), draw((batch, n)), draw((batch, n))
     w = weights("lstm", features, n)
     want, (h_n, c_n) = lstm_loop(x, h, c, **w)
-    given = [a.astype(dtype) for a in (x, h, c)]
-    out, (h1, c1) = tp.fn.lstm(*given, **{k: a.astype(dtype) for k, a in w.items()})
-    for made, expected in ((out, want), (h1, h_n), (c1, c_n)):
-        assert made.dtype == dtype
-        np.testing.assert_allclose(made, expected, atol=64 * np.finfo(dtype).eps)
+    inputs = [a.astype(dtype) for a in (x, h, c)]
+    out, (h1, c1) = tp.fn.lstm(*inputs, **{k: a.astype(dtype) for k, a in w.items()})
+    for result, expected in ((out, want), (h1, h_n), (c1, c_n)):
+        assert result.dtype == dtype
+        np.testing.assert_allclose(result, expected, atol=64 * np.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -70,9 +70,9 @@ def test_gru_equals_its_loop(batch, steps, features, n, dtype):
     w = weights("gru", features, n)
     want, h_n = gru_loop(x, h, **w)
     out, h1 = tp.fn.gru(*(a.astype(dtype) for a in (x, h)), **{k: a.astype(dtype) for k, a in w.items()})
-    for made, expected in ((out, want), (h1, h_n)):
-        assert made.dtype == dtype
-        np.testing.assert_allclose(made, expected, atol=64 * np.finfo(dtype).eps)
+    for result, expected in ((out, want), (h1, h_n)):
+        assert result.dtype == dtype
+        np.testing.assert_allclose(result, expected, atol=64 * np.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize("order", [1, 2])
@@ -129,10 +129,10 @@ def test_layers(kind):
     [("weight_ih", (3, 12)), ("weight_hh", (3, 7)), ("bias_ih", (2,)), ("bias_hh", (1,)), ("x", (2, 4))],
 )
 def test_what_is_wrong_is_refused(kind, name, shape):
-    given = {"x": np.ones((2, 3, 4)), **weights(kind, 4, 3), name: np.ones(shape)}
-    x = given.pop("x")
+    inputs = {"x": np.ones((2, 3, 4)), **weights(kind, 4, 3), name: np.ones(shape)}
+    x = inputs.pop("x")
     with pytest.raises(ValueError, match=rf"{kind}: .*expected"):
-        getattr(tp.fn, kind)(x, *([None] * (2 if kind == "lstm" else 1)), **given)
+        getattr(tp.fn, kind)(x, *([None] * (2 if kind == "lstm" else 1)), **inputs)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -150,17 +150,17 @@ def gradients(kind, x, w):
         return (getattr(tp.fn, kind)(p["x"], *states, **p["w"])[0] ** 2).sum()
 
     out = getattr(tp.fn, kind)(x, *states, **w)[0]
-    found = tp.grad(loss)({"x": tp.tensor(x), "w": {k: tp.tensor(a) for k, a in w.items()}})
-    return {"states": out.numpy(), "x": found["x"].numpy(), **{k: a.numpy() for k, a in found["w"].items()}}
+    grads = tp.grad(loss)({"x": tp.tensor(x), "w": {k: tp.tensor(a) for k, a in w.items()}})
+    return {"states": out.numpy(), "x": grads["x"].numpy(), **{k: a.numpy() for k, a in grads["w"].items()}}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_equals_what_pytorch_gave(kind):
     """Stored by tests/store_recurrence.py."""
     stored = json.loads(STORED.read_text())[kind]
-    made = gradients(kind, np.array(stored["x"]), {k: np.array(a) for k, a in stored["weights"].items()})
+    result = gradients(kind, np.array(stored["x"]), {k: np.array(a) for k, a in stored["weights"].items()})
     for name, expected in stored["made"].items():
-        np.testing.assert_allclose(made[name], expected, rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(result[name], expected, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -169,6 +169,6 @@ def test_equals_pytorch(kind):
     from .store_recurrence import reference
 
     x, w = np.random.default_rng(1).standard_normal((5, 20, 6)), weights(kind, 6, 10)
-    made = gradients(kind, x, w)
+    result = gradients(kind, x, w)
     for name, expected in reference(kind, x, w).items():
-        np.testing.assert_allclose(made[name], expected, rtol=1e-9, atol=1e-11)
+        np.testing.assert_allclose(result[name], expected, rtol=1e-9, atol=1e-11)

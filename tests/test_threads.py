@@ -14,9 +14,9 @@ from treepie.kernels import threads
 WORK = """
 import numpy as np, hashlib, treepie as tp
 x = np.random.default_rng(0).standard_normal((700, 700)).astype("f4")
-made = [tp.matmul(x, x), tp.sum(x), tp.sum(x, 0), tp.softmax(x), tp.tanh(x)]
-made.append(tp.rng.normal(tp.rng.key(0), (700, 700)))
-print(hashlib.sha256(b"".join(m.numpy().tobytes() for m in made)).hexdigest())
+results = [tp.matmul(x, x), tp.sum(x), tp.sum(x, 0), tp.softmax(x), tp.tanh(x)]
+results.append(tp.rng.normal(tp.rng.key(0), (700, 700)))
+print(hashlib.sha256(b"".join(m.numpy().tobytes() for m in results)).hexdigest())
 """
 
 
@@ -60,8 +60,8 @@ import numpy as np, treepie as tp
 from concurrent.futures import ThreadPoolExecutor
 x = np.ones((400, 400), "f4")
 with ThreadPoolExecutor(4) as pool:
-    made = list(pool.map(lambda k: float(tp.matmul(x, x).sum()), range(40)))
-print(set(made))
+    results = list(pool.map(lambda k: float(tp.matmul(x, x).sum()), range(40)))
+print(set(results))
 """
     want = "{64000000.0}"
     assert run(code, NUMBA_NUM_THREADS="2").strip() == want
@@ -71,9 +71,9 @@ print(set(made))
 def test_plans_made_in_several_threads_agree():
     x = np.random.default_rng(0).standard_normal((31, 17)).astype("f4")
     with ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(lambda k: tp.expm1(x[: 1 + k % 5]).numpy(), range(40)))
-    for k, m in enumerate(made):
-        np.testing.assert_array_equal(m, made[k % 5])
+        results = list(pool.map(lambda k: tp.expm1(x[: 1 + k % 5]).numpy(), range(40)))
+    for k, m in enumerate(results):
+        np.testing.assert_array_equal(m, results[k % 5])
 
 
 def test_set_num_threads():

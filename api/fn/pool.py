@@ -1,4 +1,4 @@
-"""Max- and average-pooling, as functions of tensors: 1-D ones are 2-D ones of height 1."""
+"""Max- and average-pooling, as functions of tensors: 1-D pooling is 2-D pooling of height 1."""
 
 from __future__ import annotations
 
@@ -10,100 +10,98 @@ from treepie.autodiff import Tensor, ops
 from treepie.autodiff.arguments import as_float
 from treepie.autodiff.tensor import TensorLike
 
-from .conv import Padding, Pairs, Sizes, flat, margins, sizes
+from .geometry import (
+    Geometry,
+    Padding1d,
+    Padding2d,
+    Pairs,
+    Shape,
+    Sizes,
+    pad_pairs,
+    sizes,
+    with_height,
+    without_height,
+)
 
-Shape = tuple[int, ...]
 
-
-def _geometry(
+def _prepare(
     name: str,
     axes: int,
     x: TensorLike,
     kernel_size: Sizes,
     stride: Sizes | None,
-    padding: Padding,
+    padding: Padding1d,
     dilation: Sizes,
     ceil_mode: bool,
-) -> tuple[Tensor, Shape, Shape, Shape, Pairs, Pairs]:
-    """Return x with four axes, the window's size, stride, dilation, the padding, and it with ceil_mode's."""
+) -> tuple[Tensor, Geometry, Geometry]:
+    """Return x, the geometry over images, and the geometry with the padding that `ceil_mode` adds."""
     t = as_float(name, x)
     if t.ndim != axes + 2:
         expected = "(n, channels, length)" if axes == 1 else "(n, channels, h, w)"
         raise ValueError(f"{name}: x has shape {t.shape}, expected {expected}")
     kernel = sizes(name, "kernel_size", kernel_size, axes)
-    step = kernel if stride is None else sizes(name, "stride", stride, axes)
-    spread = sizes(name, "dilation", dilation, axes)
-    pairs = margins(name, padding, t.shape[2:], kernel, step, spread)
-    extra: list[int] = []
-    for n, (before, after), k, s, d in zip(t.shape[2:], pairs, kernel, step, spread, strict=True):
-        reach, whole = (k - 1) * d, n + before + after
+    steps = kernel if stride is None else sizes(name, "stride", stride, axes)
+    dilations = sizes(name, "dilation", dilation, axes)
+    pairs = pad_pairs(name, padding, t.shape[2:], kernel, steps, dilations)
+    geometry = Geometry(kernel, steps, dilations, pairs)
+    ends: list[tuple[int, int]] = []
+    for n, (before, after), reach, s in zip(t.shape[2:], pairs, geometry.reach, steps, strict=True):
+        whole = n + before + after
         if n == 0 or whole <= reach or max(before, after) > reach:
             raise ValueError(
                 f"{name}: x has shape {t.shape} and padding is {pairs}, expected at least the window's size, "
-                f"{kernel} with dilation {spread}, after padding, and padding less than that size"
+                f"{kernel} with dilation {dilations}, after padding, and padding less than that size"
             )
-        more = -(whole - reach - 1) % s if ceil_mode else 0
+        extra = -(whole - reach - 1) % s if ceil_mode else 0
         # As in PyTorch, a last window that would begin in the padding behind is left out.
-        extra.append(more if (whole - reach - 1 + more) < n + before else 0)
-    if axes == 1:
-        t = ops.expand_dims(t, 2)
-        kernel, step, spread, pairs, extra = (
-            (1, *kernel),
-            (1, *step),
-            (1, *spread),
-            ((0, 0), *pairs),
-            [0, *extra],
-        )
-    ends = tuple((b, a + e) for (b, a), e in zip(pairs, extra, strict=True))
-    return t, kernel, step, spread, pairs, ends
+        ends.append((before, after + (extra if (whole - reach - 1 + extra) < n + before else 0)))
+    return t, geometry.as_2d(), geometry._replace(padding=tuple(ends)).as_2d()
 
 
-def _max(name: str, axes: int, x: TensorLike, *geometry: object) -> Tensor:
-    t, kernel, step, spread, _, ends = _geometry(name, axes, x, *geometry)  # type: ignore[arg-type]
-    out, _ = ops.max_pool(t, kernel, step, spread, flat(ends))
-    return ops.squeeze(out, 2) if axes == 1 else out
+def _max(name: str, axes: int, x: TensorLike, *arguments: object) -> Tensor:
+    t, _, padded = _prepare(name, axes, x, *arguments)  # type: ignore[arg-type]
+    out, _ = ops.max_pool(with_height(t), padded.kernel, padded.stride, padded.dilation, padded.margins)
+    return without_height(out, t.ndim)
 
 
 @functools.lru_cache(maxsize=1000)
-def _counts(
-    size: Shape,
-    kernel: Shape,
-    step: Shape,
-    spread: Shape,
-    pairs: Pairs,
-    ends: Pairs,
-    include: bool,
-    dtype: str,
-) -> Tensor:
-    """Return how many elements each window has: of the image, or of its padding too."""
-    ways = []
-    for n, k, s, d, (before, after), (_, end) in zip(size, kernel, step, spread, pairs, ends, strict=True):
-        count = (n + before + end - (k - 1) * d - 1) // s + 1
-        places = np.arange(count)[:, None] * s - before + np.arange(k) * d
-        low, high = (-before, n + after) if include else (0, n)
-        ways.append(((places >= low) & (places < high)).sum(1))
-    return Tensor(np.multiply.outer(ways[0], ways[1]).astype(dtype))
+def _counts(size: Shape, geometry: Geometry, ends: Pairs, include_pad: bool, dtype: str) -> Tensor:
+    """Return the number of elements in each window: of the image, or of its padding too."""
+    counts = []
+    for n, k, s, d, (before, after), (_, end) in zip(size, *geometry, ends, strict=True):
+        results = (n + before + end - (k - 1) * d - 1) // s + 1
+        positions = np.arange(results)[:, None] * s - before + np.arange(k) * d
+        low, high = (-before, n + after) if include_pad else (0, n)
+        counts.append(((positions >= low) & (positions < high)).sum(1))
+    return Tensor(np.multiply.outer(counts[0], counts[1]).astype(dtype))
 
 
-def _average(name: str, axes: int, x: TensorLike, include: bool, *geometry: object) -> Tensor:
-    t, kernel, step, spread, pairs, ends = _geometry(name, axes, x, *geometry)  # type: ignore[arg-type]
-    # Ones, so that what a window sums is exact where the sum is, and the division rounds once.
-    ones = Tensor(np.ones((t.shape[1], 1, *kernel), t.dtype))
-    total = ops.convolution(t, ones, step, spread, flat(ends), t.shape[1])
-    counts = _counts(t.shape[2:], kernel, step, spread, pairs, ends, bool(include), t.dtype.name)
-    out = ops.div(total, counts)
-    return ops.squeeze(out, 2) if axes == 1 else out
+def _average(name: str, axes: int, x: TensorLike, include_pad: bool, *arguments: object) -> Tensor:
+    t, geometry, padded = _prepare(name, axes, x, *arguments)  # type: ignore[arg-type]
+    images, channels = with_height(t), t.shape[1]
+    # A convolution with ones: a window's sum is exact where its terms allow it, and the division rounds once.
+    ones = Tensor(np.ones((channels, 1, *geometry.kernel), t.dtype))
+    total = ops.convolution(images, ones, padded.stride, padded.dilation, padded.margins, channels)
+    counts = _counts(images.shape[2:], geometry, padded.padding, bool(include_pad), t.dtype.name)
+    return without_height(ops.div(total, counts), t.ndim)
 
 
 def max_pool1d(
     x: TensorLike,
     kernel_size: Sizes,
     stride: Sizes | None = None,
-    padding: Padding = "valid",
+    padding: Padding1d = "valid",
     dilation: Sizes = 1,
     ceil_mode: bool = False,
 ) -> Tensor:
-    """Return the largest element of each window of x (n, channels, length); see `max_pool2d`."""
+    """Return the largest element of each window of x (n, channels, length).
+
+    padding: "valid", "same", "causal", an int or a pair (before, after).  The rest is as for `max_pool2d`.
+
+    >>> import treepie as tp
+    >>> tp.fn.max_pool1d(tp.tensor([[[1.0, 3.0, 2.0, 0.0]]]), 2).tolist()
+    [[[3.0, 2.0]]]
+    """
     return _max("max_pool1d", 1, x, kernel_size, stride, padding, dilation, ceil_mode)
 
 
@@ -111,15 +109,25 @@ def max_pool2d(
     x: TensorLike,
     kernel_size: Sizes,
     stride: Sizes | None = None,
-    padding: Padding = "valid",
+    padding: Padding2d = "valid",
     dilation: Sizes = 1,
     ceil_mode: bool = False,
 ) -> Tensor:
-    """Return the largest element of each window of images; NaN if any is. Of equals the first counts.
+    """Return the largest element of each window of images; NaN if the window has one.
 
-    x: (n, channels, h, w).  stride: the window's size by default.
-    padding: "valid", "same", an int, or for each axis an int or a pair (before, after); never the largest.
+    x: (n, channels, h, w), float.  kernel_size, dilation: an int, or a pair (rows, columns).
+    stride: likewise; the window's size by default.
+    padding: "valid", "same", an int, or for each axis an int or a pair (before, after), less than the
+        window's size. Padding is never the largest element.
     ceil_mode: whether a last window may reach beyond the end.
+
+    Returns (n, channels, rows, columns). Of equal elements, the first gets the gradient.
+
+    Raises ValueError for an x that is smaller than the window, and for padding as large as it.
+
+    >>> import treepie as tp
+    >>> tp.fn.max_pool2d(tp.arange(16.0).reshape((1, 1, 4, 4)), 2).tolist()
+    [[[[5.0, 7.0], [13.0, 15.0]]]]
     """
     return _max("max_pool2d", 2, x, kernel_size, stride, padding, dilation, ceil_mode)
 
@@ -128,12 +136,19 @@ def avg_pool1d(
     x: TensorLike,
     kernel_size: Sizes,
     stride: Sizes | None = None,
-    padding: Padding = "valid",
+    padding: Padding1d = "valid",
     dilation: Sizes = 1,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
 ) -> Tensor:
-    """Return the mean of each window of x (n, channels, length); see `avg_pool2d`."""
+    """Return the mean of each window of x (n, channels, length).
+
+    padding: "valid", "same", "causal", an int or a pair (before, after).  The rest is as for `avg_pool2d`.
+
+    >>> import treepie as tp
+    >>> tp.fn.avg_pool1d(tp.tensor([[[1.0, 3.0, 2.0, 0.0]]]), 2).tolist()
+    [[[2.0, 1.0]]]
+    """
     return _average("avg_pool1d", 1, x, count_include_pad, kernel_size, stride, padding, dilation, ceil_mode)
 
 
@@ -141,16 +156,23 @@ def avg_pool2d(
     x: TensorLike,
     kernel_size: Sizes,
     stride: Sizes | None = None,
-    padding: Padding = "valid",
+    padding: Padding2d = "valid",
     dilation: Sizes = 1,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
 ) -> Tensor:
     """Return the mean of each window of images.
 
-    x: (n, channels, h, w).  stride: the window's size by default.
-    padding: as for `max_pool2d`.  ceil_mode: whether a last window may reach beyond the end.
-    count_include_pad: whether padding counts as zeros in the mean, as in PyTorch and Flax; what `ceil_mode`
-        adds never counts.
+    x, kernel_size, stride, padding, dilation, ceil_mode: as for `max_pool2d`.
+    count_include_pad: whether padding counts as zeros in the mean, as in PyTorch and Flax; the elements that
+        `ceil_mode` adds never count.
+
+    Returns (n, channels, rows, columns).
+
+    Raises ValueError as `max_pool2d` does.
+
+    >>> import treepie as tp
+    >>> tp.fn.avg_pool2d(tp.arange(16.0).reshape((1, 1, 4, 4)), 2).tolist()
+    [[[[2.5, 4.5], [10.5, 12.5]]]]
     """
     return _average("avg_pool2d", 2, x, count_include_pad, kernel_size, stride, padding, dilation, ceil_mode)

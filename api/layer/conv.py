@@ -9,101 +9,40 @@ from treepie.autodiff import Tensor, rng
 from treepie.autodiff.arguments import integer
 
 from .. import fn, init as initializers
-from ..fn.conv import Padding, Sizes, margins, sizes
+from ..fn.geometry import Padding1d, Padding2d, Sizes, pad_pairs, sizes
 from ..pickling import constructor
 from .core import Layer, Tree, Vars, stateless
 
-#: Of weights (out, in / groups, window...): Glorot & Bengio 2010, a unit's inputs and outputs counted by
-#: window.
+#: Of weights (out, in / groups, window...): Glorot & Bengio 2010, fans multiplied by the window's size.
 _weights = initializers.variance_scaling(1.0, "fan_avg", "uniform", in_axis=1, out_axis=0)
 
 
-@constructor
-def conv1d(
-    in_channels: int,
-    out_channels: int,
-    kernel_size: int = 3,
-    stride: int = 1,
-    dilation: int = 1,
-    padding: Padding = "same",
-    groups: int = 1,
-    bias: bool = True,
-) -> Layer:
-    """Return the layer `fn.conv1d` of x (batch, in_channels, length).
-
-    Parameters: weight (out_channels, in_channels / groups, kernel_size), bias (out_channels,).
-    """
-    return _conv(
-        "conv1d",
-        1,
-        fn.conv1d,
-        in_channels,
-        out_channels,
-        kernel_size,
-        stride,
-        dilation,
-        padding,
-        groups,
-        bias,
-    )
-
-
-@constructor
-def conv2d(
-    in_channels: int,
-    out_channels: int,
-    kernel_size: Sizes = (3, 3),
-    stride: Sizes = (1, 1),
-    dilation: Sizes = (1, 1),
-    padding: Padding = "same",
-    groups: int = 1,
-    bias: bool = True,
-) -> Layer:
-    """Return the layer `fn.conv2d` of x (batch, in_channels, h, w).
-
-    Parameters: weight (out_channels, in_channels / groups, *kernel_size), bias (out_channels,).
-    """
-    return _conv(
-        "conv2d",
-        2,
-        fn.conv2d,
-        in_channels,
-        out_channels,
-        kernel_size,
-        stride,
-        dilation,
-        padding,
-        groups,
-        bias,
-    )
-
-
 def _conv(
-    name: str,
-    axes: int,
     function: Callable[..., Tensor],
+    axes: int,
     in_channels: int,
     out_channels: int,
     kernel_size: Sizes,
     stride: Sizes,
     dilation: Sizes,
-    padding: Padding,
+    padding: Padding1d,
     groups: int,
     bias: bool,
 ) -> Layer:
-    full = f"layer.{name}"
-    given = {"in_channels": in_channels, "out_channels": out_channels, "groups": groups}
-    for argument, size in given.items():
-        if integer(full, argument, size) < 1:
-            raise ValueError(f"{full}: {argument} is {size}, expected at least 1")
+    """Return the layer of `fn.conv1d` or `fn.conv2d`, over `axes` spatial axes."""
+    name = f"layer.{function.__name__}"
+    counts = {"in_channels": in_channels, "out_channels": out_channels, "groups": groups}
+    for argument, count in counts.items():
+        if integer(name, argument, count) < 1:
+            raise ValueError(f"{name}: {argument} is {count}, expected at least 1")
     if in_channels % groups or out_channels % groups:
         raise ValueError(
-            f"{full}: groups is {groups}, expected a divisor of {in_channels} in_channels and {out_channels} "
+            f"{name}: groups is {groups}, expected a divisor of {in_channels} in_channels and {out_channels} "
             "out_channels"
         )
-    kernel = sizes(full, "kernel_size", kernel_size, axes)
-    step, spread = sizes(full, "stride", stride, axes), sizes(full, "dilation", dilation, axes)
-    margins(full, padding, kernel, kernel, step, spread)  # refuses what is no padding
+    kernel = sizes(name, "kernel_size", kernel_size, axes)
+    steps, dilations = sizes(name, "stride", stride, axes), sizes(name, "dilation", dilation, axes)
+    pad_pairs(name, padding, kernel, kernel, steps, dilations)  # raises for invalid padding
     shape = (out_channels, in_channels // groups, *kernel)
 
     def init(rngs: Tensor, dtype: Any) -> Vars:
@@ -116,47 +55,140 @@ def _conv(
         params: Tree, state: Tree, x: Tensor, *, dtype: Any, training: bool, rngs: Any, ctx: Any
     ) -> tuple[Tensor, Tree]:
         b = params["bias"] if bias else None
-        return function(x, params["weight"], b, step, spread, padding, groups), state
+        return function(x, params["weight"], b, steps, dilations, padding, groups), state
 
     window = kernel[0] if axes == 1 else kernel
-    return Layer(init, apply, f"{name}({in_channels}, {out_channels}, {window})", pure=True)
+    return Layer(init, apply, f"{function.__name__}({in_channels}, {out_channels}, {window})", pure=True)
 
 
 def _pool(
-    name: str,
-    axes: int,
-    function: Callable[..., Tensor],
-    kernel_size: Sizes,
-    stride: Sizes | None,
-    padding: Padding,
+    function: Callable[..., Tensor], axes: int, kernel_size: Sizes, stride: Sizes | None, padding: Padding1d
 ) -> Layer:
-    full = f"layer.{name}"
-    kernel = sizes(full, "kernel_size", kernel_size, axes)
-    step = kernel if stride is None else sizes(full, "stride", stride, axes)
-    margins(full, padding, kernel, kernel, step, (1,) * axes)  # refuses what is no padding
+    """Return the layer of a pooling function, over `axes` spatial axes."""
+    name = f"layer.{function.__name__}"
+    kernel = sizes(name, "kernel_size", kernel_size, axes)
+    steps = kernel if stride is None else sizes(name, "stride", stride, axes)
+    pad_pairs(name, padding, kernel, kernel, steps, (1,) * axes)  # raises for invalid padding
     window = kernel[0] if axes == 1 else kernel
-    return stateless(f"{name}({window})", lambda x: function(x, kernel, step, padding))
+    return stateless(f"{function.__name__}({window})", lambda x: function(x, kernel, steps, padding))
 
 
 @constructor
-def max_pool1d(kernel_size: int, stride: int | None = None, padding: Padding = "valid") -> Layer:
-    """Return the layer `fn.max_pool1d`: the largest of each window of x (batch, channels, length)."""
-    return _pool("max_pool1d", 1, fn.max_pool1d, kernel_size, stride, padding)
+def conv1d(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int = 3,
+    stride: int = 1,
+    dilation: int = 1,
+    padding: Padding1d = "same",
+    groups: int = 1,
+    bias: bool = True,
+) -> Layer:
+    """Return a layer that applies `fn.conv1d` to x (batch, in_channels, length).
+
+    stride, dilation, padding, groups: as for `fn.conv1d`.  bias: whether there is one.
+
+    Parameters: weight (out_channels, in_channels / groups, kernel_size), Glorot-uniform; bias
+    (out_channels,), zeros.
+
+    Raises ValueError for sizes below 1, groups that do not divide both numbers of channels, and padding that
+    is none of those of `fn.conv1d`.
+
+    >>> import treepie as tp
+    >>> layer = tp.layer.conv1d(2, 4, padding="causal")
+    >>> layer.apply(layer.init(rngs=tp.rng.key(0)), tp.ones((1, 2, 10)))[0].shape
+    (1, 4, 10)
+    """
+    return _conv(
+        fn.conv1d, 1, in_channels, out_channels, kernel_size, stride, dilation, padding, groups, bias
+    )
 
 
 @constructor
-def avg_pool1d(kernel_size: int, stride: int | None = None, padding: Padding = "valid") -> Layer:
-    """Return the layer `fn.avg_pool1d`: the mean of each window of x (batch, channels, length)."""
-    return _pool("avg_pool1d", 1, fn.avg_pool1d, kernel_size, stride, padding)
+def conv2d(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: Sizes = (3, 3),
+    stride: Sizes = (1, 1),
+    dilation: Sizes = (1, 1),
+    padding: Padding2d = "same",
+    groups: int = 1,
+    bias: bool = True,
+) -> Layer:
+    """Return a layer that applies `fn.conv2d` to x (batch, in_channels, h, w).
+
+    kernel_size, stride, dilation: an int, or a pair (rows, columns).  padding, groups: as for `fn.conv2d`.
+    bias: whether there is one.
+
+    Parameters: weight (out_channels, in_channels / groups, *kernel_size), Glorot-uniform; bias
+    (out_channels,), zeros.
+
+    Raises ValueError for sizes below 1, groups that do not divide both numbers of channels, and padding that
+    is none of those of `fn.conv2d`.
+
+    >>> import treepie as tp
+    >>> layer = tp.layer.conv2d(3, 8, stride=2)
+    >>> layer.apply(layer.init(rngs=tp.rng.key(0)), tp.ones((1, 3, 10, 10)))[0].shape
+    (1, 8, 5, 5)
+    """
+    return _conv(
+        fn.conv2d, 2, in_channels, out_channels, kernel_size, stride, dilation, padding, groups, bias
+    )
 
 
 @constructor
-def max_pool2d(kernel_size: Sizes, stride: Sizes | None = None, padding: Padding = "valid") -> Layer:
-    """Return the layer `fn.max_pool2d`: the largest of each window of x (batch, channels, h, w)."""
-    return _pool("max_pool2d", 2, fn.max_pool2d, kernel_size, stride, padding)
+def max_pool1d(kernel_size: int, stride: int | None = None, padding: Padding1d = "valid") -> Layer:
+    """Return a layer that applies `fn.max_pool1d` to x (batch, channels, length).
+
+    stride: the window's size by default.  padding: as for `fn.max_pool1d`.
+
+    >>> import treepie as tp
+    >>> layer = tp.layer.max_pool1d(2)
+    >>> layer.apply(layer.init(rngs=tp.rng.key(0)), tp.ones((1, 3, 8)))[0].shape
+    (1, 3, 4)
+    """
+    return _pool(fn.max_pool1d, 1, kernel_size, stride, padding)
 
 
 @constructor
-def avg_pool2d(kernel_size: Sizes, stride: Sizes | None = None, padding: Padding = "valid") -> Layer:
-    """Return the layer `fn.avg_pool2d`: the mean of each window of x (batch, channels, h, w)."""
-    return _pool("avg_pool2d", 2, fn.avg_pool2d, kernel_size, stride, padding)
+def avg_pool1d(kernel_size: int, stride: int | None = None, padding: Padding1d = "valid") -> Layer:
+    """Return a layer that applies `fn.avg_pool1d` to x (batch, channels, length).
+
+    stride: the window's size by default.  padding: as for `fn.avg_pool1d`; it counts as zeros.
+
+    >>> import treepie as tp
+    >>> layer = tp.layer.avg_pool1d(2)
+    >>> layer.apply(layer.init(rngs=tp.rng.key(0)), tp.ones((1, 3, 8)))[0].shape
+    (1, 3, 4)
+    """
+    return _pool(fn.avg_pool1d, 1, kernel_size, stride, padding)
+
+
+@constructor
+def max_pool2d(kernel_size: Sizes, stride: Sizes | None = None, padding: Padding2d = "valid") -> Layer:
+    """Return a layer that applies `fn.max_pool2d` to x (batch, channels, h, w).
+
+    kernel_size, stride: an int, or a pair (rows, columns); the stride is the window's size by default.
+    padding: as for `fn.max_pool2d`.
+
+    >>> import treepie as tp
+    >>> layer = tp.layer.max_pool2d(2)
+    >>> layer.apply(layer.init(rngs=tp.rng.key(0)), tp.ones((1, 3, 8, 8)))[0].shape
+    (1, 3, 4, 4)
+    """
+    return _pool(fn.max_pool2d, 2, kernel_size, stride, padding)
+
+
+@constructor
+def avg_pool2d(kernel_size: Sizes, stride: Sizes | None = None, padding: Padding2d = "valid") -> Layer:
+    """Return a layer that applies `fn.avg_pool2d` to x (batch, channels, h, w).
+
+    kernel_size, stride: an int, or a pair (rows, columns); the stride is the window's size by default.
+    padding: as for `fn.avg_pool2d`; it counts as zeros.
+
+    >>> import treepie as tp
+    >>> layer = tp.layer.avg_pool2d(2)
+    >>> layer.apply(layer.init(rngs=tp.rng.key(0)), tp.ones((1, 3, 8, 8)))[0].shape
+    (1, 3, 4, 4)
+    """
+    return _pool(fn.avg_pool2d, 2, kernel_size, stride, padding)

@@ -1,0 +1,206 @@
+"""Tasks of a convolution: a few images, or a band of rows of one, by a group of channels.
+
+The source of a task is copied into a frame, surrounded by zeros. Where the stride is more than 1, the frame
+has the columns sorted by their remainder, so that a vector of the result reads neighbours at every tap. Where
+rows are whole vectors and there is no padding, the source is read in place.
+
+Rows of results are cut into segments of one vector each: of 14 float32, 2 in 16 lanes idle, of 7 more than
+half do.
+"""
+
+from dataclasses import dataclass
+
+from . import conv_tile, gemm
+from .intrinsics import call_address
+from .kernel import A1, A2, Words, device
+from .program import Spec
+
+#: Elements of a frame that fit into the second-level cache beside the weights: 256 kB of float32.
+_FRAME = 1 << 16
+
+#: Least number of segments in a task, where there are enough images: they share the fixed cost of a tile.
+_SEGMENTS = 96
+
+#: Most chunks of a launch, and least where possible. Each has a frame, and perhaps a partial sum.
+MOST_CHUNKS, LEAST_CHUNKS = 32, 8
+
+#: Words of a plan that `begin` reads. Sizes: channels of a group, bands of an image, images and rows of
+#: results of a task, rows of the source and of all results, the padding above, rows of a frame.
+GROUPS, CHANNELS, IMAGES, BANDS, TASK_IMAGES, TASK_ROWS, HEIGHT, ROWS, STRIDE, BEFORE, FRAME_ROWS = range(11)
+#: Columns of results, their stride, the padding left, columns of a frame for each remainder, whether there is
+#: a frame, elements of a vector, and the address of the function that fills a frame.
+COLUMNS, STEP, LEFT, FRAME_COLUMNS, FRAMED, LANES, COPY = range(11, 18)
+#: Number of these words.
+TASK_WORDS = 18
+
+#: Words of a segment in a task's table: where it reads, where it writes (or reads gradients), how many
+#: elements.
+SEGMENT_WORDS = 3
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a convolution: `count` sums over a window that moves by `stride` along `size` elements.
+
+    before: zeros before the first element; negative where elements are left out.
+    taps: distances of the window's elements from its first.
+    out, start, step: sum k is element start + k * step of `out`.
+    """
+
+    size: int
+    count: int
+    stride: int
+    before: int
+    taps: tuple[int, ...]
+    out: int
+    start: int = 0
+    step: int = 1
+
+    @property
+    def reach(self) -> int:
+        """The distance from the window's first element to its last."""
+        return max(self.taps, default=0)
+
+    def length(self, count: int) -> int:
+        """Return the number of elements from the first to the last that `count` sums read."""
+        return (count - 1) * self.stride + self.reach + 1
+
+
+def phases(axis: Axis) -> list[tuple[Axis, tuple[int, ...]]]:
+    """Return the axes of the gradient of the input: from `axis.count` elements to `axis.size`.
+
+    There is one for each phase of the stride, with the numbers of the taps that contribute to it.
+    """
+    axes = []
+    for phase in range(min(axis.stride, axis.size)):
+        hits = [
+            (k, (phase + axis.before - tap) // axis.stride)
+            for k, tap in enumerate(axis.taps)
+            if (phase + axis.before - tap) % axis.stride == 0
+        ]
+        first = min((d for _, d in hits), default=0)
+        count = -(-(axis.size - phase) // axis.stride)
+        taps = tuple(d - first for _, d in hits)
+        back = Axis(axis.count, count, 1, -first, taps, axis.size, phase, axis.stride)
+        axes.append((back, tuple(k for k, _ in hits)))
+    return axes
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """How a source is cut into tasks: the words that `begin` reads, and the sizes that a plan needs."""
+
+    words: tuple[int, ...]
+    taps: tuple[int, ...]  # bytes from a segment to its source at each tap, columns fastest
+    blocks: int  # tasks of one group
+    segments: int  # of a task, at most
+    frame: int  # elements
+
+
+def _in_place(x: Spec, rows: Axis, columns: Axis) -> bool:
+    """Whether the source can be read without a frame."""
+    return (
+        rows.before == columns.before == 0
+        and columns.stride == 1
+        and rows.length(rows.count) <= rows.size
+        and columns.length(columns.count) <= columns.size
+        and columns.count % gemm.lanes(x.dtype.name) == 0
+    )
+
+
+def cut(x: Spec, groups: int, rows: Axis, columns: Axis, tile: int) -> Tasks:
+    """Cut a source (n, groups * channels, h, w) into tasks, of whole tiles of `tile` segments if possible."""
+    images, channels, lanes = x.shape[0], x.shape[1] // groups, gemm.lanes(x.dtype.name)
+    step, framed = columns.stride, not _in_place(x, rows, columns)
+    wide = -(-columns.length(columns.count) // step) if framed else columns.size
+    across, line = -(-columns.count // lanes), step * wide
+    most = rows.count
+    # Bands of an image with a large frame, or for enough chunks; otherwise several images.
+    while most > 1 and channels * rows.length(most) * line > 2 * _FRAME:
+        most = -(-most // 2)
+    bands = max(-(-rows.count // most), min(rows.count, LEAST_CHUNKS // (images * groups)))
+    most = -(-rows.count // bands)
+    bands, high = -(-rows.count // most), rows.length(most)
+    frame = channels * high * line
+    per = 1
+    if bands == 1:
+        part = most * across
+        top = min(-(-_SEGMENTS // part), _FRAME // frame, images * groups // (2 * LEAST_CHUNKS), images)
+        # Whole tiles, then many images: 3 of 14 segments each make 14 tiles of 3.
+        per = max(range(1, max(1, top) + 1), key=lambda n: (n * part / -(-n * part // tile), n))
+    words = (
+        *(groups, channels, images, bands, per, most, rows.size, rows.count, rows.stride, rows.before, high),
+        *(columns.count, step, columns.before, wide, int(framed), lanes),
+        conv_tile.frame(x.dtype.name, step) if framed else 0,
+    )
+    taps = tuple(
+        (y * line + (z % step * wide + z // step if framed else z)) * x.dtype.itemsize
+        for y in rows.taps
+        for z in columns.taps
+    )
+    # A vector may reach beyond the end of the frame.
+    frame = (per * frame + lanes) if framed else 0
+    return Tasks(words, taps, -(-images // per) * bands, per * most * across, frame)
+
+
+@device
+def _fill_frame(x: A2, region: A1, plan: Words, image: int, used: int, group: int, row: int) -> None:
+    """Copy the source of `used` images, from result row `row` on, to a frame at the start of a region."""
+    groups, channels, height, high = plan[GROUPS], plan[CHANNELS], plan[HEIGHT], plan[FRAME_ROWS]
+    copy, wide, step, left = plan[COPY], plan[FRAME_COLUMNS], plan[STEP], plan[LEFT]
+    size, width, line = x.itemsize, x.shape[1], step * wide
+    top = row * plan[STRIDE] - plan[BEFORE]
+    above = min(max(-top, 0), high)
+    inside = max(0, min(height, top + high) - max(top, 0))
+    below = high - above - inside
+    first, total = (image * groups + group) * channels, groups * channels
+    base, pitch, frame = x.ctypes.data, width * size, region.ctypes.data
+    for n in range(used):
+        for c in range(channels):
+            to = frame + (n * channels + c) * high * line * size
+            at = base + ((first + n * total + c) * height + max(top, 0)) * pitch
+            call_address(copy, above, base, 0, to, wide, step, left, 0)
+            call_address(copy, inside, at, pitch, to + above * line * size, wide, step, left, width)
+            call_address(copy, below, base, 0, to + (above + inside) * line * size, wide, step, left, 0)
+
+
+@device
+def begin(
+    x: A2, region: A1, table: A1, plan: Words, task: int, next_other: int, line_other: int, done: int
+) -> tuple[int, int, int, int, int, int, int]:
+    """Prepare a task: its frame, and its table of segments.
+
+    next_other, line_other: elements from an image to the next and from a row to the next, in the array that
+    the table's second words point into.  done: the number of segments in the table, from the chunk's last
+    task.
+
+    Returns the address of the source, bytes from a channel of it to the next, the number of segments; the
+    task's first image, its number of images, its first row, its number of rows.
+    """
+    groups, channels, bands = plan[GROUPS], plan[CHANNELS], plan[BANDS]
+    group, block, size = task % groups, task // groups, x.itemsize
+    image, row = block // bands * plan[TASK_IMAGES], block % bands * plan[TASK_ROWS]
+    used, rows = min(plan[TASK_IMAGES], plan[IMAGES] - image), min(plan[TASK_ROWS], plan[ROWS] - row)
+    stride, columns, lanes, line = plan[STRIDE], plan[COLUMNS], plan[LANES], plan[STEP] * plan[FRAME_COLUMNS]
+    if plan[FRAMED]:
+        _fill_frame(x, region, plan, image, used, group, row)
+        plane, source = plan[FRAME_ROWS] * line, region.ctypes.data
+        next_image = channels * plane
+    else:
+        plane = plan[HEIGHT] * line
+        next_image = groups * channels * plane
+        first = (image * groups + group) * channels
+        source = x.ctypes.data + (first * plan[HEIGHT] + row * stride) * line * size
+    pieces = (columns + lanes - 1) // lanes
+    count = used * rows * pieces
+    if count != done:  # otherwise the table is there: all whole tasks have the same
+        k = 0
+        for n in range(used):
+            for t in range(rows):
+                for piece in range(pieces):
+                    q = piece * lanes
+                    table[k] = (n * next_image + t * stride * line + q) * size
+                    table[k + 1] = (n * next_other + t * line_other + q) * size
+                    table[k + 2] = min(lanes, columns - q)
+                    k += SEGMENT_WORDS
+    return source, plane * size, count, image, used, row, rows
