@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from treepie.autodiff import Tensor, ptree, tape
 from treepie.autodiff.arguments import as_tensor
-from treepie.autodiff.program.call import Call
+from treepie.autodiff.program.call import PureCall
 from treepie.autodiff.program.graph import Slice
 from treepie.autodiff.program.program import Blueprint
 from treepie.autodiff.program.pure import Pure, is_pure
@@ -37,7 +37,7 @@ class PureModelStep(Step):
         self.pure_loss = is_pure(given.loss)
         self.leaves = None
         self._key: Hashable = None
-        self.call: Call | None = None
+        self.call: PureCall | None = None
         g = given
         state = steps.state_leaves(g.state)
         if (
@@ -146,7 +146,7 @@ class PureModelStep(Step):
         assert leaves is not None
         if pure.fails([*[None] * len(g.buffers.layout.shapes), *leaves, g.key]):
             raise Restart
-        self.call = Call(pure, pure.made, (), (), taped=True)  # whose arguments `fill` declares
+        self.call = PureCall(pure, pure.made, (), (), taped=True)  # whose arguments `fill` declares
         made = [Tensor(s) for s in trace.call(self.call, "model", pure.outputs)]
         self.node = node = tape.Node(self.call, (), {}, tuple([t._data for t in made]), self.number)
         trace.nodes.append(node)

@@ -19,7 +19,7 @@ from .graph import Alias
 Run = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
 
-class Call:
+class PureCall:
     """A call of a pure function in a trace; a rule of the tape too.
 
     run: what it does.  inputs: tensors that it is given.  first: the number of its first result.
@@ -71,7 +71,7 @@ class Call:
         count, run, function = len(self.inputs), self.run, self.function
 
         def walk(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-            inner = Call(function, run, tuple(tensors[:count]), (), taped=True)
+            inner = PureCall(function, run, tuple(tensors[:count]), (), taped=True)
             inner.expand()
             cotangents = iter(tensors[count:])
             found = inner.pull_back(None, [next(cotangents) if p else None for p in present], wanted)
@@ -94,7 +94,7 @@ def entered(
     """Write a call of a pure function into a trace, and return its results."""
     numbers = tuple([trace.number_of(t) for t in given])
     taped = bool(active.state.gradients)
-    call = Call(function, run, given, numbers, taped)
+    call = PureCall(function, run, given, numbers, taped)
     made = [Tensor(s) for s in trace.call(call, (function, key, numbers), outputs)]
     if taped:
         tape.record(call, given, {}, tuple(made))

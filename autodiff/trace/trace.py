@@ -25,7 +25,7 @@ from .active import classes, inside, line
 from .entry import INPUT, NUMBER, Entry, Input, Output, Row, Shape, Symbol
 
 if TYPE_CHECKING:
-    from ..program.call import Call
+    from ..program.call import PureCall
     from ..tape import Node
     from ..tensor import Tensor
 
@@ -77,7 +77,7 @@ class Trace:
         self.inputs: list[int] = []  # numbers of the tensors from outside
         self.numbers: list[float | int | bool] = []
         self.number_values: list[int] = []  # which values they are
-        self.calls: list[Call] = []
+        self.calls: list[PureCall] = []
         self.nodes: list[Node] = []
         self._known: dict[int, int] = {}
         if not user:
@@ -221,7 +221,7 @@ class Trace:
             self.entry = entry
         return entry
 
-    def call(self, call: Call, key: Any, outputs: Sequence[Output]) -> list[Symbol]:
+    def call(self, call: PureCall, key: Any, outputs: Sequence[Output]) -> list[Symbol]:
         """Write down a call of a pure function."""
         entry = self.entry.children.get(key)
         if entry is None or self.lines:
