@@ -12,7 +12,7 @@ from treepie.autodiff import Tensor, tape
 from treepie.autodiff.arguments import integer
 from treepie.autodiff.program.cache import ProgramCache
 from treepie.autodiff.program.graph import Slice
-from treepie.autodiff.program.program import Blueprint
+from treepie.autodiff.program.program import ProgramFamily
 from treepie.autodiff.program.pure import Known, call_pure
 from treepie.autodiff.program.request import Request
 from treepie.autodiff.ptree.structure import Flattened, Matcher, builder, matcher, rebuild
@@ -110,7 +110,7 @@ class Jitted:
         found = self._cache.find(root, 0)
         if found is None or (self._check and found is not _EAGER):
             found = self._known_or_traced(root, found, flat, statics)
-        if not isinstance(found, Blueprint):
+        if not isinstance(found, ProgramFamily):
             return self._called(flat, statics, tensors, numbers)
         firsts, continues = _blocks(tensors)
         program = found.variant(
@@ -165,14 +165,14 @@ class Jitted:
             self._cache.say(error.why)
             root.programs[0] = _EAGER
             return _EAGER
-        if isinstance(found, Blueprint):
+        if isinstance(found, ProgramFamily):
             made.written.compare(found.written, f"jit: {self.name}")
             _compare_numbers(f"jit: {self.name}", made.result[1], found.result[1])
             return found
         self._cache.add(root, 0, made)
         return made
 
-    def _traced(self, flat: Flattened, statics: Any) -> Blueprint:
+    def _traced(self, flat: Flattened, statics: Any) -> ProgramFamily:
         """Run the function on symbolic tensors, and return what it does."""
         trace = Trace(root(), user=False, refuse=self._refuse, lines=self._check)
         numbers = Numbers(flat.numbers or ())
@@ -189,7 +189,7 @@ class Jitted:
         fresh = [trace.number_of(t) for t in result.tensors]
         inputs = {n: Slice(n) for n in range(len(given))}
         request = Request([t.array.nbytes for t in flat.tensors], inputs, fresh, numbers=numbers)
-        made = Blueprint(trace, trace.items, request, self._cache.arenas)
+        made = ProgramFamily(trace, trace.items, request, self._cache.arenas)
         made.result = (builder(result.structure), result.numbers)
         made.written = Transcript(trace, set(inputs)) if self._check else None
         trace.end()

@@ -10,7 +10,7 @@ import numpy as np
 
 from treepie.autodiff import Tensor, ops, rng, tape
 from treepie.autodiff.program.graph import Alias, Slice
-from treepie.autodiff.program.program import Blueprint
+from treepie.autodiff.program.program import ProgramFamily
 from treepie.autodiff.program.request import Request
 from treepie.autodiff.tensor import float64
 from treepie.autodiff.trace.number import Numbers
@@ -39,7 +39,7 @@ class _Results:
     late: int
 
 
-def planned(step: Step, values: int) -> Blueprint | None:
+def planned(step: Step, values: int) -> ProgramFamily | None:
     """Trace what follows on a step's forward pass; return the whole as a blueprint, None if it reads values.
 
     values: how many values there are so far.
@@ -61,7 +61,7 @@ def planned(step: Step, values: int) -> Blueprint | None:
         return None
     every = [*items, *trace.items]
     request = _request(step, numbers, results, len(items) + results.late)
-    return Blueprint(trace, every, request, step.steps.cache.arenas, values)
+    return ProgramFamily(trace, every, request, step.steps.cache.arenas, values)
 
 
 def _key(step: Step, numbers: Numbers) -> list[Any]:

@@ -12,7 +12,7 @@ from treepie.autodiff import Tensor, ptree
 from treepie.autodiff.program.cache import ProgramCache
 from treepie.autodiff.program.call import expanded
 from treepie.autodiff.program.graph import Slice
-from treepie.autodiff.program.program import Blueprint
+from treepie.autodiff.program.program import ProgramFamily
 from treepie.autodiff.program.request import Request
 from treepie.autodiff.ptree.structure import Flattened, rebuild
 from treepie.autodiff.tensor import TENSOR_DTYPES
@@ -54,7 +54,7 @@ class Outputs:
         specs = tuple([(t._data.shape, t._data.dtype) for t in leaves])
         root = self.cache.root((get_num_threads(), at.buffers.layout.key, at.dtype, structure, specs))
         found = self.cache.find(root, 0)
-        if not isinstance(found, Blueprint):
+        if not isinstance(found, ProgramFamily):
             describe = lambda: {"inputs": str([t.shape for t in leaves])}
             with compilations.watch():
                 if found is None and not self.cache.pays(root, 0, 1, describe):
@@ -87,7 +87,7 @@ class Outputs:
         flat = Flattened("Trainer.predict", (inputs(x), state, ctx), numbers=False)
         return flat.tensors, flat.structure
 
-    def _whole(self, at: Generation, leaves: Sequence[Tensor], structure: Any) -> Blueprint:
+    def _whole(self, at: Generation, leaves: Sequence[Tensor], structure: Any) -> ProgramFamily:
         """Trace the model."""
         trace = Trace(root(), user=False)
         layout = at.buffers.layout
@@ -105,7 +105,7 @@ class Outputs:
         result = Flattened("Trainer.predict: the output", out, numbers=False)
         sizes = [a.nbytes for a in at.buffers.arrays[: len(layout.groups)]] + [t.array.nbytes for t in leaves]
         fresh = [trace.number_of(t) for t in result.tensors]
-        made = Blueprint(trace, trace.items, Request(sizes, given, fresh), self.cache.arenas)
+        made = ProgramFamily(trace, trace.items, Request(sizes, given, fresh), self.cache.arenas)
         made.result = result.structure
         trace.end()
         return made
@@ -145,7 +145,7 @@ class Outputs:
             return out
         count = len(at.buffers.layout.groups)
         tensors: list[Any] = [trace.values[n] for n in trace.inputs]
-        if not isinstance(found, Blueprint):
+        if not isinstance(found, ProgramFamily):
             found = active.inside(trace, self._planned, trace, at, given, tensors, values)
             self.cache.add(entry, 0, found)
         params.clear()
@@ -165,14 +165,14 @@ class Outputs:
 
     def _planned(
         self, trace: Trace, at: Generation, given: Any, tensors: Sequence[Any], values: int
-    ) -> Blueprint:
+    ) -> ProgramFamily:
         trace.end_user()
         count = len(at.buffers.layout.groups)
         places = {**given, **{n: Slice(count + k) for k, n in enumerate(trace.inputs)}}
         sizes = [a.nbytes for a in at.buffers.arrays[:count]] + [t.array.nbytes for t in tensors]
         items = expanded(trace)
         request = Request(sizes, places, user_numbers=tuple(trace.number_values))
-        return Blueprint(trace, items, request, self.cache.arenas, values)
+        return ProgramFamily(trace, items, request, self.cache.arenas, values)
 
 
 def _declared(trace: Trace, layout: FlatLayout) -> tuple[list[Tensor], dict[int, Slice]]:

@@ -9,7 +9,7 @@ from treepie.autodiff import Tensor, ptree, tape
 from treepie.autodiff.arguments import as_tensor
 from treepie.autodiff.program.call import PureCall
 from treepie.autodiff.program.graph import Slice
-from treepie.autodiff.program.program import Blueprint
+from treepie.autodiff.program.program import ProgramFamily
 from treepie.autodiff.program.pure import Pure, is_pure
 from treepie.autodiff.ptree.structure import Flattened, rebuild
 from treepie.autodiff.trace import active
@@ -86,7 +86,7 @@ class PureModelStep(Step):
             return self.eagerly()
         if found is None and not programs.pays(root, 0, 1, self.described):
             return self.eagerly()
-        if not isinstance(found, Blueprint):
+        if not isinstance(found, ProgramFamily):
             found = active.inside(self.trace, self._whole)
             if found is None:
                 programs.say("the model or the loss reads values")
@@ -98,7 +98,7 @@ class PureModelStep(Step):
         self.dtype, self.after = found.result
         return self._run(found.program(), (), commit)
 
-    def _whole(self) -> Blueprint | None:
+    def _whole(self) -> ProgramFamily | None:
         """Trace the whole step, which is all the library's."""
         g, trace = self.given, self.trace
         self.number = tape.begin()

@@ -15,7 +15,7 @@ import numpy as np
 from treepie.autodiff import Tensor, ptree, rng, tape, value_and_grad_aux
 from treepie.autodiff.program.call import expanded
 from treepie.autodiff.program.graph import Slice
-from treepie.autodiff.program.program import Blueprint, Program
+from treepie.autodiff.program.program import ProgramFamily, Program
 from treepie.autodiff.trace import active
 from treepie.autodiff.trace.trace import Restart, Trace
 from treepie.autodiff.transform import check_scalar, or_zeros, without_history
@@ -93,7 +93,7 @@ class Step:
                 return active.inside(None, self._finish)
         except Restart:
             return self.eagerly()
-        if not isinstance(found, Blueprint):
+        if not isinstance(found, ProgramFamily):
             found = active.inside(trace, planned, self, values)
             if found is None:
                 trace.materialize()

@@ -10,7 +10,7 @@ from treepie.kernels import config
 
 from ..trace.entry import Entry, root
 from .instance import Arenas
-from .program import Blueprint, Program
+from .program import ProgramFamily, Program
 
 #: What a structure has that was seen once, while most calls have a new one: those do not pay for a program.
 SEEN = "seen"
@@ -30,8 +30,8 @@ class ProgramCache:
         self.subject = subject
         self.arenas = Arenas()
         self._roots: dict[Hashable, Entry] = {}
-        self._used: OrderedDict[Blueprint, tuple[Entry, Hashable]] = OrderedDict()
-        self._last: Blueprint | None = None
+        self._used: OrderedDict[ProgramFamily, tuple[Entry, Hashable]] = OrderedDict()
+        self._last: ProgramFamily | None = None
         self._entries = 0
         self._said: set[str] = set()
         self._recent: deque[bool] = deque(maxlen=_WINDOW)
@@ -50,9 +50,9 @@ class ProgramCache:
             found.key = key
         return found
 
-    def find(self, entry: Entry, key: Hashable) -> Blueprint | str | None:
+    def find(self, entry: Entry, key: Hashable) -> ProgramFamily | str | None:
         """Return what is known of traces that end at an entry; SEEN, or None, if there is no program."""
-        found: Blueprint | str | None = entry.programs.get(key)
+        found: ProgramFamily | str | None = entry.programs.get(key)
         if found is None or found is SEEN:
             return found
         self._recent.append(False)
@@ -78,7 +78,7 @@ class ProgramCache:
         self._say_changes()
         return False
 
-    def add(self, entry: Entry, key: Hashable, blueprint: Blueprint) -> None:
+    def add(self, entry: Entry, key: Hashable, blueprint: ProgramFamily) -> None:
         """Keep programs, and let others go if there are too many."""
         entry.programs[key] = blueprint
         self._used[blueprint] = (entry, key)

@@ -38,7 +38,7 @@ _BYTE = np.dtype(np.uint8)
 _SMALL = 4096
 
 
-class Blueprint:
+class ProgramFamily:
     """A trace with all that follows from it, of which programs are made: one for each set of results.
 
     values: how many of the values a user's Python has seen.
