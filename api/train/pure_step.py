@@ -186,7 +186,7 @@ class PureModelStep(Step):
                 return out, after.state
 
             pure = Pure(model.name, apply, (tuple, len(given), (Tensor,) * len(given)))
-            pure.outline(given, taped=True)
+            pure.trace(given, taped=True)
             known[key] = pure
         return pure
 

@@ -66,7 +66,7 @@ class Pure:
         self._constants: dict[int, Tensor] = {}
         self._numbers: list[int] = []
 
-    def outline(self, given: Sequence[Tensor], taped: bool, lines: bool = False) -> None:
+    def trace(self, given: Sequence[Tensor], taped: bool, lines: bool = False) -> None:
         """Learn what it does, by running it on symbolic tensors that lead nowhere.
 
         taped: whether a gradient is taken of it, so that gradients inside of it have one too.
@@ -223,7 +223,7 @@ def _outlined(
 ) -> Pure | None:
     pure = Pure(getattr(function, "__name__", type(function).__name__), function, taken)
     try:
-        pure.outline(given, taped, lines=once and CHECK)
+        pure.trace(given, taped, lines=once and CHECK)
     except _Opaque:
         return None
     return pure
