@@ -146,7 +146,7 @@ class PureModelStep(Step):
         assert leaves is not None
         if pure.fails([*[None] * len(g.buffers.layout.shapes), *leaves, g.key]):
             raise Restart
-        self.call = PureCall(pure, pure.made, (), (), taped=True)  # whose arguments `fill` declares
+        self.call = PureCall(pure, pure.replay, (), (), taped=True)  # whose arguments `fill` declares
         made = [Tensor(s) for s in trace.call(self.call, "model", pure.outputs)]
         self.node = node = tape.Node(self.call, (), {}, tuple([t._data for t in made]), self.number)
         trace.nodes.append(node)

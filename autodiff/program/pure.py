@@ -127,7 +127,7 @@ class Pure:
         arguments = rebuild(self._taken, iter(given), iter(()))
         return Flattened(f"{self.name}: the result", self._function(*arguments), numbers=False)
 
-    def made(self, given: Sequence[Tensor]) -> list[Tensor]:
+    def replay(self, given: Sequence[Tensor]) -> list[Tensor]:
         """Return the tensors of its results that are no arguments and no constants."""
         if self._items is None:
             tensors = self._result(given).tensors
@@ -192,8 +192,8 @@ def call_pure(
         return function(*arguments)
     if user:
         assert trace is not None
-        return pure.result(given, entered(trace, pure, None, pure.made, given, pure.outputs))
-    return pure.result(given, pure.made(given))
+        return pure.result(given, entered(trace, pure, None, pure.replay, given, pure.outputs))
+    return pure.result(given, pure.replay(given))
 
 
 def call_tensors(
@@ -215,7 +215,7 @@ def call_tensors(
         pure = known[whole] = _outlined(function, taken, given, taped, once=False)
     if not isinstance(pure, Pure) or (pure.checks and pure.fails(given)):
         return None
-    return pure, entered(trace, pure, None, pure.made, given, pure.outputs)
+    return pure, entered(trace, pure, None, pure.replay, given, pure.outputs)
 
 
 def _outlined(
