@@ -124,7 +124,7 @@ class Outputs:
         def forward() -> Any:
             return self.model.apply(Vars(layout.around(params), at.state, at.dtype), x, ctx=ctx)[0]
 
-        trace.given = materialized
+        trace.materialize_inputs = materialized
         try:
             out = active.inside(trace, forward)
             if trace.closed:

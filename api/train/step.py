@@ -79,7 +79,7 @@ class Step:
         programs = self.steps.cache
         root = programs.root(self.key())
         self.trace = trace = Trace(root, depth=1)
-        trace.given = self._materialized
+        trace.materialize_inputs = self._materialized
         try:
             active.inside(trace, self._forward)
             if trace.closed:

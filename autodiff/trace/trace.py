@@ -52,7 +52,7 @@ class Trace:
 
     #: Why a read is refused, and what gives declared values their elements.
     refuse: Callable[[str], Exception] | None = None
-    given: Callable[[], None] | None = None
+    materialize_inputs: Callable[[], None] | None = None
     lines = closed = False
     #: Whether a user may walk back over nodes later; whether a user's Python takes part in the backward pass.
     pullbacks = python_backward = False
@@ -266,8 +266,8 @@ class Trace:
     def run(self) -> None:
         """Run op by op what was written down."""
         values = self.values
-        if self.given is not None:
-            self.given()
+        if self.materialize_inputs is not None:
+            self.materialize_inputs()
         for number, value in zip(self.number_values, self.numbers, strict=True):
             symbol = values[number]
             with np.errstate(over="ignore"):
@@ -296,7 +296,7 @@ class Trace:
 
     def end(self) -> None:
         """Let go of everything: values and this refer to each other."""
-        self.closed, self.given = True, None
+        self.closed, self.materialize_inputs = True, None
         if self.nodes:
             self.forget_nodes()
         self.values, self.calls, self.items = [], [], []
