@@ -189,7 +189,7 @@ class Jitted:
         fresh = [trace.number_of(t) for t in result.tensors]
         inputs = {n: Slice(n) for n in range(len(given))}
         request = Request([t.array.nbytes for t in flat.tensors], inputs, fresh, numbers=numbers)
-        made = ProgramFamily(trace, trace.items, request, self._cache.arenas)
+        made = ProgramFamily(trace, trace.entries, request, self._cache.arenas)
         made.result = (builder(result.structure), result.numbers)
         made.written = Transcript(trace, set(inputs)) if self._check else None
         trace.end()

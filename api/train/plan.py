@@ -59,7 +59,7 @@ def planned(step: Step, values: int) -> ProgramFamily | None:
     except Reads:
         trace.user, trace.refuse, step.gradients = True, None, None
         return None
-    every = [*items, *trace.items]
+    every = [*items, *trace.entries]
     request = _request(step, numbers, results, len(items) + results.late)
     return ProgramFamily(trace, every, request, step.steps.cache.arenas, values)
 
@@ -68,7 +68,7 @@ def _key(step: Step, numbers: Numbers) -> list[Any]:
     """Return the entries that fold the step's numbers into the key."""
     g, trace = step.given, step.trace
     items: list[Any] = []
-    trace.items = items
+    trace.entries = items
     if g.key is None:
         return items
     base = trace.symbol((2,), g.key.dtype)
@@ -77,7 +77,7 @@ def _key(step: Step, numbers: Numbers) -> list[Any]:
     for k in range(len(g.folds)):
         key = rng.fold_in(key, numbers.number(1 + k))  # type: ignore[arg-type]
     made = [*items, Alias(((step.key_number, trace.number_of(key)),))]
-    trace.items = []
+    trace.entries = []
     return made
 
 
@@ -95,7 +95,7 @@ def _results(step: Step, numbers: Numbers) -> _Results:
         size, examples, total = _part_numbers(numbers, len(g.folds))
         first = 2 * externals + 1
         sums = [] if part.first else _externals(step, [(t.shape, t.dtype) for t in flat], first)
-        late = len(trace.items)
+        late = len(trace.entries)
         flat = finish.summed(flat, sums, part, size, examples)
         if not part.last:
             filled = [*[(t, first + k) for k, t in enumerate(flat)], *_tick(step, 2 * externals)]
@@ -103,7 +103,7 @@ def _results(step: Step, numbers: Numbers) -> _Results:
         loss = (loss * size + total) / examples
     norm = finish.norm_of(flat) if g.checked or g.clip_norm is not None else loss
     checked = finish.check(loss, norm) if g.checked else norm
-    late = len(trace.items)
+    late = len(trace.entries)
     updates = flat if g.clip_norm is None else finish.clipped(flat, g.clip_norm, checked)
     held = _externals(step, [(a.shape, a.dtype) for a in g.buffers.arrays], 0)
     new = finish.updated(step.steps.optimizer, layout, numbers.number(0), held, updates)

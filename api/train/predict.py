@@ -105,7 +105,7 @@ class Outputs:
         result = Flattened("Trainer.predict: the output", out, numbers=False)
         sizes = [a.nbytes for a in at.buffers.arrays[: len(layout.groups)]] + [t.array.nbytes for t in leaves]
         fresh = [trace.number_of(t) for t in result.tensors]
-        made = ProgramFamily(trace, trace.items, Request(sizes, given, fresh), self.cache.arenas)
+        made = ProgramFamily(trace, trace.entries, Request(sizes, given, fresh), self.cache.arenas)
         made.result = result.structure
         trace.end()
         return made

@@ -108,7 +108,7 @@ class PureModelStep(Step):
         x, target, state, ctx = _arguments(self.structure, g.state, len(self.leaves or ()), rest)
         trace.refuse = Reads
         self.forward: list[Any] = []
-        trace.items = self.forward
+        trace.entries = self.forward
         params = g.buffers.layout.around(self.variables)
         try:
             out, after = self.steps.model.apply(Vars(params, state, g.dtype), x, g.training, key, ctx)

@@ -112,8 +112,8 @@ def expanded(trace: Trace) -> list[Any]:
             made.append(entry)
             continue
         inner: list[Any] = []
-        trace.items = inner
+        trace.entries = inner
         numbers = [trace.number_of(t) for t in next(calls).expand()]
         made += [*inner, Alias(tuple((entry.first + k, n) for k, n in enumerate(numbers)))]
-    trace.items = []
+    trace.entries = []
     return made

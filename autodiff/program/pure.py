@@ -95,8 +95,8 @@ class Pure:
             else:
                 self.refs.append(("constant", t))
         # A rule of a user's own in the backward pass is no entry: then its Python runs again.
-        self._items = None if trace.python_backward else list(trace.items)
-        self.checks = [e for e in trace.items if e.op.failure is not None]
+        self._items = None if trace.python_backward else list(trace.entries)
+        self.checks = [e for e in trace.entries if e.op.failure is not None]
         self._specs = [Spec(v.shape, v.dtype) for v in trace.values]
         held = enumerate(trace.values)
         self._constants = {n: v for n, v in held if not isinstance(v, Symbol)}

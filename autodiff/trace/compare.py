@@ -17,7 +17,7 @@ class Transcript:
         self.rows: list[tuple[Any, ...]] = []
         self.constants: list[dict[int, np.ndarray]] = []
         self.lines: list[str] = []
-        for entry in trace.items:
+        for entry in trace.entries:
             if not isinstance(entry, Entry):
                 continue
             self.rows.append(

@@ -84,7 +84,7 @@ class Trace:
             self._begin_library()
 
     def _begin_library(self) -> None:
-        self.items: list[Any] = []
+        self.entries: list[Any] = []
         self.computed: list[tuple[int, Any, int]] = []  # values that Python computes before each run
 
     def end_user(self) -> None:
@@ -213,7 +213,7 @@ class Trace:
                 entry.key = key
                 self.entry.children[key] = entry
             else:
-                self.items.append(entry)
+                self.entries.append(entry)
                 entry.parent = None  # nobody looks for it
         if self.lines:
             entry.line = line()
@@ -299,7 +299,7 @@ class Trace:
         self.closed, self.materialize_inputs = True, None
         if self.nodes:
             self.forget_nodes()
-        self.values, self.calls, self.items = [], [], []
+        self.values, self.calls, self.entries = [], [], []
 
     def forget_nodes(self) -> None:
         """Cut what the tape has written, so that a tensor that is kept keeps no others; calls too."""
