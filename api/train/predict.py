@@ -150,7 +150,7 @@ class Outputs:
             self.cache.add(entry, 0, found)
         params.clear()
         trace.forget_nodes()
-        kept = trace.kept(values)
+        kept = trace.live_values(values)
         program = found.program(kept)
         run = program.prepare(
             [*at.buffers.addresses[:count], *[t.address for t in tensors]], (), trace.numbers

@@ -104,7 +104,7 @@ class Step:
         self.loss = self.gradients = None
         self.variables.clear()
         trace.forget_nodes()
-        kept = trace.kept(values)
+        kept = trace.live_values(values)
         if self.given.out is self.given.buffers and not self.given.out.exclusive():
             self.given.out = self.given.buffers.like()
         return self._run(found.program(kept), kept, commit)

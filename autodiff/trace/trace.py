@@ -288,7 +288,7 @@ class Trace:
         value = self.values[number]
         return classes.tensor(value.read()) if type(value) is Symbol else value  # type: ignore[return-value]
 
-    def kept(self, count: int) -> tuple[int, ...]:
+    def live_values(self, count: int) -> tuple[int, ...]:
         """Return which of the first values are symbolic, and held by somebody besides this trace."""
         values = self.values if count == len(self.values) else self.values[:count]
         most = _HELD if values is self.values else _HELD + 1
@@ -311,7 +311,7 @@ class Trace:
 
 
 def _references() -> int:
-    """Return the count of references to a value of `Trace.values` in the loop of `Trace.kept`."""
+    """Return the count of references to a value of `Trace.values` in the loop of `Trace.live_values`."""
     values = [object()]
     return max([sys.getrefcount(v) for n, v in enumerate(values)])
 
