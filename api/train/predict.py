@@ -10,7 +10,7 @@ import numpy as np
 
 from treepie.autodiff import Tensor, ptree
 from treepie.autodiff.program.cache import ProgramCache
-from treepie.autodiff.program.call import expanded
+from treepie.autodiff.program.call import inline_calls
 from treepie.autodiff.program.graph import Slice
 from treepie.autodiff.program.program import ProgramFamily
 from treepie.autodiff.program.request import Request
@@ -170,7 +170,7 @@ class Outputs:
         count = len(at.buffers.layout.groups)
         places = {**given, **{n: Slice(count + k) for k, n in enumerate(trace.inputs)}}
         sizes = [a.nbytes for a in at.buffers.arrays[:count]] + [t.array.nbytes for t in tensors]
-        items = expanded(trace)
+        items = inline_calls(trace)
         request = Request(sizes, places, user_numbers=tuple(trace.number_values))
         return ProgramFamily(trace, items, request, self.cache.arenas, values)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from treepie.autodiff import Tensor, ptree, rng, tape, value_and_grad_aux
-from treepie.autodiff.program.call import expanded
+from treepie.autodiff.program.call import inline_calls
 from treepie.autodiff.program.graph import Slice
 from treepie.autodiff.program.program import ProgramFamily, Program
 from treepie.autodiff.trace import active
@@ -238,7 +238,7 @@ class Step:
 
     def forward_entries(self) -> list[Any]:
         """Return the entries of the forward pass."""
-        return expanded(self.trace)
+        return inline_calls(self.trace)
 
     @property
     def first_leaf(self) -> int:

@@ -101,7 +101,7 @@ def entered(
     return made
 
 
-def expanded(trace: Trace) -> list[Any]:
+def inline_calls(trace: Trace) -> list[Any]:
     """Return the entries of a trace of a user's Python, with those of pure calls in their places."""
     made: list[Any] = []
     calls = iter(trace.calls)
