@@ -57,7 +57,7 @@ class Outputs:
         if not isinstance(found, ProgramFamily):
             describe = lambda: {"inputs": str([t.shape for t in leaves])}
             with compilations.watch():
-                if found is None and not self.cache.pays(root, 0, 1, describe):
+                if found is None and not self.cache.worth_planning(root, 0, 1, describe):
                     return self.model.apply(vars(), inputs(x), ctx=ctx)[0]
                 found = self._whole(at, leaves, structure)
                 self.cache.add(root, 0, found)
@@ -140,7 +140,7 @@ class Outputs:
         """Give the tensors that the model has made their elements."""
         values, entry = len(trace.values), trace.entry
         found = self.cache.find(entry, 0)
-        if found is None and not self.cache.pays(entry, 0, values, dict):
+        if found is None and not self.cache.worth_planning(entry, 0, values, dict):
             trace.materialize()
             return out
         count = len(at.buffers.layout.groups)

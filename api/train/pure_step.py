@@ -84,7 +84,7 @@ class PureModelStep(Step):
         found = programs.find(root, 0)
         if found == _EAGER:
             return self.eagerly()
-        if found is None and not programs.pays(root, 0, 1, self.described):
+        if found is None and not programs.worth_planning(root, 0, 1, self.described):
             return self.eagerly()
         if not isinstance(found, ProgramFamily):
             found = active.inside(self.trace, self._whole)

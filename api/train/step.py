@@ -88,7 +88,7 @@ class Step:
             key = self._results()
             entry, values = trace.entry, len(trace.values)
             found = programs.find(entry, key)
-            if found is None and not programs.pays(entry, key, values, self.described):
+            if found is None and not programs.worth_planning(entry, key, values, self.described):
                 trace.materialize()
                 return active.inside(None, self._finish)
         except Restart:

@@ -62,7 +62,9 @@ class ProgramCache:
                 self._used.move_to_end(found)  # type: ignore[arg-type]
         return found
 
-    def pays(self, entry: Entry, key: Hashable, size: int, describe: Callable[[], Mapping[str, str]]) -> bool:
+    def worth_planning(
+        self, entry: Entry, key: Hashable, size: int, describe: Callable[[], Mapping[str, str]]
+    ) -> bool:
         """Whether a structure that is new pays for a program: unless most are new.
 
         size: how many entries it may have added.
