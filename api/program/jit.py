@@ -162,7 +162,7 @@ class Jitted:
         except _Read as error:
             if not self._fallback:
                 raise
-            self._cache.say(error.why)
+            self._cache.report_eager(error.why)
             root.programs[0] = _EAGER
             return _EAGER
         if isinstance(found, ProgramFamily):

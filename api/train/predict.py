@@ -128,7 +128,7 @@ class Outputs:
         try:
             out = active.inside(trace, forward)
             if trace.closed:
-                self.cache.say(f"a value is read in {trace.read_at}")
+                self.cache.report_eager(f"a value is read in {trace.read_at}")
                 return out
             return self._replayed(trace, at, params, given, out)
         except Restart:

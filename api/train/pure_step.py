@@ -89,7 +89,7 @@ class PureModelStep(Step):
         if not isinstance(found, ProgramFamily):
             found = active.inside(self.trace, self._whole)
             if found is None:
-                programs.say("the model or the loss reads values")
+                programs.report_eager("the model or the loss reads values")
                 root.programs[0] = _EAGER
                 return self.eagerly()
             programs.add(root, 0, found)

@@ -83,7 +83,7 @@ class Step:
         try:
             active.inside(trace, self._forward)
             if trace.closed:
-                programs.say(f"a value is read in {trace.read_at}")
+                programs.report_eager(f"a value is read in {trace.read_at}")
                 return active.inside(None, self._finish)
             key = self._results()
             entry, values = trace.entry, len(trace.values)

@@ -109,7 +109,7 @@ class ProgramCache:
         """Give back the memory of intermediate results; the next run takes new."""
         self.arenas.release()
 
-    def say(self, why: str) -> None:
+    def report_eager(self, why: str) -> None:
         """Say, once for each reason, that something runs op by op."""
         if why not in self._said:
             self._said.add(why)
