@@ -11,7 +11,7 @@ import numpy as np
 
 from treepie.autodiff import Tensor, float32, ptree
 from treepie.autodiff.arguments import as_tensor
-from treepie.autodiff.program.pure import Known, call_pure, call_tensors, is_pure
+from treepie.autodiff.program.pure import PureCache, call_pure, call_tensors, is_pure
 from treepie.autodiff.ptree.structure import register_state, register_static
 from treepie.autodiff.tensor import TensorLike, check_dtype
 from treepie.autodiff.trace import active
@@ -83,7 +83,7 @@ class Layer(Constructed):
         """Make a layer of its two functions."""
         self._init, self._apply, self.name = init, apply, name
         self.pure = pure or is_pure(apply)
-        self._known: Known = {}
+        self._known: PureCache = {}
 
     def __getstate__(self) -> Any:
         """Return what is pickled of a layer that no constructor of the library's made."""

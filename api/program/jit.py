@@ -13,7 +13,7 @@ from treepie.autodiff.arguments import integer
 from treepie.autodiff.program.cache import ProgramCache
 from treepie.autodiff.program.graph import Slice
 from treepie.autodiff.program.program import ProgramFamily
-from treepie.autodiff.program.pure import Known, call_pure
+from treepie.autodiff.program.pure import PureCache, call_pure
 from treepie.autodiff.program.request import Request
 from treepie.autodiff.ptree.structure import Flattened, Matcher, builder, matcher, rebuild
 from treepie.autodiff.trace import active
@@ -53,7 +53,7 @@ class Jitted:
         self.function, self._static, self._donate = function, frozenset(static), frozenset(donate)
         self._fallback, self._check = fallback, check or CHECK
         self.name = getattr(function, "__name__", type(function).__name__)
-        self._known: dict[Hashable, Known] = {}
+        self._known: dict[Hashable, PureCache] = {}
         self._last: tuple[Matcher, Hashable] = (lambda arguments: None, None)
         self._cache = ProgramCache(f"calls of {self.name}")
 

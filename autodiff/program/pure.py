@@ -153,11 +153,11 @@ class _Opaque(Exception):
 
 
 #: What is known of a pure function, by the structure of its arguments; None where it reads values.
-Known = dict[Any, Pure | None]
+PureCache = dict[Any, Pure | None]
 
 
 def call_pure(
-    known: Known,
+    known: PureCache,
     function: Callable[..., Any],
     arguments: tuple[Any, ...],
     once: bool = False,
@@ -197,7 +197,7 @@ def call_pure(
 
 
 def call_tensors(
-    trace: Trace, known: Known, key: Hashable, function: Callable[..., Any], given: tuple[Tensor, ...]
+    trace: Trace, known: PureCache, key: Hashable, function: Callable[..., Any], given: tuple[Tensor, ...]
 ) -> tuple[Pure, list[Tensor]] | None:
     """Call a pure function of nothing but tensors as one entry: the usual case, in a third of the time.
 
@@ -256,7 +256,7 @@ def pure(function: Callable[P, R]) -> Callable[P, R]:
     """
     if not callable(function):
         raise TypeError(f"pure: function is a {type(function).__name__}, expected a function")
-    known: Known = {}
+    known: PureCache = {}
     apply = _applied(function)
 
     @functools.wraps(function)
@@ -269,7 +269,7 @@ def pure(function: Callable[P, R]) -> Callable[P, R]:
 
 def library(function: Callable[P, R]) -> Callable[P, R]:
     """Mark a function of the library's own as pure."""
-    known: Known = {}
+    known: PureCache = {}
     apply = _applied(function)
 
     @functools.wraps(function)
