@@ -148,7 +148,7 @@ def _request(step: Step, numbers: Numbers, results: _Results, late: int) -> Requ
         scalars=[number_of(t) for t in results.scalars],
         filled=[(number_of(t), k) for t, k in results.filled],
         peeked=[number_of(t) for t in results.peeked],
-        after=late,
+        barrier=late,
         numbers=numbers,
         user_numbers=tuple(trace.number_values),
     )

@@ -95,7 +95,7 @@ class Program:
         self.request, self._arenas = request, arenas
         self._scalars = graph.buffer(0)
         self._place_numbers(trace, graph, request)
-        cut = len(items) if request.after is None else request.after
+        cut = len(items) if request.barrier is None else request.barrier
         graph.add(items[:cut])
         graph.cut = len(graph.calls)
         graph.add(items[cut:])

@@ -29,7 +29,7 @@ class Request:
     externals: bytes of each memory that a run is given, and in `inputs` which values are where.
     fresh: results in memory of their own, each run.  scalars: results of one element that Python reads.
     filled: (value, external): results that fill memory that a run is given.
-    after: the number of the first item that waits for all before it, since it may write memory that they
+    barrier: the number of the first item that waits for all before it, since it may write memory that they
         read, and must not run where one of them reports an error.
     peeked: values that can be looked at where a launch reported an error.
     donated: externals whose memory fresh results may take.
@@ -40,7 +40,7 @@ class Request:
     fresh: Sequence[int] = ()
     scalars: Sequence[int] = ()
     filled: Sequence[tuple[int, int]] = ()
-    after: int | None = None
+    barrier: int | None = None
     peeked: Sequence[int] = ()
     donated: Sequence[int] = ()
     numbers: Numbers | None = None
