@@ -15,7 +15,7 @@ import numpy as np
 from treepie.autodiff import Tensor, ptree, rng, tape, value_and_grad_aux
 from treepie.autodiff.program.call import inline_calls
 from treepie.autodiff.program.graph import Slice
-from treepie.autodiff.program.program import ProgramFamily, Program
+from treepie.autodiff.program.program import Program, ProgramFamily
 from treepie.autodiff.trace import active
 from treepie.autodiff.trace.trace import Restart, Trace
 from treepie.autodiff.transform import check_scalar, or_zeros, without_history

@@ -10,7 +10,7 @@ from treepie.kernels import config
 
 from ..trace.entry import Entry, root
 from .instance import Arenas
-from .program import ProgramFamily, Program
+from .program import Program, ProgramFamily
 
 #: What a structure has that was seen once, while most calls have a new one: those do not pay for a program.
 SEEN = "seen"
