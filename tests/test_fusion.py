@@ -173,7 +173,7 @@ def test_random_functions_keep_their_bits(seed, shape, monkeypatch):
     m, k, n = shape
     givens = normal(m, k), normal(k, n), normal(n), normal(m, 1), normal()
     made = check(random_function(seed), *givens)
-    monkeypatch.setattr(program, "fused", lambda graph, calls, wanted: list(calls))
+    monkeypatch.setattr(program, "fuse", lambda graph, calls, live_out: list(calls))
     plain = check(random_function(seed), *givens)
     assert len(made.launches) < len(plain.launches)
     assert made.unshared <= plain.unshared
@@ -200,7 +200,7 @@ def test_relu_and_its_gradient_vanish_from_a_step(monkeypatch):
     x, y = normal(64, 40), tp.tensor(RNG.integers(0, 10, 64).astype("i4"))
     (made,) = programs_of(model, tp.loss.cross_entropy_sparse, x, y, monkeypatch)
     with monkeypatch.context() as plain:
-        plain.setattr(program, "fused", lambda graph, calls, wanted: list(calls))
+        plain.setattr(program, "fuse", lambda graph, calls, live_out: list(calls))
         (before,) = programs_of(model, tp.loss.cross_entropy_sparse, x, y, monkeypatch)
     assert (
         len(before.launches) - len(made.launches) == 6 + 2

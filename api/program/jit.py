@@ -118,7 +118,7 @@ class Jitted:
         )
         addresses = [tensors[k].address for k in firsts]
         owners: Any = ()
-        if program.in_place and _apart(addresses, program.request.externals, program.request.donated):
+        if program.donated_memory and _apart(addresses, program.request.externals, program.request.donated):
             owners = _owners(tensors, firsts, program.request.donated)
         run = program.prepare(addresses, numbers, (), owners)
         results = run.fresh()
@@ -166,7 +166,7 @@ class Jitted:
             root.programs[0] = _EAGER
             return _EAGER
         if isinstance(found, ProgramFamily):
-            made.written.compare(found.written, f"jit: {self.name}")
+            made.transcript.compare(found.transcript, f"jit: {self.name}")
             _compare_numbers(f"jit: {self.name}", made.result[1], found.result[1])
             return found
         self._cache.add(root, 0, made)
@@ -191,7 +191,7 @@ class Jitted:
         request = Request([t.array.nbytes for t in flat.tensors], inputs, fresh, numbers=numbers)
         made = ProgramFamily(trace, trace.entries, request, self._cache.arenas)
         made.result = (builder(result.structure), result.numbers)
-        made.written = Transcript(trace, set(inputs)) if self._check else None
+        made.transcript = Transcript(trace, set(inputs)) if self._check else None
         trace.end()
         return made
 

@@ -107,7 +107,7 @@ class ProgramCache:
 
     def release(self) -> None:
         """Give back the memory of intermediate results; the next run takes new."""
-        self.arenas.release()
+        self.arenas.clear()
 
     def report_eager(self, why: str) -> None:
         """Say, once for each reason, that something runs op by op."""
