@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from treepie.autodiff.program.profile import Kernels, described
+from treepie.autodiff.program.profile import CallProfile, profile_calls
 from treepie.autodiff.program.program import Program
 
 from ..train.trainer import Trainer
@@ -40,14 +40,14 @@ def explain(step: Any, profile: bool = False, trace: str | Path | None = None) -
         raise ValueError("explain: step has no program, expected one that was called")
     events: list[dict[str, Any]] = []
     for number, (name, program) in enumerate(found):
-        rows = described(program, _RUNS if profile or trace is not None else 0)
+        rows = profile_calls(program, _RUNS if profile or trace is not None else 0)
         print("\n".join(_table(name, program, rows)))
         events += _events(name, number, rows)
     if trace is not None:
         Path(trace).write_text(json.dumps({"traceEvents": events}), encoding="utf-8")
 
 
-def _table(name: str, program: Program, rows: Sequence[Kernels]) -> list[str]:
+def _table(name: str, program: Program, rows: Sequence[CallProfile]) -> list[str]:
     total = sum(row.seconds or 0.0 for row in rows)
     lines = [
         f"{name}: {len(rows)} calls, {sum(row.launches for row in rows)} launches; intermediate results "
@@ -69,7 +69,7 @@ def _table(name: str, program: Program, rows: Sequence[Kernels]) -> list[str]:
     return [*lines, ""]
 
 
-def _events(name: str, number: int, rows: Sequence[Kernels]) -> list[dict[str, Any]]:
+def _events(name: str, number: int, rows: Sequence[CallProfile]) -> list[dict[str, Any]]:
     """Return events of Chrome's trace format, one after the other, in microseconds."""
     events: list[dict[str, Any]] = [
         {"name": "thread_name", "ph": "M", "pid": 0, "tid": number, "args": {"name": name}}

@@ -97,7 +97,7 @@ class FusionGroup:
         return True
 
     def _link(self, call: OpCall) -> bool:
-        """Add the formula of a call, with references to its operands; return False, unchanged, if it can not."""
+        """Add a call's formula with references to its operands; return False, unchanged, where it can not."""
         references, operands = [], dict(self.operands)
         unavailable = self.product.written[1:] if self.product else ()
         for p, spec in call.inputs:
@@ -196,7 +196,7 @@ class FusionGroup:
         return " + ".join(call.op.name for call in self.calls)
 
     def _symbol(self) -> str:
-        """Return a name for the formula's function; with a digest it is a file's name, of at most 255 letters."""
+        """Return a name for the formula's function, short enough for a file name with a digest."""
         return "_".join(call.op.name for call in self.calls if call is not self.product)[:80]
 
 
