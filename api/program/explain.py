@@ -24,8 +24,8 @@ def explain(step: Any, profile: bool = False, trace: str | Path | None = None) -
     profile: also time each kernel by itself, on inputs of random numbers: the median of 20 runs.
     trace: the path of a JSON file with the times, for https://ui.perfetto.dev or chrome://tracing.
 
-    The bytes are those of inputs and outputs; times are in microseconds. A name such as `linear + relu` is one
-    kernel, fused from several operations.
+    The bytes are those of inputs and outputs; times are in microseconds. A name such as `linear + relu` is
+    one kernel, fused from several operations.
 
     Raises TypeError for another step, and ValueError where there is no program yet.
 
