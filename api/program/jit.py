@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, overload
 
 from treepie.autodiff import Tensor, tape
 from treepie.autodiff.arguments import integer
@@ -27,6 +27,9 @@ from treepie.kernels.threads import get_num_threads
 
 from .blocks import contiguous_blocks, donated_blocks, overlap, owners
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 #: Marks arguments for which the function reads values, so that it has no program.
 _EAGER = "eager"
 
@@ -40,14 +43,14 @@ class _ReadError(ValueError):
     reason = ""
 
 
-class Jitted:
+class Jitted(Generic[P, R]):
     """A pure function of trees of tensors that runs as one program; `tp.jit` returns it."""
 
     pure = once = True
 
     def __init__(
         self,
-        function: Callable[..., Any],
+        function: Callable[P, R],
         static: Sequence[int | str] = (),
         donate: Sequence[int] = (),
         fallback: bool = False,
@@ -76,16 +79,17 @@ class Jitted:
         options = tuple(self._static), tuple(self._donate), self._fallback, self._check
         return Jitted, (self.function, *options)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function."""
         trace = active.tracing()
         if trace is not None or tape.recording():
             cache = self._pure_caches.setdefault(self._statics(args, kwargs), {})
-            return call_pure(cache, self._apply, (args, kwargs), once=True, eager=True)
+            result: R = call_pure(cache, self._apply, (args, kwargs), once=True, eager=True)
+            return result
         with compilations.watch():
-            return self._run(args, kwargs)
+            return self._run(args, kwargs)  # type: ignore[no-any-return]
 
-    def _apply(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _apply(self, args: Any, kwargs: Any) -> R:
         return self.function(*args, **kwargs)
 
     # ---- arguments
@@ -115,7 +119,7 @@ class Jitted:
             self._last = matcher(flat.structure), flat.structure
         return flat
 
-    def _call(self, flat: Flattened, statics: Any, tensors: Sequence[Tensor], numbers: Sequence[Any]) -> Any:
+    def _call(self, flat: Flattened, statics: Any, tensors: Sequence[Tensor], numbers: Sequence[Any]) -> R:
         """Call the function itself, with these leaves in its arguments."""
         args, kwargs = rebuild(flat.structure, iter(tensors), iter(numbers))
         values = {k: a for k, _, a in statics}
@@ -263,6 +267,26 @@ def _positions(function: Callable[..., Any], static: Sequence[int | str]) -> lis
                 f"jit: static is {s!r}, expected an argument of the function: {', '.join(names)}"
             )
     return positions
+
+
+@overload
+def jit(
+    function: Callable[P, R],
+    static: int | str | Sequence[int | str] = (),
+    donate: int | Sequence[int] = (),
+    fallback: bool = False,
+    check: bool = False,
+) -> Jitted[P, R]: ...
+
+
+@overload
+def jit(
+    function: None = None,
+    static: int | str | Sequence[int | str] = (),
+    donate: int | Sequence[int] = (),
+    fallback: bool = False,
+    check: bool = False,
+) -> Callable[[Callable[P, R]], Jitted[P, R]]: ...
 
 
 def jit(
