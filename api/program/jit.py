@@ -216,7 +216,7 @@ class Jitted(Generic[P, R]):
             result = self._call(flat, statics, tensors, symbols)
             return Flattened(f"jit: the result of {self.name}", result)
 
-        result = active.inside(trace, run)
+        result = active.call_under(trace, run)
         if trace.read_at is not None:
             self._refuse(trace.read_at)  # the function caught the error
         fresh = [trace.number_of(t) for t in result.tensors]

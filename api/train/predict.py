@@ -101,7 +101,7 @@ class Outputs:
             (rest[0], at.state, None) if structure is None else rebuild(structure, iter(rest), iter(()))
         )
         vars = Vars(layout.around(params), state, at.dtype)
-        out, _ = active.inside(trace, functools.partial(self.model.apply, vars, x, ctx=ctx))
+        out, _ = active.call_under(trace, functools.partial(self.model.apply, vars, x, ctx=ctx))
         result = Flattened("Trainer.predict: the output", out, numbers=False)
         sizes = [a.nbytes for a in at.buffers.arrays[: len(layout.groups)]] + [t.array.nbytes for t in leaves]
         fresh = [trace.number_of(t) for t in result.tensors]
@@ -126,7 +126,7 @@ class Outputs:
 
         trace.materialize_inputs = materialized
         try:
-            out = active.inside(trace, forward)
+            out = active.call_under(trace, forward)
             if trace.closed:
                 self.cache.report_eager(f"a value is read in {trace.read_at}")
                 return out
@@ -146,7 +146,7 @@ class Outputs:
         count = len(at.buffers.layout.groups)
         tensors: list[Any] = [trace.values[n] for n in trace.inputs]
         if not isinstance(found, ProgramFamily):
-            found = active.inside(trace, self._planned, trace, at, given, tensors, values)
+            found = active.call_under(trace, self._planned, trace, at, given, tensors, values)
             self.cache.add(entry, 0, found)
         params.clear()
         trace.forget_nodes()

@@ -87,7 +87,7 @@ class PureModelStep(Step):
         if found is None and not programs.worth_planning(root, 0, 1, self.described):
             return self.eagerly()
         if not isinstance(found, ProgramFamily):
-            found = active.inside(self.trace, self._whole)
+            found = active.call_under(self.trace, self._whole)
             if found is None:
                 programs.report_eager("the model or the loss reads values")
                 root.programs[0] = _EAGER

@@ -65,7 +65,7 @@ class Step:
             trace.values[n].value = None
         if kept:
             with contextlib.suppress(Exception):  # the error is raised by the eager run
-                active.inside(None, trace.run)
+                active.call_under(None, trace.run)
 
     def _leave(self) -> None:
         """Give tensors their elements that somebody keeps of a step that failed."""
@@ -73,7 +73,7 @@ class Step:
         if trace is not None and not trace.closed:
             self.loss = self.gradients = None
             with contextlib.suppress(Restart):  # what comes after an op that fails has no elements
-                active.inside(None, trace.materialize)
+                active.call_under(None, trace.materialize)
 
     def _taken(self, commit: Callable[[Any], None]) -> Outcome:
         programs = self.steps.cache
@@ -81,23 +81,23 @@ class Step:
         self.trace = trace = Trace(root, depth=1)
         trace.materialize_inputs = self._materialized
         try:
-            active.inside(trace, self._forward)
+            active.call_under(trace, self._forward)
             if trace.closed:
                 programs.report_eager(f"a value is read in {trace.read_at}")
-                return active.inside(None, self._finish)
+                return active.call_under(None, self._finish)
             key = self._results()
             entry, values = trace.entry, len(trace.values)
             found = programs.find(entry, key)
             if found is None and not programs.worth_planning(entry, key, values, self.described):
                 trace.materialize()
-                return active.inside(None, self._finish)
+                return active.call_under(None, self._finish)
         except Restart:
             return self.eagerly()
         if not isinstance(found, ProgramFamily):
-            found = active.inside(trace, planned, self, values)
+            found = active.call_under(trace, planned, self, values)
             if found is None:
                 trace.materialize()
-                return active.inside(None, self._finish)
+                return active.call_under(None, self._finish)
             programs.add(entry, key, found)
         assert self.loss is not None
         self.dtype = self.loss.dtype
@@ -232,7 +232,7 @@ class Step:
             return value_and_grad_aux(objective)(params)
 
         params = g.buffers.trees()[0]
-        loss, grads, state = active.inside(None, run)
+        loss, grads, state = active.call_under(None, run)
         flat = list(g.buffers.layout.flat(ptree.leaves(grads)))
         return ended(g, self.steps.optimizer, loss, flat, state)
 

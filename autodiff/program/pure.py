@@ -87,7 +87,7 @@ class Pure:
                 tape.clear()
             return arguments, self._result(arguments)
 
-        arguments, results = active.inside(trace, run)
+        arguments, results = active.call_under(trace, run)
         self.structure = results.structure
         for t in results.tensors:
             index = next((k for k, a in enumerate(arguments) if a is t), None)

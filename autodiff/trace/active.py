@@ -48,7 +48,7 @@ def tracing() -> Trace | None:
     return None if trace is None or trace.closed else trace
 
 
-def inside(trace: Trace | None, function: Callable[..., R], *arguments: Any) -> R:
+def call_under(trace: Trace | None, function: Callable[..., R], *arguments: Any) -> R:
     """Call a function with a trace active, or with none, and with no gradient being taken.
 
     The state is restored twice, since a KeyboardInterrupt may be raised within the first `finally`.

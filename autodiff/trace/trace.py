@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .active import classes, inside, line
+from .active import call_under, classes, line
 from .entry import INPUT, NUMBER, Entry, InputOp, Output, Shape, Symbol, TraceableOp
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ class Trace:
         outputs = op.outputs([x._data for x in inputs], attributes)
         if any(d.kind == "f" or math.prod(s) > _MOST_FOLDED for s, d in outputs):
             return None
-        return inside(None, op.run, inputs, attributes)
+        return call_under(None, op.run, inputs, attributes)
 
     def _step(
         self,
