@@ -47,7 +47,7 @@ def planned(step: Step, values: int) -> ProgramFamily | None:
     g, trace, part = step.given, step.trace, step.given.accumulation
     tape.clear()
     if trace.user:
-        trace.end_user()
+        trace.enter_library()
     trace.refuse = Reads
     step.fill()
     step.place_parameters()

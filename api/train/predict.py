@@ -166,7 +166,7 @@ class Outputs:
     def _planned(
         self, trace: Trace, at: Generation, given: Any, tensors: Sequence[Any], values: int
     ) -> ProgramFamily:
-        trace.end_user()
+        trace.enter_library()
         count = len(at.buffers.layout.groups)
         places = {**given, **{n: Slice(count + k) for k, n in enumerate(trace.inputs)}}
         sizes = [a.nbytes for a in at.buffers.arrays[:count]] + [t.array.nbytes for t in tensors]

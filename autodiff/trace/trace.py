@@ -91,7 +91,7 @@ class Trace:
         # (value number, function, index of a number): values that Python computes before each run
         self.computed: list[tuple[int, Any, int]] = []
 
-    def end_user(self) -> None:
+    def enter_library(self) -> None:
         """Trace the library's own Python from here on."""
         self.user = False
         self._begin_library()
