@@ -13,7 +13,7 @@ from .instance import Arenas
 from .program import Program, ProgramFamily
 
 #: Marks a trace without a program: it was new when most traces were. It gets one if it comes again.
-SEEN = "seen"
+TRACED_ONCE = "traced once"
 
 #: Among this many recent calls, the number of new traces from which on planning costs more than it saves.
 _WINDOW, _MANY = 32, 20
@@ -51,9 +51,9 @@ class ProgramCache:
         return entry
 
     def find(self, entry: Entry, key: Hashable) -> ProgramFamily | str | None:
-        """Return the programs of the trace that ends at an entry; SEEN, another mark, or None without any."""
+        """Return the programs of the trace that ends at an entry; without any, a mark or None."""
         family: ProgramFamily | str | None = entry.programs.get(key)
-        if family is None or family is SEEN:
+        if family is None or family is TRACED_ONCE:
             return family
         self._recent.append(False)
         if family is not self._last:
@@ -77,7 +77,7 @@ class ProgramCache:
         self._descriptions.append(describe())
         if sum(self._recent) < _MANY:
             return True
-        entry.programs[key] = SEEN
+        entry.programs[key] = TRACED_ONCE
         self._report_changes()
         return False
 

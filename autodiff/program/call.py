@@ -95,7 +95,7 @@ def record_call(
 ) -> list[Tensor]:
     """Record a call of a pure function in a trace and on the tape; return its results.
 
-    key: what identifies the call's computation besides the function.  outputs: shapes and dtypes.
+    key: identifies the computation, together with the function.  outputs: shapes and dtypes.
     """
     numbers = tuple([trace.number_of(t) for t in inputs])
     taped = bool(active.state.gradients)

@@ -99,7 +99,7 @@ class Graph:
         if location is None:
             value = self.trace.values[number]
             if not isinstance(value, Tensor):
-                raise RuntimeError(f"value {number} of a trace has no place")
+                raise RuntimeError(f"value {number} of a trace has no location")
             location = self.slices[number] = Slice(self.buffer(value.array.nbytes, value))
         return location
 

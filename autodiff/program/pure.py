@@ -71,7 +71,7 @@ class Pure:
         self._numbers: list[int] = []  # the value numbers of the outputs
 
     def trace(self, inputs: Sequence[Tensor], taped: bool, lines: bool = False) -> None:
-        """Trace the function on symbolic tensors like the inputs, in a trace of its own.
+        """Trace the function on symbolic tensors like the inputs, in a new trace.
 
         taped: whether a gradient is taken of it, so that gradients inside of it nest.
         lines: whether to note lines of the user's code, and keep a transcript.
@@ -206,7 +206,7 @@ def call_tensors(
 ) -> tuple[Pure, list[Tensor]] | None:
     """Record a call of a pure function whose arguments are all tensors: in a third of `call_pure`'s time.
 
-    key: what the result depends on besides the tensors.
+    key: whatever else the result depends on.
 
     Returns the traced function and its outputs; None where the call is not recorded, see `call_pure`.
     """

@@ -67,7 +67,7 @@ def call_under(trace: Trace | None, function: Callable[..., R], *arguments: Any)
 _LIBRARY = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib")})
 
 
-def line() -> str:
+def user_line() -> str:
     """Return "file:line" of the innermost frame of user code: neither this library nor the standard one."""
     frame: FrameType | None = sys._getframe(1)
     first: str | None = None

@@ -80,8 +80,8 @@ class Symbol:
         """
         if self.value is None or self.trace.tick is not None:
             self.trace.read()
-            if self.value is None or not self.trace.done():
-                raise RuntimeError("the tensor was made by a step that did not end, and has no elements")
+            if self.value is None or not self.trace.ready():
+                raise RuntimeError("the tensor belongs to a step that did not finish, and has no elements")
         return self.value
 
 

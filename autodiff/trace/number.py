@@ -113,21 +113,20 @@ def computed(function: Callable[[Any], Any], number: Any, shape: tuple[int, ...]
         return classes.tensor(np.array(function(number), dtype))
     trace = tracing()
     if trace is None:
-        raise RuntimeError("a number of a traced function was kept and is used after it")
+        raise RuntimeError("a number of a traced function is used after the function has returned")
     symbol = trace.symbol(shape, dtype)
     trace.computed.append((symbol.number, function, number.index))
     return classes.tensor(symbol)
 
 
-def _reading(name: str) -> Callable[..., Any]:
-    return lambda self, *others: getattr(operator, name)(self._read(), *others)
+def _recorded(function: Callable[..., Any], reflected: bool = False) -> Callable[..., Any]:
+    """Return a method of `Number` that records a function. reflected: whether the operands are swapped."""
 
-
-def _lazily(function: Callable[..., Any], reflected: bool = False) -> Callable[..., Any]:
-    def method(self: Number, *others: Any) -> Any:
-        if not all(isinstance(o, Number | int | float) for o in others):
+    def method(self: Number, *operands: Any) -> Any:
+        if not all(isinstance(o, Number | int | float) for o in operands):
             return NotImplemented
-        return self.numbers.compute(function, *(reversed((self, *others)) if reflected else (self, *others)))
+        arguments = (self, *operands)
+        return self.numbers.compute(function, *(reversed(arguments) if reflected else arguments))
 
     return method
 
@@ -135,14 +134,14 @@ def _lazily(function: Callable[..., Any], reflected: bool = False) -> Callable[.
 _BINARY = ["add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and_", "or_", "xor", "lshift", "rshift"]
 for _name in _BINARY:
     _function = getattr(operator, _name)
-    setattr(Number, f"__{_name.strip('_')}__", _lazily(_function))
-    setattr(Number, f"__r{_name.strip('_')}__", _lazily(_function, reflected=True))
+    setattr(Number, f"__{_name.strip('_')}__", _recorded(_function))
+    setattr(Number, f"__r{_name.strip('_')}__", _recorded(_function, reflected=True))
 for _name in ("neg", "pos", "abs", "invert"):
-    setattr(Number, f"__{_name}__", _lazily(getattr(operator, _name)))
+    setattr(Number, f"__{_name}__", _recorded(getattr(operator, _name)))
 for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
-    setattr(Number, f"__{_name}__", _lazily(getattr(operator, _name)))
+    setattr(Number, f"__{_name}__", _recorded(getattr(operator, _name)))
 for _name, _function in (
     ("bool", bool), ("int", int), ("float", float), ("index", operator.index), ("complex", complex),
     ("round", round), ("str", str), ("hash", hash),
 ):  # fmt: skip
-    setattr(Number, f"__{_name}__", lambda self, *others, _f=_function: _f(self._read(), *others))
+    setattr(Number, f"__{_name}__", lambda self, *arguments, _f=_function: _f(self._read(), *arguments))

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .active import call_under, classes, line
+from .active import call_under, classes, user_line
 from .entry import INPUT, NUMBER, Entry, InputOp, Output, Shape, Symbol, TraceableOp
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ class Trace:
                 self.entries.append(entry)
                 entry.parent = None  # not part of the tree
         if self.lines:
-            entry.line = line()
+            entry.line = user_line()
         if self.user:
             self.entry = entry
         return entry
@@ -247,7 +247,7 @@ class Trace:
         return symbols
 
     # ---- the end
-    def done(self) -> bool:
+    def ready(self) -> bool:
         """Whether live values have their elements: the program has run as far as its counter."""
         if self.tick is not None and int(self.tick[0][()]) >= self.tick[1]:
             self.tick = None
@@ -260,10 +260,10 @@ class Trace:
         """
         if self.closed:
             return
-        where = line()
-        self.read_at = self.read_at or where
+        line = user_line()
+        self.read_at = self.read_at or line
         if self.refuse is not None:
-            raise self.refuse(where)
+            raise self.refuse(line)
         self.materialize()
 
     def materialize(self) -> None:
