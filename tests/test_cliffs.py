@@ -1,4 +1,4 @@
-"""Cases that once result steps run op by op, or slower and slower: they are correct, and run as programs."""
+"""Cases that once made steps run op by op, or slower and slower: they are correct, and run as programs."""
 
 import tracemalloc
 from collections import deque
