@@ -10,7 +10,7 @@ from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, overload
 
 from treepie.autodiff import Tensor, tape
 from treepie.autodiff.arguments import integer
-from treepie.autodiff.program.cache import ProgramCache
+from treepie.autodiff.program.cache import EAGER, ProgramCache
 from treepie.autodiff.program.graph import Slice
 from treepie.autodiff.program.program import ProgramFamily
 from treepie.autodiff.program.pure import PureCache, call_pure
@@ -29,9 +29,6 @@ from .blocks import contiguous_blocks, donated_blocks, overlap, owners
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-#: Marks arguments for which the function reads values, so that it has no program.
-_EAGER = "eager"
 
 
 class _ReadError(ValueError):
@@ -137,7 +134,7 @@ class Jitted(Generic[P, R]):
         specs = tuple([(t._data.shape, t._data.dtype) for t in tensors])
         entry = self._cache.root((flat.structure, statics, tuple(map(type, numbers)), specs))
         family: Any = self._cache.find(entry, 0)
-        if family is None or (self._check and family is not _EAGER):
+        if family is None or (self._check and family is not EAGER):
             family = self._trace_or_check(entry, family, flat, statics)
         if not isinstance(family, ProgramFamily):
             return self._call(flat, statics, tensors, numbers)
@@ -186,7 +183,7 @@ class Jitted(Generic[P, R]):
 
     # ---- tracing
     def _trace_or_check(self, entry: Entry, family: Any, flat: Flattened, statics: Any) -> Any:
-        """Trace the function; return its programs, or `_EAGER`.
+        """Trace the function; return its programs, or `EAGER`.
 
         Where there are programs already, raise ValueError if the trace differs from theirs.
         """
@@ -196,9 +193,11 @@ class Jitted(Generic[P, R]):
             if not self._fallback:
                 raise
             self._cache.report_eager(error.reason)
-            entry.programs[0] = _EAGER
-            return _EAGER
+            entry.programs[0] = EAGER
+            return EAGER
         if isinstance(family, ProgramFamily):
+            assert traced.transcript is not None
+            assert family.transcript is not None
             traced.transcript.compare(family.transcript, f"jit: {self.name}")
             _compare_numbers(f"jit: {self.name}", traced.result[1], family.result[1])
             return family

@@ -15,6 +15,9 @@ from .program import Program, ProgramFamily
 #: Marks a trace without a program: it was new when most traces were. It gets one if it comes again.
 TRACED_ONCE = "traced once"
 
+#: Marks arguments or a trace for which the function reads values: it has no program, and runs op by op.
+EAGER = "eager"
+
 #: Among this many recent calls, the number of new traces from which on planning costs more than it saves.
 _WINDOW, _MANY = 32, 20
 

@@ -24,6 +24,7 @@ from treepie.kernels.program import Launch, LaunchTable, Operand, Spec
 
 from ..table import Op
 from ..tensor import Tensor, address_of
+from ..trace.compare import Transcript
 from ..trace.entry import Symbol
 from ..trace.trace import Trace
 from .fusion import fuse, live_calls
@@ -50,7 +51,7 @@ class ProgramFamily:
     ) -> None:
         self.request, self.values, self._arenas = request, values, arenas
         self.result: Any = None  # for the caller: how to build the function's result
-        self.transcript: Any = None  # of the trace, where later ones are compared with it
+        self.transcript: Transcript | None = None  # of the trace, where later ones are compared with it
         self._items = items
         self._trace = _Specs(trace, set(request.inputs))
         self.programs: dict[Hashable, Program] = {}
