@@ -1,4 +1,4 @@
-"""What once made steps run op by op, or ever slower: it is right, and runs as programs."""
+"""Cases that once made steps run op by op, or slower and slower: they are correct, and run as programs."""
 
 import tracemalloc
 from collections import deque
@@ -15,7 +15,7 @@ CASES = {}
 
 
 def case(make):
-    """Note a case: make() -> (function of a tensor, change), where change(phase) changes what it reads."""
+    """Register a case: make() -> (function of a tensor, change). change(phase) changes what it reads."""
     CASES[make.__name__] = make
     return make
 
@@ -110,7 +110,7 @@ def a_large_array():
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("surface", ["fit", "predict"])
-def test_what_steps_read_from_outside_keeps_them_programs(surface, name):
+def test_steps_that_read_from_outside_run_as_programs(surface, name):
     follows(surface, CASES[name])
 
 
@@ -118,7 +118,7 @@ MANY = 70
 
 
 def compare(loss, batches, change=lambda k: None, layers=()):
-    """Check that `fit` gives what eager steps give, as programs, where change(k) is called before step k."""
+    """Check that `fit` runs as programs with the bits of eager steps. change(k) is called before step k."""
 
     def attempt(run):
         change(0)
@@ -126,12 +126,12 @@ def compare(loss, batches, change=lambda k: None, layers=()):
         return [np.array(losses), *arrays(st)]
 
     with programs():
-        made = attempt(fit)
-    same(made, attempt(eager_fit))
+        result = attempt(fit)
+    same(result, attempt(eager_fit))
 
 
 @pytest.mark.parametrize("what", ["float", "index", "count", "epoch", "array"])
-def test_a_number_that_is_another_in_each_of_many_steps(what):
+def test_a_number_that_changes_in_each_of_many_steps(what):
     box = Box(weight=0.0, k=0, n=0, epoch=0, array=np.zeros(3, "f4"))
     table = tp.tensor(np.random.default_rng(0).standard_normal((MANY + 1, 5, 3)), tp.float32)
 
@@ -153,8 +153,8 @@ def test_a_number_that_is_another_in_each_of_many_steps(what):
     compare(losses[what], [(X, Y)] * MANY, change)
 
 
-def test_elements_that_bring_a_loss_of_their_own_each():
-    """Closures over a number, an array and a tensor, which are others in each of many elements."""
+def test_elements_that_each_have_a_loss():
+    """Closures over a number, an array and a tensor, which differ in each of many elements."""
 
     def loss(k):
         weight, array, target = 1 / (1 + k), np.full(3, 1 / (1 + k), "f4"), Y / (1.0 + k)
@@ -189,8 +189,8 @@ def test_more_than_64_shapes_of_inputs(surface):
             same(run(st, x), trainer.model.apply(st.vars, x)[0])
 
 
-def test_shapes_that_do_not_come_again_hold_no_memory():
-    """Recordings that wait for a second call, which once held each its own parameters: 550 MB in all."""
+def test_shapes_that_do_not_repeat_hold_no_memory():
+    """Traces without a program yet, each of which once held a copy of the parameters: 550 MB in all."""
     width, n = 800, 24
     trainer = tp.Trainer(tp.layer.linear(width, width), tp.optim.sgd(0.1))
     batches = [(np.ones((k, width), "f4"), np.ones((k, width), "f4")) for k in range(1, n + 1)]
@@ -198,11 +198,11 @@ def test_shapes_that_do_not_come_again_hold_no_memory():
     tracemalloc.start()
     try:
         st = trainer.fit(st, tp.Data.of_array(batches), loss=tp.loss.mse)
-        held, _ = tracemalloc.get_traced_memory()
+        memory, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     parameters = 4 * width * (width + 1)
-    assert held < n / 2 * parameters
+    assert memory < n / 2 * parameters
 
 
 def test_hundreds_of_functions_composed_into_one():

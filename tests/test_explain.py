@@ -38,7 +38,7 @@ def test_a_trainer_shows_its_steps_and_predictions_in_order(capsys):
     assert "us" not in step.splitlines()[1]
 
 
-def test_a_profile_times_every_kernel_and_the_trace_says_the_same(capsys, tmp_path):
+def test_a_profile_times_every_kernel_and_the_trace_file_has_the_same_times(capsys, tmp_path):
     f = tp.jit(lambda x, w: tp.tanh(x @ w).sum())
     for _ in range(3):
         f(tp.ones((300, 200)), tp.ones((200, 100)))
@@ -55,10 +55,10 @@ def test_a_profile_times_every_kernel_and_the_trace_says_the_same(capsys, tmp_pa
     kernels = events[1:]
     assert [e["dur"] for e in kernels] == pytest.approx(times, abs=0.051)
     assert all(a["ts"] + a["dur"] == pytest.approx(b["ts"]) for a, b in itertools.pairwise(kernels))
-    assert f(tp.ones((300, 200)), tp.ones((200, 100))).item() == before  # the profile has memory of its own
+    assert f(tp.ones((300, 200)), tp.ones((200, 100))).item() == before  # the profile uses other memory
 
 
-def test_what_has_no_program_is_refused():
+def test_steps_without_a_program_are_refused():
     with pytest.raises(ValueError, match="step has no program, expected one that was called"):
         tp.explain(tp.jit(lambda x: x))
     with pytest.raises(ValueError, match="step has no program"):

@@ -1,4 +1,4 @@
-"""Fused calls: the bits of those that they stand for, in fewer launches and less memory."""
+"""Fusion: the bits of the separate calls, in fewer launches and less memory."""
 
 import numpy as np
 import pytest
@@ -14,21 +14,21 @@ def normal(*shape, dtype="f4"):
     return tp.tensor(RNG.standard_normal(shape).astype(dtype))
 
 
-def names(f, *givens):
-    """The calls that are left of a function's."""
+def names(f, *inputs):
+    """Return the calls of a function's program."""
     jitted = tp.jit(f)
-    jitted(*givens)
+    jitted(*inputs)
     calls = [call for call, _ in jitted.programs[0].calls]
     return [call.op.name for k, call in enumerate(calls) if not k or calls[k - 1] is not call]
 
 
-def check(f, *givens):
-    """Same bits as eagerly, on what was traced and on other values; return the program."""
+def check(f, *inputs):
+    """Check the bits against eager calls, on the traced values and on others; return the program."""
     jitted = tp.jit(f)
     for scale in (1.0, -1.5, np.nan):
-        others = [t * scale if t.dtype.kind == "f" else t for t in givens]
-        result, want = jitted(*others), f(*others)
-        pairs = zip(*(y if isinstance(y, tuple) else (y,) for y in (result, want)), strict=True)
+        operands = [t * scale if t.dtype.kind == "f" else t for t in inputs]
+        results, expected = jitted(*operands), f(*operands)
+        pairs = zip(*(y if isinstance(y, tuple) else (y,) for y in (results, expected)), strict=True)
         for a, b in pairs:
             np.testing.assert_array_equal(a.numpy(), b.numpy())
     return jitted.programs[0]
@@ -47,12 +47,12 @@ X, W, B = (5, 33), (33, 37), (37,)
         (lambda x, w, column: (x @ w) - column, (X, W, (5, 1)), ["matmul + sub"]),
         (lambda x, w, scalar: (x @ w) / scalar, (X, W, ()), ["matmul + div"]),
         (lambda x, w, c: ops.where(c > 0, x @ w, 0.0), (X, W, (5, 37)), ["greater", "matmul + where"]),
-        # Several links; an operand that is read twice; a result that others need.
+        # Several links; an operand that is read twice; a result with other users.
         (lambda x, w, b: ops.square((x @ w + b) * b) - b, (X, W, B), ["matmul + add + mul + square + sub"]),
         (lambda x, w: (lambda y: (y, ops.gelu(y)))(x @ w), (X, W), ["matmul + gelu"]),
         (lambda x, w: (lambda y: ops.tanh(y) + ops.relu(y))(x @ w), (X, W), ["matmul + tanh + relu + add"]),
         (lambda x, w: (lambda y: (ops.tanh(y), y.sum()))(x @ w), (X, W), ["matmul + tanh", "sum"]),
-        # The later of two products takes their sum, whichever operand it is.
+        # The later of two products takes their sum, as either operand.
         (lambda x, w: x @ w + (x * 2.0) @ w, (X, W), ["matmul", "mul", "matmul + add"]),
         (lambda x, w: (lambda a: (x * 2.0) @ w + a)(x @ w), (X, W), ["matmul", "mul", "matmul + add"]),
         # A column is planned as a row.
@@ -61,20 +61,20 @@ X, W, B = (5, 33), (33, 37), (37,)
             (X, (33, 1), (1,), (5, 1)),
             ["matmul + add + relu + mul"],
         ),
-        # Leading axes, and another shape of the result.
+        # Leading axes, and a result that is reshaped.
         (lambda x, w, b: ops.relu(x @ w + b), ((2, 5, 7), (7, 9), (9,)), ["matmul + add + relu"]),
         (lambda x, w, b: ops.relu(x @ w + b), ((2, 5, 7), (2, 7, 9), (9,)), ["matmul + add + relu"]),
         (lambda x, w, b: (x @ w) * b, ((2, 5, 7), (2, 7, 1), (2, 5, 1)), ["matmul + mul"]),
         (lambda x, w, b: ops.reshape(x @ w, (3, 2, 4)) * b, ((6, 5), (5, 4), (4,)), ["matmul + mul"]),
         (lambda x, w, b: ops.reshape(x @ w, (6, 2, 2)) * b, ((6, 5), (5, 4), (2, 2)), ["matmul + mul"]),
-        # Without a product.
+        # Elementwise calls alone.
         (lambda x, y: ops.tanh(x * y) + 1.0, ((4, 9), (9,)), ["mul + tanh + add"]),
         (lambda x, y: ops.square(ops.reshape(x - y, (6, 6))), ((4, 9), (4, 1)), ["sub + square"]),
         (lambda x, y: ops.where(x > y, x, y).sum(), ((4, 9), (4, 9)), ["greater + where", "sum"]),
-        # What is computed twice, and of constants alone.
+        # Common subexpressions, and constant folding.
         (lambda x, w: (ops.exp(x) @ w) * (ops.exp(x) @ w), (X, W), ["exp", "matmul + mul"]),
         (lambda x, w: x @ w * (tp.tensor(2.0) + 1), (X, W), ["matmul + mul"]),
-        # Not where the other operand depends on the product's result, or the result has another shape,
+        # Not fused: where the other operand depends on the product's result, the result has another shape,
         (lambda x, w: (lambda y: y / y.sum())(x @ w), (X, W), ["matmul", "sum", "div"]),
         (
             lambda x, w: (lambda y: ops.exp(y - y.max(-1, keepdims=True)))(x @ w),
@@ -83,24 +83,24 @@ X, W, B = (5, 33), (33, 37), (37,)
         ),
         (lambda x, w: (lambda y: y * (y @ w))(x @ w), ((4, 4), (4, 4)), ["matmul", "matmul + mul"]),
         (lambda x, w, b: x @ w + b, (X, W, (3, 5, 37)), ["matmul", "add"]),
-        # or of another dtype, or no size; where an operand is no matrix, row or column,
+        # another dtype, or no elements; where an operand is no matrix, row or column,
         (lambda x, w: x @ w > 0, (X, W), ["matmul", "greater"]),
         (lambda x, w: ops.relu(x @ w).sum(), ((0, 33), W), ["sum"]),
         (lambda x, w, b: ops.relu(ops.linear(x, w, b)).sum(), (X, (33, 0), (0,)), ["sum"]),
         (lambda x, w, b: ops.reshape(x @ w, (2, 3, 4)) * b, ((6, 5), (5, 4), (3, 4)), ["matmul", "mul"]),
-        # a part of the result, or the second result of a call.
+        # but a part of the result, or the second result of a call.
         (lambda x, w: ops.tanh((x @ w)[1:]), (X, W), ["matmul", "strided_slice", "tanh"]),
         (lambda x, w, b: ops.relu(ops.linear(x, w, b, "gelu")[1]), (X, W, B), ["linear", "relu"]),
     ],
 )
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
-def test_what_is_fused(f, shapes, left, dtype):
-    givens = [normal(*shape, dtype=dtype) for shape in shapes]
-    assert names(f, *givens) == left
-    check(f, *givens)
+def test_fused_calls(f, shapes, left, dtype):
+    inputs = [normal(*shape, dtype=dtype) for shape in shapes]
+    assert names(f, *inputs) == left
+    check(f, *inputs)
 
 
-def test_groups_that_would_need_each_other_stay_apart():
+def test_groups_with_a_cycle_are_not_fused():
     """The product takes the sum, so it waits for exp; its softmax does too, and exp can not take v."""
 
     def f(x, w):
@@ -112,7 +112,7 @@ def test_groups_that_would_need_each_other_stay_apart():
     check(f, normal(4, 4), normal(4, 4))
 
 
-def test_large_constants_are_not_held():
+def test_large_constants_are_not_folded():
     f = lambda n: lambda x: (x + ops.exp(tp.zeros((n,)))).sum()
     assert names(f(1000), normal(1000)) == ["add", "sum"]
     assert names(f(1 << 19), normal(1 << 19)) == ["exp + add", "sum"]
@@ -120,14 +120,14 @@ def test_large_constants_are_not_held():
     check(f(1 << 19), normal(1 << 19))
 
 
-def test_large_products_take_what_pays():
+def test_large_products_fuse_only_where_it_is_faster():
     x, w = normal(600, 8), normal(8, 500)
     assert names(lambda x, w: ops.relu(x @ w), x, w) == ["matmul + relu"]
     assert names(lambda x, w: ops.gelu(x @ w), x, w) == ["matmul", "gelu"]
     assert names(lambda x, w: (lambda y: (y, ops.relu(y)))(x @ w), x, w) == ["matmul", "relu"]
 
 
-def test_a_product_without_terms_has_its_epilogue_too():
+def test_a_product_of_depth_0_runs_its_epilogue():
     x, w, b, c = normal(4, 0), normal(0, 3), normal(3), normal(4, 1)
     f = lambda x, w, b, c: ops.relu(ops.linear(x, w, b, "gelu")[0]) * c
     assert names(f, x, w, b, c) == ["linear + relu + mul"]
@@ -142,7 +142,7 @@ def test_a_product_without_terms_has_its_epilogue_too():
 
 
 def random_function(seed):
-    """A function of matrices, rows, columns and scalars: products, and elementwise ops on what there is."""
+    """A random function of matrices, rows, columns and scalars: products and elementwise ops."""
     unary = [ops.relu, ops.tanh, ops.neg, ops.square, ops.gelu, lambda x: x * 0.5, ops.sigmoid]
     binary = [ops.add, ops.sub, ops.mul, ops.maximum, lambda a, b: ops.where(a > b, a, -b)]
 
@@ -171,41 +171,39 @@ def random_function(seed):
 @pytest.mark.parametrize("seed", range(12))
 def test_random_functions_keep_their_bits(seed, shape, monkeypatch):
     m, k, n = shape
-    givens = normal(m, k), normal(k, n), normal(n), normal(m, 1), normal()
-    fused = check(random_function(seed), *givens)
-    monkeypatch.setattr(program, "fused", lambda graph, calls, outputs: list(calls))
-    plain = check(random_function(seed), *givens)
-    assert len(fused.launches) < len(plain.launches)
-    assert fused.unshared <= plain.unshared
+    inputs = normal(m, k), normal(k, n), normal(n), normal(m, 1), normal()
+    optimized = check(random_function(seed), *inputs)
+    monkeypatch.setattr(program, "fuse", lambda graph, calls, live_out: list(calls))
+    plain = check(random_function(seed), *inputs)
+    assert len(optimized.launches) < len(plain.launches)
+    assert optimized.unshared <= plain.unshared
 
 
 def programs_of(model, loss, x, y, monkeypatch):
     programs = []
     init = program.Program.__init__
 
-    def noted(self, *args, **options):
+    def recording(self, *args, **options):
         init(self, *args, **options)
         programs.append(self)
 
-    monkeypatch.setattr(program.Program, "__init__", noted)
+    monkeypatch.setattr(program.Program, "__init__", recording)
     trainer = tp.Trainer(model, tp.optim.sgd(0.1))
     trainer.fit(trainer.init(tp.rng.key(0)), tp.Data.repeat(4, (x, y)), loss=loss)
     return programs
 
 
-def test_relu_and_its_gradient_vanish_from_a_step(monkeypatch):
-    """Of three hidden layers, 6 passes over memory; and no sum before a relu is kept."""
+def test_relu_and_its_gradient_are_fused_in_a_step(monkeypatch):
+    """Three hidden layers save 6 passes over memory, and no sum before a relu is stored."""
     L = tp.layer
     model = L.sequential([*[L.linear(40, 40), L.relu()] * 3, L.linear(40, 10)])
     x, y = normal(64, 40), tp.tensor(RNG.integers(0, 10, 64).astype("i4"))
-    (fused,) = programs_of(model, tp.loss.cross_entropy_sparse, x, y, monkeypatch)
+    (optimized,) = programs_of(model, tp.loss.cross_entropy_sparse, x, y, monkeypatch)
     with monkeypatch.context() as plain:
-        plain.setattr(program, "fused", lambda graph, calls, outputs: list(calls))
+        plain.setattr(program, "fuse", lambda graph, calls, live_out: list(calls))
         (before,) = programs_of(model, tp.loss.cross_entropy_sparse, x, y, monkeypatch)
-    assert (
-        len(before.launches) - len(fused.launches) == 6 + 2
-    )  # and two on constants: 1 / 64, for each example
-    assert before.unshared - fused.unshared >= 6 * 64 * 40 * 4
+    assert len(before.launches) - len(optimized.launches) == 6 + 2  # and two folded: 1 / 64, for each example
+    assert before.unshared - optimized.unshared >= 6 * 64 * 40 * 4
 
 
 def test_equal_layers_have_one_compiled_function():
@@ -217,5 +215,5 @@ def test_equal_layers_have_one_compiled_function():
         return x
 
     check(f, normal(8, 24), normal(24, 24), normal(24))
-    names = [name for name in native._addresses if "tanh_mul_add" in name]
-    assert len(names) == 1
+    compiled = [name for name in native._addresses if "tanh_mul_add" in name]
+    assert len(compiled) == 1

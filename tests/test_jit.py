@@ -1,4 +1,4 @@
-"""`tp.jit`: the bits of eager calls, whatever a function takes, gives and reads; and what is refused."""
+"""`tp.jit`: the bits of eager calls for all kinds of arguments and results, and its errors."""
 
 import dataclasses
 import enum
@@ -87,7 +87,7 @@ def test_donated_memory_becomes_the_result():
     np.testing.assert_allclose(w.numpy(), -0.5, rtol=1e-6)
 
 
-def test_clipping_runs_inside_and_raises_what_it_does_outside():
+def test_clipping_raises_the_error_of_an_eager_call():
     f = tp.jit(lambda g: tp.optim.clip_by_global_norm(1.0, g))
     for k in range(5):
         g = {"a": tp.full(3, float(k)), "b": tp.full((2, 2), 0.1)}
@@ -100,7 +100,7 @@ def test_clipping_runs_inside_and_raises_what_it_does_outside():
             f({"a": tp.full(3, bad), "b": tp.ones((2, 2))})
 
 
-def test_random_numbers_of_a_key_that_is_given():
+def test_random_numbers_of_a_key_among_the_arguments():
     def draw(key):
         a, b = tp.rng.split(key)
         return tp.rng.normal(a, (5,)), tp.rng.permutation(b, 20), tp.rng.bernoulli(a, 0.5, (9,))
@@ -130,12 +130,12 @@ def test_reading_a_value_raises_and_falls_back(capsys):
     loose = tp.jit(f, fallback=True)
     for sign in (1, -1, 1, -1, -1):
         same(loose(tp.full(3, float(sign))), f(tp.full(3, float(sign))))
-    said = capsys.readouterr().err
-    assert said.count("calls of f run op by op") == 1
+    printed = capsys.readouterr().err
+    assert printed.count("calls of f run op by op") == 1
     assert not loose.programs
 
 
-def test_a_count_of_steps_is_a_value_that_python_computes_with():
+def test_python_computes_with_a_step_count():
     optimizer = tp.optim.sgd(0.1)
 
     def step(params, state):
@@ -154,7 +154,7 @@ def test_a_count_of_steps_is_a_value_that_python_computes_with():
     assert len(jitted.programs) == 1
 
 
-def test_a_count_of_steps_that_decides_a_branch_is_a_read():
+def test_a_branch_on_a_step_count_is_a_read():
     optimizer = tp.optim.sgd(0.1)
 
     def step(params, state):
@@ -173,8 +173,8 @@ def test_threads_may_share_a_jitted_function():
         return [f(tp.full((50, 50), float(k))).item() for _ in range(30)]
 
     with ThreadPoolExecutor(4) as pool:
-        for k, found in enumerate(pool.map(work, range(8))):
-            assert found == [2.0 * k * 2500] * 30
+        for k, results in enumerate(pool.map(work, range(8))):
+            assert results == [2.0 * k * 2500] * 30
 
 
 def test_empty_results():
@@ -185,7 +185,7 @@ def test_empty_results():
         assert total.item() == 3.0 * k
 
 
-def test_python_that_computes_something_of_its_own_is_found_out_on_request():
+def test_check_detects_python_that_is_not_pure():
     rng = np.random.default_rng(0)
     f = tp.jit(lambda x: x * float(rng.random()), check=True)
     f(tp.ones(2))
@@ -204,7 +204,7 @@ def test_gradients_pass_through_and_programs_nest():
     assert outer.programs
 
 
-def test_what_a_function_may_return():
+def test_types_of_results():
     c = tp.tensor([7.0])
 
     def f(x, y):
@@ -221,10 +221,10 @@ def test_what_a_function_may_return():
     g = tp.jit(f)
     for k in range(6):
         x, y = tp.full(4, float(k)), tp.tensor(RNG.standard_normal(4), tp.float32)
-        made, want = g(x, y), f(x, y)
-        assert (made.pop("none"), made.pop("number")) == (want.pop("none"), want.pop("number"))
-        same(made, want)
-        assert made["same"].address != x.address
+        result, expected = g(x, y), f(x, y)
+        assert (result.pop("none"), result.pop("number")) == (expected.pop("none"), expected.pop("number"))
+        same(result, expected)
+        assert result["same"].address != x.address
     with pytest.raises(TypeError, match=r"the result of <lambda>.* is a set, expected a tree of tensors"):
         tp.jit(lambda x: {1, 2})(c)
 
@@ -245,7 +245,7 @@ class ByKeyword:
     a: tp.Tensor
 
 
-def test_fields_may_be_given_by_keyword_alone():
+def test_dataclasses_with_keyword_only_fields():
     x = tp.tensor([1.0, 2.0])
     double = tp.jit(lambda tree: ByKeyword(a=tree.a * 2, b=tree.b))
     for _ in range(2):
@@ -261,7 +261,7 @@ def test_a_defaultdict_becomes_a_dict():
         same(result["a"], x * 2)
 
 
-def test_numbers_are_values_and_strings_structure():
+def test_numbers_are_values_and_strings_are_structure():
     f = tp.jit(lambda x, n, mode: x * n if mode == "mul" else x + n)
     for k in range(9):
         x = RNG.standard_normal(3)
@@ -270,7 +270,7 @@ def test_numbers_are_values_and_strings_structure():
         np.testing.assert_array_equal(f(x, n, mode).numpy(), want)
 
 
-def test_many_structures_stay_right():
+def test_many_structures():
     f = tp.jit(lambda x: (x * 2).sum())
     for n in range(1, 90):
         assert f(tp.ones(n)).item() == 2.0 * n
@@ -278,10 +278,10 @@ def test_many_structures_stay_right():
 
 
 def test_arguments_that_share_memory():
-    whole = tp.tensor(RNG.standard_normal(8), tp.float32)
-    a, b = whole[:6], whole[2:]
+    array = tp.tensor(RNG.standard_normal(8), tp.float32)
+    a, b = array[:6], array[2:]
     views = [
-        (tp.Tensor(whole.array[i : i + 6]), tp.Tensor(whole.array[j : j + 6]))
+        (tp.Tensor(array.array[i : i + 6]), tp.Tensor(array.array[j : j + 6]))
         for i, j in ((0, 2), (2, 0), (1, 1))
     ]
     f, g = tp.jit(lambda x, y: x * y + x), lambda x, y: x * y + x
@@ -337,10 +337,10 @@ def test_another_number_of_threads():
     f = tp.jit(lambda x: (x @ x).sum(0))
     x = tp.tensor(RNG.standard_normal((200, 200), "f4"))
     try:
-        made = []
+        outputs = []
         for n in (1, 1, 1, 3, 3, 3, 1):
             tp.set_num_threads(n)
-            made.append(f(x).numpy().tobytes())
-        assert len(set(made)) == 1
+            outputs.append(f(x).numpy().tobytes())
+        assert len(set(outputs)) == 1
     finally:
         tp.set_num_threads(before)

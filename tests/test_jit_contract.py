@@ -17,7 +17,7 @@ ONES = tp.ones(3)
 
 
 def counted(f):
-    """Return a function that does what f does, and the list to which it adds in each call."""
+    """Return a wrapper of f, and the list to which each of its calls appends."""
     calls = []
 
     @functools.wraps(f)
@@ -28,7 +28,7 @@ def counted(f):
     return g, calls
 
 
-# ---- what is outside is fixed
+# ---- what a function reads from outside is fixed
 
 
 def of_a_number():
@@ -98,14 +98,14 @@ OUTSIDE = [
 
 @pytest.mark.parametrize("calls", [1, 4])
 @pytest.mark.parametrize("make", OUTSIDE, ids=lambda f: f.__name__)
-def test_what_is_outside_is_fixed_at_the_first_call(make, calls):
+def test_reads_from_outside_are_fixed_at_the_first_call(make, calls):
     f, change = make()
     jitted = tp.jit(f)
-    want = [jitted(ONES).tolist() for _ in range(calls)]
+    expected = [jitted(ONES).tolist() for _ in range(calls)]
     change()
-    assert f(ONES).tolist() != want[0]
-    assert [jitted(ONES).tolist() for _ in range(4)] + want == [want[0]] * (calls + 4)
-    assert jitted(tp.ones((2, 3))).shape == (2, 3)  # another structure is traced anew
+    assert f(ONES).tolist() != expected[0]
+    assert [jitted(ONES).tolist() for _ in range(4)] + expected == [expected[0]] * (calls + 4)
+    assert jitted(tp.ones((2, 3))).shape == (2, 3)  # another structure is traced again
 
 
 def test_a_function_is_traced_once_for_each_structure():
@@ -129,7 +129,7 @@ def test_a_function_is_traced_once_for_each_structure():
     assert len(calls) == len(structures) * (1 + 3)
 
 
-def test_a_program_is_there_after_the_first_call(capsys):
+def test_the_first_call_plans_a_program(capsys):
     f = tp.jit(lambda x: tp.tanh(x).sum())
     f(ONES)
     tp.explain(f)
@@ -147,13 +147,13 @@ def test_numbers_are_values(kind):
     numbers += [-0.0, 0.1, 1e30, float("inf"), float("nan")] if kind is float else [2**20, -1]
     for n in numbers:
         options = {"shift": [n]}
-        want = ((ONES * 3.0) * n + n) / n
-        same(jitted(ONES * 3.0, n, options=options), want)
+        expected = ((ONES * 3.0) * n + n) / n
+        same(jitted(ONES * 3.0, n, options=options), expected)
     assert len(calls) == 1
 
 
-def test_numbers_take_part_in_operations_as_pythons_do():
-    """A number is weak: it takes the tensor's dtype, and an int is none of the floats."""
+def test_numbers_promote_like_python_numbers():
+    """A number is weakly typed: it takes the tensor's dtype, and an int is not promoted to float."""
     f = tp.jit(lambda x, n: x * n)
     for x in (ONES, tp.ones(3, tp.float64), tp.tensor([1, 2, 3]), tp.tensor([True, False, True])):
         for n in (2, 3, 0.5, 0.25):
@@ -186,7 +186,7 @@ def test_signs_of_numbers():
         same(jitted(ONES, n), ONES * -n + abs(n) - n)
 
 
-def test_a_count_of_steps_is_a_number():
+def test_a_step_count_is_a_number():
     optimizer = tp.optim.adam(tp.optim.schedule.cosine_decay(0.1, 6))
 
     def step(params, state):
@@ -195,15 +195,15 @@ def test_a_count_of_steps_is_a_number():
 
     f, calls = counted(step)
     for jitted in (tp.jit(f), tp.jit(f, fallback=True)):
-        params = want = {"w": tp.ones(3), "b": tp.zeros(2)}
-        state = want_state = optimizer.init(params)
+        params = expected = {"w": tp.ones(3), "b": tp.zeros(2)}
+        state = expected_state = optimizer.init(params)
         calls.clear()
         for k in range(8):
             params, state = jitted(params, state)
-            want, want_state = step(want, want_state)
-            same(params, want)
-            same(list(state.moments), list(want_state.moments))
-            assert state.count == want_state.count == k + 1
+            expected, expected_state = step(expected, expected_state)
+            same(params, expected)
+            same(list(state.moments), list(expected_state.moments))
+            assert state.count == expected_state.count == k + 1
             assert type(state.count) is int
         assert len(calls) == 1
 
@@ -215,13 +215,13 @@ def test_a_step_of_training_is_a_number():
         return trainer.step(st, x, lambda out: tp.square(out).mean() * (0.5 + st.step))
 
     f, calls = counted(step)
-    jitted, want = tp.jit(f), st
+    jitted, expected = tp.jit(f), st
     for k in range(6):
         loss, st = jitted(st, X)
-        want_loss, want = step(want, X)
-        assert loss.item() == want_loss.item()
+        expected_loss, expected = step(expected, X)
+        assert loss.item() == expected_loss.item()
         assert st.step == k + 1
-        same(st, want)
+        same(st, expected)
     assert len(calls) == 1
 
 
@@ -235,14 +235,14 @@ def test_results_may_be_numbers():
     g, calls = counted(f)
     jitted = tp.jit(g)
     for n, h in ((1, 0.1), (5, 0.2), (-3, 1e300), (2**40, -0.0)):
-        made, want = jitted(ONES, n, h), f(ONES, n, h)
-        same(made.pop("x"), want.pop("x"))
-        assert made == want
-        assert [type(made[k]) for k in want] == [type(v) for v in want.values()]
+        result, expected = jitted(ONES, n, h), f(ONES, n, h)
+        same(result.pop("x"), expected.pop("x"))
+        assert result == expected
+        assert [type(result[k]) for k in expected] == [type(v) for v in expected.values()]
     assert len(calls) == 1
 
 
-def test_a_number_that_python_computes_is_fixed_as_all_else():
+def test_a_number_from_outside_is_fixed():
     random.seed(1)
     f = tp.jit(lambda x: (x * 2, random.random(), None, "text"))
     results = [f(ONES)[1:] for _ in range(5)]
@@ -274,7 +274,7 @@ def test_static_arguments_belong_to_the_structure():
     assert 6 <= len(calls) <= 12
 
 
-def test_a_name_that_is_no_argument_can_not_be_static():
+def test_static_refuses_a_name_that_is_not_an_argument():
     with pytest.raises(ValueError, match="static"):
         tp.jit(lambda x, n: x * n, static=("m",))(ONES, 2)
 
@@ -283,7 +283,7 @@ def test_a_name_that_is_no_argument_can_not_be_static():
 
 
 @pytest.mark.parametrize("order", [1, 2])
-def test_gradients_of_attention_see_the_mask_of_the_call(order):
+def test_gradients_of_attention_use_the_mask_of_the_call(order):
     rng = np.random.default_rng(0)
     q, k, v = (tp.tensor(rng.standard_normal((2, 2, 5, 4)), tp.float32) for _ in range(3))
 

@@ -1,4 +1,4 @@
-"""`tp.jit` where a function reads values, and where it is checked: each message names the line."""
+"""`tp.jit` of functions that read values, and `check=True`: each message names the line."""
 
 import random
 import re
@@ -48,19 +48,19 @@ def test_a_read_raises_and_names_the_line(name):
         tp.jit(f)(ONES)
     assert "jit" in str(caught.value)
     assert re.search(r"fallback=True|tp\.where", str(caught.value))
-    same(f(ONES), f(ONES))  # nothing of it stays behind
+    same(f(ONES), f(ONES))  # the failed trace leaves no state behind
 
 
 @pytest.mark.parametrize("name", READS)
-def test_with_fallback_it_runs_op_by_op_and_says_so_once(name, capsys):
+def test_fallback_runs_op_by_op_with_one_message(name, capsys):
     read = READS[name]
     f = lambda x: x * read(x * 2.0)
     jitted = tp.jit(f, fallback=True)
-    made = [jitted(ONES * float(k)) for k in range(6)]
+    results = [jitted(ONES * float(k)) for k in range(6)]
     lines = [line for line in capsys.readouterr().err.splitlines() if "op by op" in line]
     assert len(lines) == 1
     assert re.search(at_line_of(read), lines[0])
-    same(made, [f(ONES * float(k)) for k in range(6)])
+    same(results, [f(ONES * float(k)) for k in range(6)])
 
 
 NUMBER_READS = {
@@ -74,7 +74,7 @@ NUMBER_READS = {
 
 
 @pytest.mark.parametrize("name", NUMBER_READS)
-def test_a_read_of_a_number_raises_too(name, capsys):
+def test_a_read_of_a_number_raises(name, capsys):
     read = NUMBER_READS[name]
     f = lambda x, n: x * read(n)
     with pytest.raises(ValueError, match=at_line_of(read)):
@@ -103,7 +103,7 @@ CHANGES = {}
 
 
 def case(make):
-    """Note a case: make() -> (function, function on whose line it changes, change, text of the message)."""
+    """Register a case: make() -> (function, function on the changing line, change, text of the message)."""
     CHANGES[make.__name__] = make
     return make
 
@@ -165,7 +165,7 @@ def chance():
 
 @pytest.mark.parametrize("calls", [1, 4])
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_check_finds_what_changed_and_names_the_line(name, calls):
+def test_check_names_the_line_that_changed(name, calls):
     f, place, change, text = CHANGES[name]()
     jitted = tp.jit(f, check=True)
     if name == "chance":
@@ -178,7 +178,7 @@ def test_a_check_finds_what_changed_and_names_the_line(name, calls):
     assert re.search(f"(?s){text}", str(caught.value))
 
 
-def test_a_check_finds_a_result_that_is_another_number():
+def test_check_detects_a_number_in_the_result_that_changed():
     f = lambda x: (x * 2.0, random.random())
     jitted = tp.jit(f, check=True)
     jitted(ONES)
@@ -186,7 +186,7 @@ def test_a_check_finds_a_result_that_is_another_number():
         jitted(ONES)
 
 
-def test_a_check_passes_a_pure_function():
+def test_check_accepts_a_pure_function():
     box = Box(scale=2.0, w=np.ones(3, "f4"))
 
     def f(x, n):

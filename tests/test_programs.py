@@ -1,4 +1,4 @@
-"""Programs wherever a Trainer runs a model: closures, single steps, predictions, memory, whole examples."""
+"""Programs of a Trainer: losses in closures, single steps, predictions, memory, the examples."""
 
 import importlib
 import re
@@ -24,10 +24,10 @@ def closures(batches):
 
 
 @pytest.mark.parametrize("kind", ["tensors", "arrays", "pairs"])
-def test_losses_in_closures_are_captured_with_what_they_hold(kind, monkeypatch, capsys):
+def test_losses_in_closures_run_as_programs(kind, monkeypatch, capsys):
     rng = np.random.default_rng(1)
     batches = [(rng.standard_normal((6, 4), "f4"), rng.integers(0, 3, 6)) for _ in range(8)]
-    made = {
+    elements = {
         "tensors": lambda: closures([(tp.tensor(x), tp.tensor(y)) for x, y in batches]),
         "arrays": lambda: closures(batches),
         "pairs": lambda: tp.Data.of_array([tuple(map(tp.tensor, b)) for b in batches]).map(
@@ -38,7 +38,7 @@ def test_losses_in_closures_are_captured_with_what_they_hold(kind, monkeypatch, 
 
     def run():
         history = tp.History()
-        data = tp.Data.of_array(list(made()))
+        data = tp.Data.of_array(list(elements()))
         trainer.fit(trainer.init(KEY), data, rngs=KEY, history=history)
         return history.steps
 
@@ -78,28 +78,28 @@ def test_single_steps_with_contexts_keys_and_both_modes(training, monkeypatch):
             for t in tp.ptree.leaves([losses, [[s.vars.params, *s.opt_state.moments] for s in states]])
         ]
 
-    made = run()
+    result = run()
     assert trainer.steps.cache.programs
     run_eagerly(monkeypatch)
-    for a, b in zip(made, run(), strict=True):
+    for a, b in zip(result, run(), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_every_layer_predicts_the_same_bits(name, capsys):
-    layer, given = LAYERS[name]
-    x = RNG.standard_normal(given).astype("f4") if isinstance(given, tuple) else given
+    layer, x_or_shape = LAYERS[name]
+    x = RNG.standard_normal(x_or_shape).astype("f4") if isinstance(x_or_shape, tuple) else x_or_shape
     trainer = tp.Trainer(layer, tp.optim.sgd(0.1))
     st = trainer.init(KEY)
     outputs = [trainer.predict(st, x if k != 4 else x[:1]) for k in range(6)]
     assert "op by op" not in capsys.readouterr().err
-    want = [layer.apply(st.vars, x if k != 4 else x[:1])[0] for k in range(6)]
-    for a, b in zip(tp.ptree.leaves(outputs), tp.ptree.leaves(want), strict=True):
+    expected = [layer.apply(st.vars, x if k != 4 else x[:1])[0] for k in range(6)]
+    for a, b in zip(tp.ptree.leaves(outputs), tp.ptree.leaves(expected), strict=True):
         np.testing.assert_array_equal(a.numpy(), b.numpy())
     assert trainer.predictor.programs
 
 
-def test_accumulated_steps_are_captured(monkeypatch):
+def test_accumulated_steps_run_as_programs(monkeypatch):
     rows = RNG.standard_normal((40, 4), "f4")
     data = lambda: tp.Data.prepare((rows, rows[:, :2]), batch_size=3)
     trainer = tp.Trainer(
@@ -112,14 +112,14 @@ def test_accumulated_steps_are_captured(monkeypatch):
         )
         return st.vars.params[0]["weight"].numpy()
 
-    made = run()
+    result = run()
     assert trainer.steps.cache.programs
     run_eagerly(monkeypatch)
-    np.testing.assert_array_equal(made, run())
+    np.testing.assert_array_equal(result, run())
 
 
-def test_a_step_allocates_nothing_that_it_keeps():
-    """tracemalloc: what 200 steps leave behind, and the most that they hold at once; what Numba counts."""
+def test_a_step_leaks_no_memory():
+    """200 steps by tracemalloc: memory left over and the peak; and Numba's count of allocations."""
     trainer = tp.Trainer(tp.layer.sequential([tp.layer.linear(50, 40), tp.layer.relu()]), tp.optim.adam(0.1))
     x = tp.tensor(RNG.standard_normal((64, 50), "f4"))
     y = tp.tensor(RNG.standard_normal((64, 40), "f4"))
@@ -131,7 +131,7 @@ def test_a_step_allocates_nothing_that_it_keeps():
     arrays = rtsys.get_allocation_stats().alloc
     tracemalloc.start()
     try:
-        for _ in range(200):  # whatever Python keeps for itself
+        for _ in range(200):  # fill Python's own caches
             runner.step([(x, y)])
         before, _ = tracemalloc.get_traced_memory()
         tracemalloc.reset_peak()
@@ -140,13 +140,13 @@ def test_a_step_allocates_nothing_that_it_keeps():
         after, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert rtsys.get_allocation_stats().alloc == arrays  # kernels make no arrays of their own
+    assert rtsys.get_allocation_stats().alloc == arrays  # kernels allocate no arrays
     assert after - before < 500
-    assert peak - before < 5000  # Python's own objects: an output is 10 kB
+    assert peak - before < 5000  # small Python objects: an output alone is 10 kB
 
 
 @pytest.mark.parametrize("example", ["xor", "digits", "chars"])
-def test_examples_print_the_same_both_ways(example, monkeypatch, capsys, tmp_path):
+def test_examples_print_the_same_as_op_by_op(example, monkeypatch, capsys, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("to be or not " * 200)
     monkeypatch.setattr(sys, "argv", [example, *([str(text), "--steps", "20"] if example == "chars" else [])])
@@ -156,34 +156,34 @@ def test_examples_print_the_same_both_ways(example, monkeypatch, capsys, tmp_pat
         module.main()
         return re.sub(r"[\d.]+ s\b", "", capsys.readouterr().out)
 
-    made = run()
+    result = run()
     run_eagerly(monkeypatch)
-    assert made == run()
+    assert result == run()
 
 
-def test_the_network_of_mnist_both_ways(monkeypatch):
+def test_the_network_of_mnist_has_the_bits_of_op_by_op(monkeypatch):
     x = RNG.standard_normal((16, 1, 28, 28)).astype("f4")
-    made, losses = trained(mnist.model(), x, steps=3)
-    want, eager_losses = trained(mnist.model(), x, monkeypatch, steps=3)
+    result, losses = trained(mnist.model(), x, steps=3)
+    expected, eager_losses = trained(mnist.model(), x, monkeypatch, steps=3)
     assert losses == eager_losses
-    for a, b in zip(made, want, strict=True):
+    for a, b in zip(result, expected, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_what_layers_of_ones_own_read_is_looked_at_in_every_step(monkeypatch):
-    held = {"scale": tp.ones(3)}
+def test_layers_of_users_read_current_values_in_every_step(monkeypatch):
+    outside = {"scale": tp.ones(3)}
 
     class Shift:
         def __init__(self):
             self.by = 0.0
 
         def __call__(self, x):
-            return x * held["scale"] + self.by
+            return x * outside["scale"] + self.by
 
     shift = Shift()
     own = tp.layer.Layer(
         init=lambda rngs, dtype: tp.layer.Vars({"w": tp.ones(3)}, {}, dtype),
-        apply=lambda params, state, x, **_: (x * params["w"] + held["scale"], state),
+        apply=lambda params, state, x, **_: (x * params["w"] + outside["scale"], state),
     )
     model = tp.layer.sequential([tp.layer.linear(4, 3), tp.layer.residual(own), tp.layer.lambda_(shift)])
     trainer = tp.Trainer(model, tp.optim.sgd(0.1))
@@ -195,14 +195,14 @@ def test_what_layers_of_ones_own_read_is_looked_at_in_every_step(monkeypatch):
         def report(step, loss, st):
             losses.append(loss)
             outputs.append(trainer.predict(st, x).tolist())
-            held["scale"], shift.by = tp.full(3, 1.0 / step), float(step > 6)
+            outside["scale"], shift.by = tp.full(3, 1.0 / step), float(step > 6)
 
-        held["scale"], shift.by = tp.ones(3), 0.0
+        outside["scale"], shift.by = tp.ones(3), 0.0
         trainer.fit(trainer.init(KEY), tp.Data.repeat(12, (x, y)), loss=tp.loss.mse, report=report)
         return losses, outputs
 
-    made = run()
+    result = run()
     assert trainer.steps.cache.programs
     assert trainer.predictor.programs
     run_eagerly(monkeypatch)
-    assert made == run()
+    assert result == run()

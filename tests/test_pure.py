@@ -1,4 +1,4 @@
-"""`tp.pure`: functions that are traced once and replayed, at their word; TREEPIE_CHECK=1 holds them to it."""
+"""`tp.pure`: functions are traced once and replayed; with TREEPIE_CHECK=1 traces are compared."""
 
 import os
 import re
@@ -16,7 +16,7 @@ BATCHES = [(X * (1.0 + 0.1 * k), Y) for k in range(6)]
 
 
 def counted(f):
-    """Return a function that does what f does, and the list to which it adds in each call."""
+    """Return a wrapper of f, and the list to which each of its calls appends."""
     calls = []
 
     def g(*args, **kwargs):
@@ -73,14 +73,14 @@ def test_a_pure_layer_is_traced_once(kind, surface):
     def apply(params, state, x, **options):
         return f(x) * params["w"], {"n": state["n"] + 1.0}
 
-    def made(mark):
+    def model(mark):
         if kind == "lambda_":
             return tp.layer.lambda_(mark(f))
         init = lambda rngs, dtype: Vars({"w": tp.ones(3)}, {"n": tp.zeros(())}, dtype)
         return Layer(init, mark(apply))
 
-    trainer, st = small(made(tp.pure))
-    plain, _ = small(made(lambda f: f))
+    trainer, st = small(model(tp.pure))
+    plain, _ = small(model(lambda f: f))
     with programs():
         if surface == "fit":
             results = fit(trainer, st, BATCHES, tp.loss.mse)[1]
@@ -93,7 +93,7 @@ def test_a_pure_layer_is_traced_once(kind, surface):
         same(results, [plain.model.apply(st.vars, x)[0] for x, _ in BATCHES])
 
 
-def test_what_a_pure_function_reads_outside_is_fixed():
+def test_reads_of_a_pure_function_from_outside_are_fixed():
     box = Box(scale=1.0)
 
     def report(step, loss, st):
@@ -107,7 +107,7 @@ def test_what_a_pure_function_reads_outside_is_fixed():
     same(st, want)
 
 
-def test_a_pure_function_inside_of_one_that_is_not():
+def test_a_pure_function_within_an_impure_one():
     """The inner one is traced once, the outer one runs in each step."""
     results = []
     for run in (fit, eager_fit):
@@ -128,7 +128,7 @@ def test_a_pure_function_inside_of_one_that_is_not():
     same(results[0][1], results[1][1])
 
 
-def test_a_pure_function_called_by_itself_does_what_it_says():
+def test_a_direct_call_of_a_pure_function_runs_it():
     @tp.pure
     def double(x):
         """Twice x."""
@@ -181,27 +181,27 @@ attempt("library", lambda: trained(tp.loss.mse))
 def test_the_environment_checks_every_program(tmp_path):
     file = tmp_path / "user.py"
     file.write_text(USER)
-    found = {}
+    verdicts = {}
     for check in ("1", ""):
         env = {**os.environ, "TREEPIE_CHECK": check}
         done = subprocess.run(
             [sys.executable, file], capture_output=True, text=True, env=env, check=False, cwd=tmp_path
         )
         assert done.returncode == 0, done.stderr
-        found[check] = dict(line.split(" | ", 1) for line in done.stdout.splitlines())
-    assert all(verdict == "passes" for verdict in found[""].values())
+        verdicts[check] = dict(line.split(" | ", 1) for line in done.stdout.splitlines())
+    assert all(verdict == "passes" for verdict in verdicts[""].values())
     names = {"jit": 6, "pure loss": 8, "pure layer": 8}
-    for name, verdict in found["1"].items():
+    for name, verdict in verdicts["1"].items():
         if name in names:
             assert verdict.startswith("raises")
             assert re.search(rf"user\.py\D+{names[name]}\b", verdict), verdict
         else:
             assert verdict == "passes"
-    assert len(found["1"]) == 6
+    assert len(verdicts["1"]) == 6
 
 
 def test_a_pure_function_that_reads_values_runs_op_by_op(capsys):
-    """Its results are those that it says, and one line says so."""
+    """Its results are those of an eager call, and one line on stderr says so."""
     loss = tp.pure(lambda out, y: tp.square(out - y).mean() * (2.0 if (out - y).sum() > 0 else 0.5))
     losses, st = fit(*small(), BATCHES, loss)
     want_losses, want = eager_fit(*small(), BATCHES, loss)

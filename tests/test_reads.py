@@ -1,4 +1,4 @@
-"""Losses and layers that read values in Python: right in every step, and one message names the line."""
+"""Losses and layers that read values in Python: correct in every step, and one message names the line."""
 
 import re
 from pathlib import Path
@@ -32,33 +32,33 @@ READS = {
 BATCHES = [(X * (1.0 + 0.1 * k), Y) for k in range(7)]
 
 
-def names_the_line(said, function):
-    """Check that one line was said, and that it names this file and the line of a function."""
-    lines = [line for line in said.splitlines() if "op by op" in line]
+def names_the_line(printed, function):
+    """Check that one line was printed, and that it names this file and the line of a function."""
+    lines = [line for line in printed.splitlines() if "op by op" in line]
     assert len(lines) == 1
     line = function.__code__.co_firstlineno
     assert re.search(rf"{re.escape(Path(__file__).name)}\D+{line}\b", lines[0]), lines[0]
 
 
 class Log:
-    """What functions saw."""
+    """The values that functions read."""
 
     values: ClassVar = []
 
 
-def seen(read, t):
-    """Read a value, and note it."""
+def log_read(read, t):
+    """Read a value, and log it."""
     Log.values.append(read(t))
     return Log.values[-1]
 
 
 @pytest.mark.parametrize("name", READS)
 @pytest.mark.parametrize("surface", ["fit", "step"])
-def test_a_loss_reads_what_is_there(surface, name, capsys):
+def test_a_loss_reads_current_values(surface, name, capsys):
     read = READS[name]
 
     def loss(out, y):
-        return tp.loss.mse(out, y) * (1.0 + 0.1 * seen(read, tp.square(out).mean()))
+        return tp.loss.mse(out, y) * (1.0 + 0.1 * log_read(read, tp.square(out).mean()))
 
     results = []
     for eager in (False, True):
@@ -79,9 +79,9 @@ def test_a_loss_reads_what_is_there(surface, name, capsys):
 
 
 @pytest.mark.parametrize("name", READS)
-def test_a_layer_reads_what_is_there(name, capsys):
+def test_a_layer_reads_current_values(name, capsys):
     read = READS[name]
-    trainer, st = small(tp.layer.lambda_(lambda x: x * seen(read, tp.square(x).mean())))
+    trainer, st = small(tp.layer.lambda_(lambda x: x * log_read(read, tp.square(x).mean())))
     for x, _ in BATCHES:
         Log.values = []
         same(trainer.predict(st, x), trainer.model.apply(st.vars, x)[0])
@@ -108,7 +108,7 @@ def test_a_value_that_is_printed(capsys):
     assert len(set(results[0][1].splitlines())) == len(BATCHES)
 
 
-def test_a_loop_that_ends_by_a_value():
+def test_a_loop_that_ends_on_a_value():
     def f(x):
         n = 0
         while float(tp.abs(x).max()) > 0.1:
@@ -125,8 +125,8 @@ def test_a_loop_that_ends_by_a_value():
     same(st, want)
 
 
-def test_a_step_that_reads_among_others_that_do_not(capsys):
-    """Its side effects happen once, whatever part of it ran before the read."""
+def test_a_single_step_that_reads(capsys):
+    """Its side effects happen once, before and after the read."""
 
     def attempt(run):
         Log.values = []
@@ -140,15 +140,15 @@ def test_a_step_that_reads_among_others_that_do_not(capsys):
         losses, st = run(*small(), BATCHES, loss)
         return [np.array(losses), *arrays(Log.values), *arrays(st)]
 
-    made = attempt(fit)
+    result = attempt(fit)
     assert capsys.readouterr().err.count("op by op") == 1
-    want = attempt(eager_fit)
+    expected = attempt(eager_fit)
     assert len(Log.values) == len(BATCHES)
-    same(made, want)
+    same(result, expected)
 
 
-def test_values_that_are_known_are_no_reads(capsys):
-    """Shapes, dtypes and tensors that nothing in the model has touched."""
+def test_shapes_and_constants_are_no_reads(capsys):
+    """Shapes, dtypes and tensors that do not depend on the model."""
     w = tp.tensor([2.0, 3.0])
 
     def loss(out, y):

@@ -1,4 +1,4 @@
-"""What a loss or a layer does besides computing happens in every step, once, as it is written."""
+"""Side effects of a loss or a layer happen once in every step, in program order."""
 
 import contextlib
 import functools
@@ -18,7 +18,7 @@ BOTH = pytest.mark.parametrize("surface", ["fit", "step"])
 
 
 def run(surface, eager, trainer, st, batches, loss, report=None):
-    """Return the losses and the last state, by `fit` or by `Trainer.step`, or op by op."""
+    """Return the losses and the last state of `fit`, of `Trainer.step`, or op by op."""
     if eager or surface == "fit":
         return (eager_fit if eager else fit)(trainer, st, batches, loss, report=report)
     losses = []
@@ -30,11 +30,11 @@ def run(surface, eager, trainer, st, batches, loss, report=None):
     return losses, st
 
 
-def compare(surface, attempt, says=False):
-    """Check that attempt(run) returns the same either way. says: whether it may say that it runs op by op."""
-    with contextlib.nullcontext() if says else programs():
-        made = attempt(functools.partial(run, surface, False))
-    same(made, attempt(functools.partial(run, surface, True)))
+def compare(surface, attempt, message=False):
+    """Check that attempt(run) returns the same as op by op. message: whether a message of that is allowed."""
+    with contextlib.nullcontext() if message else programs():
+        result = attempt(functools.partial(run, surface, False))
+    same(result, attempt(functools.partial(run, surface, True)))
 
 
 def new_log():
@@ -52,7 +52,7 @@ def batches(n=STEPS):
 
 
 @BOTH
-def test_an_output_that_a_loss_keeps_is_that_of_the_last_step(surface):
+def test_an_output_that_a_loss_stores_is_that_of_the_last_step(surface):
     def attempt(run):
         aux, scores = {}, []
 
@@ -86,18 +86,18 @@ def hidden_layer():
 
 
 @BOTH
-def test_what_a_layer_remembers_in_training_is_of_the_last_step(surface):
+def test_a_layer_stores_the_input_of_the_last_training_step(surface):
     def attempt(run):
         remembering, layer = hidden_layer()
         trainer, st = small(layer)
-        seen = []
-        run(trainer, st, batches(), tp.loss.mse, report=lambda *_: seen.append(arrays(remembering.hidden)))
-        return seen
+        inputs = []
+        run(trainer, st, batches(), tp.loss.mse, report=lambda *_: inputs.append(arrays(remembering.hidden)))
+        return inputs
 
     compare(surface, attempt)
 
 
-def test_what_a_layer_remembers_in_predictions_is_of_the_last_call():
+def test_a_layer_stores_the_input_of_the_last_prediction():
     remembering, layer = hidden_layer()
     trainer, st = small(layer)
     for x, _ in batches():
@@ -111,19 +111,19 @@ def test_what_a_layer_remembers_in_predictions_is_of_the_last_call():
 
 
 KEPT = {
-    "output": lambda kept, out, y: kept.append(out),
-    "intermediate": lambda kept, out, y: kept.append(out * 2.0 - y),
-    "unused": lambda kept, out, y: kept.append(tp.sum(out, axis=1)),
-    "view": lambda kept, out, y: kept.append(out.reshape(3, 5)[1:]),
-    "target": lambda kept, out, y: kept.append(y),
-    "gradient": lambda kept, out, y: kept.append(tp.grad(lambda o: (o**3).sum())(out)),
-    "tree": lambda kept, out, y: kept.append({"a": [out, -out]}),
+    "output": lambda stored, out, y: stored.append(out),
+    "intermediate": lambda stored, out, y: stored.append(out * 2.0 - y),
+    "unused": lambda stored, out, y: stored.append(tp.sum(out, axis=1)),
+    "view": lambda stored, out, y: stored.append(out.reshape(3, 5)[1:]),
+    "target": lambda stored, out, y: stored.append(y),
+    "gradient": lambda stored, out, y: stored.append(tp.grad(lambda o: (o**3).sum())(out)),
+    "tree": lambda stored, out, y: stored.append({"a": [out, -out]}),
 }
 
 
 @pytest.mark.parametrize("what", KEPT)
 @BOTH
-def test_tensors_that_a_loss_keeps_stay_what_they_were(surface, what):
+def test_tensors_that_a_loss_stores_do_not_change(surface, what):
     def attempt(run):
         log = new_log()
 
@@ -139,7 +139,7 @@ def test_tensors_that_a_loss_keeps_stay_what_they_were(surface, what):
 
 
 @BOTH
-def test_parameters_and_states_that_a_layer_keeps_stay_what_they_were(surface):
+def test_parameters_and_states_that_a_layer_stores_do_not_change(surface):
     def attempt(run):
         log = new_log()
 
@@ -225,7 +225,7 @@ def test_an_error_that_a_loss_raises(surface):
 
 @BOTH
 def test_a_label_error_that_a_loss_catches(surface):
-    """It is caught in later steps as in the first, and only where the label is wrong."""
+    """It is caught in every step whose label is wrong, and in no other."""
     labels = [[0, 1, 2, 1, 0]] * 5 + [[0, 1, 3, 1, 0], [2, 2, 0, 1, 1], [0, -1, 0, 1, 1], [0, 1, 2, 1, 0]]
 
     def attempt(run):
@@ -243,11 +243,11 @@ def test_a_label_error_that_a_loss_catches(surface):
         assert ["label is 3" in caught[0], "label is -1" in caught[1]] == [True, True]
         return [np.array(losses), *arrays(st)]
 
-    compare(surface, attempt, says=True)
+    compare(surface, attempt, message=True)
 
 
-def test_single_steps_and_fit_agree_on_what_they_keep():
-    """Also where one trainer does both by turns."""
+def test_single_steps_and_fit_store_the_same():
+    """Also where one trainer alternates between them."""
     log = new_log()
 
     def loss(out, y):
@@ -261,15 +261,15 @@ def test_single_steps_and_fit_agree_on_what_they_keep():
             st = trainer.fit(st, tp.Data.of_array([(x, y)]), loss=loss)
         else:
             st = trainer.step(st, x, lambda out, y=y: loss(out, y))[1]
-        made = log.entries.pop()
+        result = log.entries.pop()
         want = eager_step(trainer, want, x, lambda out, y=y: loss(out, y))[1]
-        same(made, log.entries.pop())
+        same(result, log.entries.pop())
         same(st, want)
     assert not log.entries
 
 
-def test_a_seed_that_a_layer_splits_is_another_in_every_step():
-    """Random numbers that a layer of one's own draws, and keeps, by the key that it is given."""
+def test_a_key_that_a_layer_splits_changes_in_every_step():
+    """Random numbers that a user's layer draws from its key, and stores."""
 
     def attempt(run):
         log = new_log()
@@ -284,5 +284,5 @@ def test_a_seed_that_a_layer_splits_is_another_in_every_step():
         return [np.array(losses), *arrays(st), *arrays(log.entries)]
 
     with programs():
-        made = attempt(fit)
-    same(made, attempt(eager_fit))
+        result = attempt(fit)
+    same(result, attempt(eager_fit))

@@ -1,4 +1,4 @@
-"""Whatever a loss or a layer reads is read in every step: no step computes with what was there before."""
+"""Values that a loss or a layer reads are read in every step: no step computes with stale ones."""
 
 import functools
 import random
@@ -17,7 +17,7 @@ CASES = {}
 
 
 def case(make):
-    """Note a case: make() -> (function of a tensor, change), where change(phase) changes what it reads."""
+    """Register a case: make() -> (function of a tensor, change). change(phase) changes what it reads."""
     CASES[make.__name__] = make
     return make
 
@@ -28,7 +28,7 @@ def array(*numbers):
     return w, lambda phase: w.__setitem__(0, numbers[0] + phase)
 
 
-# ---- numbers that Python takes from an array
+# ---- numbers from an array
 
 
 @case
@@ -79,7 +79,7 @@ def bounds_out_of_an_array():
     return lambda x: tp.clip(x, -w[0], w[1]), change
 
 
-# ---- classes and what belongs to them
+# ---- classes and their attributes
 
 
 @case
@@ -210,7 +210,7 @@ def a_bound_method_of_a_dict():
     return lambda x: x * get("scale"), lambda phase: config.update(scale=1.0 + phase)
 
 
-# ---- what happens seldom, or by itself
+# ---- rare or spontaneous changes
 
 
 @case
@@ -250,7 +250,7 @@ def a_counter_in_an_attribute():
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("surface", ["fit", "predict"])
-def test_what_python_reads_is_what_is_there_at_that_moment(surface, name):
+def test_python_reads_the_current_value(surface, name):
     follows(surface, CASES[name])
 
 
@@ -267,7 +267,7 @@ def test_what_python_reads_is_what_is_there_at_that_moment(surface, name):
     ],
 )
 @pytest.mark.parametrize("surface", ["step", "evaluate"])
-def test_single_steps_and_scores_do_so_too(surface, name):
+def test_single_steps_and_scores_read_the_current_value(surface, name):
     follows(surface, CASES[name])
 
 
@@ -282,7 +282,7 @@ def test_a_deadline_passes(surface, monkeypatch):
     follows(surface, make)
 
 
-def test_steps_that_clip_and_drop_out_do_so_too():
+def test_steps_with_clipping_and_dropout_read_the_current_value():
     class Config:
         scale = 1.0
 

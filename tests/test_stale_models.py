@@ -1,4 +1,4 @@
-"""Models inside of losses and layers, layers and gradient rules of one's own: read in every step."""
+"""Models within losses and layers, users' layers and gradient rules: read in every step."""
 
 import random
 
@@ -15,7 +15,7 @@ TRAINED = pytest.mark.parametrize("surface", ["fit", "step"])
 
 
 def scaling():
-    """Return a function that scales by a number outside, and one that changes this number."""
+    """Return a function that scales by a number from outside, and one that changes this number."""
     box = Box(scale=1.0)
     return lambda x: x * box.scale, lambda phase: setattr(box, "scale", 1.0 + phase)
 
@@ -62,7 +62,7 @@ def test_a_teacher_that_is_trained_meanwhile(surface):
 
 
 @SURFACES
-def test_a_layer_of_ones_own_with_a_block_of_the_librarys(surface):
+def test_a_users_layer_with_a_block_of_the_library(surface):
     def make():
         f, change = scaling()
         block = tp.layer.residual(tp.layer.sequential([tp.layer.linear(3, 3), tp.layer.lambda_(f)]))
@@ -77,7 +77,7 @@ def test_a_layer_of_ones_own_with_a_block_of_the_librarys(surface):
 
 
 @SURFACES
-def test_a_layer_of_ones_own_as_an_object(surface):
+def test_a_users_layer_as_an_object(surface):
     class Block:
         scale = 1.0
 
@@ -95,7 +95,7 @@ def test_a_layer_of_ones_own_as_an_object(surface):
 
 
 @TRAINED
-def test_stochastic_depth_in_a_layer_of_ones_own(surface):
+def test_stochastic_depth_in_a_users_layer(surface):
     def make():
         random.seed(13)  # the first draws below 0.2 are the 5th and the 7th
         block = tp.layer.sequential([tp.layer.linear(3, 3), tp.layer.tanh()])
@@ -111,7 +111,7 @@ def test_stochastic_depth_in_a_layer_of_ones_own(surface):
 
 
 @SURFACES
-def test_a_jitted_function_in_a_layer_gives_what_it_gives_in_eager_steps(surface):
+def test_a_jitted_function_in_a_layer_has_the_bits_of_eager_steps(surface):
     def make():
         f, change = scaling()
         return tp.layer.lambda_(tp.jit(f)), change
@@ -120,7 +120,7 @@ def test_a_jitted_function_in_a_layer_gives_what_it_gives_in_eager_steps(surface
 
 
 @TWO
-def test_a_jitted_function_that_is_given_what_changes(surface):
+def test_a_jitted_function_with_a_changing_argument(surface):
     def make():
         box = Box()
         scaled = tp.jit(lambda x, scale: x * scale)
@@ -131,7 +131,7 @@ def test_a_jitted_function_that_is_given_what_changes(surface):
 
 @TRAINED
 @pytest.mark.parametrize("part", ["forward", "backward"])
-def test_a_gradient_rule_of_ones_own(surface, part):
+def test_a_users_gradient_rule(surface, part):
     def make():
         box = Box()
 
@@ -187,7 +187,7 @@ def test_a_mask_of_attention_in_a_gradient_inside_of_a_loss(surface):
 
 
 def test_a_rule_that_picks_one_of_the_gradients_that_it_computes():
-    """The ops are the same in each step; which of their results is the gradient is not."""
+    """The ops are the same in each step, but another of their results is the gradient."""
     box = Box(which=0)
 
     @tp.custom_vjp

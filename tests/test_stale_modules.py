@@ -1,4 +1,4 @@
-"""What a loss or a layer reads through modules, the user's own or installed, is read in every step."""
+"""Values that a loss or a layer reads from modules, the user's or installed ones, are read in every step."""
 
 import importlib
 import importlib.util

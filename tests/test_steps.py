@@ -1,4 +1,4 @@
-"""Steps of `fit` as programs: the bits of eager ones, for every layer; and what runs op by op."""
+"""Steps of `fit` as programs: the bits of eager steps for every layer; and steps that run op by op."""
 
 import re
 
@@ -38,13 +38,13 @@ def trained(layer, x, monkeypatch=None, steps=5, dtype=tp.float32, optimizer=Non
 @pytest.mark.parametrize("name", [k for k, (layer, _) in LAYERS.items() if layer.init(KEY).params])
 @pytest.mark.parametrize("dtype", [tp.float32, tp.float64], ids=str)
 def test_every_layer_trains_to_the_same_bits_as_eagerly(name, dtype, monkeypatch, capsys):
-    layer, given = LAYERS[name]
-    x = RNG.standard_normal(given) if isinstance(given, tuple) else given
-    made, losses = trained(layer, x, dtype=dtype)
+    layer, x_or_shape = LAYERS[name]
+    x = RNG.standard_normal(x_or_shape) if isinstance(x_or_shape, tuple) else x_or_shape
+    result, losses = trained(layer, x, dtype=dtype)
     assert "op by op" not in capsys.readouterr().err
-    want, eager_losses = trained(layer, x, monkeypatch, dtype=dtype)
+    expected, eager_losses = trained(layer, x, monkeypatch, dtype=dtype)
     assert losses == eager_losses
-    for a, b in zip(made, want, strict=True):
+    for a, b in zip(result, expected, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -57,44 +57,44 @@ def test_every_layer_trains_to_the_same_bits_as_eagerly(name, dtype, monkeypatch
     ],
     ids=["sgd", "rmsprop", "adamw"],
 )
-def test_every_optimizer_too(optimizer, monkeypatch):
+def test_every_optimizer_trains_to_the_same_bits_as_eagerly(optimizer, monkeypatch):
     layer = tp.layer.sequential([tp.layer.linear(5, 3), tp.layer.tanh()])
     x = RNG.standard_normal((4, 5))
-    made, losses = trained(layer, x, optimizer=optimizer)
-    want, eager_losses = trained(layer, x, monkeypatch, optimizer=optimizer)
+    result, losses = trained(layer, x, optimizer=optimizer)
+    expected, eager_losses = trained(layer, x, monkeypatch, optimizer=optimizer)
     assert losses == eager_losses
-    for a, b in zip(made, want, strict=True):
+    for a, b in zip(result, expected, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 def test_programs_run_and_share_memory(monkeypatch):
-    """No op runs, and dead intermediate results lie over each other."""
+    """No op runs eagerly, and intermediate results that are not live at once share memory."""
     programs = []
-    monkeypatch.setattr(program.Program, "__init__", _noted(program.Program.__init__, programs))
+    monkeypatch.setattr(program.Program, "__init__", _recording(program.Program.__init__, programs))
     runs = []
-    monkeypatch.setattr(PureModelStep, "eagerly", _noted(PureModelStep.eagerly, runs))
+    monkeypatch.setattr(PureModelStep, "eagerly", _recording(PureModelStep.eagerly, runs))
     model = tp.layer.sequential([tp.layer.linear(64, 64), tp.layer.relu()] * 6)
     trainer = tp.Trainer(model, tp.optim.sgd(0.01))
     x = RNG.standard_normal((256, 64), "f4")
     trainer.fit(trainer.init(KEY), tp.Data.repeat(10, (x, x)), loss=tp.loss.mse)
     assert len(programs) == 1
     assert not runs
-    activations = 6 * x.nbytes  # which the backward pass reads
-    gradients = 6 * (64 * 64 + 64) * 4  # which the update reads, once all are checked
+    activations = 6 * x.nbytes  # read by the backward pass
+    gradients = 6 * (64 * 64 + 64) * 4  # read by the update, after the check of all
     most = activations + gradients + 2 * x.nbytes
     assert activations + gradients < programs[0].bytes < most < programs[0].unshared
 
 
-def _noted(function, seen):
+def _recording(function, programs):
     def call(self, *args, **kwargs):
-        seen.append(self)
+        programs.append(self)
         return function(self, *args, **kwargs)
 
     return call
 
 
 @pytest.mark.parametrize("read", ["if", "item", "numpy"])
-def test_a_loss_that_reads_values_stays_eager_and_says_so(read, monkeypatch, capsys):
+def test_a_loss_that_reads_values_runs_eagerly_with_a_message(read, monkeypatch, capsys):
     def loss(out, target):
         d = out - target
         large = {
@@ -110,12 +110,12 @@ def test_a_loss_that_reads_values_stays_eager_and_says_so(read, monkeypatch, cap
         data = tp.Data.repeat(30, (x, x @ np.array([[1.0], [-2.0], [3.0]], "f4")))
         return trainer.fit(trainer.init(KEY), data, loss=loss).vars.params["weight"].numpy()
 
-    made = run()
-    said = capsys.readouterr().err
-    assert said.count("op by op") == 1
-    assert re.search(rf"a value is read in {re.escape(__file__)}:\d+", said)
+    result = run()
+    printed = capsys.readouterr().err
+    assert printed.count("op by op") == 1
+    assert re.search(rf"a value is read in {re.escape(__file__)}:\d+", printed)
     run_eagerly(monkeypatch)
-    np.testing.assert_array_equal(made, run())
+    np.testing.assert_array_equal(result, run())
 
 
 def test_a_label_out_of_range_raises_as_in_eager_steps_and_the_state_is_kept():
@@ -126,10 +126,10 @@ def test_a_label_out_of_range_raises_as_in_eager_steps_and_the_state_is_kept():
     data = tp.Data.of_array([(x, good)] * 5 + [(x, bad)])
     with pytest.raises(ValueError, match="label is 3, expected") as caught:
         trainer.fit(st, data, loss=tp.loss.cross_entropy_sparse)
-    kept = caught.value.state
-    assert kept.step == 5
+    state = caught.value.state
+    assert state.step == 5
     again = trainer.fit(st, tp.Data.of_array([(x, good)] * 5), loss=tp.loss.cross_entropy_sparse)
-    for a, b in zip(*(tp.ptree.leaves(s.vars.params) for s in (kept, again)), strict=True):
+    for a, b in zip(*(tp.ptree.leaves(s.vars.params) for s in (state, again)), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -142,7 +142,7 @@ LOSSES = {
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_every_loss_is_captured(name, monkeypatch, capsys):
+def test_every_loss_runs_as_a_program(name, monkeypatch, capsys):
     loss, target = LOSSES[name]
     trainer = tp.Trainer(tp.layer.linear(4, 3), tp.optim.adam(0.1))
     x = RNG.standard_normal((6, 4), "f4")
@@ -151,17 +151,17 @@ def test_every_loss_is_captured(name, monkeypatch, capsys):
         st = trainer.fit(trainer.init(KEY), tp.Data.repeat(6, (x, target)), loss=loss)
         return st.vars.params["weight"].numpy()
 
-    made = run()
+    result = run()
     assert "op by op" not in capsys.readouterr().err
     run_eagerly(monkeypatch)
-    np.testing.assert_array_equal(made, run())
+    np.testing.assert_array_equal(result, run())
 
 
 def test_inputs_and_targets_that_share_memory_in_some_steps(monkeypatch, capsys):
-    """The same tensor, views that overlap, and tensors apart: one structure, whatever came first."""
+    """The same tensor twice, overlapping views, and separate tensors have one structure, in any order."""
     rows = RNG.standard_normal((12, 4), "f4")
-    whole, x, y = tp.tensor(rows), tp.tensor(rows[2:8] * 2), tp.tensor(rows[3:9] - 1)
-    first, last = (tp.Tensor(whole.array[k : k + 6]) for k in (0, 2))
+    tensor, x, y = tp.tensor(rows), tp.tensor(rows[2:8] * 2), tp.tensor(rows[3:9] - 1)
+    first, last = (tp.Tensor(tensor.array[k : k + 6]) for k in (0, 2))
     pairs = [(x, x), (first, last), (x, y), (last, first), (y, x), (first, x)]
     trainer = tp.Trainer(tp.layer.sequential([tp.layer.linear(4, 4), tp.layer.tanh()]), tp.optim.sgd(0.1))
 
@@ -170,31 +170,31 @@ def test_inputs_and_targets_that_share_memory_in_some_steps(monkeypatch, capsys)
         trainer.fit(trainer.init(KEY), tp.Data.of_array(pairs * 2), loss=tp.loss.mse, history=history)
         return history.steps
 
-    made = run()
+    result = run()
     assert "op by op" not in capsys.readouterr().err
     run_eagerly(monkeypatch)
-    assert made == run()
+    assert result == run()
 
 
 def test_states_that_are_kept_do_not_change():
     x = RNG.standard_normal((6, 5), "f4")
     layer = tp.layer.sequential([tp.layer.linear(5, 300), tp.layer.batch_norm(300)])
     trainer = tp.Trainer(layer, tp.optim.adam(0.1))
-    kept, copies = [], []
+    states, copies = [], []
 
     def report(step, loss, st):
-        kept.append(st)
+        states.append(st)
         trees = [st.vars.params, st.vars.state, list(st.opt_state.moments)]
         copies.append([t.numpy().copy() for t in tp.ptree.leaves(trees)])
 
     trainer.fit(
         trainer.init(KEY), tp.Data.repeat(8, (x, np.ones((6, 300), "f4"))), loss=tp.loss.mse, report=report
     )
-    for st, copy in zip(kept, copies, strict=True):
+    for st, copy in zip(states, copies, strict=True):
         trees = [st.vars.params, st.vars.state, list(st.opt_state.moments)]
         for a, b in zip(tp.ptree.leaves(trees), copy, strict=True):
             np.testing.assert_array_equal(a, b)
-    assert [st.step for st in kept] == list(range(1, 9))
+    assert [st.step for st in states] == list(range(1, 9))
 
 
 def test_another_number_of_threads_gives_the_same_bits():

@@ -14,7 +14,7 @@ import numpy as np
 
 from treepie.autodiff import Tensor, float32, ptree
 from treepie.autodiff.arguments import as_tensor, integer
-from treepie.autodiff.program.pure import Known, call_pure, call_tensors, is_pure
+from treepie.autodiff.program.pure import PureCache, call_pure, call_tensors, is_pure
 from treepie.autodiff.ptree.structure import register_state, register_static
 from treepie.autodiff.tensor import TensorLike, check_dtype
 from treepie.autodiff.trace import active
@@ -100,7 +100,7 @@ class Layer(Constructed):
     def __init__(self, init: Init, apply: Apply, name: str = "layer", *, pure: bool = False) -> None:
         self._init, self._apply, self.name = init, apply, name
         self.pure = pure or is_pure(apply)
-        self._known: Known = {}
+        self._known: PureCache = {}
 
     def __getstate__(self) -> Any:
         """Return the attributes to pickle, for a layer that no constructor of the library returned."""

@@ -1,1 +1,1 @@
-"""Programs of a user's own functions: `jit`, and what `explain` shows of them."""
+"""Programs of users' functions: `jit`, and `explain`, which shows programs."""

@@ -1,4 +1,4 @@
-"""`jit`: a function of trees of tensors as one program."""
+"""`jit`: a pure function of trees of tensors that runs as one program."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, overload
 
 from treepie.autodiff import Tensor, tape
 from treepie.autodiff.arguments import integer
-from treepie.autodiff.program.cache import ProgramCache
+from treepie.autodiff.program.cache import EAGER, ProgramCache
 from treepie.autodiff.program.graph import Slice
-from treepie.autodiff.program.program import Blueprint
-from treepie.autodiff.program.pure import Known, call_pure
+from treepie.autodiff.program.program import ProgramFamily
+from treepie.autodiff.program.pure import PureCache, call_pure
 from treepie.autodiff.program.request import Request
 from treepie.autodiff.ptree.structure import Flattened, Matcher, builder, matcher, rebuild
 from treepie.autodiff.trace import active
@@ -25,21 +25,23 @@ from treepie.kernels.compilations import compilations
 from treepie.kernels.config import CHECK
 from treepie.kernels.threads import get_num_threads
 
+from .blocks import contiguous_blocks, donated_blocks, overlap, owners
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: What stands for a program of arguments for which the function reads values.
-_EAGER = "eager"
 
+class _ReadError(ValueError):
+    """A traced function reads a value.
 
-class _Read(ValueError):
-    """A traced function reads a value."""
+    reason: the part of the message that says where.
+    """
 
-    why = ""
+    reason = ""
 
 
 class Jitted(Generic[P, R]):
-    """A pure function of trees of tensors that runs as one program, which `tp.jit` made."""
+    """A pure function of trees of tensors that runs as one program; `tp.jit` returns it."""
 
     pure = once = True
 
@@ -51,18 +53,18 @@ class Jitted(Generic[P, R]):
         fallback: bool = False,
         check: bool = False,
     ) -> None:
-        """Take a function; see `jit`."""
+        """Wrap a function; see `jit`."""
         functools.update_wrapper(self, function)
         self.function, self._static, self._donate = function, frozenset(static), frozenset(donate)
         self._fallback, self._check = fallback, check or CHECK
         self.name = getattr(function, "__name__", type(function).__name__)
-        self._known: dict[Hashable, Known] = {}
-        self._last: tuple[Matcher, Hashable] = (lambda arguments: None, None)
+        self._pure_caches: dict[Hashable, PureCache] = {}  # by static arguments
+        self._last: tuple[Matcher, Hashable] = (lambda arguments: None, None)  # of the last call's structure
         self._cache = ProgramCache(f"calls of {self.name}")
 
     @property
     def programs(self) -> Sequence[Any]:
-        """Its programs."""
+        """The programs so far."""
         return self._cache.programs
 
     def __repr__(self) -> str:
@@ -78,228 +80,192 @@ class Jitted(Generic[P, R]):
         """Run the function."""
         trace = active.tracing()
         if trace is not None or tape.recording():
-            known = self._known.setdefault(self._statics(args, kwargs), {})
-            return call_pure(known, self._apply, (args, kwargs), once=True, eager=True)  # type: ignore[no-any-return]
+            cache = self._pure_caches.setdefault(self._statics(args, kwargs), {})
+            result: R = call_pure(cache, self._apply, (args, kwargs), once=True, eager=True)
+            return result
         with compilations.watch():
             return self._run(args, kwargs)  # type: ignore[no-any-return]
 
-    def _apply(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _apply(self, args: Any, kwargs: Any) -> R:
         return self.function(*args, **kwargs)
 
+    # ---- arguments
     def _statics(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Return the static arguments, with their positions or names and their types."""
+        """Return the static arguments, as (position or name, type, value)."""
         if not self._static:
             return ()
-        found: list[tuple[int | str, type, Any]] = []
-        found += [(k, type(a), a) for k, a in enumerate(args) if k in self._static]
-        found += [(k, type(a), a) for k, a in kwargs.items() if k in self._static]
+        statics: list[tuple[int | str, type, Any]] = []
+        statics += [(k, type(a), a) for k, a in enumerate(args) if k in self._static]
+        statics += [(k, type(a), a) for k, a in kwargs.items() if k in self._static]
         try:
-            hash(tuple(found))
+            hash(tuple(statics))
         except TypeError:
             raise TypeError(
                 f"jit: a static argument of {self.name} is not hashable, expected one that is"
             ) from None
-        return tuple(found)
+        return tuple(statics)
 
-    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        statics = self._statics(args, kwargs)
-        if statics:
-            args = tuple([None if k in self._static else a for k, a in enumerate(args)])
-            kwargs = {k: a for k, a in kwargs.items() if k not in self._static}
-        flat = self._flat((args, kwargs))
-        numbers, tensors = flat.numbers or [], flat.tensors
-        specs = tuple([(t._data.shape, t._data.dtype) for t in tensors])
-        root = self._cache.root((flat.structure, statics, tuple(map(type, numbers)), specs))
-        found = self._cache.find(root, 0)
-        if found is None or (self._check and found is not _EAGER):
-            found = self._known_or_traced(root, found, flat, statics)
-        if not isinstance(found, Blueprint):
-            return self._called(flat, statics, tensors, numbers)
-        firsts, continues = _blocks(tensors)
-        program = found.variant(
-            (get_num_threads(), continues), lambda: self._request(found.request, args, flat, continues)
-        )
-        addresses = [tensors[k].address for k in firsts]
-        owners: Any = ()
-        if program.in_place and _apart(addresses, program.request.externals, program.request.donated):
-            owners = _owners(tensors, firsts, program.request.donated)
-        run = program.prepare(addresses, numbers, (), owners)
-        results = run.fresh()
-        failed = run.go()
-        if failed >= 0:
-            if owners:
-                raise run.error(failed)
-            return self._called(flat, statics, tensors, numbers)  # which raises the error, or handles it
-        program.done(run)
-        build, result_numbers = found.result
-        values: Sequence[Any] = ()
-        if result_numbers:
-            every = found.request.numbers.evaluate(numbers)  # type: ignore[union-attr]
-            values = [every[n.index] if type(n) is Number else n for n in result_numbers]
-        return build(results, values)
-
-    def _flat(self, arguments: Any) -> Flattened:
-        """Return the arguments taken apart, in the way of the last call if they are alike."""
+    def _flatten(self, arguments: Any) -> Flattened:
+        """Return (args, kwargs) flattened, by the matcher of the last call if the structure is the same."""
         match, structure = self._last
-        found = match(arguments)
-        if found is not None:
-            return Flattened.of(*found, structure)
+        leaves = match(arguments)
+        if leaves is not None:
+            return Flattened.of(*leaves, structure)
         flat = Flattened(f"jit: {self.name}, (args, kwargs)", arguments)
         if flat.plain:
             self._last = matcher(flat.structure), flat.structure
         return flat
 
-    def _called(
-        self, flat: Flattened, statics: Any, tensors: Sequence[Tensor], numbers: Sequence[Any]
-    ) -> Any:
-        """Call the function with these in the places of its arguments' tensors and numbers."""
+    def _call(self, flat: Flattened, statics: Any, tensors: Sequence[Tensor], numbers: Sequence[Any]) -> R:
+        """Call the function itself, with these leaves in its arguments."""
         args, kwargs = rebuild(flat.structure, iter(tensors), iter(numbers))
-        static = {k: a for k, _, a in statics}
-        args = [static.get(k, a) for k, a in enumerate(args)]
-        return self.function(*args, **kwargs, **{k: a for k, a in static.items() if isinstance(k, str)})
+        values = {k: a for k, _, a in statics}
+        args = [values.get(k, a) for k, a in enumerate(args)]
+        return self.function(*args, **kwargs, **{k: a for k, a in values.items() if isinstance(k, str)})
 
-    def _known_or_traced(self, root: Entry, found: Any, flat: Flattened, statics: Any) -> Any:
-        """Trace the function; hold it against what was traced before, if there is that."""
-        try:
-            made = self._traced(flat, statics)
-        except _Read as error:
-            if not self._fallback:
-                raise
-            self._cache.say(error.why)
-            root.programs[0] = _EAGER
-            return _EAGER
-        if isinstance(found, Blueprint):
-            made.written.compare(found.written, f"jit: {self.name}")
-            _compare_numbers(f"jit: {self.name}", made.result[1], found.result[1])
-            return found
-        self._cache.add(root, 0, made)
-        return made
-
-    def _traced(self, flat: Flattened, statics: Any) -> Blueprint:
-        """Run the function on symbolic tensors, and return what it does."""
-        trace = Trace(root(), user=False, refuse=self._refuse, lines=self._check)
-        numbers = Numbers(flat.numbers or ())
-        given = [Tensor(trace.symbol(t.shape, t.dtype)) for t in flat.tensors]
-        symbols = [numbers.number(k) for k in range(len(flat.numbers or ()))]
-
-        def run() -> Flattened:
-            result = self._called(flat, statics, given, symbols)
-            return Flattened(f"jit: the result of {self.name}", result)
-
-        result = active.inside(trace, run)
-        if trace.read_at is not None:
-            self._refuse(trace.read_at)  # the function has caught it
-        fresh = [trace.number_of(t) for t in result.tensors]
-        inputs = {n: Slice(n) for n in range(len(given))}
-        request = Request([t.array.nbytes for t in flat.tensors], inputs, fresh, numbers=numbers)
-        made = Blueprint(trace, trace.items, request, self._cache.arenas)
-        made.result = (builder(result.structure), result.numbers)
-        made.written = Transcript(trace, set(inputs)) if self._check else None
-        trace.end()
-        return made
+    # ---- running
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        statics = self._statics(args, kwargs)
+        if statics:
+            args = tuple([None if k in self._static else a for k, a in enumerate(args)])
+            kwargs = {k: a for k, a in kwargs.items() if k not in self._static}
+        flat = self._flatten((args, kwargs))
+        numbers, tensors = flat.numbers or [], flat.tensors
+        specs = tuple([(t._data.shape, t._data.dtype) for t in tensors])
+        entry = self._cache.root((flat.structure, statics, tuple(map(type, numbers)), specs))
+        family: Any = self._cache.find(entry, 0)
+        if family is None or (self._check and family is not EAGER):
+            family = self._trace_or_check(entry, family, flat, statics)
+        if not isinstance(family, ProgramFamily):
+            return self._call(flat, statics, tensors, numbers)
+        firsts, continues = contiguous_blocks(tensors)
+        program = family.variant(
+            (get_num_threads(), continues), lambda: self._request(family.request, args, flat, continues)
+        )
+        addresses = [tensors[k].address for k in firsts]
+        donated: Any = ()
+        if program.donated_memory:
+            request = program.request
+            if not overlap(addresses, request.externals, request.donated):
+                donated = owners(tensors, firsts, request.donated)
+        run = program.prepare(addresses, numbers, (), donated)
+        results = run.fresh()
+        failed = run.go()
+        if failed >= 0:
+            if donated:
+                raise run.error(failed)
+            return self._call(flat, statics, tensors, numbers)  # raises the error, or handles it
+        program.done(run)
+        build, result_numbers = family.result
+        values: Sequence[Any] = ()
+        if result_numbers:
+            evaluated = family.request.numbers.evaluate(numbers)  # type: ignore[union-attr]
+            values = [evaluated[n.index] if type(n) is Number else n for n in result_numbers]
+        return build(results, values)
 
     def _request(
         self, request: Request, args: tuple[Any, ...], flat: Flattened, continues: Sequence[bool]
     ) -> Request:
-        """Return a request with arguments in blocks of memory."""
+        """Return the request of a variant, whose externals are contiguous blocks of arguments."""
         sizes: list[int] = []
         inputs: dict[int, Slice] = {}
-        for n, (t, on) in enumerate(zip(flat.tensors, continues, strict=True)):
-            if not on:
+        for n, (t, continued) in enumerate(zip(flat.tensors, continues, strict=True)):
+            if not continued:
                 sizes.append(0)
             inputs[n] = Slice(len(sizes) - 1, sizes[-1])
             sizes[-1] += t.array.nbytes
-        donated = self._donated(args, flat, continues)
+        donated: tuple[int, ...] = ()
+        if self._donate:
+            owned = [k in self._donate for k, a in enumerate(args) for _ in Flattened("", a).tensors]
+            owned += [False] * (len(flat.tensors) - len(owned))  # keyword arguments
+            donated = donated_blocks(owned, continues)
         return replace(request, externals=sizes, inputs=inputs, donated=donated)
 
+    # ---- tracing
+    def _trace_or_check(self, entry: Entry, family: Any, flat: Flattened, statics: Any) -> Any:
+        """Trace the function; return its programs, or `EAGER`.
+
+        Where there are programs already, raise ValueError if the trace differs from theirs.
+        """
+        try:
+            traced = self._trace(flat, statics)
+        except _ReadError as error:
+            if not self._fallback:
+                raise
+            self._cache.report_eager(error.reason)
+            entry.programs[0] = EAGER
+            return EAGER
+        if isinstance(family, ProgramFamily):
+            assert traced.transcript is not None
+            assert family.transcript is not None
+            traced.transcript.compare(family.transcript, f"jit: {self.name}")
+            _compare_numbers(f"jit: {self.name}", traced.result[1], family.result[1])
+            return family
+        self._cache.add(entry, 0, traced)
+        return traced
+
+    def _trace(self, flat: Flattened, statics: Any) -> ProgramFamily:
+        """Run the function on symbolic tensors and numbers; return the programs of the trace."""
+        trace = Trace(root(), user=False, refuse=self._refuse, lines=self._check)
+        numbers = Numbers(flat.numbers or ())
+        tensors = [Tensor(trace.symbol(t.shape, t.dtype)) for t in flat.tensors]
+        symbols = [numbers.number(k) for k in range(len(flat.numbers or ()))]
+
+        def run() -> Flattened:
+            result = self._call(flat, statics, tensors, symbols)
+            return Flattened(f"jit: the result of {self.name}", result)
+
+        result = active.call_under(trace, run)
+        if trace.read_at is not None:
+            self._refuse(trace.read_at)  # the function caught the error
+        fresh = [trace.number_of(t) for t in result.tensors]
+        inputs = {n: Slice(n) for n in range(len(tensors))}
+        request = Request([t.array.nbytes for t in flat.tensors], inputs, fresh, numbers=numbers)
+        family = ProgramFamily(trace, trace.entries, request, self._cache.arenas)
+        family.result = (builder(result.structure), result.numbers)
+        family.transcript = Transcript(trace, set(inputs)) if self._check else None
+        trace.end()
+        return family
+
     def _refuse(self, line: str) -> NoReturn:
-        reads = f"a value is read in {line}"
-        error = _Read(
-            f"jit: {self.name} can not run as one program: {reads}. Use tp.where in the place of `if`, name "
-            "the argument in static=, or let it run op by op with fallback=True"
+        """Raise the error of a read in a line of the user's code."""
+        reason = f"a value is read in {line}"
+        error = _ReadError(
+            f"jit: {self.name} can not run as one program: {reason}. Use tp.where instead of `if`, name the "
+            "argument in static=, or let it run op by op with fallback=True"
         )
-        error.why = reads
+        error.reason = reason
         raise error
-
-    def _donated(self, args: tuple[Any, ...], flat: Flattened, continues: Sequence[bool]) -> tuple[int, ...]:
-        """Return the externals that hold nothing but donated tensors."""
-        if not self._donate:
-            return ()
-        owned = [k in self._donate for k, a in enumerate(args) for _ in Flattened("", a).tensors]
-        owned += [False] * (len(flat.tensors) - len(owned))
-        made: list[bool] = []
-        for own, on in zip(owned, continues, strict=True):
-            if on:
-                made[-1] &= own
-            else:
-                made.append(own)
-        return tuple([k for k, own in enumerate(made) if own])
-
-
-def _blocks(tensors: Sequence[Tensor]) -> tuple[list[int], tuple[bool, ...]]:
-    """Return which tensors begin blocks of memory, and of each tensor whether it goes on with one.
-
-    Parameters lie side by side in an optimizer's buffers, which it reads whole.
-    """
-    firsts, continues, end, base = [], [], -1, None
-    for k, t in enumerate(tensors):
-        array, start = t.array, t._address or t.address
-        mine = array.base
-        on = start == end and mine is base and mine is not None
-        continues.append(on)
-        if not on:
-            firsts.append(k)
-        end, base = start + array.nbytes, mine
-    return firsts, tuple(continues)
-
-
-def _apart(addresses: Sequence[int], sizes: Sequence[int], donated: Sequence[int]) -> bool:
-    """Whether donated memory overlaps no other."""
-    spans = [(a, a + n) for a, n in zip(addresses, sizes, strict=True)]
-    return all(
-        j == k or spans[j][1] <= spans[k][0] or spans[k][1] <= spans[j][0]
-        for k in donated
-        for j in range(len(spans))
-    )
-
-
-def _owners(tensors: Sequence[Tensor], externals: Sequence[int], donated: Sequence[int]) -> dict[int, Any]:
-    """Return the arrays whose memory donated externals are."""
-    made = {}
-    for k in donated:
-        array = tensors[externals[k]].array
-        made[k] = array if array.base is None else array.base
-    return made
 
 
 def _compare_numbers(function: str, now: Sequence[Any], before: Sequence[Any]) -> None:
-    """Raise ValueError where a result is another number of Python's than it was."""
+    """Raise ValueError where a Python number in the result differs from that of the first trace."""
     for a, b in zip(now, before, strict=True):
         if type(a) is not Number and type(b) is not Number and repr(a) != repr(b):
             raise ValueError(f"{function} is not pure: a number in its result was {b} and is {a}")
 
 
 def _positions(function: Callable[..., Any], static: Sequence[int | str]) -> list[int | str]:
-    """Return static arguments by name, and by position where they can be given so too."""
+    """Return the static arguments by name, and also by position where they can be passed so."""
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
         return list(static)
     names = [p.name for p in parameters]
     any_name = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    made: list[int | str] = []
+    positions: list[int | str] = []
     for s in static:
-        made.append(s)
+        positions.append(s)
         if isinstance(s, int):
-            made += names[s : s + 1]
+            positions += names[s : s + 1]
         elif s in names:
             if parameters[names.index(s)].kind is not inspect.Parameter.KEYWORD_ONLY:
-                made.append(names.index(s))
+                positions.append(names.index(s))
         elif not any_name:
             raise ValueError(
                 f"jit: static is {s!r}, expected an argument of the function: {', '.join(names)}"
             )
-    return made
+    return positions
 
 
 @overload
@@ -310,6 +276,8 @@ def jit(
     fallback: bool = False,
     check: bool = False,
 ) -> Jitted[P, R]: ...
+
+
 @overload
 def jit(
     function: None = None,
@@ -318,6 +286,8 @@ def jit(
     fallback: bool = False,
     check: bool = False,
 ) -> Callable[[Callable[P, R]], Jitted[P, R]]: ...
+
+
 def jit(
     function: Callable[..., Any] | None = None,
     static: int | str | Sequence[int | str] = (),
@@ -325,17 +295,25 @@ def jit(
     fallback: bool = False,
     check: bool = False,
 ) -> Any:
-    """Return a pure function as one program: forward, backward and update in one native call.
+    """Return a function that runs a pure one as one program: forward, backward and update in one native call.
 
-    It is traced once for each structure of its arguments; what it reads from outside is fixed then.
+    The contract is that of `jax.jit`: the function is traced once for each structure of its arguments
+    (shapes, dtypes, static values), and what it reads from outside is fixed then. The results have the bits
+    of the function itself.
 
     function: takes and returns trees of tensors; states of optimizers, models and training too. Python
-        numbers among the arguments are values, NumPy's arrays become tensors; strings and None are structure.
+        numbers among the arguments are values, NumPy arrays become tensors; strings and None are structure.
+        None returns a decorator.
     static: positions or names of arguments that are structure too, such as numbers that a branch depends on.
-    donate: positions of arguments whose memory results may take. They are not read afterwards.
-    fallback: run op by op, and say so once, where the function reads values; else ValueError says where.
-    check: trace at each call, and raise ValueError where the function is not pure, naming the line and what
-        differs. TREEPIE_CHECK=1 in the environment does so for all functions.
+    donate: positions of arguments whose memory results may reuse; they must not be read afterwards.
+    fallback: where the function reads values, run it op by op, with one line on stderr.
+    check: trace at each call, and raise ValueError where two traces differ. TREEPIE_CHECK=1 in the
+        environment does so for all functions.
+
+    Raises TypeError for something that can not be called, and ValueError for a static argument that the
+    function does not have. A call raises TypeError for arguments or results that are no trees of tensors, and
+    for static arguments that are not hashable. It raises ValueError, which names the line, where the function
+    reads a value, and where it is checked and not pure.
 
     >>> import treepie as tp
     >>> step = tp.jit(lambda w, x: w - 0.1 * tp.grad(lambda w: ((w * x) ** 2).sum())(w))

@@ -10,7 +10,7 @@ import numpy as np
 
 from treepie.autodiff import Tensor, ops, rng, tape
 from treepie.autodiff.program.graph import Alias, Slice
-from treepie.autodiff.program.program import Blueprint
+from treepie.autodiff.program.program import ProgramFamily
 from treepie.autodiff.program.request import Request
 from treepie.autodiff.tensor import float64
 from treepie.autodiff.trace.number import Numbers
@@ -43,7 +43,7 @@ class _Outputs:
     late: int
 
 
-def plan(step: Step, values: int) -> Blueprint | None:
+def plan(step: Step, values: int) -> ProgramFamily | None:
     """Trace the backward pass and the update, and return the step's program; None where a value is read.
 
     values: the number of values in the trace so far.
@@ -51,7 +51,7 @@ def plan(step: Step, values: int) -> Blueprint | None:
     inputs, trace, part = step.inputs, step.trace, step.inputs.accumulation
     tape.clear()
     if trace.user:
-        trace.end_user()
+        trace.enter_library()
     trace.refuse = ValueRead
     step.declare()
     step.place_parameters()
@@ -65,14 +65,14 @@ def plan(step: Step, values: int) -> Blueprint | None:
         trace.user, trace.refuse, step.gradients = True, None, None
         return None
     request = _request(step, numbers, outputs, len(forward) + outputs.late)
-    return Blueprint(trace, [*forward, *trace.items], request, step.steps.cache.arenas, values)
+    return ProgramFamily(trace, [*forward, *trace.entries], request, step.steps.cache.arenas, values)
 
 
 def _fold_key(step: Step, numbers: Numbers) -> list[Any]:
     """Return the entries that fold the step's numbers into the key."""
     inputs, trace = step.inputs, step.trace
     entries: list[Any] = []
-    trace.items = entries
+    trace.entries = entries
     if inputs.key is None:
         return entries
     base = trace.symbol((2,), inputs.key.dtype)
@@ -81,7 +81,7 @@ def _fold_key(step: Step, numbers: Numbers) -> list[Any]:
     for k in range(len(inputs.folds)):
         key = rng.fold_in(key, numbers.number(1 + k))  # type: ignore[arg-type]
     alias = Alias(((step.key_number, trace.number_of(key)),))
-    trace.items = []
+    trace.entries = []
     return [*entries, alias]
 
 
@@ -99,7 +99,7 @@ def _finish(step: Step, numbers: Numbers) -> _Outputs:
         size, examples, total = _accumulation_numbers(numbers, len(inputs.folds))
         first = 2 * count + 1
         sums = [] if part.first else _externals(step, [(t.shape, t.dtype) for t in flat], first)
-        late = len(trace.items)
+        late = len(trace.entries)
         flat = finish.accumulate(flat, sums, part, size, examples)
         if not part.last:
             filled = [*[(t, first + k) for k, t in enumerate(flat)], _increment(step, 2 * count)]
@@ -107,7 +107,7 @@ def _finish(step: Step, numbers: Numbers) -> _Outputs:
         loss = (loss * size + total) / examples
     norm = global_norm(flat) if inputs.check or inputs.clip_norm is not None else loss
     checked = finish.check_finite(loss, norm) if inputs.check else norm
-    late = len(trace.items)
+    late = len(trace.entries)
     grads = flat if inputs.clip_norm is None else finish.clip(flat, inputs.clip_norm, checked)
     old = _externals(step, [(a.shape, a.dtype) for a in buffers.arrays], 0)
     new = finish.update(step.steps.optimizer, buffers.layout, numbers.number(0), old, grads)
@@ -153,7 +153,7 @@ def _request(step: Step, numbers: Numbers, outputs: _Outputs, late: int) -> Requ
         scalars=[number_of(t) for t in outputs.scalars],
         filled=[(number_of(t), k) for t, k in outputs.filled],
         peeked=[number_of(t) for t in outputs.peeked],
-        after=late,
+        barrier=late,
         numbers=numbers,
         user_numbers=tuple(trace.number_values),
     )

@@ -10,9 +10,9 @@ import numpy as np
 
 from treepie.autodiff import Tensor, ptree
 from treepie.autodiff.program.cache import ProgramCache
-from treepie.autodiff.program.call import expanded
+from treepie.autodiff.program.call import inline_calls
 from treepie.autodiff.program.graph import Slice
-from treepie.autodiff.program.program import Blueprint
+from treepie.autodiff.program.program import ProgramFamily
 from treepie.autodiff.program.request import Request
 from treepie.autodiff.ptree.structure import Flattened, rebuild
 from treepie.autodiff.tensor import TENSOR_DTYPES
@@ -53,25 +53,25 @@ class Predictor:
         leaves, structure = self._leaves(at.state, x, ctx)
         specs = tuple([(t._data.shape, t._data.dtype) for t in leaves])
         root = self.cache.root((get_num_threads(), at.buffers.layout.key, at.dtype, structure, specs))
-        blueprint = self.cache.find(root, 0)
-        if not isinstance(blueprint, Blueprint):
+        family = self.cache.find(root, 0)
+        if not isinstance(family, ProgramFamily):
             describe = lambda: {"inputs": str([t.shape for t in leaves])}
             with compilations.watch():
-                if blueprint is None and not self.cache.pays(root, 0, 1, describe):
+                if family is None and not self.cache.worth_planning(root, 0, 1, describe):
                     return self.model.apply(vars(), inputs(x), ctx=ctx)[0]
-                blueprint = self._whole(at, leaves, structure)
-                self.cache.add(root, 0, blueprint)
-                blueprint.program()
-        program = blueprint.program()
+                family = self._whole(at, leaves, structure)
+                self.cache.add(root, 0, family)
+                family.program()
+        program = family.program()
         count = len(at.buffers.layout.groups)
         run = program.prepare([*at.buffers.addresses[:count], *[t.address for t in leaves]])
         results = run.fresh()
         if run.go() >= 0:
             return self.model.apply(vars(), inputs(x), ctx=ctx)[0]
         program.done(run)
-        if blueprint.result is Tensor:
+        if family.result is Tensor:
             return results[0]
-        return rebuild(blueprint.result, iter(results), iter(()))
+        return rebuild(family.result, iter(results), iter(()))
 
     def _leaves(self, state: Any, x: Any, ctx: Context | None) -> tuple[list[Tensor], Hashable]:
         """Return the tensors of the model's inputs, and their structure; None for one input and no state."""
@@ -86,7 +86,7 @@ class Predictor:
         flat = Flattened("Trainer.predict", (inputs(x), state, ctx), numbers=False)
         return flat.tensors, flat.structure
 
-    def _whole(self, at: Snapshot, leaves: Sequence[Tensor], structure: Any) -> Blueprint:
+    def _whole(self, at: Snapshot, leaves: Sequence[Tensor], structure: Any) -> ProgramFamily:
         """Trace the model."""
         trace = Trace(root(), user=False)
         layout = at.buffers.layout
@@ -100,14 +100,14 @@ class Predictor:
             (rest[0], at.state, None) if structure is None else rebuild(structure, iter(rest), iter(()))
         )
         vars = Vars(layout.around(params), state, at.dtype)
-        out, _ = active.inside(trace, functools.partial(self.model.apply, vars, x, ctx=ctx))
+        out, _ = active.call_under(trace, functools.partial(self.model.apply, vars, x, ctx=ctx))
         result = Flattened("Trainer.predict: the output", out, numbers=False)
         sizes = [a.nbytes for a in at.buffers.arrays[: len(layout.groups)]] + [t.array.nbytes for t in leaves]
         fresh = [trace.number_of(t) for t in result.tensors]
-        blueprint = Blueprint(trace, trace.items, Request(sizes, places, fresh), self.cache.arenas)
-        blueprint.result = result.structure
+        family = ProgramFamily(trace, trace.entries, Request(sizes, places, fresh), self.cache.arenas)
+        family.result = result.structure
         trace.end()
-        return blueprint
+        return family
 
     # ---- a user's own model: its Python runs in every call
     def _python(self, at: Snapshot, vars: Any, x: Any, ctx: Context | None) -> Any:
@@ -122,11 +122,11 @@ class Predictor:
         def forward() -> Any:
             return self.model.apply(Vars(layout.around(params), at.state, at.dtype), x, ctx=ctx)[0]
 
-        trace.given = materialize_inputs
+        trace.materialize_inputs = materialize_inputs
         try:
-            out = active.inside(trace, forward)
+            out = active.call_under(trace, forward)
             if trace.closed:
-                self.cache.say(f"a value is read in {trace.read_at}")
+                self.cache.report_eager(f"a value is read in {trace.read_at}")
                 return out
             return self._replayed(trace, at, params, places, out)
         except Restart:
@@ -139,19 +139,19 @@ class Predictor:
     ) -> Any:
         """Run the trace's program, which gives the symbolic tensors of the output their elements."""
         values, entry = len(trace.values), trace.entry
-        blueprint = self.cache.find(entry, 0)
-        if blueprint is None and not self.cache.pays(entry, 0, values, dict):
+        family = self.cache.find(entry, 0)
+        if family is None and not self.cache.worth_planning(entry, 0, values, dict):
             trace.materialize()
             return out
         count = len(at.buffers.layout.groups)
         tensors: list[Any] = [trace.values[n] for n in trace.inputs]
-        if not isinstance(blueprint, Blueprint):
-            blueprint = active.inside(trace, self._plan, trace, at, places, tensors, values)
-            self.cache.add(entry, 0, blueprint)
+        if not isinstance(family, ProgramFamily):
+            family = active.call_under(trace, self._plan, trace, at, places, tensors, values)
+            self.cache.add(entry, 0, family)
         params.clear()
         trace.forget_nodes()
-        kept = trace.kept(values)
-        program = blueprint.program(kept)
+        kept = trace.live_values(values)
+        program = family.program(kept)
         run = program.prepare(
             [*at.buffers.addresses[:count], *[t.address for t in tensors]], (), trace.numbers
         )
@@ -165,14 +165,14 @@ class Predictor:
 
     def _plan(
         self, trace: Trace, at: Snapshot, places: dict[int, Slice], tensors: Sequence[Any], values: int
-    ) -> Blueprint:
-        trace.end_user()
+    ) -> ProgramFamily:
+        trace.enter_library()
         count = len(at.buffers.layout.groups)
         slices = {**places, **{n: Slice(count + k) for k, n in enumerate(trace.inputs)}}
         sizes = [a.nbytes for a in at.buffers.arrays[:count]] + [t.array.nbytes for t in tensors]
-        entries = expanded(trace)
+        entries = inline_calls(trace)
         request = Request(sizes, slices, user_numbers=tuple(trace.number_values))
-        return Blueprint(trace, entries, request, self.cache.arenas, values)
+        return ProgramFamily(trace, entries, request, self.cache.arenas, values)
 
 
 def _declared(trace: Trace, layout: FlatLayout) -> tuple[list[Tensor], dict[int, Slice]]:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from treepie.autodiff import Tensor, ptree, tape
 from treepie.autodiff.arguments import as_tensor
-from treepie.autodiff.program.call import Call
+from treepie.autodiff.program.cache import EAGER
+from treepie.autodiff.program.call import PureCall
 from treepie.autodiff.program.graph import Slice
-from treepie.autodiff.program.program import Blueprint
+from treepie.autodiff.program.program import ProgramFamily
 from treepie.autodiff.program.pure import Pure, is_pure
 from treepie.autodiff.ptree.structure import Flattened, rebuild
 from treepie.autodiff.trace import active
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
     from .steps import Steps
 
 
-#: The cache's mark for functions that are marked as pure and read values.
-_EAGER = "eager"
-
-
 class PureModelStep(Step):
     """One step of a pure model, with a loss that may be pure.
 
@@ -41,7 +38,7 @@ class PureModelStep(Step):
         self.pure_loss = is_pure(inputs.loss)
         self.leaves = None
         self._key: Hashable = None
-        self.call: Call | None = None
+        self.call: PureCall | None = None
         x, target = inputs.x, inputs.target
         if (
             type(x) is Tensor
@@ -83,23 +80,23 @@ class PureModelStep(Step):
         cache = self.steps.cache
         root = cache.root(self.key())
         self.trace = Trace(root, user=False, depth=1)
-        blueprint = cache.find(root, 0)
-        if blueprint == _EAGER:
+        family = cache.find(root, 0)
+        if family is EAGER:
             return self.eagerly()
-        if blueprint is None and not cache.pays(root, 0, 1, self.description):
+        if family is None and not cache.worth_planning(root, 0, 1, self.description):
             return self.eagerly()
-        if not isinstance(blueprint, Blueprint):
-            blueprint = active.inside(self.trace, self._whole)
-            if blueprint is None:
-                cache.say("the model or the loss reads values")
-                root.programs[0] = _EAGER
+        if not isinstance(family, ProgramFamily):
+            family = active.call_under(self.trace, self._whole)
+            if family is None:
+                cache.report_eager("the model or the loss reads values")
+                root.programs[0] = EAGER
                 return self.eagerly()
-            cache.add(root, 0, blueprint)
+            cache.add(root, 0, family)
         self._check_out()
-        self.dtype, self.new_state = blueprint.result
-        return self._run(blueprint.program(), (), commit)
+        self.dtype, self.new_state = family.result
+        return self._run(family.program(), (), commit)
 
-    def _whole(self) -> Blueprint | None:
+    def _whole(self) -> ProgramFamily | None:
         """Trace the whole step; None where the model or the loss reads a value."""
         inputs, trace = self.inputs, self.trace
         self.number = tape.begin()
@@ -109,18 +106,18 @@ class PureModelStep(Step):
         x, target, state, ctx = _unflatten(self.structure, inputs.state, len(self.leaves or ()), rest)
         trace.refuse = ValueRead
         self.entries: list[Any] = []
-        trace.items = self.entries
+        trace.entries = self.entries
         vars = Vars(inputs.at.buffers.layout.around(self.variables), state, inputs.at.dtype)
         try:
             out, after = self.steps.model.apply(vars, x, inputs.training, key, ctx)
             self._end_forward(inputs.loss(out, *target), after.state)
         except ValueRead:
             return None
-        blueprint = plan(self, 0)
-        if blueprint is not None:
+        family = plan(self, 0)
+        if family is not None:
             assert self.loss is not None
-            blueprint.result = self.loss.dtype, self.state
-        return blueprint
+            family.result = self.loss.dtype, self.state
+        return family
 
     def fresh(self) -> Sequence[Tensor]:
         """Return the results that every program of this trace allocates: the model's new state."""
@@ -149,7 +146,9 @@ class PureModelStep(Step):
         count = len(inputs.at.buffers.layout.shapes)
         if model.fails([*[None] * count, *leaves, inputs.key]):
             raise Restart
-        self.call = Call(model, model.made, (), (), taped=True)  # its arguments are declared by `declare`
+        self.call = PureCall(
+            model, model.replay, (), (), taped=True
+        )  # its arguments are declared by `declare`
         results = [Tensor(s) for s in trace.call(self.call, "model", model.outputs)]
         self.node = node = tape.Node(self.call, (), {}, tuple([t._data for t in results]), self.number)
         trace.nodes.append(node)
@@ -185,7 +184,7 @@ class PureModelStep(Step):
                 return out, after.state
 
             pure = Pure(model.name, apply, (tuple, len(arguments), (Tensor,) * len(arguments)))
-            pure.outline(arguments, taped=True)
+            pure.trace(arguments, taped=True)
             self.steps.models[key] = pure
         return pure
 

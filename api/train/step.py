@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from treepie.autodiff import Tensor, ptree, rng, tape, value_and_grad_aux
-from treepie.autodiff.program.call import expanded
+from treepie.autodiff.program.call import inline_calls
 from treepie.autodiff.program.graph import Slice
-from treepie.autodiff.program.program import Blueprint, Program
+from treepie.autodiff.program.program import Program, ProgramFamily
 from treepie.autodiff.trace import active
 from treepie.autodiff.trace.trace import Restart, Trace
 from treepie.autodiff.transform import check_scalar, or_zeros, without_history
@@ -83,34 +83,34 @@ class Step:
     def _traced(self, commit: Callable[[Any], None]) -> StepResult:
         cache = self.steps.cache
         self.trace = trace = Trace(cache.root(self.key()), depth=1)
-        trace.given = self._materialize_inputs
+        trace.materialize_inputs = self._materialize_inputs
         try:
-            active.inside(trace, self._forward)
+            active.call_under(trace, self._forward)
             if trace.closed:
-                cache.say(f"a value is read in {trace.read_at}")
-                return active.inside(None, self._finish)
+                cache.report_eager(f"a value is read in {trace.read_at}")
+                return active.call_under(None, self._finish)
             key = self._outputs()
             entry, values = trace.entry, len(trace.values)
-            blueprint = cache.find(entry, key)
-            if blueprint is None and not cache.pays(entry, key, values, self.description):
+            family = cache.find(entry, key)
+            if family is None and not cache.worth_planning(entry, key, values, self.description):
                 trace.materialize()
-                return active.inside(None, self._finish)
+                return active.call_under(None, self._finish)
         except Restart:
             return self.eagerly()
-        if not isinstance(blueprint, Blueprint):
-            blueprint = active.inside(trace, plan, self, values)
-            if blueprint is None:
+        if not isinstance(family, ProgramFamily):
+            family = active.call_under(trace, plan, self, values)
+            if family is None:
                 trace.materialize()
-                return active.inside(None, self._finish)
-            cache.add(entry, key, blueprint)
+                return active.call_under(None, self._finish)
+            cache.add(entry, key, family)
         assert self.loss is not None
         self.dtype = self.loss.dtype
         self.loss = self.gradients = None
         self.variables.clear()
         trace.forget_nodes()
-        kept = trace.kept(values)
+        kept = trace.live_values(values)
         self._check_out()
-        return self._run(blueprint.program(kept), kept, commit)
+        return self._run(family.program(kept), kept, commit)
 
     def _check_out(self) -> None:
         """Take other buffers for the results, if the user's Python has kept the parameters."""
@@ -197,7 +197,7 @@ class Step:
 
     def forward_entries(self) -> list[Any]:
         """Return the entries of the forward pass."""
-        return expanded(self.trace)
+        return inline_calls(self.trace)
 
     # ---- op by op
     def _finish(self) -> StepResult:
@@ -221,7 +221,7 @@ class Step:
                 self.steps.model, vars, inputs.x, inputs.loss, inputs.target, inputs.training, key, inputs.ctx
             )
 
-        loss, grads, state = active.inside(None, run)
+        loss, grads, state = active.call_under(None, run)
         flat = list(at.buffers.layout.flat(ptree.leaves(grads)))
         return finish(inputs, self.steps.optimizer, loss, flat, state)
 
@@ -246,7 +246,7 @@ class Step:
         if trace is not None and not trace.closed:
             self.loss = self.gradients = None
             with contextlib.suppress(Restart):  # values after an op that fails have no elements
-                active.inside(None, trace.materialize)
+                active.call_under(None, trace.materialize)
 
     def _materialize_after_launch(self, kept: tuple[int, ...]) -> None:
         """Give tensors that the user has kept their elements, op by op, after a failed launch."""
@@ -256,7 +256,7 @@ class Step:
             trace.values[n].value = None
         if kept:
             with contextlib.suppress(Exception):  # raised by the eager run
-                active.inside(None, trace.run)
+                active.call_under(None, trace.run)
 
     # ---- the native call
     @property

@@ -1,4 +1,5 @@
-"""Programs: traces, planned and run in one native call.
+"""Programs: traces that are planned (graph, fusion, memory) and run in one native call.
 
-Read in this order: `pure.py`, `graph.py`, `fusion.py` and `group.py`, `layout.py`, `program.py`, `cache.py`.
+Read in this order: `call.py`, `pure.py`; `graph.py`, `fusion.py`, `group.py`, `memory.py`; `request.py`,
+`instance.py`, `program.py`; `cache.py`; `profile.py`.
 """

@@ -1,4 +1,4 @@
-"""The cache of programs: by what was traced, the least recently used go first."""
+"""The program cache: programs by the trace they were planned from; the least recently used are evicted."""
 
 from __future__ import annotations
 
@@ -10,85 +10,91 @@ from treepie.kernels import config
 
 from ..trace.entry import Entry, root
 from .instance import Arenas
-from .program import Blueprint, Program
+from .program import Program, ProgramFamily
 
-#: What a structure has that was seen once, while most calls have a new one: those do not pay for a program.
-SEEN = "seen"
+#: Marks a trace without a program: it was new when most traces were. It gets one if it comes again.
+TRACED_ONCE = "traced once"
 
-#: Of so many calls, how many have a new structure where programs cost more than they save.
+#: Marks arguments or a trace for which the function reads values: it has no program, and runs op by op.
+EAGER = "eager"
+
+#: Among this many recent calls, the number of new traces from which on planning costs more than it saves.
 _WINDOW, _MANY = 32, 20
 
 
 class ProgramCache:
-    """Programs of one function, in any number of structures.
+    """The programs of one function, for any number of traces.
 
-    subject: what runs, in the plural.
+    subject: the name of the calls in messages, in the plural.
     """
 
     def __init__(self, subject: str) -> None:
-        """Begin without any."""
+        """Create an empty cache."""
         self.subject = subject
         self.arenas = Arenas()
         self._roots: dict[Hashable, Entry] = {}
-        self._used: OrderedDict[Blueprint, tuple[Entry, Hashable]] = OrderedDict()
-        self._last: Blueprint | None = None
+        self._used: OrderedDict[ProgramFamily, tuple[Entry, Hashable]] = OrderedDict()
+        self._last: ProgramFamily | None = None
         self._entries = 0
-        self._said: set[str] = set()
-        self._recent: deque[bool] = deque(maxlen=_WINDOW)
+        self._reported: set[str] = set()
+        self._recent: deque[bool] = deque(maxlen=_WINDOW)  # whether recent traces were new
         self._descriptions: deque[Mapping[str, str]] = deque(maxlen=4)
 
     @property
     def programs(self) -> list[Program]:
-        """The programs, those used longest ago first."""
-        return [p for blueprint in self._used for p in blueprint.programs.values()]
+        """The programs, least recently used first."""
+        return [p for family in self._used for p in family.programs.values()]
 
     def root(self, key: Hashable) -> Entry:
-        """Return the entry at which traces of a structure begin."""
-        found = self._roots.get(key)
-        if found is None:
-            found = self._roots[key] = root()
-            found.key = key
-        return found
+        """Return the entry where traces begin whose arguments have a structure, shapes and dtypes (`key`)."""
+        entry = self._roots.get(key)
+        if entry is None:
+            entry = self._roots[key] = root()
+            entry.key = key
+        return entry
 
-    def find(self, entry: Entry, key: Hashable) -> Blueprint | str | None:
-        """Return what is known of traces that end at an entry; SEEN, or None, if there is no program."""
-        found: Blueprint | str | None = entry.programs.get(key)
-        if found is None or found is SEEN:
-            return found
+    def find(self, entry: Entry, key: Hashable) -> ProgramFamily | str | None:
+        """Return the programs of the trace that ends at an entry; without any, a mark or None."""
+        family: ProgramFamily | str | None = entry.programs.get(key)
+        if family is None or family is TRACED_ONCE:
+            return family
         self._recent.append(False)
-        if found is not self._last:
-            self._last = found  # type: ignore[assignment]
-            if found in self._used:
-                self._used.move_to_end(found)  # type: ignore[arg-type]
-        return found
+        if family is not self._last:
+            self._last = family  # type: ignore[assignment]
+            if family in self._used:
+                self._used.move_to_end(family)  # type: ignore[arg-type]
+        return family
 
-    def pays(self, entry: Entry, key: Hashable, size: int, describe: Callable[[], Mapping[str, str]]) -> bool:
-        """Whether a structure that is new pays for a program: unless most are new.
+    def worth_planning(
+        self, entry: Entry, key: Hashable, size: int, describe: Callable[[], Mapping[str, str]]
+    ) -> bool:
+        """Whether to plan a program for a new trace: unless most of the recent traces are new.
 
-        size: how many entries it may have added.
+        size: the number of entries that it may have added to the tree.
+        describe: returns name -> shapes of the call's inputs, for a message.
         """
         self._entries += size
         if self._entries > config.TRACE_ENTRIES:
-            self._forget()
+            self._clear()
         self._recent.append(True)
         self._descriptions.append(describe())
         if sum(self._recent) < _MANY:
             return True
-        entry.programs[key] = SEEN
-        self._say_changes()
+        entry.programs[key] = TRACED_ONCE
+        self._report_changes()
         return False
 
-    def add(self, entry: Entry, key: Hashable, blueprint: Blueprint) -> None:
-        """Keep programs, and let others go if there are too many."""
-        entry.programs[key] = blueprint
-        self._used[blueprint] = (entry, key)
-        while len(self._used) > 1 and sum([b.nbytes for b in tuple(self._used)]) > config.PROGRAM_BYTES:
-            _, (at, its_key) = self._used.popitem(last=False)
-            at.programs.pop(its_key, None)
-            self._prune(at)
+    def add(self, entry: Entry, key: Hashable, family: ProgramFamily) -> None:
+        """Add the programs of a trace; evict others while the cache is too large."""
+        entry.programs[key] = family
+        self._used[family] = (entry, key)
+        while len(self._used) > 1 and sum([f.nbytes for f in tuple(self._used)]) > config.PROGRAM_BYTES:
+            _, (evicted, evicted_key) = self._used.popitem(last=False)
+            evicted.programs.pop(evicted_key, None)
+            self._prune(evicted)
 
     def _prune(self, entry: Entry) -> None:
-        """Drop entries that lead nowhere any more."""
+        """Remove an entry and its ancestors as far as they have neither children nor programs."""
         while not entry.children and not entry.programs:
             if entry.parent is None:
                 self._roots.pop(entry.key, None)
@@ -96,42 +102,43 @@ class ProgramCache:
             entry.parent.children.pop(entry.key, None)
             entry = entry.parent
 
-    def _forget(self) -> None:
-        """Drop everything: what comes again is planned again."""
+    def _clear(self) -> None:
+        """Remove all traces and programs."""
         self._roots.clear()
         self._used.clear()
         self._entries = 0
         self._last = None
 
     def release(self) -> None:
-        """Give back the memory of intermediate results; the next run takes new."""
-        self.arenas.release()
+        """Free the memory of intermediate results; the next run allocates it again."""
+        self.arenas.clear()
 
-    def say(self, why: str) -> None:
-        """Say, once for each reason, that something runs op by op."""
-        if why not in self._said:
-            self._said.add(why)
+    def report_eager(self, reason: str) -> None:
+        """Print on stderr, once for each reason, that calls run op by op."""
+        if reason not in self._reported:
+            self._reported.add(reason)
             print(
-                f"treepie: {self.subject} run op by op, not as one program: {why}",
+                f"treepie: {self.subject} run op by op, not as one program: {reason}",
                 file=sys.stderr,
                 flush=True,
             )
 
-    def _say_changes(self) -> None:
-        if "changes" in self._said:
+    def _report_changes(self) -> None:
+        """Print on stderr, once, that most traces are new, and which input changes."""
+        if "changes" in self._reported:
             return
-        self._said.add("changes")
-        *others, now = self._descriptions
-        for name, what in now.items():
-            before = list(dict.fromkeys(d[name] for d in others if d.get(name, what) != what))
+        self._reported.add("changes")
+        *earlier, last = self._descriptions
+        for name, shapes in last.items():
+            before = list(dict.fromkeys(d[name] for d in earlier if d.get(name, shapes) != shapes))
             if before:
-                text = f"{name}: {what} after {', '.join(before)}, ...: pad, or drop_last=True"
+                reason = f"{name}: {shapes} after {', '.join(before)}, ...: pad, or drop_last=True"
                 break
         else:
-            text = "what their Python calls is new in most of them"
+            reason = "the ops that their Python calls change"
         print(
-            f"treepie: most {self.subject} have a structure of their own, too many for programs to pay "
-            f"({text})",
+            f"treepie: most {self.subject} differ in structure or shapes, too many for a program each "
+            f"({reason})",
             file=sys.stderr,
             flush=True,
         )

@@ -1,9 +1,10 @@
-"""Fusion: calls become fewer ones, which read and write less memory and give the same bits.
+"""Optimization of a graph: fewer calls, which read and write less memory and return the same bits.
 
-What constants alone determine is computed once, and no call is made twice. An elementwise call joins the
-matrix product that made one of its operands, as what becomes of each tile while it is in cache, or else the
-elementwise call that did; what only members of such a group read is not stored. A formula's operations are
-neither reordered nor contracted, so a chain has the bits of its links.
+Passes: constant folding, elimination of common subexpressions, fusion of elementwise calls. An elementwise
+call joins the matrix product that computes one of its operands, as an epilogue that runs on each tile while
+it is in cache, or else the elementwise call that does. A result that only members of its fusion group read is
+not stored. A formula's operations are neither reordered nor contracted, so a fused chain has the bits of its
+links.
 """
 
 from __future__ import annotations
@@ -19,111 +20,122 @@ from treepie.kernels import memory
 from treepie.kernels.program import LaunchTable
 
 from ..tensor import Tensor
-from .graph import Call, Graph, Slice
-from .group import Group, is_elementwise, needed
+from .graph import Graph, OpCall, Slice
+from .group import FusionGroup, dependency_bits, is_elementwise
 
-#: What calls on constants give is held on to up to so many bytes each; more is computed again in every run.
-_HELD = 1 << 20
-
-
-def fused(graph: Graph, calls: Sequence[Call], wanted: set[int]) -> list[Call]:
-    """Return calls that compute the wanted buffers of a graph as `calls` do."""
-    groups = _grouped(_distinct(_folded(graph, calls, wanted), wanted), wanted)
-    stored = wanted | {b for group in groups for b in group.reads}
-    return [group.call(stored, graph.sizes) for group in _ordered(groups)]
+#: Folded results of at most this many bytes are stored with the program; larger ones each run computes.
+_MOST_FOLDED = 1 << 20
 
 
-def _folded(graph: Graph, calls: Sequence[Call], wanted: set[int]) -> list[Call]:
-    """Run calls on constants here, once; the graph holds what they give."""
-    kept = []
+def fuse(graph: Graph, calls: Sequence[OpCall], live_out: set[int]) -> list[OpCall]:
+    """Return fewer calls with the effect of `calls` on the buffers that are live afterwards."""
+    calls = _eliminate_common(_fold_constants(graph, calls, live_out), live_out)
+    groups = _group(calls, live_out)
+    stored = live_out | {b for group in groups for b in group.reads}
+    return [group.fused_call(stored, graph.sizes) for group in _schedule(groups)]
+
+
+def live_calls(calls: Sequence[OpCall], live_out: set[int]) -> list[OpCall]:
+    """Return the calls that the live buffers depend on, and those that may report an error."""
+    result, live = [], set(live_out)
+    for call in reversed(calls):
+        if call.op.failure is not None or not live.isdisjoint(call.written):
+            live.update(p.buffer for p in call.slices)
+            result.append(call)
+    return result[::-1]
+
+
+def _fold_constants(graph: Graph, calls: Sequence[OpCall], live_out: set[int]) -> list[OpCall]:
+    """Run the calls whose inputs are constants, and make their results constants of the graph."""
+    result = []
     for call in calls:
-        apart = wanted.isdisjoint(call.written) and call.op.failure is None
+        foldable = live_out.isdisjoint(call.written) and call.op.failure is None
         size = sum(graph.sizes[b] for b in call.written)
-        if apart and size <= _HELD and all(_constant(graph, p) for p, _ in call.inputs):
-            for b in call.written:
-                graph.constants[b] = Tensor(memory.aligned((graph.sizes[b],), np.dtype("u1")))
-            if call.launches:
-                tensors = [graph.constants[p.buffer] for p in call.slices]
-                addresses = [t.address for t in tensors if t is not None]
-                LaunchTable(call.launches).run(
-                    [a + p.offset for a, p in zip(addresses, call.slices, strict=True)]
-                )
+        constant = all(graph.constants[p.buffer] is not None for p, _ in call.inputs)
+        if foldable and constant and size <= _MOST_FOLDED:
+            _fold(graph, call)
         else:
-            kept.append(call)
-    return kept
+            result.append(call)
+    return result
 
 
-def _constant(graph: Graph, p: Slice) -> bool:
-    return graph.constants[p.buffer] is not None
+def _fold(graph: Graph, call: OpCall) -> None:
+    for b in call.written:
+        graph.constants[b] = Tensor(memory.aligned((graph.sizes[b],), np.dtype("u1")))
+    if call.launches:
+        tensors = [graph.constants[p.buffer] for p in call.slices]
+        addresses = [t.address for t in tensors if t is not None]
+        LaunchTable(call.launches).run([a + p.offset for a, p in zip(addresses, call.slices, strict=True)])
 
 
-def _distinct(calls: Sequence[Call], wanted: set[int]) -> list[Call]:
-    """Leave out calls that another one equals."""
-    kept: list[Call] = []
-    first: dict[Any, Call] = {}
-    same: dict[int, int] = {}  # buffer -> the equal one that is made earlier
-    for old in calls:
-        call = _renamed(old, same) if same else old
+def _eliminate_common(calls: Sequence[OpCall], live_out: set[int]) -> list[OpCall]:
+    """Drop calls that equal an earlier one; their users read the earlier result."""
+    result: list[OpCall] = []
+    first: dict[Any, OpCall] = {}
+    replacement: dict[int, int] = {}  # buffer -> the equal one that is computed earlier
+    for original in calls:
+        call = _substitute(original, replacement) if replacement else original
         key = (call.op, tuple(call.inputs), tuple(call.attributes.items()))
-        if key in first and wanted.isdisjoint(call.written):
-            same.update(zip(call.written, first[key].written, strict=True))
+        if key in first and live_out.isdisjoint(call.written):
+            replacement.update(zip(call.written, first[key].written, strict=True))
         else:
             first.setdefault(key, call)
-            kept.append(call)
-    return kept
+            result.append(call)
+    return result
 
 
-def _renamed(call: Call, same: dict[int, int]) -> Call:
-    def moved(p: Slice) -> Slice:
-        return Slice(same[p.buffer], p.offset) if p.buffer in same else p
+def _substitute(call: OpCall, replacement: dict[int, int]) -> OpCall:
+    def substituted(p: Slice) -> Slice:
+        return Slice(replacement[p.buffer], p.offset) if p.buffer in replacement else p
 
-    inputs = [(moved(p), spec) for p, spec in call.inputs]
-    return replace(call, slices=[*map(moved, call.slices)], inputs=inputs)
+    inputs = [(substituted(p), spec) for p, spec in call.inputs]
+    return replace(call, slices=[*map(substituted, call.slices)], inputs=inputs)
 
 
-def _grouped(calls: Sequence[Call], wanted: set[int]) -> list[Group]:
-    """Put each call into a group, as early as its operands allow."""
-    users = {b: {-1} for b in wanted}  # buffer -> the calls that read it, by number
-    for at, call in enumerate(calls):
+def _group(calls: Sequence[OpCall], live_out: set[int]) -> list[FusionGroup]:
+    """Put each call into a fusion group: one that computes an operand, or a new one."""
+    users = {b: {-1} for b in live_out}  # buffer -> the indices of calls that read it; -1: after the program
+    for index, call in enumerate(calls):
         for p, _ in call.inputs:
-            users.setdefault(p.buffer, set()).add(at)
-    groups: list[Group] = []
-    makers: dict[int, Group] = {}
-    for at, call in enumerate(calls):
-        sources = {makers[p.buffer] for p, _ in call.inputs if p.buffer in makers}
+            users.setdefault(p.buffer, set()).add(index)
+    groups: list[FusionGroup] = []
+    producers: dict[int, FusionGroup] = {}
+    for index, call in enumerate(calls):
+        sources = {producers[p.buffer] for p, _ in call.inputs if p.buffer in producers}
         group = None
         if is_elementwise(call):
-            # A product has its result in cache, an elementwise call only reads memory; of two, the later one.
-            hosts = sorted(sources, key=lambda g: (g.root is not None, g.last), reverse=True)
-            group = next((g for g in hosts if g.join(call, at, sources, users)), None)
+            # A product first, whose result is in cache, while an elementwise call only saves memory traffic;
+            # of two, the later one.
+            hosts = sorted(sources, key=lambda g: (g.product is not None, g.last), reverse=True)
+            group = next((g for g in hosts if g.join(call, index, sources, users)), None)
         if group is None:
-            group = Group(call, at, sources)
+            group = FusionGroup(call, index, sources)
             groups.append(group)
         else:
-            more = needed(sources - {group})
+            added = dependency_bits(sources - {group})
             for g in groups:
-                if g is group or g.needs & group.bit:
-                    g.needs |= more
-        makers.update(dict.fromkeys(call.written, group))
+                if g is group or g.dependencies & group.bit:
+                    g.dependencies |= added
+        producers.update(dict.fromkeys(call.written, group))
     return groups
 
 
-def _ordered(groups: Sequence[Group]) -> list[Group]:
-    """Return groups each after its sources, else in the order of their last members."""
-    waits = {group: len(group.sources) for group in groups}
-    users: dict[Group, list[Group]] = {group: [] for group in groups}
+def _schedule(groups: Sequence[FusionGroup]) -> list[FusionGroup]:
+    """Return the groups in topological order; among those that are ready, by the index of the last call."""
+    waiting = {group: len(group.sources) for group in groups}
+    users: dict[FusionGroup, list[FusionGroup]] = {group: [] for group in groups}
     for group in groups:
         for source in group.sources:
             users[source].append(group)
     ready = [(group.last, group) for group in groups if not group.sources]
     heapq.heapify(ready)
-    done = []
+    order = []
     while ready:
         _, group = heapq.heappop(ready)
-        done.append(group)
+        order.append(group)
         for user in users[group]:
-            waits[user] -= 1
-            if not waits[user]:
+            waiting[user] -= 1
+            if not waiting[user]:
                 heapq.heappush(ready, (user.last, user))
-    assert len(done) == len(groups)
-    return done
+    assert len(order) == len(groups)
+    return order

@@ -1,4 +1,4 @@
-"""Memory that runs of programs use: arenas, and instances of a program with buffers at addresses."""
+"""Memory that runs of programs use: arenas, instances of a program, exclusively owned arrays."""
 
 from __future__ import annotations
 
@@ -14,12 +14,9 @@ from treepie.kernels.program import LaunchTable
 
 from ..tensor import address_of
 
-#: Memory that is used again, and whether nobody else uses it.
-allocate, exclusive = memory.recycled, memory.exclusive
-
 _BYTE = np.dtype(np.uint8)
 
-#: C types that numbers are written by, which convert as NumPy does.
+#: C types that Python numbers are stored as, with NumPy's conversions.
 _C: dict[np.dtype, Any] = {
     np.dtype("float32"): ctypes.c_float,
     np.dtype("float64"): ctypes.c_double,
@@ -29,8 +26,21 @@ _C: dict[np.dtype, Any] = {
 }
 
 
+def allocate(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Return an uninitialized array for a program to write, in memory that is reused once it is free."""
+    return memory.recycled(shape, dtype)
+
+
+def exclusive(arrays: list[np.ndarray]) -> bool:
+    """Whether a list alone owns its arrays from `allocate`, so that a program may overwrite them.
+
+    It counts references: views of an array, in any library, hold one each.
+    """
+    return memory.exclusive(arrays)
+
+
 class Arena:
-    """Memory for intermediate results."""
+    """Memory for the intermediate results of one run at a time."""
 
     __slots__ = ("address", "memory")
 
@@ -40,30 +50,33 @@ class Arena:
 
 
 class Arenas:
-    """Arenas that programs share which seldom run at once; they grow to what the largest needs."""
+    """A pool of arenas, shared by programs that seldom run at once; arenas grow to the largest program."""
 
     def __init__(self) -> None:
         self._free: deque[Arena] = deque()
 
-    def take(self, size: int) -> Arena:
-        """Return an arena of at least so many bytes, which is nobody else's."""
+    def acquire(self, size: int) -> Arena:
+        """Return an arena of at least `size` bytes that no other run uses."""
         try:
-            found = self._free.pop()
+            arena = self._free.pop()
         except IndexError:
             return Arena(size)
-        return found if found.memory.nbytes >= size else Arena(size)
+        return arena if arena.memory.nbytes >= size else Arena(size)
 
-    def give(self, arena: Arena) -> None:
-        """Let others use an arena."""
+    def release(self, arena: Arena) -> None:
+        """Return an arena to the pool."""
         self._free.append(arena)
 
-    def release(self) -> None:
-        """Give the memory back; later runs take new."""
+    def clear(self) -> None:
+        """Free the memory of the pool."""
         self._free.clear()
 
 
 class Instance:
-    """A program with its buffers at addresses."""
+    """A program's launch table bound to addresses, and the memory of its numbers; one run uses it at a time.
+
+    addresses: of all buffers.  scalars: the buffer of the numbers.  size: its bytes.
+    """
 
     __slots__ = ("addresses", "arrays", "bound", "memory")
 
@@ -72,12 +85,13 @@ class Instance:
         self.addresses = list(addresses)
         self.addresses[scalars] = address_of(self.memory)
         self.bound = table.bound(self.addresses)
+        #: The memory of the numbers as an array of each dtype.
         self.arrays = {
             d: (c * (size // d.itemsize + 1)).from_address(self.addresses[scalars]) for d, c in _C.items()
         }
 
     def move(self, buffer: int, address: int) -> None:
-        """Put a buffer at an address."""
+        """Rebind a buffer to an address."""
         if self.addresses[buffer] != address:
             self.bound.rebind(buffer, address)
             self.addresses[buffer] = address

@@ -1,4 +1,4 @@
-"""What a program does, call by call, and how long each takes, on numbers of its own."""
+"""Profile of a program: its calls, and how long each takes, on inputs of random numbers."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ _BYTE = np.dtype(np.uint8)
 
 
 @dataclass(frozen=True)
-class Kernels:
-    """The launches of one call.
+class CallProfile:
+    """One call of a program, with its launches.
 
-    nbytes: bytes that it reads and writes.  threads: how many its largest launch is dealt to.
-    seconds: how long it takes, where it was timed.
+    name: the op's, or those of a fusion group joined by " + ".  inputs, outputs: shapes and dtypes.
+    launches: the number of launches.  threads: the number of threads for the largest one.
+    seconds: the time of all launches, or None where the program was not timed.
     """
 
     name: str
@@ -37,54 +38,54 @@ class Kernels:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the inputs and the outputs have."""
+        """Bytes of the inputs and the outputs."""
         return sum(spec.nbytes for spec in [*self.inputs, *self.outputs])
 
 
-def described(program: Program, runs: int = 0) -> list[Kernels]:
-    """Return the calls of a program in order; with `runs`, timed in so many walks through it."""
-    times: Sequence[float | None] = seconds(program, runs) if runs else [None] * len(program.launches)
-    rows = zip(program.calls, program.launches, times, strict=True)
-    made = []
-    for _, group in itertools.groupby(rows, key=lambda row: id(row[0][0])):
-        mine = list(group)
-        call = mine[0][0][0]
-        spent = [t for _, _, t in mine if t is not None]
-        team = max(threads.team(launch.chunks, launch.work_ns, spinning=True) for _, launch, _ in mine)
+def profile_calls(program: Program, runs: int = 0) -> list[CallProfile]:
+    """Return the profiles of a program's calls, in order; timed if `runs` is the number of runs to time."""
+    times: Sequence[float | None] = launch_seconds(program, runs) if runs else [None] * len(program.launches)
+    launches = zip(program.calls, program.launches, times, strict=True)
+    profiles = []
+    for _, group in itertools.groupby(launches, key=lambda row: id(row[0][0])):
+        rows = list(group)
+        call = rows[0][0][0]
+        seconds = [t for _, _, t in rows if t is not None]
+        team = max(threads.team(launch.chunks, launch.work_ns, spinning=True) for _, launch, _ in rows)
         inputs = [spec for _, spec in call.inputs]
-        total = sum(spent) if spent else None
-        made.append(Kernels(call.op.name, inputs, call.outputs, len(mine), team, total))
-    return made
+        total = sum(seconds) if seconds else None
+        profiles.append(CallProfile(call.op.name, inputs, call.outputs, len(rows), team, total))
+    return profiles
 
 
-def seconds(program: Program, runs: int) -> list[float]:
-    """Return the median time of each launch, in seconds.
+def launch_seconds(program: Program, runs: int) -> list[float]:
+    """Return the median time of each launch, in seconds, after one run to warm up.
 
-    Floats that the program is given are small random numbers, integers and bools are 0.
+    Inputs of floats are small random numbers; integers and bools are 0.
     """
-    addresses, held = _memory(program)
-    singles = [LaunchTable([launch], spinning=True).bound(addresses) for launch in program.launches]
-    times: list[list[float]] = [[] for _ in singles]
-    for _ in range(runs + 1):  # the first one warms up
-        for single, mine in zip(singles, times, strict=True):
+    addresses, arrays = _memory(program)
+    tables = [LaunchTable([launch], spinning=True).bound(addresses) for launch in program.launches]
+    times: list[list[float]] = [[] for _ in tables]
+    for _ in range(runs + 1):
+        for table, seconds in zip(tables, times, strict=True):
             start = time.perf_counter()
-            single.run()
-            mine.append(time.perf_counter() - start)
-    held.clear()  # alive until here
-    return [statistics.median(mine[1:]) for mine in times]
+            table.run()
+            seconds.append(time.perf_counter() - start)
+    arrays.clear()  # their memory is in use up to here
+    return [statistics.median(seconds[1:]) for seconds in times]
 
 
 def _memory(program: Program) -> tuple[list[int], list[Any]]:
-    """Return addresses for all buffers, and what is there: constants, and memory of the profile's own."""
+    """Return addresses for all buffers, and the arrays there: constants, and new ones for other buffers."""
     rng = np.random.default_rng(0)
-    held: list[Any] = [None if t is None else t.array for t in program.constants]
+    arrays: list[Any] = [None if t is None else t.array for t in program.constants]
     for buffer in {o.buffer for launch in program.launches for _, o in launch.slots}:
-        if held[buffer] is None:
-            held[buffer] = memory.aligned((program.sizes[buffer],), _BYTE)
-            held[buffer][...] = 0
+        if arrays[buffer] is None:
+            arrays[buffer] = memory.aligned((program.sizes[buffer],), _BYTE)
+            arrays[buffer][...] = 0
     for _, inputs in program.calls:
-        for place, spec in inputs:
-            if place.buffer < program.externals and spec.dtype.kind == "f":
-                values = np.ndarray(spec.shape, spec.dtype, held[place.buffer], place.offset)
+        for p, spec in inputs:
+            if p.buffer < program.externals and spec.dtype.kind == "f":
+                values = np.ndarray(spec.shape, spec.dtype, arrays[p.buffer], p.offset)
                 values[...] = rng.uniform(-0.1, 0.1, spec.shape)
-    return [0 if a is None else address_of(a) for a in held], held
+    return [0 if a is None else address_of(a) for a in arrays], arrays

@@ -1,12 +1,12 @@
-"""A trace as one program: all its launches in one native call, over planned memory.
+"""A trace as one program: all launches in one native call, over planned memory.
 
-A program keeps what its results depend on, gives intermediate results places in one arena, where those that
-are not in use at once share memory, reads its inputs where they are at each run, and allocates nothing but
-results that are asked for afresh.
+A program stores the constants that its results depend on, places intermediate results in one arena, where
+buffers that are not live at once share memory, reads its inputs at the addresses that each run passes, and
+allocates only fresh results.
 
-What a run changes, addresses and numbers, belongs to an instance of the program, and its intermediate
-results to an arena. A run takes both out of a pool, and gives them back when it is done: threads never share
-them, and those of a run that was interrupted are never used again.
+The addresses and numbers that a run changes belong to an instance of the program, and intermediate results
+to an arena. A run takes one of each from a pool and returns them when it is done: threads never share them,
+and those of an interrupted run are never used again.
 """
 
 from __future__ import annotations
@@ -22,59 +22,64 @@ import numpy as np
 from treepie.kernels import config, memory
 from treepie.kernels.program import Launch, LaunchTable, Operand, Spec
 
-from ..table import OPS, Op
+from ..table import Op
 from ..tensor import Tensor, address_of
+from ..trace.compare import Transcript
 from ..trace.entry import Symbol
 from ..trace.trace import Trace
-from . import memory as planned_memory
-from .fusion import fused
-from .graph import Call, Graph, Item, Slice
+from .fusion import fuse, live_calls
+from .graph import Graph, OpCall, Slice, TraceItem
 from .instance import Arena, Arenas, Instance
-from .request import Numeric, Request
+from .memory import allocate, donations, elide_copies, resolver
+from .request import Request
 
 _BYTE = np.dtype(np.uint8)
 
-#: Results of up to so many bytes share one allocation in a run: they are kept together or not at all.
+#: Fresh results of at most this many bytes share one allocation, which lives as long as one of them.
 _SMALL = 4096
 
 
-class Blueprint:
-    """A trace with all that follows from it, of which programs are made: one for each set of results.
+class ProgramFamily:
+    """The programs of one trace: one for each set of results that a run may be asked for.
 
-    values: how many of the values a user's Python has seen.
+    items: the trace's entries and aliases.  request: the inputs and outputs that all of them have.
+    values: the number of values that were traced while a user's Python ran, which are those it may keep.
     """
 
     def __init__(
-        self, trace: Trace, items: Sequence[Item], request: Request, arenas: Arenas, values: int = 0
+        self, trace: Trace, items: Sequence[TraceItem], request: Request, arenas: Arenas, values: int = 0
     ) -> None:
         self.request, self.values, self._arenas = request, values, arenas
-        self.result: Any = None  # the tree of results, for those who want one
-        self.written: Any = None  # what was traced, where traces are compared
+        self.result: Any = None  # for the caller: how to build the function's result
+        self.transcript: Transcript | None = None  # of the trace, where later ones are compared with it
         self._items = items
         self._trace = _Specs(trace, set(request.inputs))
         self.programs: dict[Hashable, Program] = {}
 
-    def program(self, kept: tuple[int, ...] = ()) -> Program:
-        """Return the program that gives these values too, in memory of their own."""
-        return self.programs.get(kept) or self.variant(
-            kept, lambda: replace(self.request, fresh=(*self.request.fresh, *kept))
+    def program(self, live: tuple[int, ...] = ()) -> Program:
+        """Return the program that also stores these values as fresh results."""
+        return self.programs.get(live) or self.variant(
+            live, lambda: replace(self.request, fresh=(*self.request.fresh, *live))
         )
 
     def variant(self, key: Hashable, request: Callable[[], Request]) -> Program:
-        """Return the program of a key, of what `request()` asks for if there is none."""
-        found = self.programs.get(key)
-        if found is None:
-            found = self.programs[key] = Program(self._trace, self._items, request(), self._arenas)
-        return found
+        """Return the program of a key; plan it for `request()` if there is none yet."""
+        program = self.programs.get(key)
+        if program is None:
+            program = self.programs[key] = Program(self._trace, self._items, request(), self._arenas)
+        return program
 
     @property
     def nbytes(self) -> int:
-        """Bytes that its programs hold."""
+        """Bytes that the programs hold."""
         return sum(p.nbytes for p in tuple(self.programs.values()))
 
 
 class _Specs:
-    """What is left of a trace: shapes, dtypes and constants of its values, without what it was run on."""
+    """The part of a trace that planning needs: shapes and dtypes of its values, and constants.
+
+    It holds none of the tensors that the function was traced on.
+    """
 
     def __init__(self, trace: Trace, inputs: set[int]) -> None:
         self.values = [
@@ -85,152 +90,146 @@ class _Specs:
 
 
 class Program:
-    """A trace, planned; `run` gives the results anew."""
+    """A planned trace, to be run on any inputs of the same shapes.
 
-    def __init__(self, trace: _Specs, items: Sequence[Item], request: Request, arenas: Arenas) -> None:
+    launches: in order.  calls: of each launch its call, and where the call's inputs are stored.
+    sizes, constants: of each buffer.  externals: how many of the buffers are external.
+    donated_memory: buffer of a fresh result's memory -> the donated external that it may reuse.
+    bytes: the arena's.  unshared: the sum of the bytes of the buffers in the arena.
+    """
+
+    def __init__(self, trace: _Specs, items: Sequence[TraceItem], request: Request, arenas: Arenas) -> None:
         """Plan the program."""
         graph = Graph(trace, request.externals)
-        for number, at in request.inputs.items():
-            graph.place(number, at)
-        self.request, self._arenas = request, arenas
+        for number, location in request.inputs.items():
+            graph.bind(number, location)
+        self.request, self._arenas, self.externals = request, arenas, graph.externals
         self._scalars = graph.buffer(0)
-        self._place_numbers(trace, graph, request)
-        cut = len(items) if request.after is None else request.after
-        graph.add(items[:cut])
-        graph.cut = len(graph.calls)
-        graph.add(items[cut:])
+        self._place_numbers(trace, graph)
+        barrier = len(items) if request.barrier is None else request.barrier
+        graph.add(items[:barrier])
+        graph.barrier = len(graph.calls)
+        graph.add(items[barrier:])
         self._plan(graph)
 
-    def _place_numbers(self, trace: _Specs, graph: Graph, request: Request) -> None:
-        """Lay out what Python writes before a run."""
-        numerics = [Numeric(n) for n in request.user_numbers]
-        numerics += [Numeric(n, function, source) for n, function, source in trace.computed]
-        self._written: list[tuple[Numeric, np.dtype, int, int]] = []
-        at = 0
-        for numeric in numerics:
-            spec = graph.spec_of(numeric.number)
-            graph.place(numeric.number, Slice(self._scalars, at))
-            self._written.append(
-                (numeric, spec.dtype, at // spec.dtype.itemsize, spec.size if spec.shape else 0)
-            )
-            at += -(-spec.nbytes // 8) * 8
-        self._user = [(d, k) for _, d, k, _ in self._written[: len(request.user_numbers)]]
+    def _place_numbers(self, trace: _Specs, graph: Graph) -> None:
+        """Place the numbers that Python writes before a run in the buffer of scalars, aligned to 8 bytes."""
+        slots: list[
+            tuple[np.dtype, int, int]
+        ] = []  # dtype, index in an array of it, length or 0 for a scalar
+        offset = 0
+        for n in (*self.request.user_numbers, *[n for n, _, _ in trace.computed]):
+            spec = graph.spec_of(n)
+            graph.bind(n, Slice(self._scalars, offset))
+            slots.append((spec.dtype, offset // spec.dtype.itemsize, spec.size if spec.shape else 0))
+            offset += -(-spec.nbytes // 8) * 8
+        count = len(self.request.user_numbers)
+        self._user = [(dtype, k) for dtype, k, _ in slots[:count]]
         self._computed = [
-            (n.compute, n.source, d, k, size) for n, d, k, size in self._written[len(request.user_numbers) :]
+            (function, source, *slot)
+            for (_, function, source), slot in zip(trace.computed, slots[count:], strict=True)
         ]
-        self._numbers_size = at
+        self._scalar_bytes = offset
 
     def _plan(self, graph: Graph) -> None:
+        """Decide where each buffer is stored, and which calls run."""
         request, sizes = self.request, graph.sizes
-        fresh = [graph.slice_of(n) for n in request.fresh]
-        fresh = [self._made(graph, at, n) for at, n in zip(fresh, request.fresh, strict=True)]
-        homes: dict[int, Slice] = {}  # buffers of results -> where they are
-        own: dict[int, int] = {}  # buffers of fresh results -> buffers for their memory
-        for at in fresh:
-            if at.buffer not in own:
-                own[at.buffer] = graph.buffer(sizes[at.buffer])
-                homes[at.buffer] = Slice(own[at.buffer])
-        scalars = []
-        size = self._numbers_size
-        for n in request.scalars:
-            at = self._whole(graph, graph.slice_of(n), n, homes)
-            homes[at.buffer] = Slice(self._scalars, size)
-            dtype = graph.spec_of(n).dtype
-            scalars.append((dtype, size // dtype.itemsize))
-            size += 8
-        self._results = scalars
+        fresh, memories = self._place_fresh(graph)
+        stored = {b: Slice(m) for b, m in memories.items()}  # buffers of results -> where they are stored
+        self._place_scalars(graph, stored)
         for n, external in request.filled:
-            at = self._whole(graph, graph.slice_of(n), n, homes)
-            homes[at.buffer] = Slice(external)
-        self._scalar_bytes = size
-        wanted = set(homes)
+            stored[self._whole_buffer(graph, n, stored)] = Slice(external)
+        live_out = set(stored)
         peeked = [graph.slice_of(n) for n in request.peeked]
-        calls = _needed(graph.calls, wanted | {p.buffer for p in peeked})
-        first = {id(call) for call in graph.calls[: graph.cut]}
-        early, late = ([c for c in calls if (id(c) in first) == side] for side in (True, False))
-        between = wanted | {p.buffer for c in late for p, _ in c.inputs} | {p.buffer for p in peeked}
-        made = fused(graph, early, between)
-        made += fused(graph, late, wanted)
-        made, inside = planned_memory.joined(made, wanted, sizes)
-        self.in_place = _in_place(made, request.donated, sizes, own)
-        inner = planned_memory.resolved(inside)
-        last = {inner(p).buffer for p in peeked}
-        offsets, self.bytes = planned_memory.arena(made, inner, last, set(homes), sizes)
-        self._arena = graph.buffer(self.bytes)
-        places = planned_memory.resolved(
-            inside | homes | {b: Slice(self._arena, o) for b, o in offsets.items()}
-        )
-        self._assemble(graph, made, places)
-        self._fresh = self._grouped([(own[b], sizes[b]) for b in own])
-        self._fresh_results = []
-        for at, n in zip(map(places, fresh), request.fresh, strict=True):
-            spec = graph.spec_of(n)
-            self._fresh_results.append((at.buffer, at.offset, spec.shape, spec.dtype))
-        self._peeked = [
-            (places(at), graph.spec_of(n), graph.constants[at.buffer])
-            for at, n in zip(peeked, request.peeked, strict=True)
-        ]
+        calls = self._optimized(graph, live_out, {p.buffer for p in peeked})
+        calls, nested = elide_copies(calls, live_out, sizes)
+        self.donated_memory = donations(calls, request.donated, sizes, memories)
+        resolve = resolver(nested)
+        offsets, self.bytes = allocate(calls, resolve, {resolve(p).buffer for p in peeked}, live_out, sizes)
         self.unshared = sum(sizes[b] for b in offsets)
-        self.externals = graph.externals
+        self._arena = graph.buffer(self.bytes)
+        resolve = resolver(nested | stored | {b: Slice(self._arena, o) for b, o in offsets.items()})
+        self._assemble(graph, calls, resolve)
+        self._allocations = _allocations([(m, sizes[m]) for m in memories.values()])
+        self._fresh_results = []
+        for p, n in zip(map(resolve, fresh), request.fresh, strict=True):
+            spec = graph.spec_of(n)
+            self._fresh_results.append((p.buffer, p.offset, spec.shape, spec.dtype))
+        self._peeked = [
+            (resolve(p), graph.spec_of(n), graph.constants[p.buffer])
+            for p, n in zip(peeked, request.peeked, strict=True)
+        ]
 
-    def _made(self, graph: Graph, at: Slice, number: int) -> Slice:
-        """Return a result that a call writes: of an input or a constant, a copy."""
-        written = any(at.buffer in call.written[: len(call.outputs)] for call in reversed(graph.calls))
-        return at if written else _copied(graph, at, graph.spec_of(number))
+    def _place_fresh(self, graph: Graph) -> tuple[list[Slice], dict[int, int]]:
+        """Return where fresh results are stored, and for each of these buffers a new one for its memory."""
+        slices = [graph.slice_of(n) for n in self.request.fresh]
+        slices = [self._computed_slice(graph, p, n) for p, n in zip(slices, self.request.fresh, strict=True)]
+        memories: dict[int, int] = {}
+        for p in slices:
+            if p.buffer not in memories:
+                memories[p.buffer] = graph.buffer(graph.sizes[p.buffer])
+        return slices, memories
 
-    def _whole(self, graph: Graph, at: Slice, number: int, homes: dict[int, Slice]) -> Slice:
-        """Return a result that has a buffer to itself, a copy if need be."""
+    def _place_scalars(self, graph: Graph, stored: dict[int, Slice]) -> None:
+        """Place the results that Python reads after the numbers that it writes."""
+        self._results: list[tuple[np.dtype, int]] = []  # dtype, and index in an array of it
+        for n in self.request.scalars:
+            stored[self._whole_buffer(graph, n, stored)] = Slice(self._scalars, self._scalar_bytes)
+            dtype = graph.spec_of(n).dtype
+            self._results.append((dtype, self._scalar_bytes // dtype.itemsize))
+            self._scalar_bytes += 8
+
+    def _computed_slice(self, graph: Graph, p: Slice, number: int) -> Slice:
+        """Return a slice that a call writes: of an input or a constant, a copy."""
+        written = any(p.buffer in call.written[: len(call.outputs)] for call in reversed(graph.calls))
+        return p if written else graph.copy(p, graph.spec_of(number))
+
+    def _whole_buffer(self, graph: Graph, number: int, stored: dict[int, Slice]) -> int:
+        """Return the buffer of a result that no other value shares; of a copy if need be."""
         spec = graph.spec_of(number)
+        p = graph.slice_of(number)
         if not spec.nbytes:
-            return Slice(graph.buffer(0))
-        made = self._made(graph, at, number)
-        alone = not made.offset and graph.sizes[made.buffer] == spec.nbytes and made.buffer not in homes
-        return made if alone else _copied(graph, made, spec)
+            return graph.buffer(0)
+        p = self._computed_slice(graph, p, number)
+        alone = not p.offset and graph.sizes[p.buffer] == spec.nbytes and p.buffer not in stored
+        return p.buffer if alone else graph.copy(p, spec).buffer
 
-    def _assemble(self, graph: Graph, calls: Sequence[Call], places: Callable[[Slice], Slice]) -> None:
-        """Make the table of launches."""
-        #: The launches in order; of each the call that it is of, and where its inputs are.
+    def _optimized(self, graph: Graph, live_out: set[int], peeked: set[int]) -> list[OpCall]:
+        """Return the fused calls, with none moved over the barrier."""
+        calls = live_calls(graph.calls, live_out | peeked)
+        first = {id(call) for call in graph.calls[: graph.barrier]}
+        early, late = ([c for c in calls if (id(c) in first) == side] for side in (True, False))
+        read_late = {p.buffer for c in late for p, _ in c.inputs}
+        return [*fuse(graph, early, live_out | read_late | peeked), *fuse(graph, late, live_out)]
+
+    def _assemble(self, graph: Graph, calls: Sequence[OpCall], resolve: Callable[[Slice], Slice]) -> None:
+        """Build the launch table."""
         self.launches: list[Launch] = []
-        self.calls: list[tuple[Call, list[tuple[Slice, Spec]]]] = []
+        self.calls: list[tuple[OpCall, list[tuple[Slice, Spec]]]] = []
         for call in calls:
-            inputs = [(places(p), spec) for p, spec in call.inputs]
+            inputs = [(resolve(p), spec) for p, spec in call.inputs]
             for launch in call.launches:
                 slots = []
                 for word, o in launch.slots:
-                    p = places(call.slices[o.buffer])
+                    p = resolve(call.slices[o.buffer])
                     slots.append((word, Operand(p.buffer, o.spec, p.offset + o.offset)))
                 self.launches.append(
                     Launch(launch.entry, launch.chunks, launch.work_ns, launch.words, tuple(slots))
                 )
                 self.calls.append((call, inputs))
         used = {o.buffer for launch in self.launches for _, o in launch.slots}
-        #: Bytes of each buffer; what those hold that never change.
         self.sizes = list(graph.sizes)
-        self.constants = [t if b in used else None for b, t in enumerate(graph.constants)]
-        addresses = [0 if t is None else t.address for t in self.constants]
         self.sizes[self._scalars] = self._scalar_bytes
+        self.constants = [t if b in used else None for b, t in enumerate(graph.constants)]
+        self._addresses = [0 if t is None else t.address for t in self.constants]
         self._table = LaunchTable(self.launches, spinning=True)
-        self._addresses = addresses
         self._pool: deque[Instance] = deque()
-
-    def _grouped(self, buffers: Sequence[tuple[int, int]]) -> list[tuple[int, list[tuple[int, int]]]]:
-        """Return allocations of fresh results: (bytes, [(buffer, offset)])."""
-        small = [(b, size) for b, size in buffers if size <= _SMALL]
-        groups: list[tuple[int, list[tuple[int, int]]]] = []
-        at, members = 0, []
-        for b, size in small:
-            members.append((b, at))
-            at += -(-size // config.LINE) * config.LINE
-        if members:
-            groups.append((at, members))
-        groups += [(size, [(b, 0)]) for b, size in buffers if size > _SMALL]
-        return groups
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it holds: constants, its table and what describes it."""
-        held = sum(t.array.nbytes for t in self.constants if t is not None)
-        return held + 2000 * len(self.launches) + 4000
+        """Bytes that the program holds: constants, the launch table and its description (estimated)."""
+        constants = sum(t.array.nbytes for t in self.constants if t is not None)
+        return constants + 2000 * len(self.launches) + 4000
 
     def prepare(
         self,
@@ -239,15 +238,17 @@ class Program:
         user_numbers: Sequence[Any] = (),
         owners: Sequence[Any] = (),
     ) -> Run:
-        """Return a run on memory at addresses, ready to go; see `Request`.
+        """Return a run, ready to go; see `Request`.
 
-        numbers: those that Python computes others of.  owners: arrays of donated externals.
+        addresses: of the externals.  numbers: arguments of `Request.numbers`.
+        user_numbers: numbers that are operands.
+        owners: external -> the array that owns its memory, for donated ones; empty where none is reused.
         """
         try:
             instance = self._pool.pop()
         except IndexError:
             instance = Instance(self._table, self._addresses, self._scalars, self._scalar_bytes)
-        arena = self._arenas.take(self.bytes)
+        arena = self._arenas.acquire(self.bytes)
         arrays = instance.arrays
         if user_numbers:
             for (dtype, k), value in zip(self._user, user_numbers, strict=True):
@@ -256,45 +257,45 @@ class Program:
             values = self.request.numbers.evaluate(numbers) if self.request.numbers is not None else numbers
             for compute, source, dtype, k, size in self._computed:
                 if size:
-                    arrays[dtype][k : k + size] = compute(values[source])  # type: ignore[misc]
+                    arrays[dtype][k : k + size] = compute(values[source])
                 else:
-                    arrays[dtype][k] = compute(values[source])  # type: ignore[misc]
-        mine, bound = instance.addresses, instance.bound
+                    arrays[dtype][k] = compute(values[source])
+        current, bound = instance.addresses, instance.bound
         for k, address in enumerate(addresses):
-            if mine[k] != address:
+            if current[k] != address:
                 bound.rebind(k, address)
-                mine[k] = address
-        if mine[self._arena] != arena.address:
+                current[k] = address
+        if current[self._arena] != arena.address:
             bound.rebind(self._arena, arena.address)
-            mine[self._arena] = arena.address
+            current[self._arena] = arena.address
         memories: dict[int, Any] = {}
-        for size, members in self._fresh:
+        for size, members in self._allocations:
             block = None
             for b, offset in members:
-                given = self.in_place.get(b)
-                if given is not None and owners:
-                    base = address_of(owners[given])
-                    memories[b] = (owners[given], addresses[given] - base, base)
-                    instance.move(b, addresses[given])
+                external = self.donated_memory.get(b)
+                if external is not None and owners:
+                    base = address_of(owners[external])
+                    memories[b] = (owners[external], addresses[external] - base, base)
+                    instance.move(b, addresses[external])
                     continue
                 if block is None:
                     small = size < config.KEPT_LEAST
                     block = np.empty(size, _BYTE) if small else memory.recycled((size,), _BYTE)
                     start = address_of(block)
                 memories[b] = (block, offset, start)
-                if mine[b] != start + offset:
+                if current[b] != start + offset:
                     bound.rebind(b, start + offset)
-                    mine[b] = start + offset
+                    current[b] = start + offset
         return Run(self, instance, arena, memories)
 
     def done(self, run: Run) -> None:
-        """Give back what a run has taken."""
-        self._arenas.give(run.arena)
+        """Return the instance and the arena of a run to their pools."""
+        self._arenas.release(run.arena)
         self._pool.append(run.instance)
 
 
 class Run:
-    """A run of a program: its results, until `Program.done`."""
+    """A run of a program. Its results are valid until `Program.done`; fresh ones stay so."""
 
     __slots__ = ("arena", "instance", "memories", "program")
 
@@ -302,86 +303,54 @@ class Run:
         self.program, self.instance, self.arena, self.memories = program, instance, arena, memories
 
     def go(self) -> int:
-        """Run; return -1, or the number of the launch that reported an error."""
+        """Run the launches; return -1, or the index of the launch that reported an error."""
         return self.instance.bound.run()
 
     def scalar(self, k: int) -> Any:
-        """Return a result of one element, as a Python number."""
-        dtype, at = self.program._results[k]
-        return self.instance.arrays[dtype][at]
+        """Return a scalar result as a Python number."""
+        dtype, index = self.program._results[k]
+        return self.instance.arrays[dtype][index]
 
     def fresh(self) -> list[Tensor]:
-        """Return the results that are in memory of their own."""
-        made, memories = [], self.memories
+        """Return the fresh results; they have their elements after `go`."""
+        tensors, memories = [], self.memories
         for buffer, first, shape, dtype in self.program._fresh_results:
             block, offset, start = memories[buffer]
             offset += first
             t = Tensor(np.ndarray(shape, dtype, block, offset))
             t._address = start + offset
-            made.append(t)
-        return made
+            tensors.append(t)
+        return tensors
 
     def error(self, failed: int) -> Exception:
-        """Return the error that a launch reported."""
+        """Return the error that a launch reported, whose inputs still have their elements."""
         call, inputs = self.program.calls[failed]
         assert isinstance(call.op, Op)
         tensors = []
-        for at, spec in inputs:
-            start = self.instance.addresses[at.buffer] + at.offset
+        for p, spec in inputs:
+            start = self.instance.addresses[p.buffer] + p.offset
             memory = (ctypes.c_char * spec.nbytes).from_address(start)
             array: np.ndarray = np.ndarray(spec.shape, spec.dtype, memory)  # type: ignore[arg-type]
             tensors.append(Tensor(array.copy()))
         return call.op.error(tensors, call.attributes)
 
     def peeked(self) -> list[np.ndarray]:
-        """Return copies of the values that can be looked at where a launch reported an error."""
-        made = []
-        for at, spec, constant in self.program._peeked:
+        """Return copies of the peeked values, after a launch has reported an error."""
+        copies = []
+        for p, spec, constant in self.program._peeked:
             owner = self.arena.memory if constant is None else constant.array.reshape(-1).view(_BYTE)
-            made.append(np.ndarray(spec.shape, spec.dtype, owner, at.offset).copy())
-        return made
+            copies.append(np.ndarray(spec.shape, spec.dtype, owner, p.offset).copy())
+        return copies
 
 
-def _copied(graph: Graph, at: Slice, spec: Spec) -> Slice:
-    """Add the call that copies a slice into a buffer of its own."""
-    copy_row, attributes = OPS["astype"], {"dtype": spec.dtype}
-    plan = copy_row.planned([(spec.shape, spec.dtype)], attributes)
-    to = graph.buffer(spec.nbytes)
-    call = Call(copy_row, attributes, plan.launches, [at, Slice(to)], [(at, spec)], [spec], (to,))
-    # As early as can be: before memory that is given is written to, and before a check that may fail.
-    written = [k for k, c in enumerate(graph.calls) if at.buffer in c.written]
-    first = written[-1] + 1 if written else 0
-    graph.calls.insert(first, call)
-    graph.cut += first <= graph.cut
-    return Slice(to)
-
-
-def _needed(calls: Sequence[Call], wanted: set[int]) -> list[Call]:
-    """Return the calls that the wanted buffers depend on, and those that may raise an error."""
-    kept, wanted = [], set(wanted)
-    for call in reversed(calls):
-        if call.op.failure is not None or not wanted.isdisjoint(call.written):
-            wanted.update(p.buffer for p in call.slices)
-            kept.append(call)
-    return kept[::-1]
-
-
-def _in_place(
-    calls: Sequence[Call], donated: Sequence[int], sizes: Sequence[int], own: dict[int, int]
-) -> dict[int, int]:
-    """Return externals whose memory fresh results take: those whose last reader makes a result, in place.
-
-    The buffer of the result's memory -> the external.
-    """
-    taken: dict[int, int] = {}
-    for given in donated:
-        readers = [call for call in calls if any(p.buffer == given for p in call.slices)]
-        if not readers or not readers[-1].op.in_place:
-            continue
-        last = readers[-1]
-        if all(spec.nbytes == sizes[given] for p, spec in last.inputs if p.buffer == given):
-            outputs = last.written[: len(last.outputs)]
-            fit = [own[b] for b in outputs if b in own and sizes[b] == sizes[given]]
-            free = [b for b in fit if b not in taken]
-            taken.update(dict.fromkeys(free[:1], given))
-    return taken
+def _allocations(buffers: Sequence[tuple[int, int]]) -> list[tuple[int, list[tuple[int, int]]]]:
+    """Return the allocations of a run's fresh results, as (bytes, [(buffer, offset)])."""
+    allocations: list[tuple[int, list[tuple[int, int]]]] = []
+    total, members = 0, []
+    for b, size in buffers:
+        if size <= _SMALL:
+            members.append((b, total))
+            total += -(-size // config.LINE) * config.LINE
+    if members:
+        allocations.append((total, members))
+    return allocations + [(size, [(b, 0)]) for b, size in buffers if size > _SMALL]

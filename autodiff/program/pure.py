@@ -1,8 +1,8 @@
 """Pure functions: their results depend on their arguments alone, so a call is one entry of a trace.
 
-The library's own layers and losses are pure, and users' functions under `pure` and `jit`. Where a user's
-Python runs on symbolic tensors, a pure function that it calls does not: the entry knows the shapes of its
-results from the first time, and what it does from a trace of its own.
+The library's own layers and losses are pure, and users' functions under `pure` and `jit`. Such a function is
+traced once for each structure of its arguments. When a user's Python calls it on symbolic tensors, its own
+Python does not run: the first trace has the shapes of its results, and the ops to inline.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..trace.active import tracing
 from ..trace.compare import Transcript
 from ..trace.entry import Entry, Symbol, root
 from ..trace.trace import Trace
-from .call import entered
+from .call import record_call
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -35,46 +35,51 @@ R = TypeVar("R")
 class Pure:
     """A pure function for arguments of one structure, traced.
 
-    structure: of its results, whose tensors are, in order, `refs`: ("input", number of an argument's tensor),
-        ("output", number) or ("constant", a tensor).
-    outputs: shapes and dtypes.
+    structure: the structure of its results.
+    refs: of each tensor in the results: ("input", index of an argument's tensor), ("output", index in
+        `outputs`) or ("constant", the tensor).
+    outputs: shapes and dtypes of the tensors that the function computes.
+    checks: the entries whose ops check the elements of an operand.
+    transcript: of the trace, where later ones are compared with it.
     """
 
     __slots__ = (
+        "_arguments",
         "_constants",
+        "_entries",
         "_function",
-        "_items",
         "_numbers",
         "_specs",
-        "_taken",
         "checks",
         "name",
         "outputs",
         "refs",
         "structure",
-        "written",
+        "transcript",
     )
 
-    def __init__(self, name: str, function: Callable[..., Any], taken: Hashable) -> None:
-        self.name, self._function, self._taken = name, function, taken
+    def __init__(self, name: str, function: Callable[..., Any], arguments: Hashable) -> None:
+        """Begin without a trace. arguments: the structure of the tuple of arguments."""
+        self.name, self._function, self._arguments = name, function, arguments
         self.refs: list[tuple[str, Any]] = []
         self.outputs: list[tuple[tuple[int, ...], np.dtype]] = []
         self.structure: Any = None
-        self.written: Transcript | None = None
-        self._items: list[Entry] | None = []
-        self.checks: list[Entry] = []  # that look at the elements of an argument
-        self._constants: dict[int, Tensor] = {}
-        self._numbers: list[int] = []
+        self.transcript: Transcript | None = None
+        self._entries: list[Entry] | None = []  # None where the function's Python has to run again
+        self.checks: list[Entry] = []
+        self._constants: dict[int, Tensor] = {}  # by value number
+        self._numbers: list[int] = []  # the value numbers of the outputs
 
-    def outline(self, given: Sequence[Tensor], taped: bool, lines: bool = False) -> None:
-        """Learn what it does, by running it on symbolic tensors that lead nowhere.
+    def trace(self, inputs: Sequence[Tensor], taped: bool, lines: bool = False) -> None:
+        """Trace the function on symbolic tensors like the inputs, in a new trace.
 
-        taped: whether a gradient is taken of it, so that gradients inside of it have one too.
+        taped: whether a gradient is taken of it, so that gradients inside of it nest.
+        lines: whether to note lines of the user's code, and keep a transcript.
         """
-        trace = Trace(root(), user=False, refuse=_Opaque, lines=lines)
+        trace = Trace(root(), user=False, refuse=_ReadsValues, lines=lines)
 
         def run() -> tuple[list[Tensor], Flattened]:
-            arguments = [Tensor(trace.symbol(t.shape, t.dtype)) for t in given]
+            arguments = [Tensor(trace.symbol(t.shape, t.dtype)) for t in inputs]
             if taped:
                 number = tape.begin()
                 arguments = [tape.leaf(t, number) if t.dtype.kind == "f" else t for t in arguments]
@@ -82,91 +87,91 @@ class Pure:
                 tape.clear()
             return arguments, self._result(arguments)
 
-        arguments, results = active.inside(trace, run)
+        arguments, results = active.call_under(trace, run)
         self.structure = results.structure
         for t in results.tensors:
-            at = next((k for k, a in enumerate(arguments) if a is t), None)
-            if at is not None:
-                self.refs.append(("input", at))
+            index = next((k for k, a in enumerate(arguments) if a is t), None)
+            if index is not None:
+                self.refs.append(("input", index))
             elif type(t._data) is Symbol:
                 self.refs.append(("output", len(self.outputs)))
                 self.outputs.append((t.shape, t.dtype))
                 self._numbers.append(trace.number_of(t))
             else:
                 self.refs.append(("constant", t))
-        # A rule of a user's own in the backward pass is no entry: then its Python runs again.
-        self._items = None if trace.python_backward else list(trace.items)
-        self.checks = [e for e in trace.items if e.op.failure is not None]
+        # A user's own VJP rule is not recorded as an entry.
+        self._entries = None if trace.python_backward else list(trace.entries)
+        self.checks = [e for e in trace.entries if e.op.failure is not None]
         self._specs = [Spec(v.shape, v.dtype) for v in trace.values]
-        held = enumerate(trace.values)
-        self._constants = {n: v for n, v in held if not isinstance(v, Symbol)}
+        self._constants = {n: v for n, v in enumerate(trace.values) if not isinstance(v, Symbol)}
         if lines:
-            self.written = Transcript(trace, set(range(len(given))))
+            self.transcript = Transcript(trace, set(range(len(inputs))))
         trace.end()
 
     @property
     def alone(self) -> bool:
-        """Whether one tensor is all that it gives."""
+        """Whether the result is a single tensor that the function computes."""
         return len(self.refs) == 1 == len(self.outputs)
 
-    def fails(self, given: Sequence[Tensor | None]) -> bool:
+    def fails(self, inputs: Sequence[Tensor | None]) -> bool:
         """Whether an op in it would find elements of an argument outside of their range.
 
-        given: its arguments' tensors, or None for those that are not known.
+        inputs: the arguments' tensors; None for one that is not there yet, which is not checked.
         """
         for entry in self.checks:
-            known = [given[n] if n < len(given) else self._constants.get(n) for n in entry.inputs]
+            tensors = [inputs[n] if n < len(inputs) else self._constants.get(n) for n in entry.inputs]
             operands = [
-                self._specs[n] if t is None else t._data for n, t in zip(entry.inputs, known, strict=True)
+                self._specs[n] if t is None else t._data for n, t in zip(entry.inputs, tensors, strict=True)
             ]
             if entry.op.fails(operands, entry.attributes):
                 return True
         return False
 
-    def _result(self, given: Sequence[Tensor]) -> Flattened:
-        arguments = rebuild(self._taken, iter(given), iter(()))
+    def _result(self, inputs: Sequence[Tensor]) -> Flattened:
+        arguments = rebuild(self._arguments, iter(inputs), iter(()))
         return Flattened(f"{self.name}: the result", self._function(*arguments), numbers=False)
 
-    def made(self, given: Sequence[Tensor]) -> list[Tensor]:
-        """Return the tensors of its results that are no arguments and no constants."""
-        if self._items is None:
-            tensors = self._result(given).tensors
+    def replay(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Run the traced ops on tensors; return the outputs."""
+        if self._entries is None:
+            tensors = self._result(inputs).tensors
             return [t for t, (kind, _) in zip(tensors, self.refs, strict=True) if kind == "output"]
-        values = dict(enumerate(given)) | self._constants
-        for entry in self._items:
+        values = dict(enumerate(inputs)) | self._constants
+        for entry in self._entries:
             out = entry.op.apply(tuple([values[n] for n in entry.inputs]), entry.attributes)
             for k, t in enumerate(out if isinstance(out, tuple) else (out,), entry.first):
                 values[k] = t
         return [values[n] for n in self._numbers]
 
-    def result(self, given: Sequence[Tensor], made: Sequence[Tensor]) -> Any:
-        """Return its result around tensors."""
-        if self.structure is Tensor and made:
-            return made[0]
-        of = {"input": given, "output": made}
+    def result(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Any:
+        """Return the function's result, rebuilt from the tensors of its arguments and its outputs."""
+        if self.structure is Tensor and outputs:
+            return outputs[0]
+        of = {"input": inputs, "output": outputs}
         tensors = [k if kind == "constant" else of[kind][k] for kind, k in self.refs]
         return rebuild(self.structure, iter(tensors), iter(()))
 
 
-class _Opaque(Exception):
-    """A function reads values, so that it can not be one entry."""
+class _ReadsValues(Exception):
+    """A function reads values, so that a call of it can not be one entry."""
 
 
-#: What is known of a pure function, by the structure of its arguments; None where it reads values.
-Known = dict[Any, Pure | None]
+#: The traces of a pure function, by the structure of its arguments; None where it reads values.
+PureCache = dict[Any, Pure | None]
 
 
 def call_pure(
-    known: Known,
+    cache: PureCache,
     function: Callable[..., Any],
     arguments: tuple[Any, ...],
     once: bool = False,
     eager: bool = False,
 ) -> Any:
-    """Call a pure function: as one entry where a trace of a user's Python is active.
+    """Call a pure function: recorded as one entry where a trace of a user's Python is active.
 
-    known: what it keeps of a function.  once: whether the function's Python runs once only, for any trace.
-    eager: whether it is replayed in ops where no trace is active.
+    cache: the function's traces.
+    once: whether its Python runs only to trace it, whichever trace is active.
+    eager: whether its ops are replayed where no trace is active, too.
     """
     trace = tracing()
     user = trace is not None and trace.user and tape.depth() <= trace.depth
@@ -177,60 +182,61 @@ def call_pure(
     try:
         flat = Flattened("", arguments, numbers=False)
     except TypeError:
-        return function(*arguments)  # with arguments that are no structure, such as floats
-    structure, given = flat.structure, tuple(flat.tensors)
+        return function(*arguments)  # arguments without a structure, such as floats
+    structure, inputs = flat.structure, tuple(flat.tensors)
     taped = bool(active.state.gradients)
-    key = (structure, taped, *[(t._data.shape, t._data.dtype) for t in given])
-    pure = known.get(key, known)
-    if pure is known:
-        pure = known[key] = _outlined(function, structure, given, taped, once)
-    elif once and CHECK and isinstance(pure, Pure) and pure.written is not None:
-        again = _outlined(function, structure, given, taped, once)
-        if again is not None and again.written is not None:
-            again.written.compare(pure.written, f"pure: {pure.name}")
-    if not isinstance(pure, Pure) or (user and pure.checks and pure.fails(given)):
+    key = (structure, taped, *[(t._data.shape, t._data.dtype) for t in inputs])
+    pure = cache.get(key, cache)
+    if pure is cache:
+        pure = cache[key] = _traced(function, structure, inputs, taped, once)
+    elif once and CHECK and isinstance(pure, Pure) and pure.transcript is not None:
+        again = _traced(function, structure, inputs, taped, once)
+        if again is not None and again.transcript is not None:
+            again.transcript.compare(pure.transcript, f"pure: {pure.name}")
+    if not isinstance(pure, Pure) or (user and pure.checks and pure.fails(inputs)):
         return function(*arguments)
     if user:
         assert trace is not None
-        return pure.result(given, entered(trace, pure, None, pure.made, given, pure.outputs))
-    return pure.result(given, pure.made(given))
+        return pure.result(inputs, record_call(trace, pure, None, pure.replay, inputs, pure.outputs))
+    return pure.result(inputs, pure.replay(inputs))
 
 
 def call_tensors(
-    trace: Trace, known: Known, key: Hashable, function: Callable[..., Any], given: tuple[Tensor, ...]
+    trace: Trace, cache: PureCache, key: Hashable, function: Callable[..., Any], inputs: tuple[Tensor, ...]
 ) -> tuple[Pure, list[Tensor]] | None:
-    """Call a pure function of nothing but tensors as one entry: the usual case, in a third of the time.
+    """Record a call of a pure function whose arguments are all tensors: in a third of `call_pure`'s time.
 
-    key: what else decides on its result.  Returns what is known of it, and results; None where the call is no
-    entry, see `call_pure`.
+    key: whatever else the result depends on.
+
+    Returns the traced function and its outputs; None where the call is not recorded, see `call_pure`.
     """
     gradients = active.state.gradients
     if len(gradients) > trace.depth:
         return None
     taped = bool(gradients)
-    whole = (key, taped, *[(t._data.shape, t._data.dtype) for t in given])
-    pure = known.get(whole, known)
-    if pure is known:
-        taken = (tuple, len(given), (Tensor,) * len(given))
-        pure = known[whole] = _outlined(function, taken, given, taped, once=False)
-    if not isinstance(pure, Pure) or (pure.checks and pure.fails(given)):
+    full_key = (key, taped, *[(t._data.shape, t._data.dtype) for t in inputs])
+    pure = cache.get(full_key, cache)
+    if pure is cache:
+        structure = (tuple, len(inputs), (Tensor,) * len(inputs))
+        pure = cache[full_key] = _traced(function, structure, inputs, taped, once=False)
+    if not isinstance(pure, Pure) or (pure.checks and pure.fails(inputs)):
         return None
-    return pure, entered(trace, pure, None, pure.made, given, pure.outputs)
+    return pure, record_call(trace, pure, None, pure.replay, inputs, pure.outputs)
 
 
-def _outlined(
-    function: Callable[..., Any], taken: Hashable, given: Sequence[Tensor], taped: bool, once: bool
+def _traced(
+    function: Callable[..., Any], structure: Hashable, inputs: Sequence[Tensor], taped: bool, once: bool
 ) -> Pure | None:
-    pure = Pure(getattr(function, "__name__", type(function).__name__), function, taken)
+    pure = Pure(getattr(function, "__name__", type(function).__name__), function, structure)
     try:
-        pure.outline(given, taped, lines=once and CHECK)
-    except _Opaque:
+        pure.trace(inputs, taped, lines=once and CHECK)
+    except _ReadsValues:
         return None
     return pure
 
 
 def _applied(function: Callable[..., R]) -> Callable[[tuple[Any, ...], dict[str, Any]], R]:
-    """Return a function of a tuple and a dict of arguments, under its name."""
+    """Return the function as one of (args, kwargs), with the same name."""
 
     def apply(args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
         return function(*args, **kwargs)
@@ -242,12 +248,15 @@ def _applied(function: Callable[..., R]) -> Callable[[tuple[Any, ...], dict[str,
 def pure(function: Callable[P, R]) -> Callable[P, R]:
     """Mark a function as pure: its result depends on its arguments alone, and it has no side effects.
 
-    function: a loss, or the function of a layer: takes and returns trees of tensors.
+    function: a loss, or the function of a layer, which takes and returns trees of tensors.
 
-    A training step with a pure loss, and a model whose layers are pure, replays a program without running
-    their Python. What the function reads from outside is fixed when it is traced, once for each structure of
-    its arguments. With TREEPIE_CHECK=1 in the environment it is traced at each call, and a ValueError names
-    the line where two traces differ. Called by itself, it does what it says.
+    Returns the function with the mark. Called directly, it runs as before. A training step whose loss and
+    layers are pure runs as a program without running their Python. The function is traced once for each
+    structure of its arguments, and what it reads from outside is fixed then. With TREEPIE_CHECK=1 in the
+    environment it is traced at each call.
+
+    Raises TypeError for something that can not be called; where it is checked, ValueError, which names the
+    line, when two traces differ.
 
     >>> import treepie as tp
     >>> loss = tp.pure(lambda out, y: tp.square(out - y).mean())
@@ -256,20 +265,20 @@ def pure(function: Callable[P, R]) -> Callable[P, R]:
     """
     if not callable(function):
         raise TypeError(f"pure: function is a {type(function).__name__}, expected a function")
-    known: Known = {}
+    cache: PureCache = {}
     apply = _applied(function)
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        return call_pure(known, apply, (args, kwargs), once=True)  # type: ignore[no-any-return]
+        return call_pure(cache, apply, (args, kwargs), once=True)  # type: ignore[no-any-return]
 
     wrapped.pure = wrapped.once = True  # type: ignore[attr-defined]
     return wrapped
 
 
 def library(function: Callable[P, R]) -> Callable[P, R]:
-    """Mark a function of the library's own as pure."""
-    known: Known = {}
+    """Mark a function of this library as pure."""
+    cache: PureCache = {}
     apply = _applied(function)
 
     @functools.wraps(function)
@@ -278,23 +287,23 @@ def library(function: Callable[P, R]) -> Callable[P, R]:
         if trace is None or not trace.user or trace.closed:
             return function(*args, **kwargs)
         if not kwargs:
-            given = tuple([as_tensor(a) if type(a) is np.ndarray else a for a in args])
-            for a in given:
+            inputs = tuple([as_tensor(a) if type(a) is np.ndarray else a for a in args])
+            for a in inputs:
                 if type(a) is not Tensor:
                     break
             else:
-                found = call_tensors(trace, known, "", function, given)  # type: ignore[arg-type]
-                return function(*args) if found is None else found[0].result(given, found[1])  # type: ignore
-        return call_pure(known, apply, (args, kwargs))  # type: ignore[no-any-return]
+                call = call_tensors(trace, cache, "", function, inputs)  # type: ignore[arg-type]
+                return function(*args) if call is None else call[0].result(inputs, call[1])  # type: ignore
+        return call_pure(cache, apply, (args, kwargs))  # type: ignore[no-any-return]
 
     wrapped.pure = True  # type: ignore[attr-defined]
     return wrapped
 
 
 def is_pure(function: Any) -> bool:
-    """Whether a function is marked as pure, or one of the library's own that reads nothing else.
+    """Whether a function is marked as pure, or is an op or a function without a closure of this library.
 
-    A user's function is not while it is held to its word, since its Python runs then.
+    A user's function is not while purity is checked (TREEPIE_CHECK=1), which runs its Python.
     """
     if getattr(function, "pure", False) is True:
         return not (CHECK and getattr(function, "once", False) is True)
@@ -302,9 +311,3 @@ def is_pure(function: Any) -> bool:
     if not module.startswith("treepie.") or module.startswith("treepie.examples"):
         return False
     return hasattr(function, "op") or (isinstance(function, FunctionType) and function.__closure__ is None)
-
-
-def user_runs() -> bool:
-    """Whether a trace of a user's Python is active."""
-    trace = active.state.trace
-    return trace is not None and trace.user and not trace.closed

@@ -1,38 +1,29 @@
-"""What is asked of a program: which values it is given, and which it gives."""
+"""The request that a program is planned for: its inputs and outputs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ..trace.number import Numbers
 from .graph import Slice
 
 
-@dataclass(frozen=True)
-class Numeric:
-    """A number or numbers that Python writes before a run, or reads after it.
-
-    number: the value in the trace.  compute: what makes them of a number (`source`), or None.
-    """
-
-    number: int
-    compute: Callable[[Any], Any] | None = None
-    source: int = 0
-
-
 @dataclass
 class Request:
-    """What a program takes and gives: values by their numbers in the trace.
+    """The inputs and outputs of a program; values are named by their value numbers in the trace.
 
-    externals: bytes of each memory that a run is given, and in `inputs` which values are where.
-    fresh: results in memory of their own, each run.  scalars: results of one element that Python reads.
-    filled: (value, external): results that fill memory that a run is given.
-    after: the number of the first item that waits for all before it, since it may write memory that they
-        read, and must not run where one of them reports an error.
-    peeked: values that can be looked at where a launch reported an error.
-    donated: externals whose memory fresh results may take.
+    externals: bytes of each memory whose address is passed to a run.
+    inputs: value number -> the slice of an external where the input is stored.
+    fresh: results that each run stores in new memory.
+    scalars: results of one element that Python reads after a run.
+    filled: (value, external): results that overwrite an external.
+    barrier: the index of the first trace item that waits for all before it, or None: its calls may overwrite
+        memory that earlier ones read, and do not run where one of those reports an error.
+    peeked: values that can be copied after a launch has reported an error.
+    donated: externals whose memory fresh results may reuse.
+    numbers: the computation of Python numbers that are inputs.
+    user_numbers: values of the Python numbers that the user's code uses as operands.
     """
 
     externals: Sequence[int]
@@ -40,7 +31,7 @@ class Request:
     fresh: Sequence[int] = ()
     scalars: Sequence[int] = ()
     filled: Sequence[tuple[int, int]] = ()
-    after: int | None = None
+    barrier: int | None = None
     peeked: Sequence[int] = ()
     donated: Sequence[int] = ()
     numbers: Numbers | None = None

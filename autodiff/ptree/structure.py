@@ -1,7 +1,7 @@
-"""Trees of whatever a function takes and gives, as leaves and a structure, and back.
+"""Flattening of a function's arguments and results into leaves and a hashable structure, and back.
 
-Leaves are tensors, and numbers where they are asked for. All else belongs to the structure, which is
-hashable: containers, keys, strings, None, and objects that stand for themselves, such as layers.
+Leaves are tensors, and Python numbers on request. All else belongs to the structure: types and keys of
+containers, strings, None, and static objects such as layers, which are compared by identity.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from . import tree as ptree
 
 
 class Identity:
-    """An object as a key: equal to itself alone."""
+    """A hashable key for an object, compared by identity."""
 
     __slots__ = ("of",)
 
     def __init__(self, of: Any) -> None:
-        """Hold an object."""
+        """Wrap an object."""
         self.of = of
 
     def __hash__(self) -> int:
@@ -35,14 +35,14 @@ class Identity:
         return id(self.of)
 
     def __eq__(self, other: object) -> bool:
-        """Whether another one holds the same object."""
+        """Whether the other wraps the same object."""
         return type(other) is Identity and self.of is other.of
 
 
 _NUMBERS = (bool, int, float)
 _PLAIN = (str, bytes, type(None), type(...), bool, int)
-_states: dict[type, tuple[str, ...]] = {}
-_themselves: tuple[type, ...] = (np.dtype, enum.Enum)
+_states: dict[type, tuple[str, ...]] = {}  # dataclass -> names of its fields
+_static: tuple[type, ...] = (np.dtype, enum.Enum)
 
 
 def _names(kind: Any) -> tuple[str, ...]:
@@ -51,32 +51,39 @@ def _names(kind: Any) -> tuple[str, ...]:
 
 
 def register_state(cls: type) -> None:
-    """Make a dataclass a container: its fields are children."""
+    """Register a dataclass as a container whose fields are children."""
     _states[cls] = _names(cls)
 
 
 def register_static(cls: type) -> None:
-    """Let objects of a class be part of a structure, each equal to itself alone."""
-    global _themselves
-    _themselves = (*_themselves, cls)
+    """Register a class whose objects are parts of a structure, compared by identity."""
+    global _static
+    _static = (*_static, cls)
 
 
 class Flattened:
     """The leaves of a tree, and its structure.
 
-    numbers: the Python numbers and `Number`s, or None where they belong to the structure.
+    tensors: the leaves that are tensors or arrays, as tensors.
+    numbers: the leaves that are Python numbers or `Number`s; None where numbers belong to the structure.
+    structure: hashable.  plain: whether no leaf or container had to be converted, so that `matcher` applies.
     """
 
     __slots__ = ("numbers", "plain", "structure", "tensors")
 
     def __init__(self, name: str, tree: Any, numbers: bool = True) -> None:
-        """Take a tree apart; raise TypeError, which names the function and the path, where it can not be."""
+        """Flatten a tree.
+
+        name: what the message of an error begins with.  numbers: whether Python numbers are leaves.
+
+        Raises TypeError, which names the path, for an object that is neither a leaf nor part of a structure.
+        """
         self.tensors: list[Tensor] = []
         self.numbers: list[Any] | None = [] if numbers else None
-        self.plain = True  # whether all tensors are that, and all numbers Python's
+        self.plain = True
         try:
-            self.structure: Hashable = self._taken(tree)
-        except _Unknown as error:
+            self.structure: Hashable = self._flatten(tree)
+        except _Unsupported as error:
             path = "".join(reversed(error.path))
             raise TypeError(
                 f"{name}{path} is a {error.kind.__name__}, expected a tree of tensors (and numbers, strings "
@@ -85,12 +92,13 @@ class Flattened:
 
     @staticmethod
     def of(tensors: list[Tensor], numbers: list[Any], structure: Hashable) -> Flattened:
-        """Return one of leaves and a structure that are known."""
-        made = Flattened.__new__(Flattened)
-        made.tensors, made.numbers, made.structure, made.plain = tensors, numbers, structure, True
-        return made
+        """Return a flattened tree from its parts."""
+        flat = Flattened.__new__(Flattened)
+        flat.tensors, flat.numbers, flat.structure, flat.plain = tensors, numbers, structure, True
+        return flat
 
-    def _taken(self, x: Any) -> Hashable:
+    def _flatten(self, x: Any) -> Hashable:
+        """Append the leaves of a tree, and return its structure."""
         kind = type(x)
         if kind is Tensor:
             self.tensors.append(x)
@@ -98,7 +106,7 @@ class Flattened:
         if kind is dict:
             return (dict, tuple(x), self._children(x, x.values()))
         if kind is list and self.numbers is None and any(type(child) in _NUMBERS for child in x):
-            raise _Unknown(kind)  # data, of which each is another
+            raise _Unsupported(kind)  # data: each list would be a new structure
         if kind is tuple or kind is list:
             return (kind, len(x), self._children(range(len(x)), x))
         fields = _states.get(kind)
@@ -110,19 +118,20 @@ class Flattened:
                 return Number
             if kind is not float:
                 return ("value", kind, x)
-            raise _Unknown(kind)  # a structure for each value: the caller goes another way
+            raise _Unsupported(kind)  # each value would be a new structure
         if kind in _PLAIN:
             return ("value", kind, x)
-        return self._other(x)
+        return self._flatten_rare(x)
 
-    def _other(self, x: Any) -> Hashable:
+    def _flatten_rare(self, x: Any) -> Hashable:
+        """Flatten a tree of a type that `_flatten` does not test for."""
         kind = type(x)
         if isinstance(x, np.ndarray | np.generic):
             self.plain = False
             self.tensors.append(as_tensor(x))
             return Tensor
         if isinstance(x, dict):
-            if isinstance(x, collections.defaultdict):  # becomes a dict, as in `ptree`
+            if isinstance(x, collections.defaultdict):  # is rebuilt as a dict, as in `ptree`
                 self.plain, kind = False, dict
             return (kind, tuple(x), self._children(x, x.values()))
         if isinstance(x, list | tuple):
@@ -130,36 +139,38 @@ class Flattened:
         if ptree.is_registered(x):
             names = _names(kind)
             return (kind, None, self._children(names, [getattr(x, name) for name in names]))
-        if isinstance(x, _themselves):
+        if isinstance(x, _static):
             return ("value", Identity, Identity(x))
-        raise _Unknown(kind)
+        raise _Unsupported(kind)
 
     def _children(self, names: Any, children: Any) -> tuple[Hashable, ...]:
         try:
-            return tuple([self._taken(child) for child in children])
-        except _Unknown as error:
-            # Which child it was is looked for once there is an error to raise.
+            return tuple([self._flatten(child) for child in children])
+        except _Unsupported as error:
+            # The failing child is searched for only here, so that the usual case does not keep a path.
             for name, child in zip(names, children, strict=True):
                 try:
                     Flattened.__new__(Flattened)._probe(child, self.numbers is not None)
-                except _Unknown:
+                except _Unsupported:
                     error.path.append(f"[{name!r}]")
                     break
             raise
 
     def _probe(self, child: Any, numbers: bool) -> None:
         self.tensors, self.numbers, self.plain = [], [] if numbers else None, True
-        self._taken(child)
+        self._flatten(child)
 
 
-class _Unknown(Exception):
+class _Unsupported(Exception):
+    """An object can not be flattened: its type, and its path from the innermost key out."""
+
     def __init__(self, kind: type) -> None:
         self.kind: type = kind
         self.path: list[str] = []
 
 
 def rebuild(structure: Any, tensors: Iterator[Any], numbers: Iterator[Any]) -> Any:
-    """Put a tree together again around other leaves."""
+    """Return a tree of a structure with the next leaves of two iterators."""
     if structure is Tensor:
         return next(tensors)
     if structure is Number:
@@ -184,62 +195,64 @@ def rebuild(structure: Any, tensors: Iterator[Any], numbers: Iterator[Any]) -> A
 
 
 class _Writer:
-    """Writes Python that takes trees of one structure apart, or puts them together.
+    """Generates Python code that flattens or builds trees of one structure.
 
-    In half of the time of a walk over the tree, which a jitted function pays twice in each call.
+    It takes half of the time of a recursive walk, and a jitted function needs both in each call.
+
+    names: the globals of the code.  lines: its statements.
+    tensors, numbers: the expressions of the leaves.
     """
 
     def __init__(self) -> None:
-        self.names: dict[str, Any] = {"Tensor": Tensor, "numbers_of": _NUMBERS}
+        self.names: dict[str, Any] = {"Tensor": Tensor, "number_types": _NUMBERS}
         self.lines: list[str] = []
         self.tensors: list[str] = []
         self.numbers: list[str] = []
 
     def name(self, value: Any) -> str:
-        """Return a name for an object."""
+        """Return a new global name for an object."""
         name = f"c{len(self.names)}"
         self.names[name] = value
         return name
 
-    def take(self, structure: Any, at: str) -> None:
-        """Write what takes the tree `at` apart, and returns where it is of another structure."""
+    def flatten(self, structure: Any, x: str) -> None:
+        """Write statements that check and unpack the tree in the variable `x`."""
         if structure is Tensor:
-            self.refuse(f"type({at}) is not Tensor")
-            self.tensors.append(at)
+            self.mismatch(f"type({x}) is not Tensor")
+            self.tensors.append(x)
             return
         if structure is Number:
-            self.refuse(f"type({at}) not in numbers_of")
-            self.numbers.append(at)
+            self.mismatch(f"type({x}) not in number_types")
+            self.numbers.append(x)
             return
         kind, keys, parts = structure
         if kind == "value":
             if keys is Identity:
-                self.refuse(f"{at} is not {self.name(parts.of)}")
+                self.mismatch(f"{x} is not {self.name(parts.of)}")
             else:
-                other = f"type({at}) is not {self.name(keys)} or {at} != {self.name(parts)}"
-                self.refuse(other)
+                self.mismatch(f"type({x}) is not {self.name(keys)} or {x} != {self.name(parts)}")
             return
-        self.refuse(f"type({at}) is not {self.name(kind)}")
-        children = [f"{at}_{k}" for k in range(len(parts))]
+        self.mismatch(f"type({x}) is not {self.name(kind)}")
+        children = [f"{x}_{k}" for k in range(len(parts))]
         if issubclass(kind, dict):
-            self.refuse(f"tuple({at}) != {self.name(keys)}")
-            source = f"{at}.values()"
+            self.mismatch(f"tuple({x}) != {self.name(keys)}")
+            source = f"{x}.values()"
         elif keys is None:
-            source = ", ".join(f"{at}.{name}" for name in _names(kind)) + ","
+            source = ", ".join(f"{x}.{name}" for name in _names(kind)) + ","
         else:
-            self.refuse(f"len({at}) != {keys}")
-            source = at
+            self.mismatch(f"len({x}) != {keys}")
+            source = x
         if children:
             self.lines.append(f"    {', '.join(children)}, = {source}")
         for child, part in zip(children, parts, strict=True):
-            self.take(part, child)
+            self.flatten(part, child)
 
-    def refuse(self, condition: str) -> None:
-        """Write a condition under which a tree is of another structure."""
+    def mismatch(self, condition: str) -> None:
+        """Write a condition under which a tree has another structure."""
         self.lines.append(f"    if {condition}: return None")
 
-    def put(self, structure: Any, tensors: Iterator[int], numbers: Iterator[int]) -> str:
-        """Return an expression for a tree of tensors t and numbers n."""
+    def build(self, structure: Any, tensors: Iterator[int], numbers: Iterator[int]) -> str:
+        """Return an expression for the tree with the tensors `t` and the numbers `n`."""
         if structure is Tensor:
             return f"t[{next(tensors)}]"
         if structure is Number:
@@ -247,37 +260,37 @@ class _Writer:
         kind, keys, parts = structure
         if kind == "value":
             return self.name(parts.of if keys is Identity else parts)
-        made = [self.put(part, tensors, numbers) for part in parts]
-        inner = ", ".join(made)
+        children = [self.build(part, tensors, numbers) for part in parts]
+        inner = ", ".join(children)
         if keys is None:
-            fields = [f"{name}={part}" for name, part in zip(_names(kind), made, strict=True)]
+            fields = [f"{name}={child}" for name, child in zip(_names(kind), children, strict=True)]
             return f"{self.name(kind)}({', '.join(fields)})"
         if issubclass(kind, dict):
-            pairs = ", ".join(f"{self.name(k)}: {part}" for k, part in zip(keys, made, strict=True))
+            pairs = ", ".join(f"{self.name(k)}: {child}" for k, child in zip(keys, children, strict=True))
             return f"{{{pairs}}}" if kind is dict else f"{self.name(kind)}({{{pairs}}})"
         if kind is list:
             return f"[{inner}]"
         if issubclass(kind, tuple) and not hasattr(kind, "_fields"):
-            whole = f"({inner},)" if made else "()"
-            return whole if kind is tuple else f"{self.name(kind)}({whole})"
+            elements = f"({inner},)" if children else "()"
+            return elements if kind is tuple else f"{self.name(kind)}({elements})"
         return f"{self.name(kind)}([{inner}])" if issubclass(kind, list) else f"{self.name(kind)}({inner})"
 
 
-#: Takes a tree apart: (tree) -> (tensors, numbers), or None where it is of another structure.
+#: Flattens trees of one structure: (tree) -> (tensors, numbers), or None for a tree of another structure.
 Matcher = Callable[[Any], tuple[list[Tensor], list[Any]] | None]
 
 
 def matcher(structure: Hashable) -> Matcher:
-    """Return the function that takes trees of a structure apart."""
+    """Return a function that flattens trees of a structure."""
     writer = _Writer()
-    writer.take(structure, "x")
+    writer.flatten(structure, "x")
     result = f"    return [{', '.join(writer.tensors)}], [{', '.join(writer.numbers)}]"
     exec("\n".join(["def match(x):", *writer.lines, result]), writer.names)
     return writer.names["match"]  # type: ignore[no-any-return]
 
 
 def builder(structure: Hashable) -> Callable[[Sequence[Any], Sequence[Any]], Any]:
-    """Return the function that puts a tree together: (tensors, numbers) -> tree."""
+    """Return a function that builds trees of a structure: (tensors, numbers) -> tree."""
     writer = _Writer()
-    text = writer.put(structure, itertools.count(), itertools.count())
-    return eval(f"lambda t, n: {text}", writer.names)  # type: ignore[no-any-return]
+    expression = writer.build(structure, itertools.count(), itertools.count())
+    return eval(f"lambda t, n: {expression}", writer.names)  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Traces: Python runs on symbolic tensors, and the ops that it calls are recorded.
+"""Traces: a user's Python runs on symbolic tensors, and the ops that it calls are recorded.
 
-Read in this order: `active.py`, `entry.py`, `trace.py`, `number.py`.
+Read in this order: `active.py`, `entry.py`, `trace.py`, `number.py`, `compare.py`.
 """

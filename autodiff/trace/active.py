@@ -1,4 +1,4 @@
-"""What is active in a thread: a trace, and the gradients that are being taken; and whose code runs."""
+"""The state of a thread: its active trace and the gradients being taken; and the line of the user's code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ R = TypeVar("R")
 
 
 class _Classes:
-    """The classes of tensors and of the tape's nodes, which their modules put here: they import this one."""
+    """The classes of tensors and of nodes; `tape.py` sets them, since it imports this module."""
 
     tensor: type[Tensor]
     node: type[Node]
@@ -28,10 +28,10 @@ classes = _Classes()
 
 
 class _State(threading.local):
-    """What is active in a thread.
+    """The state of a thread.
 
-    trace: the trace that ops are written to; it may be closed.  gradients: numbers of those being taken.
-    captures: what collects tensors for `tape.capture`.
+    trace: the trace that records ops; it may be closed.  gradients: the numbers of the gradients being taken.
+    captures: the collectors of `tape.capture`.
     """
 
     trace: Trace | None = None
@@ -43,15 +43,15 @@ state = _State()
 
 
 def tracing() -> Trace | None:
-    """Return the trace that is active, if any."""
+    """Return the active trace, or None."""
     trace = state.trace
     return None if trace is None or trace.closed else trace
 
 
-def inside(trace: Trace | None, function: Callable[..., R], *arguments: Any) -> R:
-    """Call a function while a trace is active, or none, and no gradient is being taken but its own.
+def call_under(trace: Trace | None, function: Callable[..., R], *arguments: Any) -> R:
+    """Call a function with a trace active, or with none, and with no gradient being taken.
 
-    Twice in `finally`, since a KeyboardInterrupt may come in the first.
+    The state is restored twice, since a KeyboardInterrupt may be raised within the first `finally`.
     """
     before = state.trace, state.gradients, state.captures
     try:
@@ -67,8 +67,8 @@ def inside(trace: Trace | None, function: Callable[..., R], *arguments: Any) -> 
 _LIBRARY = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib")})
 
 
-def line() -> str:
-    """Return the file and the line of the user's code that runs: the innermost that is not the library's."""
+def user_line() -> str:
+    """Return "file:line" of the innermost frame of user code: neither this library nor the standard one."""
     frame: FrameType | None = sys._getframe(1)
     first: str | None = None
     while frame is not None:

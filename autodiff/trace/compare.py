@@ -1,4 +1,4 @@
-"""Two traces of a function that says it is pure, held against each other."""
+"""Comparison of two traces of a function that is marked as pure."""
 
 from __future__ import annotations
 
@@ -11,60 +11,68 @@ from .trace import Trace
 
 
 class Transcript:
-    """What a trace wrote down: ops, what they take, lines, and the values of constants."""
+    """A record of a trace, to compare others with: its calls of ops, their lines, the values of constants.
+
+    inputs: the value numbers of the function's arguments.
+    """
 
     def __init__(self, trace: Trace, inputs: set[int]) -> None:
-        self.rows: list[tuple[Any, ...]] = []
-        self.constants: list[dict[int, np.ndarray]] = []
+        self.calls: list[tuple[Any, ...]] = []  # (op's name, value numbers of operands, attributes)
+        self.constants: list[dict[int, np.ndarray]] = []  # of each call: position of an operand -> its value
         self.lines: list[str] = []
-        for entry in trace.items:
+        for entry in trace.entries:
             if not isinstance(entry, Entry):
                 continue
-            self.rows.append(
+            self.calls.append(
                 (entry.op.name, entry.inputs, [(k, repr(v)) for k, v in entry.attributes.items()])
             )
             self.lines.append(entry.line or "?")
-            held = {}
+            constants = {}
             for position, n in enumerate(entry.inputs):
                 value = trace.values[n]
                 if n not in inputs and not isinstance(value, Symbol):
-                    held[position] = value.array
-            self.constants.append(held)
+                    constants[position] = value.array
+            self.constants.append(constants)
 
     def compare(self, first: Transcript, function: str) -> None:
-        """Raise ValueError where this trace differs from the first one."""
-        pairs = zip(self.rows, first.rows, self.constants, first.constants, self.lines, strict=False)
-        for now, before, values, old_values, line in pairs:
-            if now != before:
-                what = f"{now[0]}{_meta(now)} is called where {before[0]}{_meta(before)} was"
-                raise _impure(function, line, what)
-            for position, value in values.items():
-                old = old_values.get(position)
-                same = old is not None and old.shape == value.shape and old.tobytes() == value.tobytes()
-                if not same:
-                    what = f"operand {position} of {now[0]} was {_shown(old)} and is {_shown(value)}"
-                    raise _impure(function, line, what)
-        if len(self.rows) != len(first.rows):
-            longer = max((self, first), key=lambda w: len(w.rows))
-            at = min(len(self.rows), len(first.rows))
-            what = (
-                f"{len(self.rows)} ops are called where {len(first.rows)} were, from {longer.rows[at][0]} on"
+        """Raise ValueError at the first difference between this trace and the first one.
+
+        function: the name that the message begins with.
+        """
+        rows = zip(self.calls, first.calls, self.constants, first.constants, self.lines, strict=False)
+        for call, first_call, constants, first_constants, line in rows:
+            if call != first_call:
+                difference = f"{_signature(call)} is called where {_signature(first_call)} was"
+                raise _impure(function, line, difference)
+            for position, value in constants.items():
+                before = first_constants.get(position)
+                if before is None or before.shape != value.shape or before.tobytes() != value.tobytes():
+                    difference = f"operand {position} of {call[0]} was {_text(before)} and is {_text(value)}"
+                    raise _impure(function, line, difference)
+        if len(self.calls) != len(first.calls):
+            longer = max((self, first), key=lambda transcript: len(transcript.calls))
+            at = min(len(self.calls), len(first.calls))
+            difference = (
+                f"{len(self.calls)} ops are called where {len(first.calls)} were, "
+                f"from {longer.calls[at][0]} on"
             )
-            raise _impure(function, longer.lines[at], what)
+            raise _impure(function, longer.lines[at], difference)
 
 
-def _meta(row: tuple[Any, ...]) -> str:
-    return f"({', '.join(f'{k}={v}' for k, v in row[2])})" if row[2] else ""
+def _signature(call: tuple[Any, ...]) -> str:
+    """Return the op's name, and the attributes if there are any."""
+    name, _, attributes = call
+    return f"{name}({', '.join(f'{k}={v}' for k, v in attributes)})" if attributes else str(name)
 
 
-def _shown(value: np.ndarray | None) -> str:
+def _text(value: np.ndarray | None) -> str:
     if value is None:
         return "another"
     return str(value.item()) if value.size == 1 else np.array2string(value, threshold=6)
 
 
-def _impure(function: str, line: str, what: str) -> ValueError:
+def _impure(function: str, line: str, difference: str) -> ValueError:
     return ValueError(
-        f"{function} is not pure: in {line} {what}. Pass what changes as an argument, or take the function "
-        "out of tp.jit or tp.pure"
+        f"{function} is not pure: in {line} {difference}. Pass what changes as an argument, or take the "
+        "function out of tp.jit or tp.pure"
     )

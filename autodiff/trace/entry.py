@@ -1,4 +1,4 @@
-"""Entries of traces, and the values that they give."""
+"""Entries of traces, and the symbolic values that they define."""
 
 from __future__ import annotations
 
@@ -17,37 +17,40 @@ Shape = tuple[int, ...]
 Output = tuple[Shape, np.dtype]
 
 
-class Row(Protocol):
-    """What an entry needs of its op."""
+class TraceableOp(Protocol):
+    """The part of `table.Op` that a trace uses; `table.py` imports this package."""
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """The op's name."""
 
     @property
     def failure(self) -> Any:
-        """Whether its kernel reports errors."""
+        """The function that makes the error which a kernel of the op reports, or None."""
 
     def fails(self, inputs: Sequence[Any], attributes: dict[str, Any]) -> bool:
-        """Whether elements of arrays are outside of their range."""
+        """Whether an operand that is an array has elements outside of their range."""
 
     def error(self, inputs: Sequence[Tensor], attributes: dict[str, Any]) -> Exception:
-        """Return the error of such elements."""
+        """Return the error for such elements."""
 
     def outputs(self, inputs: Sequence[Any], attributes: dict[str, Any]) -> Sequence[Output]:
-        """Return shapes and dtypes of its results."""
+        """Return the shapes and dtypes of the results: the shape rule."""
 
     def run(self, inputs: tuple[Tensor, ...], attributes: dict[str, Any]) -> tuple[Tensor, ...]:
-        """Run it eagerly where no trace is active."""
+        """Run the op: eagerly where no trace is active."""
 
     def pull_back(
         self, node: Node, gradients: Sequence[Tensor | None], needs: Sequence[bool]
     ) -> list[Tensor | None]:
-        """Return the gradients of a node's inputs, where needed."""
+        """Return the gradients of a node's inputs, None where not needed."""
 
 
 class Symbol:
-    """The elements of a symbolic tensor: a shape and a dtype, and a value once the trace was run."""
+    """The data of a symbolic tensor: a shape and a dtype; elements once the trace was run.
+
+    number: its value number, the position in `Trace.values`.
+    """
 
     __slots__ = ("dtype", "number", "shape", "trace", "value")
 
@@ -71,20 +74,24 @@ class Symbol:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def read(self) -> np.ndarray:
-        """Return the elements: of a trace that is active, by running all that it has up to here."""
+        """Return the elements; while the trace is active, run its entries so far to compute them.
+
+        Raises RuntimeError where the step that the tensor belongs to did not finish.
+        """
         if self.value is None or self.trace.tick is not None:
             self.trace.read()
-            if self.value is None or not self.trace.done():
-                raise RuntimeError("the tensor was made by a step that did not end, and has no elements")
+            if self.value is None or not self.trace.ready():
+                raise RuntimeError("the tensor belongs to a step that did not finish, and has no elements")
         return self.value
 
 
 class Entry:
-    """One entry of a trace, and those that followed it in traces so far.
+    """A node of the tree of traces: one call of an op, with the entries that followed it as children.
 
-    op: a row, a pure function, INPUT or NUMBER.  inputs: numbers of values.
-    first: the number of its first output.  outputs: their shapes and dtypes.
-    programs: of traces that end here, by what they are asked for.
+    op: an op of the table, a pure function, INPUT or NUMBER.
+    inputs: value numbers of the operands.  first: the value number of the first output.
+    outputs: shapes and dtypes of the outputs.
+    programs: key -> programs of the traces that end with this entry; see `program/cache.py`.
     """
 
     __slots__ = (
@@ -111,30 +118,30 @@ class Entry:
     ) -> None:
         self.parent, self.op, self.inputs, self.attributes = parent, op, inputs, attributes
         self.first, self.outputs = first, outputs
-        self.key: Any = None  # of its parent's children
+        self.key: Any = None  # in the parent's children
         self.children: dict[Any, Entry] = {}
         self.programs: dict[Any, Any] = {}
-        self.line: str | None = None  # of the user's code, noted where calls are compared
+        self.line: str | None = None  # of the user's code, noted only where traces are compared
 
     def path(self) -> list[Entry]:
-        """Return the entries from the first to this one."""
-        found, at = [], self
-        while at.parent is not None:
-            found.append(at)
-            at = at.parent
-        return found[::-1]
+        """Return the entries from below the root to this one."""
+        entries, entry = [], self
+        while entry.parent is not None:
+            entries.append(entry)
+            entry = entry.parent
+        return entries[::-1]
 
 
-class Input:
-    """What stands for an op in the entry of an input."""
+class InputOp:
+    """A placeholder for the op in an entry that declares an input."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
 
-INPUT, NUMBER = Input("input"), Input("number")
+INPUT, NUMBER = InputOp("input"), InputOp("number")
 
 
 def root() -> Entry:
-    """Return an entry to begin traces with."""
+    """Return a new root of a tree of traces."""
     return Entry(None, None, (), {}, 0, ())

@@ -1,8 +1,8 @@
-"""Python numbers that a program takes by value: arguments of a jitted function, and counts of steps.
+"""Symbolic Python numbers: arguments of a jitted function, and step counts, that a program takes by value.
 
-A traced function sees a `Number` in the place of each. What Python computes of it is computed again before
-each run, by Python, so it has the bits of an eager call; where it becomes an operand of an op it is an input
-of the program. Asking for its value (`if n > 3`, `float(n)`) is a read, as of a tensor.
+A traced function gets a `Number` for each. Python's arithmetic on it is recorded, and repeated by Python
+before each run, so that results have the bits of an eager call; as an operand of an op it is an input of the
+program. Use of its value (`if n > 3`, `float(n)`) is a read, as of a tensor.
 """
 
 from __future__ import annotations
@@ -20,47 +20,47 @@ if TYPE_CHECKING:
 
 
 class Numbers:
-    """The numbers that a program is given, and what Python computes of them, in order."""
+    """The symbolic numbers of a trace: those passed to the program, then those computed from them."""
 
-    def __init__(self, given: Sequence[Any]) -> None:
-        """Begin with the values of the call that is traced."""
-        self.values: list[Any] = list(given)
-        self._given = len(self.values)
-        self._steps: list[tuple[Callable[..., Any], tuple[Any, ...], tuple[bool, ...]]] = []
+    def __init__(self, arguments: Sequence[Any]) -> None:
+        """Begin with the numbers that are passed in the traced call."""
+        self.values: list[Any] = list(arguments)
+        # (function, operands, which of these are indices of numbers rather than constants)
+        self._operations: list[tuple[Callable[..., Any], tuple[Any, ...], tuple[bool, ...]]] = []
 
     def number(self, index: int) -> Number:
-        """Return a number as a traced function sees it."""
+        """Return the symbolic number at an index."""
         return Number(self, index)
 
-    def compute(self, function: Callable[..., Any], *arguments: Any) -> Number:
-        """Return what a function computes of numbers, in this call and in each run."""
-        mine = tuple(isinstance(a, Number) for a in arguments)
-        indices = tuple(a.index if isinstance(a, Number) else a for a in arguments)
-        self._steps.append((function, indices, mine))
-        self.values.append(self._value(self.values, *self._steps[-1]))
+    def compute(self, function: Callable[..., Any], *operands: Any) -> Number:
+        """Record a Python function of numbers; return its result, which each run computes again."""
+        symbolic = tuple(isinstance(a, Number) for a in operands)
+        indices = tuple(a.index if isinstance(a, Number) else a for a in operands)
+        self._operations.append((function, indices, symbolic))
+        self.values.append(self._value(self.values, *self._operations[-1]))
         return Number(self, len(self.values) - 1)
 
     @staticmethod
     def _value(
         values: Sequence[Any],
         function: Callable[..., Any],
-        arguments: tuple[Any, ...],
-        mine: tuple[bool, ...],
+        operands: tuple[Any, ...],
+        symbolic: tuple[bool, ...],
     ) -> Any:
-        return function(*[values[a] if own else a for a, own in zip(arguments, mine, strict=True)])
+        return function(*[values[a] if s else a for a, s in zip(operands, symbolic, strict=True)])
 
-    def evaluate(self, given: Sequence[Any]) -> Sequence[Any]:
-        """Return all numbers of a run."""
-        if not self._steps:
-            return given
-        values = list(given)
-        for step in self._steps:
-            values.append(self._value(values, *step))
+    def evaluate(self, arguments: Sequence[Any]) -> Sequence[Any]:
+        """Return the values of all numbers for the arguments of a run."""
+        if not self._operations:
+            return arguments
+        values = list(arguments)
+        for operation in self._operations:
+            values.append(self._value(values, *operation))
         return values
 
 
 class Number:
-    """A Python number that is another in each run of a program."""
+    """A symbolic Python number: its value changes from run to run, its type does not."""
 
     __slots__ = ("index", "numbers")
     __array_priority__ = 2000
@@ -70,15 +70,15 @@ class Number:
 
     @property
     def sample(self) -> Any:
-        """Return what it is in the call that is traced; its type is the same in each."""
+        """The value in the traced call."""
         return self.numbers.values[self.index]
 
     def __repr__(self) -> str:
-        """Refuse, like any other read."""
+        """Read the value, which a trace may refuse."""
         return repr(self._read())
 
     def __format__(self, spec: str) -> str:
-        """Refuse, like any other read."""
+        """Read the value, which a trace may refuse."""
         return format(self._read(), spec)
 
     def _read(self) -> Any:
@@ -88,12 +88,12 @@ class Number:
         return self.sample
 
     def operand(self, dtype: np.dtype) -> Tensor:
-        """Return it as a tensor of shape ()."""
+        """Return the number as a tensor of shape ()."""
         return computed(lambda n: fitting(n, dtype), self, (), dtype)
 
 
 def fitting(number: Any, dtype: np.dtype) -> Any:
-    """Return a number as a dtype takes it, or raise ValueError."""
+    """Return a number as the Python type of a dtype; raise ValueError where it is out of range."""
     kind = dtype.kind
     if kind == "f":
         try:
@@ -108,26 +108,25 @@ def fitting(number: Any, dtype: np.dtype) -> Any:
 
 
 def computed(function: Callable[[Any], Any], number: Any, shape: tuple[int, ...], dtype: np.dtype) -> Tensor:
-    """Return what a function computes of a number, as a tensor; of a `Number`, before each run."""
+    """Return function(number) as a tensor; of a `Number`, each run computes it before the program starts."""
     if not isinstance(number, Number):
         return classes.tensor(np.array(function(number), dtype))
     trace = tracing()
     if trace is None:
-        raise RuntimeError("a number of a traced function was kept and is used after it")
+        raise RuntimeError("a number of a traced function is used after the function has returned")
     symbol = trace.symbol(shape, dtype)
     trace.computed.append((symbol.number, function, number.index))
     return classes.tensor(symbol)
 
 
-def _reading(name: str) -> Callable[..., Any]:
-    return lambda self, *others: getattr(operator, name)(self._read(), *others)
+def _recorded(function: Callable[..., Any], reflected: bool = False) -> Callable[..., Any]:
+    """Return a method of `Number` that records a function. reflected: whether the operands are swapped."""
 
-
-def _lazily(function: Callable[..., Any], reflected: bool = False) -> Callable[..., Any]:
-    def method(self: Number, *others: Any) -> Any:
-        if not all(isinstance(o, Number | int | float) for o in others):
+    def method(self: Number, *operands: Any) -> Any:
+        if not all(isinstance(o, Number | int | float) for o in operands):
             return NotImplemented
-        return self.numbers.compute(function, *(reversed((self, *others)) if reflected else (self, *others)))
+        arguments = (self, *operands)
+        return self.numbers.compute(function, *(reversed(arguments) if reflected else arguments))
 
     return method
 
@@ -135,14 +134,14 @@ def _lazily(function: Callable[..., Any], reflected: bool = False) -> Callable[.
 _BINARY = ["add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and_", "or_", "xor", "lshift", "rshift"]
 for _name in _BINARY:
     _function = getattr(operator, _name)
-    setattr(Number, f"__{_name.strip('_')}__", _lazily(_function))
-    setattr(Number, f"__r{_name.strip('_')}__", _lazily(_function, reflected=True))
+    setattr(Number, f"__{_name.strip('_')}__", _recorded(_function))
+    setattr(Number, f"__r{_name.strip('_')}__", _recorded(_function, reflected=True))
 for _name in ("neg", "pos", "abs", "invert"):
-    setattr(Number, f"__{_name}__", _lazily(getattr(operator, _name)))
+    setattr(Number, f"__{_name}__", _recorded(getattr(operator, _name)))
 for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
-    setattr(Number, f"__{_name}__", _lazily(getattr(operator, _name)))
+    setattr(Number, f"__{_name}__", _recorded(getattr(operator, _name)))
 for _name, _function in (
     ("bool", bool), ("int", int), ("float", float), ("index", operator.index), ("complex", complex),
     ("round", round), ("str", str), ("hash", hash),
 ):  # fmt: skip
-    setattr(Number, f"__{_name}__", lambda self, *others, _f=_function: _f(self._read(), *others))
+    setattr(Number, f"__{_name}__", lambda self, *arguments, _f=_function: _f(self._read(), *arguments))

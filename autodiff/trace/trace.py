@@ -1,15 +1,16 @@
-"""Traces: Python runs on symbolic tensors, and what it calls is written down.
+"""Traces: Python runs on symbolic tensors, and the ops that it calls are recorded.
 
-While a trace is active, an op gives tensors that have a shape and a dtype, by the table's `infer`, and no
-memory, and launches nothing. Traces with a common beginning share its entries: they form a tree, in which
-finding the next entry is the only work of a trace that was seen before, and the entry where a trace ends
-knows the programs of everything that was called on the way.
+While a trace is active, an op returns tensors with a shape and a dtype, from the op's shape rule (abstract
+evaluation), allocates no memory and launches no kernel. Traces of a user's Python form a tree (a trie) in
+which traces with a common prefix share entries: to trace a call sequence again only looks up each next entry,
+and the entry where a trace ends holds the programs of all ops on the path.
 
-What comes from outside is an input of the program, by value: tensors, arrays, and Python's numbers where they
-are operands. So a trace says what a function computes of its inputs, whatever its Python read to decide it.
+Tensors and arrays from outside of the trace, and Python numbers where they are operands, are inputs of the
+program, passed by value. So the recorded ops are a function of these inputs, whatever Python state decided
+which ops were called.
 
-Only one kind of function can be repeated without its Python: a pure one, whose results depend on its
-arguments alone. A call of such a function is one entry (see `pure.py`).
+Only pure functions can be repeated without running their Python: their results depend on their arguments
+alone. A call of one is a single entry (see `program/pure.py`).
 """
 
 from __future__ import annotations
@@ -21,43 +22,45 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .active import classes, inside, line
-from .entry import INPUT, NUMBER, Entry, Input, Output, Row, Shape, Symbol
+from .active import call_under, classes, user_line
+from .entry import INPUT, NUMBER, Entry, InputOp, Output, Shape, Symbol, TraceableOp
 
 if TYPE_CHECKING:
-    from ..program.call import Call
+    from ..program.call import PureCall
     from ..tape import Node
     from ..tensor import Tensor
 
-#: Elements of integers from outside that are computed at once.
-_MOST_KNOWN = 1 << 16
+#: Integer results with more elements are computed by the program, not folded while tracing.
+_MOST_FOLDED = 1 << 16
 
 
 class Restart(BaseException):
-    """An op failed while what it belongs to was run late: the step begins again, eagerly.
+    """An op failed while recorded entries were run: the step starts again, eagerly.
 
-    A BaseException, so that it passes through handlers of users' code, which are for the eager run.
+    A BaseException, so that `except` clauses in the user's code do not catch it: they are for the eager run.
     """
 
 
 class Trace:
-    """What ops are called while it is active, from an entry on.
+    """The ops called while it is active, as a path of entries.
 
-    depth: how many gradients the library itself is taking: pure calls within others are not one entry.
-    refuse: (line of the user's code) -> the error of a read, where values can not be read.
-
-    `user` is whether a user's Python runs, whose entries are looked up; in a library's Python numbers are
-    constants, and `items` are the entries.
+    entry: where the path begins.
+    user: whether a user's Python runs. Its entries are looked up in the tree. In the library's own Python
+        numbers are constants, and new entries are listed in `entries`.
+    depth: how many gradients the library itself takes; with more, a pure call is not recorded as one entry.
+    refuse: (line of the user's code) -> the error to raise when a value is read; None allows reads.
+    lines: whether entries note the line of the user's code.
     """
 
-    #: Why a read is refused, and what gives declared values their elements.
     refuse: Callable[[str], Exception] | None = None
-    given: Callable[[], None] | None = None
+    #: Sets the elements of the inputs that were declared as symbols, before entries are run eagerly.
+    materialize_inputs: Callable[[], None] | None = None
     lines = closed = False
-    #: Whether a user may walk back over nodes later; whether a user's Python takes part in the backward pass.
+    #: Whether nodes of the tape stay usable afterwards; whether the backward pass runs a user's Python.
     pullbacks = python_backward = False
+    #: The line of the first read.
     read_at: str | None = None
-    #: A count, and what it is once values have elements that somebody holds.
+    #: A counter that the program increments, and its count from which on live values have their elements.
     tick: tuple[np.ndarray, int] | None = None
 
     def __init__(
@@ -74,33 +77,34 @@ class Trace:
         if lines:
             self.lines = lines
         self.values: list[Symbol | Tensor] = []
-        self.inputs: list[int] = []  # numbers of the tensors from outside
-        self.numbers: list[float | int | bool] = []
-        self.number_values: list[int] = []  # which values they are
-        self.calls: list[Call] = []
+        self.inputs: list[int] = []  # value numbers of the tensors from outside
+        self.numbers: list[float | int | bool] = []  # Python numbers that are inputs
+        self.number_values: list[int] = []  # their value numbers
+        self.calls: list[PureCall] = []
         self.nodes: list[Node] = []
-        self._known: dict[int, int] = {}
+        self._outside_numbers: dict[int, int] = {}  # id of an array from outside -> its value number
         if not user:
             self._begin_library()
 
     def _begin_library(self) -> None:
-        self.items: list[Any] = []
-        self.computed: list[tuple[int, Any, int]] = []  # values that Python computes before each run
+        self.entries: list[Any] = []
+        # (value number, function, index of a number): values that Python computes before each run
+        self.computed: list[tuple[int, Any, int]] = []
 
-    def end_user(self) -> None:
-        """Go on with the library's own Python."""
+    def enter_library(self) -> None:
+        """Trace the library's own Python from here on."""
         self.user = False
         self._begin_library()
 
     # ---- values
     def symbol(self, shape: Shape, dtype: np.dtype) -> Symbol:
-        """Return a new value."""
-        made = Symbol(shape, dtype, len(self.values), self)
-        self.values.append(made)
-        return made
+        """Return a new symbolic value."""
+        symbol = Symbol(shape, dtype, len(self.values), self)
+        self.values.append(symbol)
+        return symbol
 
     def number_of(self, x: Tensor) -> int:
-        """Return the number of a tensor's value; one from outside becomes an input or a constant."""
+        """Return the value number of a tensor; one from outside becomes an input or a constant."""
         data = x._data
         if type(data) is Symbol and data.trace is self:
             return data.number
@@ -108,10 +112,10 @@ class Trace:
 
     def _outside(self, x: Tensor) -> int:
         array = x.array  # a symbol of another trace is read
-        known = self._known.get(id(array))
-        if known is not None:
-            return known
-        number = self._known[id(array)] = len(self.values)
+        number = self._outside_numbers.get(id(array))
+        if number is not None:
+            return number
+        number = self._outside_numbers[id(array)] = len(self.values)
         if self.user:
             key = (array.shape, array.dtype.char)
             entry = self.entry.children.get(key)
@@ -120,11 +124,11 @@ class Trace:
             else:
                 self.entry = entry
             self.inputs.append(number)
-        self.values.append(x)  # held: an id is another's after a death
+        self.values.append(x)  # keeps the array alive, whose id is a key
         return number
 
     def number(self, value: Any, dtype: np.dtype) -> Symbol:
-        """Return the value of a Python number of the user's, an input."""
+        """Declare a Python number of the user's as an input; return its value."""
         char = dtype.char
         entry = self.entry.children.get(char)
         if entry is None or self.lines:
@@ -134,18 +138,22 @@ class Trace:
         values = self.values
         self.numbers.append(value)
         self.number_values.append(len(values))
-        made = Symbol((), dtype, len(values), self)
-        values.append(made)
-        return made
+        symbol = Symbol((), dtype, len(values), self)
+        values.append(symbol)
+        return symbol
 
     # ---- entries
     def add(
-        self, op: Row, inputs: tuple[Tensor, ...], attributes: dict[str, Any], gradients: tuple[int, ...] = ()
+        self,
+        op: TraceableOp,
+        inputs: tuple[Tensor, ...],
+        attributes: dict[str, Any],
+        gradients: tuple[int, ...] = (),
     ) -> tuple[Tensor, ...]:
-        """Write a call down, and return its results, which the tape knows if gradients are being taken.
+        """Record a call of an op; return its results, with nodes of the tape if gradients are being taken.
 
-        What comes from outside is known: integers of it are computed at once, and ranges are checked, so that
-        an error is raised where the user's code may handle it.
+        Operands from outside have elements: their ranges are checked here, so that the error is raised where
+        the user's code may handle it, and small integer results of them are computed here (constant folding).
         """
         user = self.user
         if user:
@@ -155,24 +163,24 @@ class Trace:
                 if type(x._data) is Symbol:
                     break
             else:
-                known = self._known_integers(op, inputs, attributes)
-                if known is not None:
-                    return known
+                results = self._fold_integers(op, inputs, attributes)
+                if results is not None:
+                    return results
         key: list[Any] = [op]
         deepest = 0
         for x in inputs:
-            data, before = x._data, x.node
+            data, node = x._data, x.node
             key.append(data.number if type(data) is Symbol and data.trace is self else self._outside(x))
-            if before is not None and before.trace > deepest:
-                deepest = before.trace
+            if node is not None and node.trace > deepest:
+                deepest = node.trace
         if attributes:
             key += [repr(v) if type(v) is float else v for v in attributes.values()]
-        whole = tuple(key)
-        entry = self.entry.children.get(whole) if user else None
+        child_key = tuple(key)
+        entry = self.entry.children.get(child_key) if user else None
         if entry is None or self.lines:
-            numbers = whole[1 : 1 + len(inputs)]
+            numbers = child_key[1 : 1 + len(inputs)]
             outputs = op.outputs([x._data for x in inputs], attributes) if entry is None else entry.outputs
-            entry = self._step(whole, op, numbers, attributes, outputs)
+            entry = self._step(child_key, op, numbers, attributes, outputs)
         else:
             self.entry = entry
         values, outputs = self.values, entry.outputs
@@ -181,21 +189,21 @@ class Trace:
         values += symbols
         if not gradients or deepest < gradients[0]:
             return tuple(map(classes.tensor, symbols))
-        own = classes.node(op, inputs, attributes, symbols, deepest)
-        self.nodes.append(own)
-        # Integers and bools are constants.
+        recorded = classes.node(op, inputs, attributes, symbols, deepest)
+        self.nodes.append(recorded)
+        # Integers and bools are constants for the tape.
         return tuple(
-            [classes.tensor(s, own if s.dtype.kind == "f" else None, k) for k, s in enumerate(symbols)]
+            [classes.tensor(s, recorded if s.dtype.kind == "f" else None, k) for k, s in enumerate(symbols)]
         )
 
-    def _known_integers(
-        self, op: Row, inputs: tuple[Tensor, ...], attributes: dict[str, Any]
+    def _fold_integers(
+        self, op: TraceableOp, inputs: tuple[Tensor, ...], attributes: dict[str, Any]
     ) -> tuple[Tensor, ...] | None:
-        """Return the results of an op on arrays from outside that gives few integers or bools, else None."""
+        """Run an op on arrays from outside if its results are few integers or bools, else return None."""
         outputs = op.outputs([x._data for x in inputs], attributes)
-        if any(d.kind == "f" or math.prod(s) > _MOST_KNOWN for s, d in outputs):
+        if any(d.kind == "f" or math.prod(s) > _MOST_FOLDED for s, d in outputs):
             return None
-        return inside(None, op.run, inputs, attributes)
+        return call_under(None, op.run, inputs, attributes)
 
     def _step(
         self,
@@ -205,7 +213,7 @@ class Trace:
         attributes: dict[str, Any],
         outputs: Sequence[Output],
     ) -> Entry:
-        """Go to the entry of a key, a new one if there is none."""
+        """Move to the child entry of a key, creating it if there is none."""
         entry = self.entry.children.get(key) if self.user else None
         if entry is None:
             entry = Entry(self.entry, op, inputs, attributes, len(self.values), outputs)
@@ -213,16 +221,16 @@ class Trace:
                 entry.key = key
                 self.entry.children[key] = entry
             else:
-                self.items.append(entry)
-                entry.parent = None  # nobody looks for it
+                self.entries.append(entry)
+                entry.parent = None  # not part of the tree
         if self.lines:
-            entry.line = line()
+            entry.line = user_line()
         if self.user:
             self.entry = entry
         return entry
 
-    def call(self, call: Call, key: Any, outputs: Sequence[Output]) -> list[Symbol]:
-        """Write down a call of a pure function."""
+    def call(self, call: PureCall, key: Any, outputs: Sequence[Output]) -> list[Symbol]:
+        """Record a call of a pure function; return its results."""
         entry = self.entry.children.get(key)
         if entry is None or self.lines:
             self._step(key, call.function, call.numbers, {}, outputs)
@@ -231,32 +239,35 @@ class Trace:
         self.calls.append(call)
         values = self.values
         call.first = len(values)
-        made = []
+        symbols = []
         for shape, dtype in outputs:
-            out = Symbol(shape, dtype, len(values), self)
-            values.append(out)
-            made.append(out)
-        return made
+            symbol = Symbol(shape, dtype, len(values), self)
+            values.append(symbol)
+            symbols.append(symbol)
+        return symbols
 
     # ---- the end
-    def done(self) -> bool:
-        """Whether values that somebody holds have their elements by now."""
+    def ready(self) -> bool:
+        """Whether live values have their elements: the program has run as far as its counter."""
         if self.tick is not None and int(self.tick[0][()]) >= self.tick[1]:
             self.tick = None
         return self.tick is None
 
     def read(self) -> None:
-        """Give every value its elements, since one is read; the trace is closed, and what follows eager."""
+        """Handle a read: run the entries, which gives all values elements; later ops run eagerly.
+
+        Raises the error of `refuse` instead where reads are refused.
+        """
         if self.closed:
             return
-        where = line()
-        self.read_at = self.read_at or where
+        line = user_line()
+        self.read_at = self.read_at or line
         if self.refuse is not None:
-            raise self.refuse(where)
+            raise self.refuse(line)
         self.materialize()
 
     def materialize(self) -> None:
-        """Run op by op what was written down; raise Restart where an op fails."""
+        """Close the trace and run its entries op by op; raise Restart where an op fails."""
         self.closed = True
         try:
             self.run()
@@ -264,45 +275,45 @@ class Trace:
             raise Restart from error
 
     def run(self) -> None:
-        """Run op by op what was written down."""
+        """Run the entries op by op, eagerly, and give the values their elements."""
         values = self.values
-        if self.given is not None:
-            self.given()
+        if self.materialize_inputs is not None:
+            self.materialize_inputs()
         for number, value in zip(self.number_values, self.numbers, strict=True):
             symbol = values[number]
             with np.errstate(over="ignore"):
                 symbol.value = np.array(value, symbol.dtype)  # type: ignore[union-attr]
         calls = iter(self.calls)
         for entry in self.entry.path():
-            if isinstance(entry.op, Input):
+            if isinstance(entry.op, InputOp):
                 continue
             if hasattr(entry.op, "run"):
-                given = tuple([self._operand(n) for n in entry.inputs])
-                made = entry.op.run(given, entry.attributes)
+                operands = tuple([self._operand(n) for n in entry.inputs])
+                results = entry.op.run(operands, entry.attributes)
             else:
-                made = next(calls).expand()
-            for k, out in enumerate(made, entry.first):
+                results = next(calls).expand()
+            for k, out in enumerate(results, entry.first):
                 values[k].value = out.array  # type: ignore[union-attr]
 
     def _operand(self, number: int) -> Tensor:
         value = self.values[number]
         return classes.tensor(value.read()) if type(value) is Symbol else value  # type: ignore[return-value]
 
-    def kept(self, count: int) -> tuple[int, ...]:
-        """Return which of the first values are symbolic, and held by somebody besides this trace."""
+    def live_values(self, count: int) -> tuple[int, ...]:
+        """Return which of the first values are symbolic and referenced outside of the trace."""
         values = self.values if count == len(self.values) else self.values[:count]
-        most = _HELD if values is self.values else _HELD + 1
+        most = _REFERENCES if values is self.values else _REFERENCES + 1
         return tuple([n for n, v in enumerate(values) if sys.getrefcount(v) > most and type(v) is Symbol])
 
     def end(self) -> None:
-        """Let go of everything: values and this refer to each other."""
-        self.closed, self.given = True, None
+        """Drop all references: values refer to the trace, which would be a cycle."""
+        self.closed, self.materialize_inputs = True, None
         if self.nodes:
             self.forget_nodes()
-        self.values, self.calls, self.items = [], [], []
+        self.values, self.calls, self.entries = [], [], []
 
     def forget_nodes(self) -> None:
-        """Cut what the tape has written, so that a tensor that is kept keeps no others; calls too."""
+        """Clear the nodes of the tape and the pure calls, so that a live tensor keeps no others alive."""
         self.calls.clear()
         if not self.pullbacks:
             for node in self.nodes:
@@ -311,9 +322,9 @@ class Trace:
 
 
 def _references() -> int:
-    """Return the count of references to a value of `Trace.values` in the loop of `Trace.kept`."""
+    """Return the reference count that the loop of `Trace.live_values` sees for an otherwise unused value."""
     values = [object()]
     return max([sys.getrefcount(v) for n, v in enumerate(values)])
 
 
-_HELD = _references()
+_REFERENCES = _references()
