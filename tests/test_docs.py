@@ -206,3 +206,24 @@ def test_reference_without_pdoc_says_what_to_install(monkeypatch, tmp_path):
 
 def test_reference_without_a_folder_says_how_it_is_called():
     assert docs.main([]) == "usage: python -m treepie.docs FOLDER"
+
+
+# ---- every public name has an example
+
+
+def named():
+    """Names of public functions and classes -> the objects; not constants and what constructors return."""
+    found = {}
+    for module_name, module in docs.modules().items():
+        for name in docs.public_names(module):
+            value = getattr(module, name)
+            if inspect.isroutine(value) or inspect.isclass(value):
+                found[f"{module_name.replace('treepie', 'tp', 1)}.{name}"] = value
+    return found
+
+
+@pytest.mark.parametrize("name", named())
+def test_public_names_have_a_docstring_with_an_example(name):
+    text = named()[name].__doc__ or ""
+    assert text.strip()
+    assert ">>> " in text
