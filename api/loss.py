@@ -46,21 +46,14 @@ def cross_entropy_sparse(logits: TensorLike, indices: TensorLike, ignore_index: 
     1.0986...
     """
     x, labels = as_float("cross_entropy_sparse", logits), as_tensor(indices)
-    if x.ndim == 0 or labels.shape != x.shape[:-1]:
-        raise ValueError(
-            f"cross_entropy_sparse: logits have shape {x.shape} and indices {labels.shape}, "
-            "expected (..., classes) and (...)"
-        )
-    if labels.dtype.kind != "i":
-        raise TypeError(f"cross_entropy_sparse: indices have dtype {labels.dtype.name}, expected integers")
     _not_empty("cross_entropy_sparse", "logits", x)
     if ignore_index is None:
         return ops.mean(ops.cross_entropy_rows(x, labels))
-    kept = labels != ignore_index
+    counted = labels != ignore_index
     message = f"cross_entropy_sparse: all indices are ignore_index {ignore_index}, expected another one too"
-    count = ops.check_range(ops.sum(kept).astype(x.dtype), 1, labels.size, message)
-    rows = ops.cross_entropy_rows(x, ops.where(kept, labels, 0))
-    return ops.sum(ops.where(kept, rows, 0.0)) / count
+    count = ops.check_range(ops.sum(counted).astype(x.dtype), 1, labels.size, message)
+    rows = ops.cross_entropy_rows(x, ops.where(counted, labels, 0))
+    return ops.sum(ops.where(counted, rows, 0.0)) / count
 
 
 @library

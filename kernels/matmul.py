@@ -131,10 +131,10 @@ def _tiles(
                     if plan[_BY_STRIPS]:
                         i, j = top + outer, left + inner
                     panel, step = matrix_b + start * steps[_TERM_B] + j * steps[_PANEL_B], steps[_TERM_B]
+                    if functions[_PACK] and inner == 0:
+                        used = min(wide, n - j * wide)
+                        call_address(functions[_PACK], panel, steps[_PACK_STEP], k, used, packed)
                     if functions[_PACK]:
-                        if inner == 0:
-                            used = min(wide, n - j * wide)
-                            call_address(functions[_PACK], panel, steps[_PACK_STEP], k, used, packed)
                         panel, step = packed, wide * itemsize
                     strip = matrix_a + i * steps[_STRIP_A] + start * steps[_TERM_A]
                     _tile(strip, panel, step, (batch, i, j), (start, k), c, plan, steps, functions, epilogue)

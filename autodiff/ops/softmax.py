@@ -159,14 +159,15 @@ def log_softmax(x: TensorLike, axis: int = -1) -> Tensor:
     return sub(t, logsumexp(t, one_axis("log_softmax", axis, t.ndim), True))
 
 
-def _check_labels(name: str, logits: Tensor, labels: Tensor) -> None:
-    if labels.dtype.kind != "i":
-        raise TypeError(f"{name}: labels have dtype {labels.dtype.name}, expected int32 or int64")
+def _check_labels(logits: Tensor, labels: Tensor) -> None:
+    """Check shapes and dtypes; the kernel checks that labels are in range."""
     if logits.ndim == 0 or logits.shape[-1] == 0 or labels.shape != logits.shape[:-1]:
         raise ValueError(
-            f"{name}: logits have shape {logits.shape} and labels {labels.shape}, expected logits "
-            "(..., classes) and labels (...)"
+            f"cross_entropy_sparse: logits have shape {logits.shape} and indices {labels.shape}, "
+            "expected (..., classes) and (...)"
         )
+    if labels.dtype.kind != "i":
+        raise TypeError(f"cross_entropy_sparse: indices have dtype {labels.dtype.name}, expected integers")
 
 
 def _label_error(*operands: Tensor) -> ValueError:
@@ -178,8 +179,8 @@ def _label_error(*operands: Tensor) -> ValueError:
 
 
 def _bind_labels(logits: TensorLike, labels: TensorLike) -> tuple[Tensor, Tensor]:
-    x, y = as_float("cross_entropy", logits), as_tensor(labels)
-    _check_labels("cross_entropy", x, y)
+    x, y = as_float("cross_entropy_sparse", logits), as_tensor(labels)
+    _check_labels(x, y)
     return x, y
 
 
