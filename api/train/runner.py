@@ -56,7 +56,7 @@ class StepRunner:
     def now(self) -> Snapshot:
         """The current snapshot."""
         following = self._next
-        if following is not None and self._counter.value >= following[0]:
+        if following is not None and self._counter.value() >= following[0]:
             self._now, self._next = following[1], None
         return self._now
 
@@ -93,7 +93,8 @@ class StepRunner:
         self._release_state()
         with compilations.watch():
             if len(elements) == 1:
-                result = self._take(elements[0], (self.now.step,), None, self.now.state)
+                at = self.now
+                result = self._take(elements[0], at, (at.step,), None, at.state)
             else:
                 result = self._accumulate(elements)
             if result.gradients is not None or not math.isfinite(result.loss):
@@ -101,10 +102,9 @@ class StepRunner:
             return result.loss
 
     def _take(
-        self, element: Any, folds: tuple[int, ...], part: Accumulation | None, state: Any
+        self, element: Any, at: Snapshot, folds: tuple[int, ...], part: Accumulation | None, state: Any
     ) -> StepResult:
-        """Take a step, or accumulate the gradients of one element."""
-        at = self.now
+        """Take a step from a snapshot, or accumulate the gradients of one element."""
         x, loss, target = _example(element, self._loss)
         updates = part is None or part.last
         inputs = StepInputs(
@@ -125,7 +125,7 @@ class StepRunner:
 
         def commit(new_state: Any) -> None:
             if updates:
-                self._next = self._counter.value + 1, at.next(inputs.out, new_state)
+                self._next = self._counter.value() + 1, at.next(inputs.out, new_state)
 
         result = self._steps.take(inputs, commit)
         if result.buffers is not None:
@@ -145,7 +145,7 @@ class StepRunner:
             part.first, part.last = k == 0, k == len(elements) - 1
             part.size = _length(element[0])
             part.examples += part.size
-            result = self._take(element, (at.step, k), part, state)
+            result = self._take(element, at, (at.step, k), part, state)
             if part.sums is not self._sums[0]:
                 part.addresses = [address_of(a) for a in part.sums]
             state = result.state

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from treepie.autodiff import Tensor
-from treepie.autodiff.program.instance import allocate, exclusive
 from treepie.autodiff.ptree.structure import register_state
 from treepie.autodiff.tensor import address_of
+from treepie.kernels.memory import exclusive, recycled
 
 from ..layer import Vars
 from ..optim.flat import FlatLayout
@@ -40,7 +40,7 @@ class FlatBuffers:
 
     def empty_like(self) -> FlatBuffers:
         """Return uninitialized buffers of the same sizes."""
-        return FlatBuffers(self.layout, [allocate(a.shape, a.dtype) for a in self.arrays], owned=True)
+        return FlatBuffers(self.layout, [recycled(a.shape, a.dtype) for a in self.arrays], owned=True)
 
     def exclusive(self) -> bool:
         """Whether the arrays are exclusively owned, so that they may be written to in place."""

@@ -285,7 +285,7 @@ class Step:
         tensors = self.tensors()
         addresses += [t.address for t in tensors]
         run = program.prepare(addresses, numbers, trace.numbers)
-        trace.closed, trace.tick = True, (counter.array, counter.value + 1)
+        trace.closed, trace.tick = True, (counter.array, counter.value() + 1)
         state = self._store(kept, run.fresh())
         commit(state)
         failed = run.go()

@@ -1,4 +1,4 @@
-"""Memory that runs of programs use: arenas, instances of a program, exclusively owned arrays."""
+"""Memory that runs of programs use: arenas, and instances of a program."""
 
 from __future__ import annotations
 
@@ -24,19 +24,6 @@ _C: dict[np.dtype, Any] = {
     np.dtype("int64"): ctypes.c_int64,
     np.dtype("bool"): ctypes.c_bool,
 }
-
-
-def allocate(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Return an uninitialized array for a program to write, in memory that is reused once it is free."""
-    return memory.recycled(shape, dtype)
-
-
-def exclusive(arrays: list[np.ndarray]) -> bool:
-    """Whether a list alone owns its arrays from `allocate`, so that a program may overwrite them.
-
-    It counts references: views of an array, in any library, hold one each.
-    """
-    return memory.exclusive(arrays)
 
 
 class Arena:
