@@ -66,7 +66,7 @@ def program(row, tensors, attributes):
 
     from treepie.kernels.memory import aligned
 
-    plan = row._planned(tensors, attributes)
+    plan = row.planned([(t.shape, t.dtype) for t in tensors], attributes)
     outputs = [aligned(shape, dtype) for shape, dtype in plan.outputs]
     held = [*outputs, *(aligned((size,), np.dtype("u1")) for size in plan.scratch)]
     addresses = [*(t.address for t in tensors), *(x.ctypes.data for x in held)]

@@ -30,6 +30,12 @@ def test_the_step_that_is_timed_learns(perf, name):
     assert losses[16] < losses[8] < losses[0]  # of one batch; there are eight
 
 
+@pytest.mark.parametrize("case", ["nt 128x10x256", "nn 64x128x10 float64", "relu 128x512x256"])
+def test_the_products_that_are_timed_run(perf, case):
+    gemm = perf("gemm")
+    gemm.make("treepie", case)()  # products are compared with the oracle first
+
+
 def test_weights_for_the_rivals_are_those_of_a_layer_each(perf):
     shapes = [w.shape for w in perf("with_treepie").weights("gpt")]
     assert shapes[:6] == [(65, 128), (128, 128), (128,), (128,), (128, 384), (128, 128)]

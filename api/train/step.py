@@ -127,12 +127,13 @@ class Step:
 
     def key(self) -> Hashable:
         """Return everything that determines the program besides the ops that the Python calls."""
-        inputs, part = self.inputs, self.inputs.accumulation
+        inputs = self.inputs
+        at, part = inputs.at, inputs.accumulation
         return (
             type(self),
             get_num_threads(),
-            inputs.at.buffers.layout.key,
-            inputs.at.dtype,
+            at.buffers.layout.key,
+            at.dtype,
             inputs.key is None,
             len(inputs.folds),
             inputs.clip_norm,

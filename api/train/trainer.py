@@ -121,9 +121,19 @@ class Trainer:
         with compilations.watch():
             at = snapshot_of(self.optimizer, st)
             inputs = StepInputs(
-                at, at.buffers.empty_like(), at.state, x, loss, (), rngs, (), training, ctx, StepCounter()
+                at,
+                at.buffers.empty_like(),
+                at.state,
+                x,
+                loss,
+                (),
+                rngs,
+                (),
+                training,
+                ctx,
+                StepCounter(),
+                check=False,
             )
-            inputs.check = False
             result = self.steps.take(inputs, lambda state: None)
             after = at.next(result.buffers or inputs.out, result.state)
             return Tensor(np.array(result.loss, result.dtype)), TrainState.of(after)
