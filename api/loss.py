@@ -78,9 +78,7 @@ def cross_entropy(logits: TensorLike, one_hot: TensorLike, label_smoothing: floa
     classes = x.shape[-1]
     if label_smoothing:
         labels = labels * (1.0 - label_smoothing) + label_smoothing / classes
-    # A class with logit -inf and label 0 adds 0, where 0 * inf would be NaN.
-    terms = ops.where(labels == 0, 0.0, labels * ops.log_softmax(x))
-    return -ops.sum(terms) / float(x.size // classes)
+    return ops.mean(ops.weighted_cross_entropy(x, labels))
 
 
 @library

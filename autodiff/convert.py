@@ -36,7 +36,8 @@ def tensor(data: TensorLike, dtype: DType | None = None) -> Tensor:
     dtype: float32, float64, int32, int64 or bool. By default Python floats become float32, ints int32 (int64
     where needed), bools bool; arrays keep their dtype (float16 becomes float32, small integers int32).
 
-    Raises TypeError for data that are no numbers or bools, ValueError for lists that are not rectangular.
+    Raises TypeError for data that are no numbers or bools, ValueError for lists that are not rectangular, and
+    for integers that the dtype cannot represent.
 
     >>> import treepie as tp
     >>> tp.tensor([[0.0, 1.0], [2.0, 3.0]])
@@ -67,11 +68,26 @@ def tensor(data: TensorLike, dtype: DType | None = None) -> Tensor:
         raise TypeError(f"tensor: data has dtype {array.dtype}, expected numbers or bools")
     if target is None:
         target = _default(array, native)
+    _check_range(array, target)
     copy = memory.aligned(array.shape, target)
     # A float beyond float32's range becomes inf, as everywhere in the library.
     with np.errstate(over="ignore", invalid="ignore"):
         np.copyto(copy, array, casting="unsafe")
     return Tensor(copy)
+
+
+def _check_range(array: NDArray[Any], dtype: np.dtype) -> None:
+    """Refuse integers that an integer dtype cannot represent; NumPy's conversion would wrap them."""
+    if array.dtype.kind not in "iu" or dtype.kind != "i" or not array.size:
+        return
+    if np.can_cast(array.dtype, dtype):
+        return
+    limits = np.iinfo(dtype)
+    for value in (int(array.min()), int(array.max())):
+        if not limits.min <= value <= limits.max:
+            raise ValueError(
+                f"tensor: data has the integer {value}, expected {limits.min} to {limits.max} ({dtype.name})"
+            )
 
 
 def _holds_tensors(data: list[Any] | tuple[Any, ...]) -> bool:

@@ -23,7 +23,7 @@ from .tensor import Tensor, TensorLike, bool_, float64
 from .trace import active
 from .trace.number import Number, fitting
 
-Accepts = Literal["any", "number", "float", "bool"]
+Accepts = Literal["any", "number", "signed", "float", "bool"]
 
 _constants: dict[tuple[float, np.dtype], Tensor] = {}
 
@@ -60,7 +60,8 @@ def stored_constant(number: Any, dtype: np.dtype) -> Tensor:
 def promoted(name: str, args: tuple[TensorLike, ...], accepts: Accepts = "any") -> tuple[Tensor, ...]:
     """Return operands as tensors of one dtype, promoted as NumPy does; Python numbers are weak.
 
-    accepts: "any", "number" (bools become int64), "float" (other dtypes become float64) or "bool".
+    accepts: "any", "number" (bools become int64), "signed" (no bools), "float" (other dtypes become float64)
+        or "bool".
     """
     dtype = _common_dtype(args)
     if dtype is not None and accepts != "bool" and (accepts == "any" or dtype.kind == "f"):
@@ -76,6 +77,8 @@ def promoted(name: str, args: tuple[TensorLike, ...], accepts: Accepts = "any") 
         raise TypeError(f"{name}: operands do not have a common dtype ({error})") from None
     if accepts == "float" and dtype.kind != "f":
         dtype = float64
+    elif accepts == "signed" and dtype.kind == "b":
+        raise TypeError(f"{name}: operands are bools, expected numbers (use logical_not, !=, or astype)")
     elif accepts == "number" and dtype.kind == "b":
         dtype = np.dtype("int64")
     elif accepts == "bool" and dtype.kind != "b":

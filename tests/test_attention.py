@@ -283,3 +283,15 @@ def test_multi_head_attention_refuses_sizes_that_do_not_divide(args, text):
         tp.layer.multi_head_attention(*args)
     with pytest.raises(ValueError, match="even"):
         tp.layer.multi_head_attention(6, 2, rope=True)
+
+
+def test_a_second_derivative_under_jit_takes_the_mask_of_each_call():
+    q, k, v = (tp.tensor(np.random.default_rng(n).normal(size=(1, 2, 3, 4))) for n in range(3))
+
+    def second(x, mask):
+        attend = lambda t: tp.square(tp.fn.dot_product_attention(t, k, v, mask=mask)).sum()
+        return tp.grad(lambda t: tp.square(tp.grad(attend)(t)).sum())(x)
+
+    jitted = tp.jit(second)
+    for mask in ([[1, 1, 1]], [[1, 0, 1]], [[1, 1, 0]]):
+        np.testing.assert_array_equal(jitted(q, tp.tensor(mask)), second(q, tp.tensor(mask)))

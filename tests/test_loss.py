@@ -153,3 +153,55 @@ ERRORS = [
 def test_errors(call, error, match):
     with pytest.raises(error, match=match):
         call()
+
+
+def precise_log_softmax(x):
+    """(x - max) - log(sum(exp(x - max))), in long double."""
+    shifted = x.astype(np.longdouble) - x.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("offset", [0.0, 300.0, -1e4, 1e6, -3e7])
+def test_log_softmax_loses_no_digits_to_the_size_of_the_logits(offset, dtype):
+    """x - logsumexp(x) is off by 1e-5 at 300, and by 0.06 at 1e6."""
+    x = (np.random.default_rng(0).normal(size=(50, 7)) * 3 + offset).astype(dtype)
+    want = precise_log_softmax(x)
+    off = np.abs(tp.log_softmax(x).numpy() - want)
+    # The sum of exponentials is at least 1, so that a result near 0 has the error of a number near 1.
+    assert (off <= 2 * np.spacing(np.maximum(np.abs(want), 1).astype(dtype))).all()
+    labels = np.arange(50) % 7
+    sparse = tp.loss.cross_entropy_sparse(x, labels)
+    dense = tp.loss.cross_entropy(x, np.eye(7, dtype=dtype)[labels])
+    assert abs(sparse.item() - dense.item()) <= np.spacing(np.dtype(dtype).type(sparse.item()))
+    np.testing.assert_allclose(sparse, -want[np.arange(50), labels].mean(), rtol=4 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_gradients_at_large_logits(dtype):
+    x = tp.tensor([[1e6, 1e6 + 0.5, 1e6 - 3]], dtype=dtype)
+    probabilities = np.exp(precise_log_softmax(x.numpy()))
+    want = probabilities - [[1.0, 0.0, 0.0]]
+    eps = np.finfo(dtype).eps
+    for loss in (
+        lambda t: tp.loss.cross_entropy(t, [[1.0, 0.0, 0.0]]),
+        lambda t: tp.loss.cross_entropy_sparse(t, [0]),
+        lambda t: -tp.log_softmax(t)[0, 0],
+    ):
+        np.testing.assert_allclose(tp.grad(loss)(x), want, rtol=8 * eps, atol=2 * eps)
+    np.testing.assert_allclose(tp.grad(lambda t: tp.logsumexp(t))(x), probabilities, rtol=8 * eps)
+
+
+def test_a_class_of_weight_0_adds_nothing_where_its_logit_is_minus_infinity():
+    x = tp.tensor([[0.0, -np.inf, 0.0]])
+    loss, grad = tp.value_and_grad(lambda t: tp.loss.cross_entropy(t, [[1.0, 0.0, 0.0]]))(x)
+    assert loss.item() == pytest.approx(np.log(2))
+    np.testing.assert_allclose(grad, [[-0.5, 0.0, 0.5]])
+
+
+def test_no_rows_have_empty_results():
+    assert tp.logsumexp(tp.zeros((0, 5)), axis=1).shape == (0,)
+    assert tp.logsumexp(tp.zeros((2, 0, 5)), axis=(0, 2)).shape == (0,)
+    assert tp.log_softmax(tp.zeros((0, 5))).shape == (0, 5)
+    with pytest.raises(ValueError, match="logsumexp"):
+        tp.logsumexp(tp.zeros((3, 0)), axis=1)

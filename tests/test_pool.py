@@ -112,3 +112,12 @@ def test_max_pool_takes_nan_and_the_first_of_equals():
     assert places.tolist() == [[[[0, 9, 4]]]]
     g = tp.grad(lambda x: tp.fn.max_pool2d(x, 2).sum())(tp.tensor(x))
     assert g.tolist() == [[[[1, 0, 0, 0, 1, 0], [0, 0, 0, 1, 0, 0]]]]
+
+
+@pytest.mark.parametrize(("size", "kernel", "stride", "expected"), [(4, 5, 2, [9.0]), (3, 4, 3, [7.0])])
+def test_ceil_mode_takes_a_window_longer_than_the_input(size, kernel, stride, expected):
+    """As in PyTorch: the one window reaches beyond the end."""
+    x = tp.tensor(np.array([[[1.0, 7.0, 3.0, 9.0][:size]]]))
+    assert tp.fn.max_pool1d(x, kernel, stride, ceil_mode=True).tolist() == [[expected]]
+    with pytest.raises(ValueError, match="at least the window's size"):
+        tp.fn.max_pool1d(x, kernel, stride)

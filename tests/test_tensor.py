@@ -357,3 +357,41 @@ def test_a_bound_method_takes_what_is_declared(name):
     parameters = inspect.signature(method).parameters.values()
     names = [p.name for p in parameters if p.kind is not p.VAR_POSITIONAL]
     assert names[1 : len(_declared()[name])] == _declared()[name][1:]
+
+
+@pytest.mark.parametrize(
+    ("data", "dtype"),
+    [(2**63, None), ([2**40], "int32"), (np.array([2**64 - 1], np.uint64), None), (-(2**31) - 1, "int32")],
+)
+def test_integers_that_do_not_fit_are_refused(data, dtype):
+    """NumPy's conversion would wrap them."""
+    with pytest.raises(ValueError, match="tensor: data has the integer"):
+        tp.tensor(data, dtype=dtype)
+
+
+def test_integers_that_fit_are_kept():
+    assert tp.tensor(2**63 - 1).item() == 2**63 - 1
+    assert tp.tensor(np.array([2**31 - 1], np.uint64), dtype=tp.int32).item() == 2**31 - 1
+
+
+def test_sums_and_products_of_bools_are_logical_and_differences_are_refused():
+    """As in NumPy."""
+    a, b = np.array([True, True, False]), np.array([True, False, False])
+    for x, want in (
+        (tp.tensor(a) + b, a + b),
+        (tp.tensor(a) * tp.tensor(b), a * b),
+        (tp.tensor(a) + True, a + True),
+    ):
+        assert x.dtype == "bool"
+        np.testing.assert_array_equal(x, want)
+    assert (tp.tensor(a) + 1).dtype == "int64"
+    for difference in (lambda: tp.tensor(a) - tp.tensor(b), lambda: -tp.tensor(a)):
+        with pytest.raises(TypeError, match="bools"):
+            difference()
+
+
+def test_errors_of_stack_and_transpose_name_them():
+    with pytest.raises(ValueError, match=r"stack: xs have shapes \(2,\) and \(3,\)"):
+        tp.stack([tp.zeros(2), tp.zeros(3)])
+    with pytest.raises(TypeError, match=r"transpose: axes is 0\.0, expected an int"):
+        tp.transpose(tp.zeros((2, 3)), (0.0, 1))

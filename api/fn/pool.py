@@ -47,12 +47,12 @@ def _prepare(
     ends: list[tuple[int, int]] = []
     for n, (before, after), reach, s in zip(t.shape[2:], pairs, geometry.reach, steps, strict=True):
         whole = n + before + after
-        if n == 0 or whole <= reach or max(before, after) > reach:
+        extra = -(whole - reach - 1) % s if ceil_mode else 0
+        if n == 0 or whole + extra <= reach or max(before, after) > reach:
             raise ValueError(
                 f"{name}: x has shape {t.shape} and padding is {pairs}, expected at least the window's size, "
                 f"{kernel} with dilation {dilations}, after padding, and padding less than that size"
             )
-        extra = -(whole - reach - 1) % s if ceil_mode else 0
         # As in PyTorch, a last window that would begin in the padding behind is left out.
         ends.append((before, after + (extra if (whole - reach - 1 + extra) < n + before else 0)))
     return t, geometry.as_2d(), geometry._replace(padding=tuple(ends)).as_2d()

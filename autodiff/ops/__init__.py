@@ -129,6 +129,7 @@ from .softmax import (
     logsumexp as logsumexp,
     softmax as softmax,
     softmax_backward as softmax_backward,
+    weighted_cross_entropy as weighted_cross_entropy,
 )
 from .sort import argsort as argsort, sort as sort, top_k as top_k
 

@@ -12,7 +12,12 @@ from ..tensor import Tensor, TensorLike
 from .elementary import erf, exp, log, sigmoid
 
 
-@elementwise(oracle=np.add, vjp=(lambda g, y, a, b: g, lambda g, y, a, b: g), accepts="number")
+def _bools(a: Any, b: Any) -> bool:
+    """Whether two values of a formula are bools."""
+    return getattr(a, "dtype", None) == "bool" == getattr(b, "dtype", None)
+
+
+@elementwise(oracle=np.add, vjp=(lambda g, y, a, b: g, lambda g, y, a, b: g))
 def add(a: Any, b: Any) -> Any:
     """Return a + b, element by element.
 
@@ -24,16 +29,16 @@ def add(a: Any, b: Any) -> Any:
     >>> tp.add(tp.tensor([1.0, 2.0]), 10).tolist()
     [11.0, 12.0]
     """
-    return a + b
+    return a | b if _bools(a, b) else a + b
 
 
-@elementwise(oracle=np.subtract, vjp=(lambda g, y, a, b: g, lambda g, y, a, b: -g), accepts="number")
+@elementwise(oracle=np.subtract, vjp=(lambda g, y, a, b: g, lambda g, y, a, b: -g), accepts="signed")
 def sub(a: Any, b: Any) -> Any:
     """Return a - b, element by element.
 
     a, b: numbers or tensors of any dtype; they broadcast and promote as NumPy's do.
 
-    Raises ValueError for shapes that do not broadcast.
+    Raises ValueError for shapes that do not broadcast, TypeError for bools.
 
     >>> import treepie as tp
     >>> tp.sub(tp.tensor([1.0, 2.0]), 10).tolist()
@@ -42,11 +47,12 @@ def sub(a: Any, b: Any) -> Any:
     return a - b
 
 
-@elementwise(oracle=np.multiply, vjp=(lambda g, y, a, b: g * b, lambda g, y, a, b: g * a), accepts="number")
+@elementwise(oracle=np.multiply, vjp=(lambda g, y, a, b: g * b, lambda g, y, a, b: g * a))
 def mul(a: Any, b: Any) -> Any:
     """Return a * b, element by element.
 
     a, b: numbers or tensors of any dtype; they broadcast and promote as NumPy's do.
+        For bools it is the logical and.
 
     Raises ValueError for shapes that do not broadcast.
 
@@ -54,7 +60,7 @@ def mul(a: Any, b: Any) -> Any:
     >>> tp.mul(tp.tensor([1.0, 2.0]), tp.tensor([[3.0], [4.0]])).tolist()
     [[3.0, 6.0], [4.0, 8.0]]
     """
-    return a * b
+    return a & b if _bools(a, b) else a * b
 
 
 @elementwise(
@@ -167,7 +173,7 @@ def where(condition: Any, a: Any, b: Any) -> Any:
     return vector.select(condition, a, b)
 
 
-@elementwise(oracle=np.negative, vjp=lambda g, y, x: -g, accepts="number", ulp=0)
+@elementwise(oracle=np.negative, vjp=lambda g, y, x: -g, accepts="signed", ulp=0)
 def neg(x: Any) -> Any:
     """Return -x, element by element.
 

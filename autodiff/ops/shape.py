@@ -172,6 +172,7 @@ def transpose(x: TensorLike, axes: Sequence[int] | None = None) -> BoundArgument
     """
     t = as_tensor(x)
     order = tuple(reversed(range(t.ndim))) if axes is None else tuple(axes)
+    order = tuple(integer("transpose", "axes", a) for a in order)
     wrapped = tuple(a + t.ndim if a < 0 else a for a in order)
     if sorted(wrapped) != list(range(t.ndim)):
         raise ValueError(f"transpose: axes is {order}, expected each axis of shape {t.shape} once")

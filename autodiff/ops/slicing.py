@@ -217,4 +217,8 @@ def stack(xs: Sequence[TensorLike], axis: int = 0) -> Tensor:
     """
     if not len(xs):
         raise ValueError("stack: xs is empty, expected at least one tensor")
-    return concatenate([expand_dims(x, axis) for x in xs], axis)
+    tensors = [as_tensor(x) for x in xs]
+    shapes = sorted({t.shape for t in tensors})
+    if len(shapes) > 1:
+        raise ValueError(f"stack: xs have shapes {' and '.join(map(str, shapes))}, expected one shape")
+    return concatenate([expand_dims(t, axis) for t in tensors], axis)

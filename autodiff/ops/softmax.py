@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +12,10 @@ from treepie.kernels import softmax as kernels
 from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_float, as_tensor, one_axis, same_float_dtype
-from ..table import BoundArguments, Case, op
+from ..table import BoundArguments, Case, op, pick
 from ..tensor import Axis, Tensor, TensorLike
-from .arithmetic import mul, sub
+from ..transform import by_formula
+from .arithmetic import mul, neg, sub
 from .elementary import exp
 from .indexing import one_hot
 from .reduction import sum
@@ -110,7 +112,7 @@ def softmax(x: TensorLike, axis: int = -1) -> Tensor:
     signature="(...,c)->(...)",
     infer=lambda x: [Spec(x.shape[:-1], x.dtype)],
     plan=lambda i, o, scratch: [kernels.logsumexp(_rows(i[0]), o[0].reshaped(o[0].size))],
-    vjp=lambda g, y, x: mul(expand_dims(g, -1), exp(sub(x, expand_dims(y, -1)))),
+    vjp=lambda g, y, x: mul(expand_dims(g, -1), softmax(x)),
     oracle=lambda x: np.log(np.exp(x - x.max(-1, keepdims=True)).sum(-1)) + x.max(-1),
     cases=[Case(((3, 5),)), Case(((2, 3, 4),)), Case(((7, 1),)), Case(((4, 40),))],
     wrong=Case(((3, 0),)),
@@ -140,14 +142,60 @@ def logsumexp(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Tenso
     axes = some_axes("logsumexp", axis, t.ndim)
     kept = tuple(k for k in range(t.ndim) if k not in axes)
     moved = t if axes == tuple(range(len(kept), t.ndim)) else transpose(t, kept + axes)
-    out = _logsumexp(reshape(moved, (*(t.shape[k] for k in kept), -1)))
+    rows, reduced = tuple(t.shape[k] for k in kept), math.prod(t.shape[k] for k in axes)
+    out = _logsumexp(reshape(moved, (*rows, reduced)))
     return reshape(out, tuple(1 if k in axes else n for k, n in enumerate(t.shape))) if keepdims else out
+
+
+@op(
+    name="log_softmax_backward",
+    signature="(...,c),(...,c)->(...,c)",
+    infer=lambda g, y: [Spec(y.shape, y.dtype)],
+    plan=_row_planner(kernels.log_softmax_backward),
+    vjp=(
+        lambda h, out, g, y: sub(h, _dot(h, exp(y))),
+        lambda h, out, g, y: neg(mul(mul(h, exp(y)), sum(g, -1, True))),
+    ),
+    oracle=lambda g, y: g - np.exp(y) * g.sum(-1, keepdims=True),
+    cases=[Case((c.shapes[0], c.shapes[0])) for c in _ROWS],
+    wrong=Case(((3, 5), (3, 4))),
+    large=Case(((1000, 1000), (1000, 1000))),
+    magnitude=lambda g, y: np.abs(g) + np.exp(y) * np.abs(g).sum(-1, keepdims=True),
+    ulp=8,
+)
+def log_softmax_backward(g: TensorLike, y: TensorLike) -> BoundArguments:
+    """Return the gradient of log_softmax over the last axis: g - exp(y) * sum(g), y its result."""
+    return _bind_rows("log_softmax_backward", g, y)
+
+
+def _log_softmax_oracle(x: Any) -> Any:
+    shifted = x - x.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+@op(
+    name="log_softmax",
+    signature="(...,c)->(...,c)",
+    infer=lambda x: [Spec(x.shape, x.dtype)],
+    plan=_row_planner(kernels.log_softmax),
+    vjp=lambda g, y, x: log_softmax_backward(g, y),
+    oracle=_log_softmax_oracle,
+    cases=_ROWS,
+    wrong=Case(((3, 0),)),
+    large=Case(((1000, 1000),)),
+    domain=(-10.0, 10.0),
+    ulp=4,
+)
+def _log_softmax(x: TensorLike) -> BoundArguments:
+    """Return the logarithm of softmax over the last axis."""
+    return _bind_rows("log_softmax", x)
 
 
 def log_softmax(x: TensorLike, axis: int = -1) -> Tensor:
     """Return x - log(sum(exp(x))) over an axis, the logarithm of softmax.
 
-    x: float of any size, without overflow.
+    x: float of any size. It is computed as (x - max(x)) - log(sum(exp(x - max(x)))), without overflow and
+        without a loss of digits for large logits.
 
     Raises ValueError for an axis of size 0, or outside of x.
 
@@ -156,7 +204,8 @@ def log_softmax(x: TensorLike, axis: int = -1) -> Tensor:
     [-0.6931471824645996, -0.6931471824645996]
     """
     t = as_float("log_softmax", x)
-    return sub(t, logsumexp(t, one_axis("log_softmax", axis, t.ndim), True))
+    k = one_axis("log_softmax", axis, t.ndim)
+    return _log_softmax(t) if k == t.ndim - 1 else swapaxes(_log_softmax(swapaxes(t, k, -1)), k, -1)
 
 
 def _check_labels(logits: Tensor, labels: Tensor) -> None:
@@ -251,3 +300,54 @@ def cross_entropy_backward(g: TensorLike, logits: TensorLike, labels: TensorLike
 def cross_entropy_rows(logits: TensorLike, labels: TensorLike) -> BoundArguments:
     """Return the loss of each row, -log softmax(logits)[label]; ValueError for a label out of range."""
     return _bind_labels(logits, labels), {}
+
+
+def _bind_weighted(name: str, x: TensorLike, weights: TensorLike, *others: TensorLike) -> BoundArguments:
+    bound, attributes = _bind_rows(name, x, weights)
+    return (*(as_tensor(t) for t in others), *bound), attributes
+
+
+def _weighted_formula(g: Tensor, x: Tensor, weights: Tensor) -> tuple[Tensor]:
+    return (mul(expand_dims(g, -1), sub(mul(softmax(x), sum(weights, -1, True)), weights)),)
+
+
+@op(
+    signature="(...),(...,c),(...,c)->(...,c)",
+    infer=lambda g, x, weights: [Spec(x.shape, x.dtype)],
+    plan=lambda i, o, scratch: [
+        kernels.weighted_cross_entropy_backward(_flat(i[0]), _rows(i[1]), _rows(i[2]), _rows(o[0]))
+    ],
+    shared=lambda h, out, *inputs: by_formula(_weighted_formula)((h,), out, *inputs),
+    vjp=(pick(0), pick(1), pick(2)),
+    oracle=lambda g, x, w: g[..., None] * (_softmax_oracle(x) * w.sum(-1, keepdims=True) - w),
+    cases=[Case((s[:-1], s, s)) for s in ((3, 5), (2, 3, 4), (7, 1), (6, 40))],
+    wrong=Case(((3,), (3, 5), (3, 4))),
+    large=Case(((1000,), (1000, 1000), (1000, 1000))),
+    magnitude=lambda g, x, w: (
+        np.abs(g)[..., None] * (_softmax_oracle(x) * np.abs(w).sum(-1, keepdims=True) + np.abs(w))
+    ),
+    ulp=16,
+)
+def weighted_cross_entropy_backward(g: TensorLike, x: TensorLike, weights: TensorLike) -> BoundArguments:
+    """Return the gradient of `weighted_cross_entropy` for logits x."""
+    return _bind_weighted("weighted_cross_entropy_backward", x, weights, g)
+
+
+@op(
+    signature="(...,c),(...,c)->(...)",
+    infer=lambda x, weights: [Spec(x.shape[:-1], x.dtype)],
+    plan=lambda i, o, scratch: [kernels.weighted_cross_entropy(_rows(i[0]), _rows(i[1]), _flat(o[0]))],
+    vjp=(
+        lambda g, y, x, weights: weighted_cross_entropy_backward(g, x, weights),
+        lambda g, y, x, weights: neg(mul(expand_dims(g, -1), log_softmax(x))),
+    ),
+    oracle=lambda x, w: -(w * _log_softmax_oracle(x)).sum(-1),
+    cases=[Case((s, s)) for s in ((3, 5), (2, 3, 4), (7, 1), (6, 40))],
+    wrong=Case(((3, 5), (3, 4))),
+    large=Case(((1000, 1000), (1000, 1000))),
+    magnitude=lambda x, w: np.abs(w * _log_softmax_oracle(x)).sum(-1),
+    ulp=8,
+)
+def weighted_cross_entropy(x: TensorLike, weights: TensorLike) -> BoundArguments:
+    """Return -sum(weights * log softmax(x)) over the last axis; classes of weight 0 add nothing."""
+    return _bind_weighted("weighted_cross_entropy", x, weights)
