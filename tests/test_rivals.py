@@ -1,4 +1,9 @@
-"""100 steps of every optimizer against PyTorch's: stored ones, and those of the PyTorch that is installed."""
+"""Against PyTorch: 100 steps of every optimizer, stored and by the PyTorch that is installed, and random
+calls.
+
+`pytest tests/test_rivals.py --fuzz 20000` compares as many random calls of functions and losses, 300 by
+default.
+"""
 
 import json
 
@@ -7,7 +12,7 @@ import pytest
 
 import treepie as tp
 
-from . import rivals
+from . import fuzz_torch, rivals
 
 TOLERANCE = {"float32": 1e-6, "float64": 1e-12}
 
@@ -46,3 +51,32 @@ def test_a_rate_that_is_wrong_by_one_in_a_hundred_is_seen(name):
     stored = json.loads(rivals.STORED.read_text(encoding="utf-8"))
     wrong = by_treepie(name, "float32", rivals.RATE * 1.01)
     assert np.abs(wrong / np.array(stored[name]) - 1).max() > 1e-5
+
+
+def pytest_generate_tests(metafunc):
+    if "seeds" in metafunc.fixturenames:
+        count = max(metafunc.config.getoption("fuzz"), 300)
+        metafunc.parametrize("seeds", [range(a, min(a + 100, count)) for a in range(0, count, 100)], ids=str)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_random_calls(seeds):
+    """Values, gradients and second derivatives, in both dtypes; a failure names its seed."""
+    pytest.importorskip("torch")
+    found = {}
+    with np.errstate(all="ignore"):
+        for seed in seeds:
+            difference = fuzz_torch.check(fuzz_torch.make(seed))
+            if difference:
+                found[seed] = difference
+    assert not found
+
+
+def test_a_wrong_gradient_is_found(monkeypatch):
+    pytest.importorskip("torch")
+    case = next(
+        c for c in map(fuzz_torch.make, range(1000)) if c.name == "tanh" and c.smooth and c.operands[0].size
+    )
+    assert fuzz_torch.check(case) is None
+    case.ours = lambda x: tp.tanh(x) + 1e-6 * tp.stop_gradient(x) * x - 1e-6 * tp.stop_gradient(x * x)
+    assert "gradient 0" in fuzz_torch.check(case)
