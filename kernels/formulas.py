@@ -50,9 +50,13 @@ def _reduce(
     shifted = fma(x, tables.LOG2E, shifter)
     n = shifted - shifter
     r = fma(n, -low, fma(n, -high, x))
-    if tail is not None:
-        r = r + tail
-    return shifted.as_int(), fma(r * r, polynomial(r, table or tables.EXPM1[x.dtype]), r)
+    table = table or tables.EXPM1[x.dtype]
+    if tail is None:
+        return shifted.as_int(), fma(r * r, polynomial(r, table), r)
+    total = r + tail
+    lost = (r - total) + tail  # goes to the smaller term
+    rest = fma(total * total, polynomial(total, table), fma(lost, total, lost))
+    return shifted.as_int(), total + rest
 
 
 def _halves(words: Value, dtype: str) -> tuple[Value, Value]:
@@ -81,9 +85,9 @@ def _power_of_two(words: Value, dtype: str) -> Value:
     return ((words - form.bias) << form.mantissa).as_float()
 
 
-def _expm1_negative(x: Value) -> Value:
-    """Return e**x - 1 for x <= 0, without the sign of a zero."""
-    words, m = _reduce(select(x < -64.0, -64.0, x))
+def _expm1_negative(x: Value, tail: Value) -> Value:
+    """Return e**(x + tail) - 1 for x <= 0, without the sign of a zero."""
+    words, m = _reduce(select(x < -64.0, -64.0, x), tail, tables.EXPM1_FINE[x.dtype])
     scale = _power_of_two(words, x.dtype)
     return fma(scale, m, scale - 1)
 
@@ -162,10 +166,10 @@ def tanh(x: Value) -> Value:
     return copysign(select(a < 0.55, small, large), x)
 
 
-def _logistic(x: Value) -> tuple[Value, Value]:
-    """Return (b, b + a * exp(r)), whose quotient is 1 / (1 + exp(-x)); a / b = 2**n, none overflows."""
+def _logistic(x: Value, tail: Value | None = None) -> tuple[Value, Value]:
+    """Return (b, b + a * exp(r)), whose quotient is 1 / (1 + exp(-x - tail)); a / b = 2**n, no overflow."""
     form = FORMAT[x.dtype]
-    words, m = _reduce(-x)
+    words, m = _reduce(-x, None if tail is None else -tail)
     a, second = _halves(words, x.dtype)
     b = ((2 * form.bias << form.mantissa) - second).as_float()
     # The larger of the two comes last: a + b alone would be half an ulp off when |n| is 24 or 53.
@@ -202,7 +206,13 @@ def erf(x: Value) -> Value:
     last = {"float32": 4.0, "float64": 6.0}[x.dtype]
     a = fabs(x)
     a = select(a > last, last, a)
-    return copysign(_expm1_negative(-a * polynomial(a, tables.ERF[x.dtype])), x)
+    first, low = tables.ERF_SLOPE[x.dtype]
+    # a T(a) as a sum: its rounding alone would put erf off by 1.5 ulp. The second term is the smaller one
+    # up to a = 1.6, and errors beyond are lost in the subtraction from 1.
+    high, small = a * first, (a * a) * polynomial(a, tables.ERF[x.dtype])
+    total = high + small
+    tail = fma(a, low, fma(a, first, -high)) + ((high - total) + small)
+    return copysign(_expm1_negative(-total, -tail), x)
 
 
 def gelu(x: Value) -> Value:
@@ -213,7 +223,7 @@ def gelu(x: Value) -> Value:
     last = {"float32": 15.0, "float64": 39.0}[x.dtype]  # Phi(-last) is 0
     near = _clamp(x, -last, last)
     a, square = fabs(near), near * near
-    words, m = _reduce(square * -0.5, fma(near, near, -square) * -0.5)
+    words, m = _reduce(square * -0.5, fma(near, near, -square) * -0.5, tables.EXPM1_FINE[x.dtype])
     # ratio = near / (a + shift), by a Newton step that adds the digits that `shifted` lost.
     shifted = a + tables.MILLS_SHIFT
     lost = (shifted - tables.MILLS_SHIFT) - a
@@ -226,6 +236,44 @@ def gelu(x: Value) -> Value:
     large = select(x < 0, tail, x - tail)
     small = x * fma(x, polynomial(square, tables.PHI[x.dtype]), 0.5)
     return select(a < 1, small, large)
+
+
+def gelu_approx(x: Value) -> Value:
+    """Return x / (1 + exp(-u)), u = x * (c + d * x*x), c = 2 sqrt(2/pi), d = 0.044715 c.
+
+    u is a sum of two, since its error is the relative one of the tail, where u is down to -104 or -746.
+    """
+    last = {"float32": 11.0, "float64": 21.7}[x.dtype]  # the result is 0 there
+    near = _clamp(x, -last, last)
+    (c, c_low), (d, d_low) = tables.GELU_APPROX[x.dtype], tables.GELU_APPROX_CUBE[x.dtype]
+    square = near * near
+    high = square * d
+    low = fma(square, d, -high) + fma(square, d_low, fma(near, near, -square) * d)
+    total = high + c
+    back = total - high
+    low = (high - (total - back)) + (c - back) + (low + c_low)
+    u = near * total
+    b, whole = _logistic(u, fma(near, low, fma(near, total, -u)))
+    y = select(x < 0, near * b, b) / whole
+    return select(x < 0, y, x * y)
+
+
+def mish(x: Value) -> Value:
+    """Return x * tanh(log(1 + exp(x))), with e = exp(x) and m = e (e + 2) + 2.
+
+    That is x - x * 2 / m, or x e - x e * e (e + 1) / m, which does not cancel far below 0. There the last
+    factor of e comes last, so that only the result underflows.
+    """
+    near = _clamp(x, FORMAT[x.dtype].underflow - 8.0, 40.0)
+    words, r = _reduce(near)
+    a, second = _halves(words, x.dtype)
+    part, scale = fma(a, r, a), second.as_float()
+    e = part * scale
+    negative = x < -0.5
+    quotient = select(negative, fma(e, e, e), 2.0) / fma(e, e + 2.0, 2.0)
+    factor = select(negative, near * part, near)
+    y = fma(-factor, quotient, select(negative, factor, x))
+    return copysign(select(negative, y * scale, y), x)  # the sum with -0.0 is 0.0
 
 
 def _log_double(x: Value) -> tuple[Value, Value]:

@@ -170,12 +170,14 @@ ONE = mpf(1)
 LN2 = mp.log(2)
 ROOT = mp.sqrt(2)
 QUARTER = mp.pi / 4 * mpf("1.01")  # a little more: the quadrant comes from a rounded product
+ERF_SLOPE = 2 / mp.sqrt(mp.pi)
+GELU_SLOPE = 2 * mp.sqrt(2 / mp.pi)
 MILLS_SHIFT = mpf(4)  # near it, gelu's polynomial needs the least degree
 
 
 def erf_exponent(x: mpf) -> mpf:
-    """Return -log(erfc(x)) / x."""
-    return -mp.log(mp.erfc(x)) / x
+    """Return (-log(erfc(x)) / x - 2 / sqrt(pi)) / x."""
+    return (-mp.log(mp.erfc(x)) / x - ERF_SLOPE) / x
 
 
 def mills_argument(x: int) -> mpf:
@@ -218,6 +220,13 @@ FITS = [
         same(-LN2 / 2 * mpf("1.001"), LN2 / 2 * mpf("1.001"), 4, 9),
     ),
     Fit(
+        "EXPM1_FINE",
+        "EXPM1 with an error that does not add to those of other polynomials.",
+        lambda r: (mp.expm1(r) - r) / r**2,
+        lambda r: r**2 / mp.expm1(r),
+        same(-LN2 / 2 * mpf("1.001"), LN2 / 2 * mpf("1.001"), 5, 10),
+    ),
+    Fit(
         "LOG1P",
         "(log(1+f) - f + f**2/2) / f**3 for 1+f in [sqrt(1/2), sqrt(2)]; relative to the log.",
         lambda f: (mp.log1p(f) - f + f**2 / 2) / f**3,
@@ -234,10 +243,10 @@ FITS = [
     ),
     Fit(
         "ERF",
-        "-log(erfc(x)) / x for 0 <= x, up to where erf(x) is 1; relative to erf.",
+        "(-log(erfc(x)) / x - 2 / sqrt(pi)) / x for 0 <= x, up to where erf(x) is 1; relative to erf.",
         erf_exponent,
-        lambda x: x * mp.erfc(x) / mp.erf(x),
-        {"float32": (mpf(0), mpf(4), 8), "float64": (mpf(0), mpf(6), 23)},
+        lambda x: x**2 * mp.erfc(x) / mp.erf(x),
+        {"float32": (mpf(0), mpf(4), 7), "float64": (mpf(0), mpf(6), 22)},
         2,
     ),
     Fit(
@@ -330,6 +339,9 @@ def main() -> None:
         parts("LN2_SHORT", "log(2), the first part of 40 bits.", LN2, 2, {"float64": 40}),
         parts("HALF_PI", "pi/2, as a sum.", mp.pi / 2, 3, {"float64": 53}),
         parts("EIGHTH", "An eighth of a turn, as a sum.", mp.pi / 4, 2, BOTH),
+        parts("ERF_SLOPE", "2 / sqrt(pi), as a sum.", ERF_SLOPE, 2, BOTH),
+        parts("GELU_APPROX", "2 sqrt(2/pi), as a sum.", GELU_SLOPE, 2, BOTH),
+        parts("GELU_APPROX_CUBE", "0.044715 times that, as a sum.", GELU_SLOPE * mpf("0.044715"), 2, BOTH),
         parts("TWO_THIRDS", "2/3, as a sum.", mpf(2) / 3, 2, {"float64": 53}),
         quadrants(),
         double_quadrants(),

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import treepie as tp
 from treepie.autodiff import OPS, Tensor
 from treepie.autodiff.elementwise import Elementwise
 
@@ -76,3 +77,87 @@ def test_special_values(row, dtype):
     assert (off <= bound).all()
     zeros = finite & (rounded == 0) & (want == 0)
     np.testing.assert_array_equal(np.signbit(result[zeros]), np.signbit(want[zeros]))
+
+
+NAN, INF = np.nan, np.inf
+
+
+def gradient(function, *operands):
+    """Return the gradients of the sum of a function's results, as arrays."""
+    values = [tp.tensor(np.asarray(x, np.float64)) for x in operands]
+    for dtype in ("float32", "float64"):
+        grads = tp.grad(lambda xs: function(*xs).sum())([v.astype(dtype) for v in values])
+        yield [g.numpy() for g in grads]
+
+
+def assert_gradients(function, operands, expected):
+    """Assert gradients in both dtypes, NaN where NaN is expected."""
+    for grads in gradient(function, *operands):
+        for g, e in zip(grads, expected, strict=True):
+            np.testing.assert_allclose(g, e, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["mish", "gelu_approx"])
+def test_gradients_of_activations_far_out(name):
+    x = [1e10, 1e30, 1e34, 3e38, INF, -1e10, -1e30, -3e38, -INF, 41.0, 0.0]
+    at_zero = {"mish": 0.6, "gelu_approx": 0.5}[name]
+    assert_gradients(getattr(tp.fn, name), [x], [[1.0] * 5 + [0.0] * 4 + [1.0, at_zero]])
+
+
+def test_gradient_of_a_power_by_its_base_is_0_where_the_exponent_is_0():
+    x = [0.0, -0.0, 2.0, -1.0, INF, NAN]
+    assert_gradients(lambda t: t**0, [x], [np.zeros(6)])
+    assert_gradients(lambda t: t**0.0, [x], [np.zeros(6)])
+    exponents = tp.zeros(6, dtype="float64")
+    assert_gradients(lambda t: t ** exponents.astype(t.dtype), [x], [np.zeros(6)])
+    first = tp.grad(lambda t: (t ** tp.zeros(6, dtype="float64")).sum())
+    second = tp.grad(lambda t: first(t).sum())(tp.tensor(np.array(x)))
+    np.testing.assert_array_equal(second.numpy(), np.zeros(6))
+
+
+def test_mixed_derivative_of_a_power_where_the_exponent_is_0():
+    """d/db of b * a ** (b - 1) is a ** (b - 1) * (1 + b log(a)), 1 / a at b = 0."""
+    a, b = tp.tensor(np.array([2.0, 2.0, -4.0])), tp.tensor(np.array([0.0, 3.0, 0.0]))
+    mixed = tp.grad(lambda t: tp.grad(lambda s: (s**t).sum())(a).sum())(b).numpy()
+    np.testing.assert_allclose(mixed[:2], [0.5, 4 * (1 + 3 * np.log(2))], rtol=1e-14)
+
+
+def test_gradient_of_a_power_by_its_exponent():
+    """0 at 0 ** y for y >= 0, NaN for a negative base, as in PyTorch."""
+    a, b = [0.0, 0.0, 0.0, -2.0, 2.0, 1.0], [0.0, 2.0, -1.0, 2.0, 3.0, 5.0]
+    expected = [0.0, 0.0, -INF, NAN, 8 * np.log(2), 0.0]
+    for _, g in gradient(tp.pow, a, b):
+        np.testing.assert_allclose(g, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["max", "min"])
+def test_gradients_of_max_and_min_are_nan_where_the_result_is(name):
+    x = [[1.0, NAN, 2.0], [3.0, 3.0, 3.0]]
+    third = [1 / 3] * 3
+    assert_gradients(lambda t: getattr(tp, name)(t, axis=1), [x], [[[NAN] * 3, third]])
+    assert_gradients(getattr(tp, name), [x], [[[NAN] * 3] * 2])
+    assert_gradients(lambda t: getattr(tp, name)(t, axis=0), [x], [_by_column(name)])
+
+
+def _by_column(name):
+    """Return the gradients of the columns of the rows above."""
+    first = [1.0, NAN, 1.0] if name == "min" else [0.0, NAN, 0.0]
+    second = [0.0, NAN, 0.0] if name == "min" else [1.0, NAN, 1.0]
+    return np.array([first, second])
+
+
+@pytest.mark.parametrize(("name", "larger"), [("maximum", 1.0), ("minimum", 0.0)])
+def test_gradients_of_maximum_and_minimum_pass_at_nan(name, larger):
+    """As in PyTorch: nothing to an operand that is known to be beaten, half at a tie, else all."""
+    a, b = [NAN, 1.0, NAN, 1.0, 2.0, 1.0], [1.0, NAN, NAN, 1.0, 1.0, 2.0]
+    of_a = [1.0, 1.0, 1.0, 0.5, larger, 1 - larger]
+    of_b = [1.0, 1.0, 1.0, 0.5, 1 - larger, larger]
+    assert_gradients(getattr(tp, name), [a, b], [of_a, of_b])
+
+
+def test_gradients_of_relu_and_abs_at_nan():
+    assert_gradients(tp.fn.relu, [[NAN, -1.0, 0.0, 1.0]], [[1.0, 0.0, 0.0, 1.0]])
+    assert_gradients(tp.abs, [[NAN, -1.0, 0.0, 1.0]], [[NAN, -1.0, 0.0, 1.0]])
+    w, b = tp.tensor(np.eye(2, dtype="f4")), tp.zeros(2)
+    layer = tp.grad(lambda t: OPS["linear"](t, w, b, activation="relu").sum())
+    np.testing.assert_array_equal(layer(tp.tensor([[NAN, NAN]])).numpy(), [[1.0, 1.0]])

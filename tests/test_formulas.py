@@ -33,8 +33,10 @@ BARS = {
     "sigmoid": (2, 2),
     "silu": (3, 3),
     "softplus": (2, 2),
-    "erf": (3.5, 3),
-    "gelu": (3.5, 3),
+    "erf": (1.2, 1.5),
+    "gelu": (3.2, 3),
+    "gelu_approx": (2.5, 2.5),
+    "mish": (2.5, 2.5),
     "sin": (1.7, 2),
     "cos": (1.7, 2),
     "power": (1, 1.5),
@@ -44,6 +46,7 @@ UNARY = [name for name in BARS if name not in ("power", "cos_turns")]
 BITS = {"float32": 24, "float64": 53}
 DTYPES = list(BITS)
 
+SLOPE = 2 * math.sqrt(2 / math.pi)
 erfc = np.vectorize(math.erfc, otypes=[float])
 SINGLE_ORACLE = {
     "exp": np.exp,
@@ -56,6 +59,10 @@ SINGLE_ORACLE = {
     "softplus": lambda x: np.maximum(x, 0) + np.log1p(np.exp(-abs(x))),
     "erf": np.vectorize(math.erf, otypes=[float]),
     "gelu": lambda x: np.maximum(x, -50) * erfc(-x / math.sqrt(2)) / 2,
+    "gelu_approx": lambda x: (
+        np.maximum(x, -50) / (1 + np.exp(-np.maximum(SLOPE * (x + 0.044715 * x**3), -700)))
+    ),
+    "mish": lambda x: np.maximum(x, -800) * np.tanh(np.logaddexp(x, 0)),
     "sin": np.sin,
     "cos": np.cos,
 }
@@ -70,6 +77,8 @@ DOUBLE_ORACLE = {
     "softplus": lambda x: max(x, 0) + mp.log1p(mp.exp(-abs(x))),
     "erf": mp.erf,
     "gelu": lambda x: x * mp.erfc(-x / mp.sqrt(2)) / 2,
+    "gelu_approx": lambda x: x / (1 + mp.exp(-2 * mp.sqrt(2 / mp.pi) * (x + mpf("0.044715") * x**3))),
+    "mish": lambda x: x * mp.tanh(mp.log1p(mp.exp(x))),
     "sin": mp.sin,
     "cos": mp.cos,
 }
@@ -137,7 +146,7 @@ def limited(function, x):
     if name in ("sin", "cos"):
         return DOUBLE_ORACLE[name](x) if mpmath.isfinite(x) else NAN
     if name not in ("log", "log1p") and abs(x) > 2000:
-        if name in ("softplus", "gelu", "silu", "exp", "expm1") and x > 0:
+        if name in ("softplus", "gelu", "gelu_approx", "mish", "silu", "exp", "expm1") and x > 0:
             return mpf(INF) if name in ("exp", "expm1") else x
         x = mpmath.sign(x) * 2000
     return DOUBLE_ORACLE[name](x)
@@ -281,6 +290,8 @@ SPECIAL = {
     "softplus": [(-INF, 0.0), (INF, INF), (1000.0, 1000.0), (NAN, NAN)],
     "erf": [(0.0, 0.0), (-0.0, -0.0), (INF, 1.0), (-INF, -1.0), (NAN, NAN)],
     "gelu": [(0.0, 0.0), (-0.0, -0.0), (INF, INF), (-INF, -0.0), (100.0, 100.0), (NAN, NAN)],
+    "gelu_approx": [(0.0, 0.0), (-0.0, -0.0), (INF, INF), (-INF, -0.0), (100.0, 100.0), (NAN, NAN)],
+    "mish": [(0.0, 0.0), (-0.0, -0.0), (INF, INF), (-INF, -0.0), (100.0, 100.0), (NAN, NAN)],
     "sin": [(0.0, 0.0), (-0.0, -0.0), (INF, NAN), (-INF, NAN), (NAN, NAN)],
     "cos": [(0.0, 1.0), (-0.0, 1.0), (INF, NAN), (-INF, NAN), (NAN, NAN)],
 }  # fmt: skip

@@ -14,7 +14,7 @@ from treepie.kernels import formulas, vector
 from treepie.kernels.formulas import INFINITY
 
 from ..elementwise import elementwise
-from .arithmetic import abs, minimum, where
+from .arithmetic import abs, maximum, minimum, where
 from .elementary import exp, expm1, sigmoid, sqrt
 
 _ALPHA, _SCALE = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
@@ -166,22 +166,18 @@ def selu(x: Any) -> Any:
     return vector.select(x > 0, x * _SCALE, formulas.expm1(x) * (_SCALE * _ALPHA))
 
 
-def _inner(x: Any) -> Any:
-    return (x * x * 0.044715 + 1.0) * x * (2 * _ROOT)
+def _gelu_approx_vjp(g: Any, y: Any, x: Any) -> Any:
+    # s + x s (1 - s) u', s = sigmoid(u). Beyond 30 s is 0 or 1, and x^3 would overflow.
+    x = maximum(minimum(x, 30.0), -30.0)
+    s = sigmoid((x * x * 0.044715 + 1.0) * x * (2 * _ROOT))
+    return g * (s + x * s * (1.0 - s) * ((x * x * (3 * 0.044715) + 1.0) * (2 * _ROOT)))
 
 
 @elementwise(
     oracle=lambda x: np.where(x == -np.inf, -0.0, x / (1 + np.exp(-2 * _ROOT * (x + 0.044715 * x**3)))),
-    vjp=lambda g, y, x: (
-        g
-        * (
-            sigmoid(_inner(x))
-            + y * (1.0 - sigmoid(_inner(x))) * ((x * x * (3 * 0.044715) + 1.0) * (2 * _ROOT))
-        )
-    ),
+    vjp=_gelu_approx_vjp,
     accepts="float",
-    flops=40,
-    ulp=8,
+    flops=50,
 )
 def gelu_approx(x: Any) -> Any:
     """Return gelu with tanh in place of erf, 0 at -inf.
@@ -192,20 +188,17 @@ def gelu_approx(x: Any) -> Any:
     >>> tp.fn.gelu_approx(tp.tensor([0.0, 1.0])).tolist()
     [0.0, 0.8411920070648193]
     """
-    low = vector.maximum(x, -100.0)  # the sigmoid is 0 there, and 0 * -inf would be NaN
-    return low * formulas.sigmoid(_inner(low))
-
-
-def _mish_terms(e: Any) -> tuple[Any, Any]:
-    """Return n and n + 2 for e = exp(x): tanh(softplus(x)) = n / (n + 2), n = e (e + 2)."""
-    n = e * (e + 2.0)
-    return n, n + 2.0
+    return formulas.gelu_approx(x)
 
 
 def _mish_vjp(g: Any, y: Any, x: Any) -> Any:
-    e = exp(minimum(x, 40.0))
-    n, m = _mish_terms(e)
-    return g * (n / m + y * ((e + 1.0) / m * 4.0 / (e + 2.0)))
+    # t + x t' for t = tanh(softplus(x)) = n / (n + 2), n = e (e + 2), e = exp(x). Beyond 40 t is 1, and a
+    # larger x would magnify the rest of t', exp(-80); below -800 t is 0.
+    x = maximum(minimum(x, 40.0), -800.0)
+    e = exp(x)
+    n = e * (e + 2.0)
+    t = n / (n + 2.0)
+    return g * (t + x * t * ((e + 1.0) / (n + 2.0) * 4.0 / (e + 2.0)))
 
 
 @elementwise(
@@ -213,7 +206,6 @@ def _mish_vjp(g: Any, y: Any, x: Any) -> Any:
     vjp=_mish_vjp,
     accepts="float",
     flops=40,
-    ulp=8,
 )
 def mish(x: Any) -> Any:
     """Return x * tanh(softplus(x)), element by element; 0 at -inf.
@@ -224,12 +216,7 @@ def mish(x: Any) -> Any:
     >>> tp.fn.mish(tp.tensor([0.0, 1.0])).tolist()
     [0.0, 0.8650984168052673]
     """
-    low = vector.maximum(x, -1600.0)
-    # By the root of exp(x), since x exp(x) underflows later than exp(x). From 40 on, n / m is 1.
-    root = formulas.exp(vector.minimum(low, 40.0) * 0.5)
-    _, m = _mish_terms(root * root)
-    rest = root * (root * root + 2.0) / m
-    return vector.select(x < 0, low * root * rest, low * (root * rest))
+    return formulas.mish(x)
 
 
 @elementwise(
@@ -241,7 +228,7 @@ def mish(x: Any) -> Any:
 )
 def squareplus(x: Any) -> Any:
     """Return (x + sqrt(x^2 + 4)) / 2, without cancellation below 0 (Barron 2021)."""
-    root = vector.sqrt(x * x + 4.0)
+    root = vector.sqrt(vector.fma(x, x, 4.0))
     y = vector.select(x > 0, (x + root) * 0.5, 2.0 / (root - x))
     # Far from 0 the square would overflow.
     return vector.select(x > _FAR, x, vector.select(x < -_FAR, -1.0 / x, y))

@@ -84,14 +84,20 @@ def div(a: Any, b: Any) -> Any:
     return a / b
 
 
+def _pow_of_base(g: Any, y: Any, a: Any, b: Any) -> Any:
+    # b * a ** (b - 1), 0 for an exponent of 0, where a ** -1 may be inf or NaN.
+    return g * b * pow(where((abs(a) > 1e-30) | (b != 0), a, 1.0), b - 1)
+
+
 def _pow_of_exponent(g: Any, y: Any, a: Any, b: Any) -> Any:
-    # y * log(a), with the limit 0 at a = 0, and no derivative where a < 0 makes b an integer.
-    return where(a > 0, g * y * log(where(a > 0, a, 1.0)), 0.0)
+    # y * log(a), with the limit 0 at a = 0 and NaN where a < 0, which makes b an integer.
+    zero = (a == 0) & (b >= 0)
+    return where(zero, 0.0, g * y * log(where(zero, 1.0, a)))
 
 
 @elementwise(
     oracle=np.power,
-    vjp=(lambda g, y, a, b: g * b * pow(a, b - 1), _pow_of_exponent),
+    vjp=(_pow_of_base, _pow_of_exponent),
     accepts="float",
     domain={0: (0.3, 3.0), 1: (-2.0, 3.0)},
     flops=60,
@@ -100,6 +106,7 @@ def pow(a: Any, b: Any) -> Any:
     """Return a ** b of floats, element by element; integers give float64.
 
     a, b: numbers or tensors that broadcast. A negative a needs an integer b, and gives NaN otherwise.
+    The derivative by a is 0 where b is 0; that by b is 0 where a is 0 and b is not negative, NaN where a < 0.
 
     Raises ValueError for shapes that do not broadcast.
 
@@ -111,8 +118,8 @@ def pow(a: Any, b: Any) -> Any:
 
 
 def _to_larger(g: Any, a: Any, b: Any) -> Any:
-    """Return g where a > b, half of it at a tie, else 0."""
-    return where(a > b, g, where(a == b, g * 0.5, 0.0))
+    """Return 0 where a < b, half of g at a tie, else g: for NaN, which is the result, too."""
+    return where(a < b, 0.0, where(a == b, g * 0.5, g))
 
 
 _LARGER_VJP = (lambda g, y, a, b: _to_larger(g, a, b), lambda g, y, a, b: _to_larger(g, b, a))
@@ -122,7 +129,7 @@ _LARGER_VJP = (lambda g, y, a, b: _to_larger(g, a, b), lambda g, y, a, b: _to_la
 def maximum(a: Any, b: Any) -> Any:
     """Return the larger of a and b, element by element; NaN if either is.
 
-    a, b: numbers or tensors that broadcast. At a tie each gets half of the gradient.
+    a, b: numbers or tensors that broadcast. At a tie each gets half of the gradient, at NaN all of it.
 
     Raises ValueError for shapes that do not broadcast.
 
@@ -137,7 +144,7 @@ def maximum(a: Any, b: Any) -> Any:
 def minimum(a: Any, b: Any) -> Any:
     """Return the smaller of a and b, element by element; NaN if either is.
 
-    a, b: numbers or tensors that broadcast. At a tie each gets half of the gradient.
+    a, b: numbers or tensors that broadcast. At a tie each gets half of the gradient, at NaN all of it.
 
     Raises ValueError for shapes that do not broadcast.
 
@@ -190,7 +197,7 @@ def neg(x: Any) -> Any:
 def abs(x: Any) -> Any:
     """Return the absolute value of each element.
 
-    x: of any dtype; bools become int64. The derivative at 0 is 0.
+    x: of any dtype; bools become int64. The derivative at 0 is 0, at NaN NaN.
 
     >>> import treepie as tp
     >>> tp.abs(tp.tensor([1.0, -2.0])).tolist()
@@ -327,14 +334,14 @@ def softplus(x: Any) -> Any:
 
 @elementwise(
     oracle=lambda x: np.maximum(x, 0),
-    vjp=lambda g, y, x: where(y > 0, g, 0.0),  # of y, so that x need not be kept
+    vjp=lambda g, y, x: where(y <= 0, 0.0, g),  # of y, so that x need not be kept
     accepts="number",
     ulp=0,
 )
 def relu(x: Any) -> Any:
     """Return the larger of x and 0, element by element; NaN for NaN.
 
-    x: of any dtype; bools become int64. The derivative at 0 is 0.
+    x: of any dtype; bools become int64. The derivative at 0 is 0, at NaN 1.
 
     >>> import treepie as tp
     >>> tp.fn.relu(tp.tensor([-1.0, 2.0])).tolist()

@@ -140,7 +140,7 @@ def batch_matmul(
 #: times g in ops, from (g, result, sum). Those of the second group need the sum, which is kept for them.
 _OF_RESULT: dict[str | None, tuple[Any, Any]] = {
     None: (lambda z: z, lambda g, y, z: g),
-    "relu": (lambda z: vector.maximum(z, 0), lambda g, y, z: arithmetic.where(y > 0, g, 0.0)),
+    "relu": (lambda z: vector.maximum(z, 0), lambda g, y, z: arithmetic.where(y <= 0, 0.0, g)),
     "tanh": (formulas.tanh, lambda g, y, z: g * (1 - y * y)),
     "sigmoid": (formulas.sigmoid, lambda g, y, z: g * y * (1 - y)),
 }

@@ -28,13 +28,15 @@ from .reduction import (
     reduction,
     sum,
 )
+from .shape import reshape
 
 
 def _tie_vjp(g: Tensor, y: Tensor, x: Tensor, axis: tuple[int, ...], keepdims: bool) -> Tensor:
-    """Share the gradient equally among the elements that tie."""
+    """Share the gradient equally among the elements that tie; NaN for all of them where the result is NaN."""
     hit = equal(x, expand_to(y, x, axis))
     ties = sum(hit.astype(x.dtype), axis, keepdims)
-    return where(hit, expand_to(div(g, ties), x, axis), 0.0)
+    others = reshape(where(equal(y, y), 0.0, y), reduced(x.shape, axis, True))
+    return where(hit, expand_to(div(g, ties), x, axis), others)
 
 
 def _minmax(kernel: kernels.Reduction, oracle: Callable[..., Any]) -> Decorator:
@@ -57,7 +59,7 @@ def max(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> BoundArgume
     """Return the largest element over axes; NaN if any is.
 
     x: of any dtype.  axis: an axis, several, or None for all.  keepdims: keep reduced axes, of size 1.
-    Elements that tie share the gradient equally.
+    Elements that tie share the gradient equally; all of them get NaN where the result is NaN.
 
     Raises ValueError where no element is reduced, or an axis is outside of x.
 
@@ -73,7 +75,7 @@ def min(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> BoundArgume
     """Return the smallest element over axes; NaN if any is.
 
     x: of any dtype.  axis: an axis, several, or None for all.  keepdims: keep reduced axes, of size 1.
-    Elements that tie share the gradient equally.
+    Elements that tie share the gradient equally; all of them get NaN where the result is NaN.
 
     Raises ValueError where no element is reduced, or an axis is outside of x.
 
