@@ -104,7 +104,7 @@ DIFFERS = {
     "softsign": np.isinf,  # NaN at infinity, instead of the limit
     "mish": np.isinf,  # NaN at -infinity, instead of 0
     "hard_sigmoid": lambda x: np.abs(x) == 3,  # our gradient is PyTorch's, 0, the stand-in's 1 / 6
-    **dict.fromkeys(("silu", "swish", "hard_silu"), np.isinf),  # the same
+    **dict.fromkeys(("silu", "swish", "hard_silu", "gelu", "gelu_approx"), np.isinf),  # the same
 }
 
 
@@ -176,7 +176,7 @@ def reduction(rng):
     x = elements(rng, shape(rng, int(rng.integers(1, 4))), elem)
     axis, keep = axis_of(rng, x.ndim), bool(rng.random() < 0.5)
     axes = tuple(range(x.ndim)) if axis is None else (axis,) if isinstance(axis, int) else axis
-    if name in ("var", "std", "logsumexp") and elem == "special":
+    if name in ("var", "std", "logsumexp", "prod") and elem == "special":
         # Gradients of results that are not finite: NaN for the whole row, where PyTorch has some zeros.
         x = np.where(np.isfinite(x), x, 2.5)
     if name == "logsumexp":

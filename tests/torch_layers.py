@@ -186,4 +186,72 @@ def loss(rng):
     return Case(name, getattr(tp.loss, name), theirs, [x, y])
 
 
-LAYERS = [activation, convolution, pool, norm, attention, loss]
+def transposed(rng):
+    functional = installed().nn.functional
+    groups, channels, out = (int(n) for n in rng.integers(1, 3, size=3))
+    window, stride, dilation = (tuple(int(k) for k in rng.integers(1, 4, size=2)) for _ in range(3))
+    reach = [(k - 1) * d for k, d in zip(window, dilation, strict=True)]
+    pads = tuple(int(rng.integers(0, r + 1)) for r in reach)
+    most = [max(s, d) for s, d in zip(stride, dilation, strict=True)]
+    extra = tuple(int(rng.integers(0, m)) for m in most)
+    x = elements(rng, (int(rng.integers(0, 3)), groups * channels, *rng.integers(7, 10, size=2)), "plain")
+    w, b = elements(rng, (groups * channels, out, *window), "plain"), elements(rng, (groups * out,), "plain")
+    return Case(
+        "conv_transpose2d",
+        lambda t, u, v: tp.fn.conv_transpose2d(t, u, v, stride, pads, extra, groups, dilation),
+        lambda t, u, v: functional.conv_transpose2d(t, u, v, stride, pads, extra, groups, dilation),
+        [x, w, b],
+        smooth=True,
+    )
+
+
+def batch_norm(rng):
+    functional = installed().nn.functional
+    n, c = int(rng.integers(2, 5)), int(rng.integers(1, 5))
+    x = elements(rng, (n, c, *rng.integers(1, 4, size=int(rng.integers(0, 3)))), "plain")
+    w, b = elements(rng, (c,), "plain"), elements(rng, (c,), "plain")
+    return Case(
+        "batch_norm",
+        lambda t, u, v: tp.fn.batch_norm(t, u, v, eps=0.1),
+        lambda t, u, v: functional.batch_norm(t, None, None, u, v, training=True, eps=0.1),
+        [x, w, b],
+        smooth=True,
+    )
+
+
+def embedding(rng):
+    torch = installed()
+    rows, width = (int(n) for n in rng.integers(1, 5, size=2))
+    indices = rng.integers(0, rows, size=shape(rng, int(rng.integers(1, 3))))
+    index = torch.from_numpy(indices)
+    return Case(
+        "embedding",
+        lambda w: tp.fn.embedding(indices, w, scale=False),
+        lambda w: torch.nn.functional.embedding(index, w),
+        [elements(rng, (rows, width), "plain")],
+        smooth=True,
+    )
+
+
+def recurrent(rng):
+    torch = installed()
+    name, gates = [("lstm", 4), ("gru", 3)][int(rng.integers(2))]
+    b, steps, i, n = (int(v) for v in rng.integers(1, 5, size=4))
+    shapes = [(b, steps, i), (i, gates * n), (n, gates * n), (gates * n,), (gates * n,)]
+    states = (None, None) if name == "lstm" else (None,)
+
+    def theirs(x, *weights):
+        module = getattr(torch.nn, name.upper())(i, n, batch_first=True, dtype=x.dtype)
+        names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+        parameters = {k: w.mT if w.ndim == 2 else w for k, w in zip(names, weights, strict=True)}
+        return torch.func.functional_call(module, parameters, (x,))[0]
+
+    return Case(
+        name,
+        lambda x, *weights: getattr(tp.fn, name)(x, *states, *weights)[0],
+        theirs,
+        [elements(rng, s, "unit") for s in shapes],
+    )
+
+
+LAYERS = [activation, convolution, transposed, pool, norm, batch_norm, attention, embedding, recurrent, loss]
