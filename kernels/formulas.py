@@ -269,7 +269,7 @@ def mish(x: Value) -> Value:
     a, second = _halves(words, x.dtype)
     part, scale = fma(a, r, a), second.as_float()
     e = part * scale
-    negative = x < -0.5
+    negative = x < -0.35
     quotient = select(negative, fma(e, e, e), 2.0) / fma(e, e + 2.0, 2.0)
     factor = select(negative, near * part, near)
     y = fma(-factor, quotient, select(negative, factor, x))
