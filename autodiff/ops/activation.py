@@ -175,8 +175,9 @@ def selu(x: Any) -> Any:
 def _gelu_approx_vjp(g: Any, y: Any, x: Any) -> Any:
     # s + x s (1 - s) u', s = sigmoid(u). Beyond 30 s is 0 or 1, and x^3 would overflow.
     x = maximum(minimum(x, 30.0), -30.0)
-    s = sigmoid((x * x * 0.044715 + 1.0) * x * (2 * _ROOT))
-    return g * (s + x * s * (1.0 - s) * ((x * x * (3 * 0.044715) + 1.0) * (2 * _ROOT)))
+    cube = x * x * (0.044715 * 2 * _ROOT)
+    s = sigmoid((cube + 2 * _ROOT) * x)
+    return g * s * (x * (1.0 - s) * (cube * 3.0 + 2 * _ROOT) + 1.0)
 
 
 @elementwise(

@@ -165,7 +165,7 @@ _erf = np.frompyfunc(math.erf, 1, 1)
     vjp=lambda g, y, x: g * exp(-(x * x)) * (2 / math.sqrt(math.pi)),
     accepts="float",
     flops=40,
-    ulp=1.2,
+    ulp=1.5,
 )
 def erf(x: Any) -> Any:
     """Return the error function of each element.
