@@ -81,7 +81,8 @@ class Op:
     distinct: test operands have well separated elements, since ties are kinks of the op.
     ulp: bound on the result's error, in units in the last place of `magnitude`.
     magnitude: (arguments, attributes) -> the size of the terms of a sum, where they can cancel;
-        by default the largest element of the result.
+        by default the largest element of the result; for an elementwise row each element's own size, which
+        `op_accuracy` sweeps in float32.
     second_order: whether the gradient of the gradient is checked too.
     recycled: results reuse freed memory (see `kernels/memory.py`).
     in_place: an output may share the memory of an input of its size: the kernel works element by element.

@@ -37,10 +37,8 @@ def _clamp(x: Value, low: float, high: float) -> Value:
     return select(x > high, high, x)
 
 
-def _reduce(
-    x: Value, tail: Value | None = None, table: tuple[float, ...] | None = None
-) -> tuple[Value, Value]:
-    """Return (words, m): x + tail = n * log(2) + r, m = exp(r) - 1, |r| <= log(2)/2.
+def _remainder(x: Value) -> tuple[Value, Value]:
+    """Return (words, r): x = n * log(2) + r, |r| <= log(2)/2.
 
     `words` are the bits of n + 2 * bias + shifter. Cody & Waite 1980: n * log(2) is subtracted in
     two parts, the first exactly.
@@ -49,14 +47,17 @@ def _reduce(
     shifter = form.shifter + 2 * form.bias
     shifted = fma(x, tables.LOG2E, shifter)
     n = shifted - shifter
-    r = fma(n, -low, fma(n, -high, x))
-    table = table or tables.EXPM1[x.dtype]
-    if tail is None:
-        return shifted.as_int(), fma(r * r, polynomial(r, table), r)
-    total = r + tail
-    lost = (r - total) + tail  # goes to the smaller term
-    rest = fma(total * total, polynomial(total, table), fma(lost, total, lost))
-    return shifted.as_int(), total + rest
+    return shifted.as_int(), fma(n, -low, fma(n, -high, x))
+
+
+def _reduce(
+    x: Value, tail: Value | None = None, table: tuple[float, ...] | None = None
+) -> tuple[Value, Value]:
+    """Return (words, m): as `_remainder` of x + tail, and m = exp(r) - 1."""
+    words, r = _remainder(x)
+    if tail is not None:
+        r = r + tail
+    return words, fma(r * r, polynomial(r, table or tables.EXPM1[x.dtype]), r)
 
 
 def _halves(words: Value, dtype: str) -> tuple[Value, Value]:
@@ -87,9 +88,11 @@ def _power_of_two(words: Value, dtype: str) -> Value:
 
 def _expm1_negative(x: Value, tail: Value) -> Value:
     """Return e**(x + tail) - 1 for x <= 0, without the sign of a zero."""
-    words, m = _reduce(select(x < -64.0, -64.0, x), tail, tables.EXPM1_FINE[x.dtype])
+    words, r = _remainder(select(x < -64.0, -64.0, x))
+    # Added to r, the tail would be rounded at the size of r, up to twice that of the result.
+    rest = fma(r * r, polynomial(r, tables.EXPM1[x.dtype]), fma(tail, r, tail))
     scale = _power_of_two(words, x.dtype)
-    return fma(scale, m, scale - 1)
+    return fma(scale, r + rest, scale - 1)
 
 
 def expm1(x: Value) -> Value:
@@ -223,7 +226,7 @@ def gelu(x: Value) -> Value:
     last = {"float32": 15.0, "float64": 39.0}[x.dtype]  # Phi(-last) is 0
     near = _clamp(x, -last, last)
     a, square = fabs(near), near * near
-    words, m = _reduce(square * -0.5, fma(near, near, -square) * -0.5, tables.EXPM1_FINE[x.dtype])
+    words, m = _reduce(square * -0.5, fma(near, near, -square) * -0.5)
     # ratio = near / (a + shift), by a Newton step that adds the digits that `shifted` lost.
     shifted = a + tables.MILLS_SHIFT
     lost = (shifted - tables.MILLS_SHIFT) - a
@@ -269,7 +272,7 @@ def mish(x: Value) -> Value:
     a, second = _halves(words, x.dtype)
     part, scale = fma(a, r, a), second.as_float()
     e = part * scale
-    negative = x < -0.5
+    negative = x < -0.35
     quotient = select(negative, fma(e, e, e), 2.0) / fma(e, e + 2.0, 2.0)
     factor = select(negative, near * part, near)
     y = fma(-factor, quotient, select(negative, factor, x))

@@ -1,20 +1,26 @@
-"""Time rows of the op table against their NumPy oracles: `python perf/ops.py [NAME ...] [--write]`.
+"""Time rows of the op table against their NumPy oracles: `python perf/ops.py [NAME ...]`.
 
 Each row runs its `large` case in float32, blocks of ours and NumPy's in turn, so that a slow moment of the
 machine hits both; the ratio is of the best times. NumPy runs the oracle as the row writes it, on float32.
-`--write` puts the table of all rows, with the largest error found, into `autodiff/OPS.md`.
+`--write` puts the table of all rows, with the largest error found, into `autodiff/OPS.md`. `--accuracy`
+sweeps elementwise rows instead, over 4 million float32 operands and the edges each, writes only their errors
+into the page, and exits with status 1 where one exceeds the row's bound.
 """
 
 import argparse
+import re
 import statistics
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import accuracy
 import numpy as np
 
 from treepie.autodiff import OPS
 from treepie.autodiff.elementwise import Elementwise
+from treepie.autodiff.op_accuracy import swept
 from treepie.autodiff.op_inputs import operands, tensors
 from treepie.kernels import threads
 from treepie.kernels.compilations import compilations
@@ -117,42 +123,93 @@ def show(rows, repeats):
         print(f"{row.name:24s} {shapes(row):34s}{numbers} {t.ratio:9.2f} {t.compiled:8.2f}s")
 
 
-def write(rows, repeats):
-    lines = [
-        "# The ops",
-        "",
-        "Written by `python perf/ops.py --write`; do not edit. Errors are the largest found in float32,",
-        "in units in the last place: of the element for elementwise ops, for others of the magnitude of",
-        f"what is summed. Speed is NumPy's best time over ours, {threads.get_num_threads()} threads, the",
-        f"operands given, {repeats} interleaved runs.",
-        "",
-        "| op | signature | gradient | error | operands | us | speed | |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+HEAD = """# The ops
+
+Written by `python perf/ops.py --write` and `--accuracy`; do not edit. Errors are the largest found in
+float32, in units in the last place, beside the row's bound. Those of elementwise ops are of the element
+itself, against float64, in a sweep of {points} operands over all exponents and the edges; the others' are
+of the magnitude of what is summed, in the cases of the tests. The column float64 has the largest error of
+{spots} operands against mpmath. Speed is NumPy's best time over ours, {threads} threads, the operands given,
+{repeats} interleaved runs.
+
+| op | signature | gradient | error | bound | float64 | operands | us | speed | |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+"""
+_FIELD = re.compile(r"\\{(\w+)\\}")
+CELLS = 10
+
+
+def read():
+    """Return the numbers of the page's head by name, and its rows: name -> cells."""
+    text = PAGE.read_text(encoding="utf-8")
+    head = re.match(_FIELD.sub(r"(?P<\1>[\\d,]+)", re.escape(HEAD)), text)
+    if head is None:
+        raise ValueError(f"{PAGE} does not begin as perf/ops.py writes it")
+    rows = [[cell.strip() for cell in line[1:-1].split("|")] for line in text[head.end() :].splitlines()]
+    if any(len(row) != CELLS for row in rows):
+        raise ValueError(f"a row of {PAGE} has not {CELLS} cells")
+    return head.groupdict(), {row[0].strip("`"): row for row in rows}
+
+
+def save(numbers, cells):
+    """Write the page from the numbers of its head and the cells of each row, by name."""
+    lines = [f"| {' | '.join(cells[name])} |\n" for name in sorted(cells)]
+    PAGE.write_text(HEAD.format(**numbers) + "".join(lines), encoding="utf-8")
+    print(f"wrote {len(cells)} ops to {PAGE}")
+
+
+def bound(row):
+    return f"{row.ulp:g}" if "float32" in row.dtypes else ""
+
+
+def write(rows, options):
+    """Measure speeds, and errors of rows that are not swept; the swept ones keep theirs."""
+    (numbers, before), kept, cells = read(), {row.name for row in swept()}, {}
     for row in rows:
-        gradient = "yes" if row.differentiable else "no"
         off = f"{error(row):.2g}" if "float32" in row.dtypes else ""
-        speed = " | | "
+        errors = [off, bound(row), ""]
+        if row.name in kept and row.name in before:
+            errors = before[row.name][3:6]
+        speed = ["", "", ""]
         if row.large is not None:
-            t = measure(row, repeats)
-            speed = f"{shapes(row)} | {min(t.ours) * 1e6:.0f} | {t.ratio:.1f}"
-        lines.append(f"| `{row.name}` | `{row.signature}` | {gradient} | {off} | {speed} | {row.doc} |")
-    PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(f"wrote {len(rows)} ops to {PAGE}")
+            t = measure(row, options.repeats)
+            speed = [shapes(row), f"{min(t.ours) * 1e6:.0f}", f"{t.ratio:.1f}"]
+        gradient = "yes" if row.differentiable else "no"
+        cells[row.name] = [f"`{row.name}`", f"`{row.signature}`", gradient, *errors, *speed, row.doc]
+    save({**numbers, "threads": threads.get_num_threads(), "repeats": options.repeats}, cells)
+
+
+def write_accuracy(rows, options):
+    """Sweep rows, write their errors into the page, and exit with status 1 where one exceeds its bound."""
+    measured, exceeded = accuracy.measure(rows, options.points)
+    numbers, cells = read()
+    for name, (single, double) in measured.items():
+        if name in cells:
+            cells[name][3:6] = f"{single:.3g}", bound(OPS[name]), "" if double is None else f"{double:.3g}"
+    save({**numbers, "points": f"{options.points:,}", "spots": f"{accuracy.SPOTS:,}"}, cells)
+    if exceeded:
+        sys.exit("\n".join(exceeded))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="rows to time; all of them by default")
     parser.add_argument("--repeats", type=int, default=30)
-    parser.add_argument("--write", action="store_true", help="write autodiff/OPS.md")
+    parser.add_argument(
+        "--points", type=int, default=4_000_000, help="float32 operands of --accuracy's sweep"
+    )
+    task = parser.add_mutually_exclusive_group()
+    task.add_argument("--write", action="store_true", help="write autodiff/OPS.md")
+    task.add_argument("--accuracy", action="store_true", help="sweep elementwise rows, update their errors")
     options = parser.parse_args()
     unknown = [n for n in options.names if n not in OPS]
     if unknown:
         parser.error(f"no op is called {unknown[0]!r}")
     rows = [OPS[n] for n in options.names] or list(OPS.values())
     if options.write:
-        write(sorted(OPS.values(), key=lambda r: r.name), options.repeats)
+        write(sorted(OPS.values(), key=lambda r: r.name), options)
+    elif options.accuracy:
+        write_accuracy([row for row in swept() if not options.names or row in rows], options)
     else:
         show(rows, options.repeats)
 

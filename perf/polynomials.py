@@ -220,13 +220,6 @@ FITS = [
         same(-LN2 / 2 * mpf("1.001"), LN2 / 2 * mpf("1.001"), 4, 9),
     ),
     Fit(
-        "EXPM1_FINE",
-        "EXPM1 with an error that does not add to those of other polynomials.",
-        lambda r: (mp.expm1(r) - r) / r**2,
-        lambda r: r**2 / mp.expm1(r),
-        same(-LN2 / 2 * mpf("1.001"), LN2 / 2 * mpf("1.001"), 5, 10),
-    ),
-    Fit(
         "LOG1P",
         "(log(1+f) - f + f**2/2) / f**3 for 1+f in [sqrt(1/2), sqrt(2)]; relative to the log.",
         lambda f: (mp.log1p(f) - f + f**2 / 2) / f**3,

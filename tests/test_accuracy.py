@@ -1,15 +1,43 @@
-"""Reductions of 10^6 and 10^7 elements, against sums in long double: one case each, in both dtypes.
+"""Elementwise rows against their bounds; reductions of 10^6 and 10^7 elements, against sums in long double.
 
-A float32 accumulator would be off by 1e-4 here, NumPy's pairwise one by 1e-7.
+A float32 accumulator would be off by 1e-4 in these, NumPy's pairwise one by 1e-7.
 """
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import treepie as tp
+from treepie.autodiff import OPS
+from treepie.autodiff.op_accuracy import largest_error, swept
 
 LONG = np.longdouble
-pytestmark = pytest.mark.skipif(np.finfo(LONG).eps > 1e-18, reason="long double is no wider than double")
+wide = pytest.mark.skipif(np.finfo(LONG).eps > 1e-18, reason="long double is no wider than double")
+
+
+@pytest.mark.parametrize("row", swept(), ids=str)
+def test_elementwise_rows_are_within_their_bounds(row):
+    """In float32, at the edges and at 20,000 operands; `perf/ops.py --accuracy` takes 4 million."""
+    error = largest_error(row, 20_000)
+    assert error.ulp <= row.ulp, f"{row} of {error.operands} is {error.result}, {error.ulp} ulp off"
+
+
+@pytest.mark.parametrize("name", [r.name for r in swept() if r.ulp])
+def test_bounds_are_not_much_larger_than_the_errors(name):
+    """So that a formula that gets worse by an ulp is noticed."""
+    assert largest_error(OPS[name], 200_000).ulp >= OPS[name].ulp - 1
+
+
+def test_a_wrong_formula_exceeds_its_bound():
+    row = OPS["exp"]
+    for wrong in (
+        lambda x: np.exp(x) * (1 + 3e-7),
+        lambda x: np.where(x < -87.4, 0, np.exp(x)),
+        lambda x: np.where(np.isnan(x), 1, np.exp(x)),
+        lambda x: np.where(x > 88.722, np.inf, np.exp(x)),
+    ):
+        assert largest_error(replace(row, oracle=wrong, _plans={}), 20_000).ulp > row.ulp
 
 
 def long_sum(x, axis):
@@ -50,6 +78,7 @@ REDUCTIONS = {
 }
 
 
+@wide
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("n", [10**6, 10**7])
 @pytest.mark.parametrize("name", REDUCTIONS)

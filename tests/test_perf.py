@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -100,3 +101,39 @@ def test_overheads_are_compared_with_the_reference(perf):
     assert cells("layers", {"treepie": 320.0, "reference": 20.0}, ["JAX"])[1:] == [
         *("320", "", "20", "10.0 us a layer", "10 us a layer")
     ]
+
+
+def test_the_table_of_ops_has_every_row_and_its_bound(perf):
+    ops = perf("ops")
+    _, cells = ops.read()
+    assert cells.keys() == ops.OPS.keys()
+    for name, row in cells.items():
+        assert row[4] == ops.bound(ops.OPS[name]), f"{name}: run python perf/ops.py --accuracy {name}"
+    for row in ops.swept():
+        assert float(cells[row.name][3]) <= row.ulp
+
+
+def test_a_sweep_writes_only_the_errors_of_its_rows(perf, monkeypatch, tmp_path):
+    ops = perf("ops")
+    page = tmp_path / "OPS.md"
+    page.write_text(ops.PAGE.read_text(encoding="utf-8"), encoding="utf-8")
+    monkeypatch.setattr(ops, "PAGE", page)
+    monkeypatch.setattr(sys, "argv", ["ops.py", "--accuracy", "tanh", "--points", "2000"])
+    before = ops.read()[1]
+    ops.main()
+    after = ops.read()[1]
+    assert {name for name in before if before[name] != after[name]} == {"tanh"}
+    assert before["tanh"][:3] + before["tanh"][6:] == after["tanh"][:3] + after["tanh"][6:]
+    assert 0.9 < float(after["tanh"][3]) < 1.5
+    assert 0.8 < float(after["tanh"][5]) < 1.5
+
+
+def test_a_sweep_fails_where_an_error_exceeds_the_bound(perf, monkeypatch, tmp_path):
+    ops = perf("ops")
+    page = tmp_path / "OPS.md"
+    page.write_text(ops.PAGE.read_text(encoding="utf-8"), encoding="utf-8")
+    monkeypatch.setattr(ops, "PAGE", page)
+    monkeypatch.setattr(ops, "swept", lambda: [replace(ops.OPS["tanh"], ulp=0.75, _plans={})])
+    monkeypatch.setattr(sys, "argv", ["ops.py", "--accuracy", "--points", "2000"])
+    with pytest.raises(SystemExit, match=r"tanh of \S+ is \S+, 1\.\d+ ulp from \S+; its bound is 0\.75"):
+        ops.main()

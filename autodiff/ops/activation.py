@@ -25,7 +25,7 @@ _ROOT = math.sqrt(2 / math.pi)
 
 @elementwise(
     oracle=lambda x: np.minimum(np.maximum(x, 0), 6),
-    vjp=lambda g, y, x: where((y > 0) & (y < 6), g, 0.0),
+    vjp=lambda g, y, x: where((y <= 0) | (y >= 6), 0.0, g),  # NaN passes g, as in PyTorch
     accepts="float",
     ulp=0,
     domain=(-8.0, 8.0),
@@ -44,7 +44,7 @@ def relu6(x: Any) -> Any:
 
 @elementwise(
     oracle=lambda x: np.clip(x, -1, 1),
-    vjp=lambda g, y, x: where((y > -1) & (y < 1), g, 0.0),
+    vjp=lambda g, y, x: where((y <= -1) | (y >= 1), 0.0, g),
     accepts="float",
     ulp=0,
 )
@@ -65,6 +65,7 @@ def hard_tanh(x: Any) -> Any:
     vjp=lambda g, y, x: where((x > -3) & (x < 3), g * (1 / 6), 0.0),
     accepts="float",
     domain=(-5.0, 5.0),
+    ulp=1.2,
 )
 def hard_sigmoid(x: Any) -> Any:
     """Return relu6(x + 3) / 6, element by element.
@@ -83,6 +84,7 @@ def hard_sigmoid(x: Any) -> Any:
     vjp=lambda g, y, x: where((x > -3) & (x < 3), g * (x * (1 / 3) + 0.5), where(x >= 3, g, 0.0)),
     accepts="float",
     domain=(-5.0, 5.0),
+    ulp=2,
 )
 def hard_silu(x: Any) -> Any:
     """Return x * hard_sigmoid(x), element by element; -0.0 at -inf.
@@ -103,6 +105,7 @@ def hard_silu(x: Any) -> Any:
         lambda g, y, x, slope: where(x > 0, 0.0, g * x),
     ),
     accepts="float",
+    ulp=0.5,
 )
 def leaky_relu(x: Any, slope: Any) -> Any:
     """Return x where it is positive, x * slope elsewhere."""
@@ -117,6 +120,7 @@ def leaky_relu(x: Any, slope: Any) -> Any:
     ),
     accepts="float",
     flops=30,
+    ulp=2,
 )
 def elu(x: Any, alpha: Any) -> Any:
     """Return x where it is positive, alpha * (exp(x) - 1) elsewhere (Clevert et al. 2016)."""
@@ -138,6 +142,7 @@ def elu(x: Any, alpha: Any) -> Any:
     magnitude=lambda x, alpha: np.where(
         x > 0, x, np.abs(alpha * np.expm1(x / alpha)) * (1 + np.abs(x / alpha))
     ),
+    ulp=2.5,
 )
 def celu(x: Any, alpha: Any) -> Any:
     """Return x where it is positive, alpha * (exp(x / alpha) - 1) elsewhere (Barron 2017)."""
@@ -153,6 +158,7 @@ def celu(x: Any, alpha: Any) -> Any:
     vjp=lambda g, y, x: where(x > 0, g * _SCALE, g * (y + _SCALE * _ALPHA)),
     accepts="float",
     flops=30,
+    ulp=2,
 )
 def selu(x: Any) -> Any:
     """Return 1.0507 * elu(x, 1.6733), element by element.
@@ -169,8 +175,9 @@ def selu(x: Any) -> Any:
 def _gelu_approx_vjp(g: Any, y: Any, x: Any) -> Any:
     # s + x s (1 - s) u', s = sigmoid(u). Beyond 30 s is 0 or 1, and x^3 would overflow.
     x = maximum(minimum(x, 30.0), -30.0)
-    s = sigmoid((x * x * 0.044715 + 1.0) * x * (2 * _ROOT))
-    return g * (s + x * s * (1.0 - s) * ((x * x * (3 * 0.044715) + 1.0) * (2 * _ROOT)))
+    cube = x * x * (0.044715 * 2 * _ROOT)
+    s = sigmoid((cube + 2 * _ROOT) * x)
+    return g * s * (x * (1.0 - s) * (cube * 3.0 + 2 * _ROOT) + 1.0)
 
 
 @elementwise(
@@ -178,6 +185,7 @@ def _gelu_approx_vjp(g: Any, y: Any, x: Any) -> Any:
     vjp=_gelu_approx_vjp,
     accepts="float",
     flops=50,
+    ulp=2.5,
 )
 def gelu_approx(x: Any) -> Any:
     """Return gelu with tanh in place of erf, 0 at -inf.
@@ -206,6 +214,7 @@ def _mish_vjp(g: Any, y: Any, x: Any) -> Any:
     vjp=_mish_vjp,
     accepts="float",
     flops=40,
+    ulp=2.7,
 )
 def mish(x: Any) -> Any:
     """Return x * tanh(softplus(x)), element by element; 0 at -inf.
@@ -225,6 +234,7 @@ def mish(x: Any) -> Any:
     accepts="float",
     domain=(-3.0, 3.0),
     flops=15,
+    ulp=3,
 )
 def squareplus(x: Any) -> Any:
     """Return (x + sqrt(x^2 + 4)) / 2, without cancellation below 0 (Barron 2021)."""
@@ -238,6 +248,7 @@ def squareplus(x: Any) -> Any:
     oracle=lambda x: np.where(x <= -1, 0, np.where(x >= 1, x, (x + 1) ** 2 / 4)),
     vjp=lambda g, y, x: g * sparse_sigmoid(x),
     accepts="float",
+    ulp=2,
 )
 def sparse_plus(x: Any) -> Any:
     """Return 0 up to -1, (x + 1)^2 / 4 from there to 1, then x.
@@ -256,6 +267,7 @@ def sparse_plus(x: Any) -> Any:
     oracle=lambda x: np.clip((x + 1) / 2, 0, 1),
     vjp=lambda g, y, x: where((x > -1) & (x < 1), g * 0.5, 0.0),
     accepts="float",
+    ulp=0.5,
 )
 def sparse_sigmoid(x: Any) -> Any:
     """Return (x + 1) / 2 limited to [0, 1].
@@ -274,6 +286,7 @@ def sparse_sigmoid(x: Any) -> Any:
     vjp=lambda g, y, x: g / ((abs(x) + 1.0) * (abs(x) + 1.0)),
     accepts="float",
     flops=8,
+    ulp=1.5,
 )
 def softsign(x: Any) -> Any:
     """Return x / (1 + abs(x)), element by element.
@@ -289,7 +302,11 @@ def softsign(x: Any) -> Any:
 
 
 @elementwise(
-    oracle=lambda x: -np.logaddexp(-x, 0), vjp=lambda g, y, x: g * sigmoid(-x), accepts="float", flops=50
+    oracle=lambda x: -np.logaddexp(-x, 0),
+    vjp=lambda g, y, x: g * sigmoid(-x),
+    accepts="float",
+    flops=50,
+    ulp=2,
 )
 def log_sigmoid(x: Any) -> Any:
     """Return log(sigmoid(x)), element by element, without overflow.

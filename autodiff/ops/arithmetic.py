@@ -17,7 +17,7 @@ def _bools(a: Any, b: Any) -> bool:
     return getattr(a, "dtype", None) == "bool" == getattr(b, "dtype", None)
 
 
-@elementwise(oracle=np.add, vjp=(lambda g, y, a, b: g, lambda g, y, a, b: g))
+@elementwise(oracle=np.add, vjp=(lambda g, y, a, b: g, lambda g, y, a, b: g), ulp=0.5)
 def add(a: Any, b: Any) -> Any:
     """Return a + b, element by element.
 
@@ -32,7 +32,7 @@ def add(a: Any, b: Any) -> Any:
     return a | b if _bools(a, b) else a + b
 
 
-@elementwise(oracle=np.subtract, vjp=(lambda g, y, a, b: g, lambda g, y, a, b: -g), accepts="signed")
+@elementwise(oracle=np.subtract, vjp=(lambda g, y, a, b: g, lambda g, y, a, b: -g), accepts="signed", ulp=0.5)
 def sub(a: Any, b: Any) -> Any:
     """Return a - b, element by element.
 
@@ -47,7 +47,7 @@ def sub(a: Any, b: Any) -> Any:
     return a - b
 
 
-@elementwise(oracle=np.multiply, vjp=(lambda g, y, a, b: g * b, lambda g, y, a, b: g * a))
+@elementwise(oracle=np.multiply, vjp=(lambda g, y, a, b: g * b, lambda g, y, a, b: g * a), ulp=0.5)
 def mul(a: Any, b: Any) -> Any:
     """Return a * b, element by element.
 
@@ -69,6 +69,7 @@ def mul(a: Any, b: Any) -> Any:
     accepts="float",
     domain={0: (-2.0, 2.0), 1: (0.5, 3.0)},
     flops=4,
+    ulp=0.5,
 )
 def div(a: Any, b: Any) -> Any:
     """Return a / b, element by element; integers give float64.
@@ -101,6 +102,7 @@ def _pow_of_exponent(g: Any, y: Any, a: Any, b: Any) -> Any:
     accepts="float",
     domain={0: (0.3, 3.0), 1: (-2.0, 3.0)},
     flops=60,
+    ulp=0.8,
 )
 def pow(a: Any, b: Any) -> Any:
     """Return a ** b of floats, element by element; integers give float64.
@@ -258,7 +260,7 @@ def round(x: Any) -> Any:
     return vector.rint(x)
 
 
-@elementwise(oracle=np.square, vjp=lambda g, y, x: g * x * 2, accepts="number")
+@elementwise(oracle=np.square, vjp=lambda g, y, x: g * x * 2, accepts="number", ulp=0.5)
 def square(x: Any) -> Any:
     """Return x * x, element by element.
 
@@ -283,6 +285,7 @@ _erfc = np.frompyfunc(math.erfc, 1, 1)
     ),
     accepts="float",
     flops=80,
+    ulp=3.5,
 )
 def gelu(x: Any) -> Any:
     """Return x Phi(x), Phi the normal distribution function; 0 at -inf.
@@ -301,6 +304,7 @@ def gelu(x: Any) -> Any:
     vjp=lambda g, y, x: g * (sigmoid(x) + y * (1 - sigmoid(x))),
     accepts="float",
     flops=35,
+    ulp=2.3,
 )
 def silu(x: Any) -> Any:
     """Return x sigmoid(x), element by element; 0 at -inf.
@@ -319,6 +323,7 @@ def silu(x: Any) -> Any:
     vjp=lambda g, y, x: g * sigmoid(x),
     accepts="float",
     flops=50,
+    ulp=2,
 )
 def softplus(x: Any) -> Any:
     """Return log(1 + exp(x)), element by element, without overflow.

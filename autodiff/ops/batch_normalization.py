@@ -163,7 +163,9 @@ def batch_norm(x: TensorLike, weight: TensorLike, bias: TensorLike, eps: float) 
         lambda g, y, x, mean, scale, shift: g,
     ),
     accepts="float",
+    magnitude=lambda x, mean, scale, shift: (np.abs(x) + np.abs(mean)) * np.abs(scale) + np.abs(shift),
     flops=3,
+    ulp=2,
 )
 def scale_shift(x: Any, mean: Any, scale: Any, shift: Any) -> Any:
     """Return (x - mean) * scale + shift in one pass: normalisation by fixed statistics, moving averages."""

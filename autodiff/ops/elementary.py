@@ -10,7 +10,9 @@ from treepie.kernels import formulas, trigonometry, vector
 from ..elementwise import elementwise
 
 
-@elementwise(oracle=np.sqrt, vjp=lambda g, y, x: g * 0.5 / y, accepts="float", domain=(0.1, 4.0), flops=5)
+@elementwise(
+    oracle=np.sqrt, vjp=lambda g, y, x: g * 0.5 / y, accepts="float", domain=(0.1, 4.0), flops=5, ulp=0.5
+)
 def sqrt(x: Any) -> Any:
     """Return the square root of each element; NaN below 0.
 
@@ -29,6 +31,7 @@ def sqrt(x: Any) -> Any:
     accepts="float",
     domain=(0.1, 4.0),
     flops=8,
+    ulp=1.5,
 )
 def rsqrt(x: Any) -> Any:
     """Return 1 / sqrt(x), element by element; inf at 0, NaN below.
@@ -42,7 +45,7 @@ def rsqrt(x: Any) -> Any:
     return 1.0 / vector.sqrt(x)
 
 
-@elementwise(oracle=np.exp, vjp=lambda g, y, x: g * y, accepts="float", flops=20)
+@elementwise(oracle=np.exp, vjp=lambda g, y, x: g * y, accepts="float", flops=20, ulp=1.1)
 def exp(x: Any) -> Any:
     """Return the exponential of each element.
 
@@ -55,7 +58,7 @@ def exp(x: Any) -> Any:
     return formulas.exp(x)
 
 
-@elementwise(oracle=np.expm1, vjp=lambda g, y, x: g * (y + 1), accepts="float", flops=25)
+@elementwise(oracle=np.expm1, vjp=lambda g, y, x: g * (y + 1), accepts="float", flops=25, ulp=1.7)
 def expm1(x: Any) -> Any:
     """Return exp(x) - 1, element by element, accurate near 0.
 
@@ -68,7 +71,7 @@ def expm1(x: Any) -> Any:
     return formulas.expm1(x)
 
 
-@elementwise(oracle=np.log, vjp=lambda g, y, x: g / x, accepts="float", domain=(0.1, 4.0), flops=20)
+@elementwise(oracle=np.log, vjp=lambda g, y, x: g / x, accepts="float", domain=(0.1, 4.0), flops=20, ulp=1)
 def log(x: Any) -> Any:
     """Return the natural logarithm of each element; -inf at 0, NaN below.
 
@@ -81,7 +84,9 @@ def log(x: Any) -> Any:
     return formulas.log(x)
 
 
-@elementwise(oracle=np.log1p, vjp=lambda g, y, x: g / (x + 1), accepts="float", domain=(-0.8, 4.0), flops=25)
+@elementwise(
+    oracle=np.log1p, vjp=lambda g, y, x: g / (x + 1), accepts="float", domain=(-0.8, 4.0), flops=25, ulp=1.5
+)
 def log1p(x: Any) -> Any:
     """Return log(1 + x), element by element, accurate near 0.
 
@@ -94,7 +99,7 @@ def log1p(x: Any) -> Any:
     return formulas.log1p(x)
 
 
-@elementwise(oracle=np.sin, vjp=lambda g, y, x: g * cos(x), accepts="float", flops=60)
+@elementwise(oracle=np.sin, vjp=lambda g, y, x: g * cos(x), accepts="float", flops=60, ulp=1.7)
 def sin(x: Any) -> Any:
     """Return the sine of each element, in radians.
 
@@ -107,7 +112,7 @@ def sin(x: Any) -> Any:
     return trigonometry.sin(x)
 
 
-@elementwise(oracle=np.cos, vjp=lambda g, y, x: -(g * sin(x)), accepts="float", flops=60)
+@elementwise(oracle=np.cos, vjp=lambda g, y, x: -(g * sin(x)), accepts="float", flops=60, ulp=1.7)
 def cos(x: Any) -> Any:
     """Return the cosine of each element, in radians.
 
@@ -120,7 +125,7 @@ def cos(x: Any) -> Any:
     return trigonometry.cos(x)
 
 
-@elementwise(oracle=np.tanh, vjp=lambda g, y, x: g * (1 - y * y), accepts="float", flops=30)
+@elementwise(oracle=np.tanh, vjp=lambda g, y, x: g * (1 - y * y), accepts="float", flops=30, ulp=1.5)
 def tanh(x: Any) -> Any:
     """Return the hyperbolic tangent of each element.
 
@@ -138,6 +143,7 @@ def tanh(x: Any) -> Any:
     vjp=lambda g, y, x: g * y * (1 - y),
     accepts="float",
     flops=30,
+    ulp=2.1,
 )
 def sigmoid(x: Any) -> Any:
     """Return the logistic function 1 / (1 + exp(-x)) of each element.
@@ -159,6 +165,7 @@ _erf = np.frompyfunc(math.erf, 1, 1)
     vjp=lambda g, y, x: g * exp(-(x * x)) * (2 / math.sqrt(math.pi)),
     accepts="float",
     flops=40,
+    ulp=1.5,
 )
 def erf(x: Any) -> Any:
     """Return the error function of each element.
