@@ -77,8 +77,8 @@ def swept() -> list[Elementwise]:
 
 def _result_is_float(row: Elementwise) -> bool:
     conditions = row.cases[0].integers
-    specs = [Tensor(np.zeros((), bool if k in conditions else np.float32)) for k in range(_arity(row))]
-    return row(*specs).dtype == np.float32
+    operands = [Tensor(np.zeros((), bool if k in conditions else np.float32)) for k in range(_arity(row))]
+    return bool(row(*operands).dtype == np.float32)
 
 
 def _arity(row: Elementwise) -> int:

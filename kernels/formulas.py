@@ -6,6 +6,8 @@ has the same bits on every CPU and in every lane. Nothing calls libm. NaN gives 
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from . import polynomials as tables
 from .vector import Value, copysign, fabs, fma, polynomial, rint, select
 
@@ -29,6 +31,12 @@ FORMAT = {
     "float32": Format(23, 127, 2.0**-126, 1.5 * 2.0**23, 89.0, -104.0),
     "float64": Format(52, 1023, 2.0**-1022, 1.5 * 2.0**52, 710.0, -746.0),
 }
+
+
+def as_sum(parts: tuple[float, float], dtype: str) -> tuple[float, float]:
+    """Return a constant that is a sum of two float64 numbers as one of two numbers of a dtype."""
+    high = float(np.dtype(dtype).type(parts[0]))
+    return high, (parts[0] - high) + parts[1]
 
 
 def _clamp(x: Value, low: float, high: float) -> Value:
@@ -209,7 +217,7 @@ def erf(x: Value) -> Value:
     last = {"float32": 4.0, "float64": 6.0}[x.dtype]
     a = fabs(x)
     a = select(a > last, last, a)
-    first, low = tables.ERF_SLOPE[x.dtype]
+    first, low = as_sum(tables.ERF_SLOPE, x.dtype)
     # a T(a) as a sum: its rounding alone would put erf off by 1.5 ulp. The second term is the smaller one
     # up to a = 1.6, and errors beyond are lost in the subtraction from 1.
     high, small = a * first, (a * a) * polynomial(a, tables.ERF[x.dtype])
@@ -248,7 +256,8 @@ def gelu_approx(x: Value) -> Value:
     """
     last = {"float32": 11.0, "float64": 21.7}[x.dtype]  # the result is 0 there
     near = _clamp(x, -last, last)
-    (c, c_low), (d, d_low) = tables.GELU_APPROX[x.dtype], tables.GELU_APPROX_CUBE[x.dtype]
+    c, c_low = as_sum(tables.GELU_APPROX, x.dtype)
+    d, d_low = as_sum(tables.GELU_APPROX_CUBE, x.dtype)
     square = near * near
     high = square * d
     low = fma(square, d, -high) + fma(square, d_low, fma(near, near, -square) * d)

@@ -7,7 +7,7 @@ Hanek's multiplication with the digits of 2/pi beyond. The rules of `formulas.py
 from llvmlite import ir
 
 from . import polynomials as tables
-from .formulas import FORMAT
+from .formulas import FORMAT, as_sum
 from .vector import Value, fabs, fma, polynomial, rint, select
 
 
@@ -128,7 +128,7 @@ def cos_turns(word: Value) -> Value:
     dtype = {"int32": "float32", "int64": "float64"}[word.dtype]
     n = (word + (1 << (bits - 3))) >> (bits - 2)
     x = (word - (n << (bits - 2))).astype(dtype) * 2.0 ** (3 - bits)  # eighths of a turn
-    high, low = tables.EIGHTH[dtype]
+    high, low = as_sum(tables.EIGHTH, dtype)
     z = x * x
     cosine = fma(z, polynomial(z, tables.COS_EIGHTHS[dtype]), 1)
     sine = fma(x, high, x * fma(z, polynomial(z, tables.SIN_EIGHTHS[dtype]), low))
