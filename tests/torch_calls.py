@@ -100,7 +100,7 @@ LARGEST = {"sin": 100.0, "cos": 100.0}
 DIFFERS = {
     "sign": np.isnan,  # 0 at NaN
     "abs": np.isnan,  # a gradient of 0 at NaN
-    "celu": np.isnan,  # a finite gradient at NaN
+    **dict.fromkeys(("elu", "selu", "celu"), np.isnan),  # a finite gradient at NaN
     "softsign": np.isinf,  # NaN at infinity, instead of the limit
     "mish": np.isinf,  # NaN at -infinity, instead of 0
     "hard_sigmoid": lambda x: np.abs(x) == 3,  # our gradient is PyTorch's, 0, the stand-in's 1 / 6

@@ -81,7 +81,7 @@ def hard_sigmoid(x: Any) -> Any:
 
 @elementwise(
     oracle=lambda x: np.where(x <= -3, -0.0, np.where(x >= 3, x, x * (x + 3) / 6)),
-    vjp=lambda g, y, x: where((x > -3) & (x < 3), g * (x * (1 / 3) + 0.5), where(x >= 3, g, 0.0)),
+    vjp=lambda g, y, x: where(x <= -3, 0.0, where(x >= 3, g, g * (x * (1 / 3) + 0.5))),
     accepts="float",
     domain=(-5.0, 5.0),
     ulp=2,
