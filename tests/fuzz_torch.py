@@ -13,7 +13,7 @@ from .torch_layers import LAYERS
 
 BOUND = {"float64": 1e-10, "float32": 3e-5}
 #: Results that are smaller are what rounding leaves of larger terms.
-FLOOR = {"float64": 1e-4, "float32": 1.0}
+FLOOR = {"float64": 1e-2, "float32": 1.0}
 
 
 def make(seed):
