@@ -87,6 +87,19 @@ def test_donated_memory_becomes_the_result():
     np.testing.assert_allclose(w.numpy(), -0.5, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "f",
+    [tp.flip, lambda x: tp.transpose(x).reshape(x.shape), lambda x: x[tp.arange(x.shape[0] - 1, -1, -1)]],
+    ids=["flip", "transpose", "take"],
+)
+def test_donated_memory_is_not_overwritten_by_an_op_that_moves_elements(f):
+    jitted = tp.jit(f, donate=0)
+    x = want = tp.tensor(RNG.standard_normal((300, 200), "f4"))
+    for _ in range(5):
+        x, want = jitted(x), f(want)
+        np.testing.assert_array_equal(x.numpy(), want.numpy())
+
+
 def test_clipping_raises_the_error_of_an_eager_call():
     f = tp.jit(lambda g: tp.optim.clip_by_global_norm(1.0, g))
     for k in range(5):

@@ -61,6 +61,18 @@ def test_gradients_are_clipped_by_the_norm_of_the_step(name):
     same(*results)
 
 
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+@EVERY
+def test_a_loss_that_is_not_finite_with_gradients_that_are(name, bad):
+    trainer, st = small(optimizer=OPTIMIZERS[name]())
+    rows = [(X, tp.full((), bad if k == BAD else 1.0)) for k in range(STEPS)]
+    shifted = lambda out, target: (out * out).mean() + target
+    with pytest.raises(FloatingPointError, match=f"the loss is .* in step {BAD + 1}") as caught:
+        fit(trainer, st, rows, shifted)
+    _, want = eager_fit(trainer, st, rows[:BAD], shifted)
+    same(caught.value.state, want)
+
+
 def test_parts_of_an_accumulated_step_count_too():
     trainer, st = small(optimizer=OPTIMIZERS["two_buffers"]())
     rows = [*batches([]), *batches([BAD])]
