@@ -1,9 +1,9 @@
 """Mutation testing: break the library in a copy of the tree, and see whether the tests notice.
 
-python tests/mutants.py                                  every edit of `tests/edits`; prints those that survive
-python tests/mutants.py NAME...                          some
-python tests/mutants.py --sample 10 --date 2026-11-26    as many, chosen by a date; today without one
-python tests/mutants.py --unedited                       their tests on the tree as it is, which must pass
+python tests/mutants.py                                 all edits of `tests/edits`; prints those that survive
+python tests/mutants.py NAME...                         some
+python tests/mutants.py --sample 10 --date 2026-11-26   as many, chosen by a date; by default today's
+python tests/mutants.py --unedited                      their tests on the tree as it is, where they pass
 """
 
 import argparse
@@ -130,7 +130,7 @@ def run(edit, work, kernels, edited=True):
         shutil.rmtree(folder, ignore_errors=True)
     tail = "\n".join(text.splitlines()[-15:])
     if not edited:
-        return code == _PASSED, tail
+        return code == _PASSED, "" if code == _PASSED else tail
     if code == _PASSED:
         return False, "no test fails"
     if code is None or code < 0 or code == _FAILED:  # too long, crashed, or a test failed
@@ -162,12 +162,15 @@ def main(arguments=None):
     edits = [by_name[name] for name in options.names] or [e for e in ALL if not e.equivalent]
     if options.sample is not None:
         edits = sample(edits, options.sample, options.date)
+    if options.unedited:
+        edits = list({e.tests: e for e in edits}.values())
     return report(edits, not options.unedited)
 
 
 def report(edits, edited=True):
-    """Run edits, print those that survive, and return the exit code."""
+    """Run the tests of edits, print the edits that survive, and return the exit code."""
     survivors, begin = [], time.monotonic()
+    words = ("SURVIVED", "killed") if edited else ("FAILED", "passed")
     with tempfile.TemporaryDirectory(prefix="treepie-mutants-") as name:
         work = Path(name)
         kernels = Copy(work / "unedited").locate()
@@ -178,24 +181,16 @@ def report(edits, edited=True):
 
         with ThreadPoolExecutor(_WORKERS) as pool:
             for edit, (noticed, why, seconds) in zip(edits, pool.map(timed, edits), strict=True):
-                word = (
-                    "killed"
-                    if noticed and edited
-                    else "passed"
-                    if noticed
-                    else "SURVIVED"
-                    if edited
-                    else "FAILED"
-                )
+                word = words[noticed]
                 print(f"{word:8} {seconds:5.1f} s  {edit.name}  {why}", flush=True)
                 if not noticed:
                     survivors.append(edit)
-    print(f"{len(edits)} edits in {time.monotonic() - begin:.0f} s, {len(survivors)} not noticed")
+    seconds = time.monotonic() - begin
+    print(f"{len(edits)} edits in {seconds:.0f} s, {len(survivors)} {words[False].lower()}")
     for e in survivors:
-        print(f"\n{e.name}: {e.breaks}\n  {e.file}\n- {e.old}\n+ {e.new}\n  not noticed by {e.tests}")
-    equivalent = [e for e in edits if e.equivalent]
-    for e in equivalent:
-        print(f"\n{e.name} is equivalent: {e.equivalent}")
+        print(f"\n{e.name}: {e.breaks}\n  {e.file}\n- {e.old}\n+ {e.new}\n  tests: {e.tests}")
+        if e.equivalent:
+            print(f"  equivalent: {e.equivalent}")
     return 1 if survivors else 0
 
 

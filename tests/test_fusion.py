@@ -154,6 +154,16 @@ def test_a_part_of_a_result_is_not_all_of_it():
     check(lambda x: ops.softmax(ops.exp(x)[1:][2:]), x)
 
 
+def test_views_of_results():
+    """Which begin in the middle of a buffer."""
+    x = normal(33)
+    view = lambda y, start, *shape: ops.flat_slice(y, start, shape)
+    check(lambda x: ops.softmax(view(ops.exp(x), 0, 4)) + ops.softmax(view(ops.exp(x), 7, 4)), x)
+    check(lambda x: ops.softmax(view(view(ops.exp(x), 5, 4, 6), 3, 2, 4)), x)
+    check(lambda x: view(ops.exp(x), 0, 1) + x, x)
+    check(lambda x: view(x, 3, 2, 5) * 2 + view(view(x, 10, 20), 10, 2, 5), x)
+
+
 def test_joins_write_their_parts_in_place():
     a, b = normal(4, 6), normal(3, 6)
     joined = lambda a, b: ops.concatenate([ops.exp(a), ops.softmax(b)])
@@ -162,6 +172,7 @@ def test_joins_write_their_parts_in_place():
     check(lambda a, b: (joined(a, b), ops.exp(a)), a, b)
     check(lambda a, b: (lambda e: (ops.concatenate([e, e]), ops.concatenate([b, e])))(ops.exp(a)), a, b)
     check(lambda a, b: ops.concatenate([joined(a, b), ops.exp(b)]), a, b)
+    check(lambda a, b: (lambda e: (ops.concatenate([e, b]), e))(ops.exp(a)), a, b)
     check(lambda a: ops.concatenate([a[2:], a[:2]]), a)
     check(lambda a: ops.concatenate([a[:2], a[2:]]), a)
     check(lambda a: ops.concatenate([ops.exp(a)[2:], ops.exp(a)[:2]]) * 2, a)

@@ -49,6 +49,14 @@ def test_extremes_of_integers_of_one_sign(shape, dtype):
         np.testing.assert_array_equal(tp.min(values, 0), values.min(0))
 
 
+@pytest.mark.parametrize("dtype", ["i4", "i8", "f4"])
+@pytest.mark.parametrize("n", [1, 5, 20, 33])
+def test_products(n, dtype):
+    x = (1 + np.arange(n) % 2).astype(dtype)
+    assert tp.prod(x).item() == 2 ** (n // 2)
+    np.testing.assert_array_equal(tp.prod(np.stack([x, x], 1), 0), [2 ** (n // 2)] * 2)
+
+
 @pytest.mark.parametrize("n", [5, 64, 65, 200, 3 * 4096])
 @pytest.mark.parametrize("inner", [1, 2])
 def test_the_first_of_equal_elements_is_the_extreme(n, inner):

@@ -49,7 +49,7 @@ EDITS = [
         "key=lambda e: e.serial or np.inf, reverse=True)",
         "key=lambda e: e.serial or np.inf)",
         "the oldest checkpoint is read",
-        "tests/test_checkpoint.py -k last_state",
+        "tests/test_resume.py -k stopped_again",
     ),
     Edit(
         "checkpoint-keep",
@@ -81,7 +81,7 @@ EDITS = [
         'like.opt_state.with_trees(training["count"], tree["moments"])',
         'like.opt_state.with_trees(training["step"], tree["moments"])',
         "skipped steps count as updates after a resume",
-        "tests/test_checkpoint.py -k 'all_of_a_state'",
+        "tests/test_checkpoint.py -k skipped",
     ),
     Edit(
         "crc-unchecked",
@@ -106,6 +106,7 @@ EDITS = [
         "np.asarray(x)",
         "transposed arrays are stored in memory order",
         "tests/test_checkpoint.py -k odd_layouts",
+        equivalent="a defence: all arrays that are written come from tensors, which are C-contiguous",
     ),
     Edit(
         "resume-ended-epoch",
@@ -121,7 +122,7 @@ EDITS = [
         "            if epoch > self.epoch:\n                self.data.reset()\n",
         "",
         "later epochs are empty",
-        "tests/test_train.py -k two_parts",
+        "tests/test_train.py -k big_batch",
     ),
     Edit(
         "resume-key",

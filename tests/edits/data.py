@@ -89,7 +89,7 @@ EDITS = [
         "if generation == self._generation:\n                    self._ready",
         "if True:\n                    self._ready",
         "an element of another pass arrives after a reset",
-        "tests/test_prefetch.py -k 'reset or left'",
+        "tests/test_prefetch.py -k was_left",
     ),
     Edit(
         "prefetch-swallows-errors",
@@ -121,7 +121,7 @@ EDITS = [
         "(x > self._threshold) == positive",
         "(x >= self._threshold) == positive",
         "a prediction at the threshold is positive",
-        "tests/test_metric.py tests/test_accumulate.py",
+        "tests/test_metric.py -k threshold",
     ),
     Edit(
         "macro-absent-classes",
@@ -193,7 +193,7 @@ EDITS = [
         "self._add(copy.copy(other._statistics)",
         "self._add(other._statistics",
         "a merged accumulator changes with the other",
-        "tests/test_accumulate.py",
+        "tests/test_accumulate.py -k merged",
     ),
     Edit(
         "metric-nan-passes",

@@ -41,7 +41,7 @@ EDITS = [
         'row_reduce("row_prod", _wide, _times, 1.0, 1)',
         'row_reduce("row_prod", _wide, _times, 1.0, 0)',
         "products of integers are 0",
-        "tests/test_tensor.py -k 'reductions_of_every and i4'",
+        "tests/test_sums.py -k products",
     ),
     Edit(
         "max-of-integers",

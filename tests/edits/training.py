@@ -25,7 +25,7 @@ EDITS = [
         "    ops.check_range(loss, -_LARGEST, _LARGEST, NONFINITE, finite=True)\n",
         "",
         "a loss that is not finite, with finite gradients, is applied",
-        "tests/test_train.py tests/test_nonfinite.py -k 'finite'",
+        "tests/test_nonfinite.py -k gradients_that_are",
     ),
     Edit(
         "finite-check-of-norm",
@@ -66,18 +66,20 @@ EDITS = [
         "buffers = FlatBuffers(self.buffers.layout, self.buffers.arrays)\n        return",
         "buffers = self.buffers\n        return",
         "fit changes the state it begins with",
-        "tests/test_steps.py tests/test_train.py tests/test_copies.py -k 'kept or two_parts or "
-        "goes_on or best'",
+        "tests/test_train.py -k nobody_has_read",
+        equivalent="fit itself holds the state that it begins with, so that the first step builds its trees, "
+        "whose views keep the buffers from being exclusively owned",
     ),
     Edit(
         "release-no-states",
         "api/train/runner.py",
-        "        if state is not None and sys.getrefcount(state) > 2:  # this name, and the argument\n"
+        "        if state is not None and sys.getrefcount(state) > 2:  # this name, and the "
+        "argument\n"
         "            state.realize()\n"
         "            self._last = weakref.ref(state)\n",
         "",
         "states that a report keeps change with later steps",
-        "tests/test_steps.py -k kept",
+        "tests/test_train.py -k reads_later",
     ),
     Edit(
         "step-key-of-threads",
@@ -85,7 +87,7 @@ EDITS = [
         "            get_num_threads(),\n            at.buffers.layout.key,",
         "            at.buffers.layout.key,",
         "a program for another number of threads is used",
-        "tests/test_steps.py -k number_of_threads",
+        "tests/test_trainer_keys.py -k threads",
     ),
     Edit(
         "step-key-of-clipping",
@@ -93,7 +95,7 @@ EDITS = [
         "            inputs.clip_norm,\n            inputs.check,",
         "            inputs.check,",
         "a step clips by the norm of an earlier fit",
-        "tests/test_trainer_keys.py",
+        "tests/test_trainer_keys.py -k clip",
     ),
     Edit(
         "step-key-of-training",
@@ -101,7 +103,7 @@ EDITS = [
         "(super().key(), loss, self.inputs.training, self.structure, specs)",
         "(super().key(), loss, self.structure, specs)",
         "steps in evaluation mode use the program of training",
-        "tests/test_programs.py -k both_modes",
+        "tests/test_trainer_keys.py -k mode",
     ),
     Edit(
         "predict-rows",
