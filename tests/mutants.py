@@ -107,23 +107,17 @@ class Copy:
         return Path(lines[-1])
 
 
-def run(edit, work, kernels, edited=True):
+def run(edit, work, cache, edited=True):
     """Return whether the tests notice an edit, and why: (True, ""), (False, "no test fails") ...
 
-    kernels: the compiled kernels of the tree as it is.
+    cache: the folder of compiled kernels. Edits share it: those of kernels/ have another key there, and the
+        name of a kernel that a formula of an op generates covers its code.
     """
-    folder = work / edit.name
+    folder = work / "copies" / edit.name
     copy = Copy(folder)
     if edited:
         file = copy.tree / edit.file
         file.write_text(file.read_text(encoding="utf-8").replace(edit.old, edit.new), encoding="utf-8")
-    # A cache for this edit alone. Where kernels/ is edited, the cache's key is another, and it begins empty.
-    cache = folder / "cache"
-    cache.mkdir()
-    if not (edited and edit.file.startswith("kernels/")) and kernels.is_dir():
-        (cache / kernels.name).mkdir()
-        for file in kernels.glob("*.o"):
-            _link(file, cache / kernels.name / file.name)
     try:
         code, text = copy.python(*_PYTEST, *shlex.split(edit.tests), TREEPIE_CACHE_DIR=str(cache))
     finally:
@@ -140,12 +134,17 @@ def run(edit, work, kernels, edited=True):
     return False, f"no test ran: exit code {code}\n{tail}"
 
 
-def _link(source, target):
-    """Link a file: files of the cache are replaced, never changed, so that the user's stay as they are."""
-    try:
-        os.link(source, target)
-    except OSError:  # another file system
-        shutil.copy2(source, target)
+def copy_cache(kernels, cache):
+    """Copy the user's compiled kernels; the user's folder stays as it is.
+
+    Files are linked where that is possible, since the cache replaces files and never changes them.
+    """
+    (cache / kernels.name).mkdir(parents=True)
+    for source in kernels.glob("*.o"):
+        try:
+            os.link(source, cache / kernels.name / source.name)
+        except OSError:  # another file system
+            shutil.copy2(source, cache / kernels.name / source.name)
 
 
 def main(arguments=None):
@@ -175,11 +174,11 @@ def report(edits, edited=True):
     words = ("SURVIVED", "killed") if edited else ("FAILED", "passed")
     with tempfile.TemporaryDirectory(prefix="treepie-mutants-") as name:
         work = Path(name)
-        kernels = Copy(work / "unedited").locate()
+        copy_cache(Copy(work / "unedited").locate(), work / "cache")
 
         def timed(edit):
             start = time.monotonic()
-            return *run(edit, work, kernels, edited), time.monotonic() - start
+            return *run(edit, work, work / "cache", edited), time.monotonic() - start
 
         with ThreadPoolExecutor(_WORKERS) as pool:
             try:
