@@ -98,6 +98,17 @@ def test_accumulators_score_the_whole_data_set(name):
     np.testing.assert_allclose(unused.compute(), want, rtol=1e-12)
 
 
+@pytest.mark.parametrize("name", ACCUMULATORS)
+def test_a_merged_accumulator_does_not_change_with_the_other(name):
+    make, _, x, y, _ = ACCUMULATORS[name]
+    first, second = make(), make()
+    second.update(x[:50], y[:50])
+    score = np.array(second.compute())
+    first.merge(second)
+    first.update(x[50:], y[50:])
+    np.testing.assert_array_equal(second.compute(), score)
+
+
 MADE = {type(make()).__name__: make for make, *_ in ACCUMULATORS.values()}
 
 

@@ -212,6 +212,19 @@ def test_a_folder_has_the_last_state_that_was_saved(tmp_path):
         checkpoint.load_state(tmp_path / "none", t.init(KEY))
 
 
+def test_skipped_steps_are_no_updates(tmp_path):
+    t = trainer()
+    x = np.ones((4, 3), "f4")
+    data = tp.Data.of_array([(x, 1.0), (x, np.nan), (x, 2.0)])
+    loss = lambda out, factor: tp.mean(out**2) * factor
+    with pytest.warns(RuntimeWarning, match="skipped"):
+        st = t.fit(t.init(KEY), data, loss=loss, on_nonfinite="skip")
+    checkpoint.save_state(tmp_path, st)
+    found = checkpoint.load_state(tmp_path, t.init(KEY))
+    assert (found.step, found.opt_state.count) == (3, 2)
+    same_state(found, st)
+
+
 def kept(tmp_path):
     """Two checkpoints of one run, after steps 1 and 2, and the states."""
     rows = states(trainer(), 4)

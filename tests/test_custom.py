@@ -96,6 +96,13 @@ def test_recomputation_differentiates_what_a_closure_brings_in():
         np.testing.assert_allclose(got[k].numpy(), want[k].numpy(), rtol=1e-14)
 
 
+def test_recomputation_of_a_closure_that_is_used_twice():
+    x, w = tp.tensor([1.0, 2.0]), tp.tensor([3.0, -1.0])
+    plain = lambda w: (x * w * w + w).sum()
+    again = lambda w: tp.checkpoint_activations(lambda x: x * w * w + w)(x).sum()
+    np.testing.assert_array_equal(tp.grad(again)(w), tp.grad(plain)(w))
+
+
 def test_recomputation_nests():
     x, w, _ = data()
     f = tp.checkpoint_activations(lambda a: layer(a, w))

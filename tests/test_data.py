@@ -146,6 +146,15 @@ def test_layouts_that_are_not_c_order():
     np.testing.assert_array_equal(next(iter(Data.prepare(x, 4))), x[:4])
 
 
+def test_arrays_that_are_not_aligned_are_copied():
+    x = np.frombuffer(bytes(1) + np.arange(12.0).tobytes(), np.uint8)[1:].view("f8").reshape(6, 2)
+    assert not x.flags.aligned
+    for key in (None, KEY):
+        for batch in Data.prepare(x, 4, shuffle=key):
+            assert batch.array.flags.aligned
+    np.testing.assert_array_equal(next(iter(Data.prepare(x, 4))), x[:4])
+
+
 ERRORS = [
     (lambda: of(3).batch(0), ValueError, "Data.batch: batch_size is 0, expected at least 1"),
     (lambda: of(3).batch(1.5), TypeError, "Data.batch: batch_size is 1.5, expected an int"),

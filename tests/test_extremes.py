@@ -1,4 +1,4 @@
-"""Special values through every elementwise op: zeros of both signs, subnormals, the largest, inf, NaN."""
+"""Special values through elementwise ops and some reductions: zeros, subnormals, the largest, inf, NaN."""
 
 import numpy as np
 import pytest
@@ -161,3 +161,19 @@ def test_gradients_of_relu_and_abs_at_nan():
     w, b = tp.tensor(np.eye(2, dtype="f4")), tp.zeros(2)
     layer = tp.grad(lambda t: OPS["linear"](t, w, b, activation="relu").sum())
     np.testing.assert_array_equal(layer(tp.tensor([[NAN, NAN]])).numpy(), [[1.0, 1.0]])
+
+
+def test_logsumexp_of_infinities():
+    rows = np.array([[np.inf, 1.0], [-np.inf, -np.inf], [np.inf, -np.inf], [np.nan, np.inf]])
+    np.testing.assert_array_equal(tp.logsumexp(rows, 1), [np.inf, -np.inf, np.inf, np.nan])
+
+
+@pytest.mark.parametrize("places", [[5000], [5000, 9000], [100, 5000], [4095], [4096], [0, 9999]], ids=str)
+@pytest.mark.parametrize("inner", [1, 3])
+def test_the_first_nan_of_a_long_row_is_its_extreme(places, inner):
+    x = np.random.default_rng(0).standard_normal((2, 10000, inner))
+    x[1, places, inner - 1] = np.nan
+    for f, oracle in ((tp.argmax, np.argmax), (tp.argmin, np.argmin)):
+        np.testing.assert_array_equal(f(x, axis=1), oracle(x, axis=1))
+    for f, oracle in ((tp.max, np.max), (tp.min, np.min)):
+        np.testing.assert_array_equal(f(x, axis=1), oracle(x, axis=1))

@@ -1,5 +1,7 @@
 """Fusion: the bits of the separate calls, in fewer launches and less memory."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -110,6 +112,79 @@ def test_groups_with_a_cycle_are_not_fused():
 
     assert names(f, normal(4, 4), normal(4, 4)) == ["exp", "matmul + add", "softmax", "mul"]
     check(f, normal(4, 4), normal(4, 4))
+
+
+def test_equal_results_are_each_stored():
+    f = lambda x: (ops.exp(x), ops.exp(x), x * 2)
+    check(f, normal(5, 33))
+
+
+def test_an_index_of_a_result_that_nobody_uses_is_checked():
+    f = tp.jit(lambda x, i: (ops.take(x, i, 0), x * 2)[1])
+    x = normal(4, 3)
+    np.testing.assert_array_equal(f(x, tp.tensor([3])), x * 2)
+    with pytest.raises(IndexError, match="an index is 4"):
+        f(x, tp.tensor([4]))
+
+
+def test_results_and_operands_that_are_constant():
+    constant = tp.tensor(np.linspace(0.0, 1.0, 33, dtype="f4"))
+    check(lambda x: (x * 2, ops.exp(constant)), normal(5, 33))
+    check(lambda x: (ops.exp(constant) + x, ops.exp(constant * x)), normal(5, 33))
+
+
+def test_a_constant_index_outside_of_its_axis_raises():
+    f = tp.jit(lambda x: x + ops.take(tp.ones((3, 2)), tp.tensor([0, 5]), 0).sum())
+    with pytest.raises(IndexError, match="an index is 5"):
+        f(normal(4))
+
+
+def test_calls_that_differ_in_attributes_or_slices_are_not_common():
+    x = normal(6, 6)
+    check(lambda x: (ops.sum(x, 0) * ops.sum(x, 1), ops.softmax(x, 0) - ops.softmax(x, 1)), x)
+    check(lambda x: ops.softmax(ops.exp(x)[:4]) + ops.softmax(ops.exp(x)[2:]), x)
+    check(lambda x: ops.softmax(ops.exp(x)).sum(0) + ops.softmax(ops.exp(x)).sum(1), x)
+
+
+def test_a_part_of_a_result_is_not_all_of_it():
+    x, w = normal(6, 6), normal(6, 6)
+    check(lambda x: ops.exp(x)[:1] + x, x)
+    check(lambda x: ops.exp(x)[2:3] * ops.exp(x), x)
+    check(lambda x, w: (x @ w)[:1] + x, x, w)
+    check(lambda x: ops.softmax(ops.exp(x)[1:][2:]), x)
+
+
+def test_views_of_results():
+    """Which begin in the middle of a buffer."""
+    x = normal(33)
+    view = lambda y, start, *shape: ops.flat_slice(y, start, shape)
+    check(lambda x: ops.softmax(view(ops.exp(x), 0, 4)) + ops.softmax(view(ops.exp(x), 7, 4)), x)
+    check(lambda x: ops.softmax(view(view(ops.exp(x), 5, 4, 6), 3, 2, 4)), x)
+    check(lambda x: view(ops.exp(x), 0, 1) + x, x)
+    check(lambda x: view(x, 3, 2, 5) * 2 + view(view(x, 10, 20), 10, 2, 5), x)
+
+
+def test_joins_write_their_parts_in_place():
+    a, b = normal(4, 6), normal(3, 6)
+    joined = lambda a, b: ops.concatenate([ops.exp(a), ops.softmax(b)])
+    check(lambda a, b: joined(a, b), a, b)
+    check(lambda a, b: ops.softmax(joined(a, b)), a, b)
+    check(lambda a, b: (joined(a, b), ops.exp(a)), a, b)
+    check(lambda a, b: (lambda e: (ops.concatenate([e, e]), ops.concatenate([b, e])))(ops.exp(a)), a, b)
+    check(lambda a, b: ops.concatenate([joined(a, b), ops.exp(b)]), a, b)
+    check(lambda a, b: (lambda e: (ops.concatenate([e, b]), e))(ops.exp(a)), a, b)
+    check(lambda a: ops.concatenate([a[2:], a[:2]]), a)
+    check(lambda a: ops.concatenate([a[:2], a[2:]]), a)
+    check(lambda a: ops.concatenate([ops.exp(a)[2:], ops.exp(a)[:2]]) * 2, a)
+
+
+def test_a_group_has_at_most_8_operands():
+    xs = [normal(5, 33) for _ in range(12)]
+    f = lambda *xs: functools.reduce(ops.add, xs)
+    check(f, *xs)
+    jitted = tp.jit(f)
+    jitted(*xs)
+    assert [len(call.inputs) for call, _ in jitted.programs[0].calls] == [8, 5]
 
 
 def test_large_constants_are_not_folded():

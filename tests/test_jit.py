@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import treepie as tp
+from treepie import Tensor
 from treepie.layer import Vars
 
 RNG = np.random.default_rng(5)
@@ -85,6 +86,53 @@ def test_donated_memory_becomes_the_result():
         addresses.append(w.address)
     assert addresses[-1] == addresses[-2]
     np.testing.assert_allclose(w.numpy(), -0.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "f",
+    [tp.flip, lambda x: tp.transpose(x).reshape(x.shape), lambda x: x[tp.arange(x.shape[0] - 1, -1, -1)]],
+    ids=["flip", "transpose", "take"],
+)
+def test_donated_memory_is_not_overwritten_by_an_op_that_moves_elements(f):
+    jitted = tp.jit(f, donate=0)
+    x = want = tp.tensor(RNG.standard_normal((300, 200), "f4"))
+    for _ in range(5):
+        x, want = jitted(x), f(want)
+        np.testing.assert_array_equal(x.numpy(), want.numpy())
+
+
+def test_donated_memory_that_is_smaller_than_the_result():
+    f = lambda x, y: x + y
+    jitted, x, y = tp.jit(f, donate=0), tp.ones(300), tp.tensor(RNG.standard_normal((200, 300), "f4"))
+    for _ in range(4):
+        want = f(x, y).numpy()
+        np.testing.assert_array_equal(jitted(x, y), want)
+        x = jitted(x, y).sum(0) * 0.01
+
+
+def test_donated_memory_of_which_a_call_reads_a_part():
+    """The two arguments are adjacent, one block, as large as the result."""
+    jitted = tp.jit(lambda ab, c: ab[0] + c, donate=0)
+    c = tp.tensor(RNG.standard_normal((2, 300), "f4"))
+    for k in range(4):
+        block = np.full(600, float(k), "f4")
+        ab = (Tensor(block[:300]), Tensor(block[300:]))
+        np.testing.assert_array_equal(jitted(ab, c), c.numpy() + np.float32(k))
+
+
+def test_donated_memory_that_another_argument_views():
+    jitted = tp.jit(lambda x, y: (tp.exp(x), tp.softmax(y)), donate=0)
+    for k in range(4):
+        x = tp.tensor(np.random.default_rng(k).standard_normal((300, 200), "f4"))
+        want = tp.exp(x).numpy(), tp.softmax(x).numpy()
+        same(jitted(x, Tensor(x.array[:])), want)
+
+
+def test_a_larger_program_after_a_smaller_one():
+    f = tp.jit(lambda x: tp.softmax(tp.softmax(tp.softmax(x) * 2) * 2))
+    for n in (3, 3000, 30, 10000):
+        x = tp.tensor(RNG.standard_normal((n, 50), "f4"))
+        same(f(x), tp.softmax(tp.softmax(tp.softmax(x) * 2) * 2))
 
 
 def test_clipping_raises_the_error_of_an_eager_call():

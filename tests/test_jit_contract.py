@@ -180,6 +180,16 @@ def test_arithmetic_of_numbers(name, side):
         assert len(calls) <= 2
 
 
+def test_a_number_that_does_not_fit_the_dtype_raises():
+    f = tp.jit(lambda x, n: x + n)
+    x = tp.tensor([1, 2], dtype=tp.int32)
+    assert f(x, 2**31 - 3).tolist() == [2**31 - 2, 2**31 - 1]
+    assert f(x, -(2**31)).tolist() == [1 - 2**31, 2 - 2**31]
+    for n in (2**31, -(2**31) - 1):
+        with pytest.raises(ValueError, match="does not fit int32"):
+            f(x, n)
+
+
 def test_signs_of_numbers():
     jitted = tp.jit(lambda x, n: x * -n + abs(n) - (+n))
     for n in (1, -2, 5, 0.3, -0.7):

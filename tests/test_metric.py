@@ -103,6 +103,12 @@ def test_accuracy():
     assert metric.binary_accuracy(grid, bits) == np.mean((grid > 0.5) == bits)
 
 
+def test_a_prediction_at_the_threshold_is_on_the_side_of_0():
+    assert metric.binary_accuracy([0.5, 0.5, 0.75], [0, 1, 1]) == 2 / 3
+    assert metric.binary_accuracy([0.25, 0.5], [0, 1], 0.25) == 1.0
+    assert metric.accuracy([0.5, 0.5, 0.75], [0, 1, 1]) == 2 / 3
+
+
 def test_numbers():
     x, y = RNG.normal(size=(2, 30, 2))
     np.testing.assert_allclose(metric.mse(x, y), np.mean((x - y) ** 2), rtol=1e-13)

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 import treepie as tp
+from treepie.layer import Layer, Vars
 
+from .op_by_op import run_eagerly
 from .steps import X, arrays, eager_fit, fit, programs, same, small
 
 OPTIMIZERS = {
@@ -59,6 +61,83 @@ def test_gradients_are_clipped_by_the_norm_of_the_step(name):
         losses, st = run(trainer, st, batches([]), loss, clip_norm=0.1)
         results.append([np.array(losses), *arrays(st)])
     same(*results)
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+@EVERY
+def test_a_loss_that_is_not_finite_with_gradients_that_are(name, bad):
+    trainer, st = small(optimizer=OPTIMIZERS[name]())
+    rows = [(X, tp.full((), bad if k == BAD else 1.0)) for k in range(STEPS)]
+    shifted = lambda out, target: (out * out).mean() + target
+    with pytest.raises(FloatingPointError, match=f"the loss is .* in step {BAD + 1}") as caught:
+        fit(trainer, st, rows, shifted)
+    _, want = eager_fit(trainer, st, rows[:BAD], shifted)
+    same(caught.value.state, want)
+
+
+@pytest.mark.parametrize("states", [0, 8])
+@pytest.mark.parametrize("pure", [False, True])
+def test_a_gradient_of_one_elementwise_call_is_checked_before_it_is_applied(pure, states):
+    """The update could be fused with it, and the states that are returned unchanged are copied first."""
+
+    def apply(params, state, x, **options):
+        return x * params["w"], state
+
+    first = lambda rngs, dtype: Vars(
+        {"w": tp.ones(3, dtype)}, {f"s{k}": tp.full(2, float(k)) for k in range(states)}, dtype
+    )
+    trainer = tp.Trainer(Layer(first, apply, pure=pure), tp.optim.sgd(0.1))
+    x = np.array([1.0, 2.0, -3.0], "f4")
+    rows = [(x * (1 + k), np.full(3, 0.0 if k == BAD else 1.0, "f4")) for k in range(STEPS)]
+    chosen = tp.pure(loss) if pure else loss
+    st = trainer.init(tp.rng.key(0))
+    with pytest.raises(FloatingPointError, match="gradient") as caught:
+        fit(trainer, st, rows, chosen)
+    _, want = eager_fit(trainer, st, rows[:BAD], loss)
+    same(caught.value.state, want)
+    with pytest.warns(RuntimeWarning, match="skipped"):
+        _, made = fit(trainer, st, rows, chosen, on_nonfinite="skip")
+    _, want = eager_fit(trainer, st, rows[:BAD] + rows[BAD + 1 :], loss)
+    same(made, want)
+
+
+@pytest.mark.parametrize("unused", [0, 16])
+def test_a_launch_that_fails_leaves_accumulated_gradients_alone(unused):
+    """It reads a value whose calls could be fused with the sum, which is written where the last sum is.
+
+    The index is computed, so that its op fails within the program; the loss catches the error. A parameter
+    that the layer keeps is copied, before all other calls.
+    """
+    names, kept = [f"u{k}" for k in range(unused)], []
+
+    def apply(params, state, x, **options):
+        kept[:] = [params[name] for name in names]
+        return x * params["w"], state
+
+    def caught(out, target):
+        y = tp.exp(out)
+        try:
+            index = (out * 0.0).astype(tp.int64) + target
+            return y.sum() + tp.stop_gradient(tp.take(y, index)).sum()
+        except IndexError:
+            return y.sum() * 2.0
+
+    def run(target):
+        first = {"w": tp.full(3, 0.5), **{name: tp.ones(2) for name in names}}
+        mask = {"w": True, **dict.fromkeys(names, False)}  # so that w has its own buffer
+        layer = Layer(lambda rngs, dtype: Vars(first, {}, dtype), apply)
+        trainer = tp.Trainer(layer, tp.optim.adamw(0.1, mask=mask))
+        x = np.array([1.0, 2.0, -3.0], "f4")
+        rows = [(x * (1 + 0.1 * k), np.full(3, target if k in (4, 7) else 1)) for k in range(9)]
+        return fit(trainer, trainer.init(tp.rng.key(0)), rows, caught, accumulate_steps=3)
+
+    losses, made = run(7)
+    with pytest.MonkeyPatch.context() as patch:
+        run_eagerly(patch)
+        eager, want = run(7)
+    assert losses == eager
+    same(made, want)
+    assert losses != run(1)[0]
 
 
 def test_parts_of_an_accumulated_step_count_too():

@@ -67,6 +67,20 @@ def test_equals_the_definition_far_from_zero_too(name, shape):
         np.testing.assert_allclose(result, definition(*single), rtol=2e-6, atol=2e-6)
 
 
+@pytest.mark.parametrize(("name", "shape"), EVERY)
+def test_gradients_far_from_zero(name, shape):
+    """Those of float32 are those of float64 at the same elements, to float32's digits."""
+    fn, _, axis, _ = NORMS[name]
+    x = numbers(*shape) + (0.0 if name == "rms_norm" else 1000.0)
+    arrays = [a.astype("f4") for a in (x, numbers(shape[axis], seed=1), numbers(shape[axis], seed=2))]
+    g = numbers(*shape, seed=3).astype("f4")
+    gradient = tp.grad(lambda args: (fn(*args[:3]) * args[3]).sum())
+    single, double = (gradient([tp.tensor(a.astype(d)) for a in (*arrays, g)])[:3] for d in ("f4", "f8"))
+    for a, b in zip(single, double, strict=True):
+        want = b.numpy()
+        np.testing.assert_allclose(a, want, rtol=1e-5, atol=5e-6 * max(1.0, np.abs(want).max(initial=0.0)))
+
+
 def test_weights_are_ones_and_zeros_unless_given():
     x = numbers(4, 6)
     np.testing.assert_array_equal(tp.fn.layer_norm(x), tp.fn.layer_norm(x, np.ones(6), np.zeros(6)))

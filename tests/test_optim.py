@@ -132,6 +132,7 @@ SCHEDULES = [  # schedule, {step: value}
         ),
         {5: 0.5, 9: 0.9, 10: 1.0, 55: 0.5, 99: 0.000304586490, 100: 9.0, 200: 9.0},
     ),
+    (schedule.join([float, float, float], [10, 30]), {9: 9.0, 10: 0.0, 29: 19.0, 30: 0.0, 45: 15.0}),
 ]
 
 
@@ -161,6 +162,19 @@ def test_dicts_are_matched_by_key_not_by_order():
     params = {"a": tp.tensor([1.0]), "b": tp.tensor([2.0])}
     new, _ = opt.update(opt.init(params), params, {"b": tp.tensor([0.5]), "a": tp.tensor([0.0])})
     assert (new["a"].item(), new["b"].item()) == (1.0, 1.5)
+
+
+def test_leaves_that_are_views_of_one_buffer_in_another_order():
+    opt = tp.optim.sgd(1.0)
+    params = {"a": tp.tensor([1.0, 2.0]), "b": tp.tensor([3.0, 4.0])}
+    params, _ = opt.update(opt.init(params), params, {"a": tp.zeros(2), "b": tp.zeros(2)})
+    swapped = {"a": params["b"], "b": params["a"]}
+    grads = {"a": tp.tensor([0.5, 0.5]), "b": tp.tensor([0.25, 0.25])}
+    new, _ = opt.update(opt.init(swapped), swapped, grads)
+    assert (new["a"].tolist(), new["b"].tolist()) == ([2.5, 3.5], [0.75, 1.75])
+    twice = {"a": params["a"], "b": params["a"]}
+    new, _ = opt.update(opt.init(twice), twice, grads)
+    assert (new["a"].tolist(), new["b"].tolist()) == ([0.5, 1.5], [0.75, 1.75])
 
 
 opt = tp.optim.adam(0.1)

@@ -106,6 +106,27 @@ def test_reset_in_the_middle_of_a_slow_element():
     assert data.to_list() == [0, 1, 2, 3, 4]
 
 
+def test_an_element_of_a_pass_that_was_left_is_dropped():
+    """It is ready when the reader of the next pass waits for the first one."""
+    begun, release, calls = threading.Event(), threading.Event(), []
+
+    def element(i):
+        calls.append(i)
+        if i == 1 and not release.is_set():
+            begun.set()
+            release.wait(5)
+        elif len(calls) == 3:  # the first of the next pass
+            release.set()
+            time.sleep(0.1)
+        return i
+
+    data = Data.of_fn(4, element).prefetch(1)
+    assert next(iter(data)) == 0
+    assert begun.wait(5)
+    data.reset()
+    assert data.to_list() == [0, 1, 2, 3]
+
+
 def test_training_on_prefetched_batches_has_the_same_bits():
     x, y = np.random.default_rng(0).normal(size=(2, 64, 4)).astype("f4")
     trainer = tp.Trainer(tp.layer.linear(4, 4), tp.optim.adam(0.01))

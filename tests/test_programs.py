@@ -99,6 +99,16 @@ def test_every_layer_predicts_the_same_bits(name, capsys):
     assert trainer.predictor.programs
 
 
+def test_predictions_use_the_running_statistics_of_their_state():
+    trainer = tp.Trainer(tp.layer.batch_norm(3), tp.optim.sgd(0.1))
+    st, x = trainer.init(KEY), tp.ones((2, 3))
+    for k in range(4):
+        state = {"running_mean": tp.full(3, float(k)), "running_var": tp.full(3, 1.0 + k)}
+        vars = st.vars.with_state(state)
+        want = trainer.model.apply(vars, x)[0]
+        np.testing.assert_array_equal(trainer.predict(trainer.make_state(vars), x), want)
+
+
 def test_accumulated_steps_run_as_programs(monkeypatch):
     rows = RNG.standard_normal((40, 4), "f4")
     data = lambda: tp.Data.prepare((rows, rows[:, :2]), batch_size=3)

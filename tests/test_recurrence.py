@@ -84,6 +84,12 @@ def test_gradients(order):
     tp.check_grads(lambda x, h, w: tp.fn.gru(x, h, **w), (x, h, gru), order=order)
 
 
+def test_gradients_through_the_last_cell_state_alone():
+    draw = np.random.default_rng(1).standard_normal
+    x, h, c, w = draw((3, 2, 2)), draw((3, 3)), draw((3, 3)), weights("lstm", 2, 3)
+    tp.check_grads(lambda x, h, c, w: tp.fn.lstm(x, h, c, **w)[1][1], (x, h, c, w))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_sequence_in_two_parts_gives_the_same(kind):
     """Hidden states go in and out."""

@@ -44,6 +44,16 @@ def test_uniform_and_normal_are_made_of_the_documented_bits():
     np.testing.assert_allclose(n, want, atol=1e-6)
 
 
+def test_a_normal_number_of_the_word_0_is_finite():
+    """The word 0 comes once in 2**32; a search found it here."""
+    n = tp.rng.normal(tp.rng.key(152), (2**23,)).numpy()
+    w0, w1 = _threefry(tp.rng.key(152).numpy(), np.array([8294676]), np.zeros(1, np.int64))
+    assert w0 == 0
+    want = np.sqrt(64 * np.log(2)) * np.cos(2 * np.pi * w1 / 2.0**32)
+    np.testing.assert_allclose(n[8294676], want, rtol=1e-5)
+    assert np.abs(n).max() < 6.67
+
+
 def test_an_element_depends_on_its_key_and_index_alone():
     key = tp.rng.key(1)
     many = tp.rng.normal(key, (70000,)).numpy()

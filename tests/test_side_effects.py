@@ -246,6 +246,30 @@ def test_a_label_error_that_a_loss_catches(surface):
     compare(surface, attempt, message=True)
 
 
+@BOTH
+def test_a_label_error_of_a_pure_function_that_a_loss_catches(surface):
+    pure = tp.pure(lambda out, y: tp.loss.cross_entropy_sparse(out, y) * 2)
+    labels = [[0, 1, 2, 1, 0]] * 4 + [[0, 1, 3, 1, 0], [2, 2, 0, 1, 1]]
+
+    def attempt(run):
+        caught, log = [], new_log()
+
+        def loss(out, y):
+            log.entries.append(out.shape)
+            try:
+                return pure(out, y)
+            except ValueError as error:
+                caught.append(str(error))
+                return tp.square(out).mean()
+
+        losses, st = run(*small(), [(X, tp.tensor(y)) for y in labels], loss)
+        assert (len(caught), len(log.entries)) == (1, len(labels))
+        assert "label is 3" in caught[0]
+        return [np.array(losses), *arrays(st)]
+
+    compare(surface, attempt, message=True)
+
+
 def test_single_steps_and_fit_store_the_same():
     """Also where one trainer alternates between them."""
     log = new_log()

@@ -197,6 +197,22 @@ def test_states_that_are_kept_do_not_change():
     assert [st.step for st in states] == list(range(1, 9))
 
 
+def test_states_of_one_parameter_that_are_kept_do_not_change():
+    """Of which only one reference tells that they are kept."""
+    x, y = RNG.standard_normal((6, 5), "f4"), RNG.standard_normal((6, 40), "f4")
+    trainer = tp.Trainer(tp.layer.linear(5, 40, bias=False), tp.optim.sgd(0.1))
+    kept, copies = [], []
+
+    def report(step, loss, st):
+        kept.append(st.vars.params["weight"])
+        copies.append(kept[-1].numpy().copy())
+
+    trainer.fit(trainer.init(KEY), tp.Data.repeat(8, (x, y)), loss=tp.loss.mse, report=report)
+    for weight, copy in zip(kept, copies, strict=True):
+        np.testing.assert_array_equal(weight, copy)
+    assert len({c.tobytes() for c in copies}) == 8
+
+
 def test_another_number_of_threads_gives_the_same_bits():
     before = tp.get_num_threads()
     x = RNG.standard_normal((500, 60), "f4")

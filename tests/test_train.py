@@ -71,6 +71,27 @@ def test_a_fit_in_two_parts_is_one_fit():
     assert (weights(whole) != weights(t.fit(start, batches(), tp.rng.key(6), tp.loss.mse))).any()
 
 
+def test_a_state_that_nobody_has_read_is_not_changed_by_another_fit():
+    t = trainer(tp.optim.adam(0.1))
+    start = t.init(KEY)
+    first, again = (t.fit(start, batches(), loss=tp.loss.mse) for _ in range(2))
+    t.fit(first, batches(), loss=tp.loss.mse)
+    np.testing.assert_array_equal(weights(first), weights(again))
+    assert first.step == 3
+
+
+def test_states_that_a_report_keeps_and_reads_later():
+    t, states, copies = trainer(tp.optim.adam(0.1)), [], []
+    for report in (
+        lambda step, loss, st: states.append(st),
+        lambda step, loss, st: copies.append(weights(st).copy()),
+    ):
+        t.fit(t.init(KEY), batches(), loss=tp.loss.mse, epochs=2, report=report)
+    assert [st.step for st in states] == [1, 2, 3, 4, 5, 6]
+    for st, copy in zip(states, copies, strict=True):
+        np.testing.assert_array_equal(weights(st), copy)
+
+
 def test_clip_norm_bounds_the_step():
     t = trainer(tp.optim.sgd(1.0))
     st = t.init(KEY)
@@ -169,6 +190,37 @@ def test_accumulated_steps_are_those_of_the_big_batch(rows):
         for d, k in ((Data.prepare((X, Y), 6), 1), (Data.prepare((X, Y), 3), 2))
     ]
     np.testing.assert_allclose(weights(clipped[0]), weights(clipped[1]), rtol=1e-12)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_running_statistics_are_those_of_all_elements(size):
+    model = tp.layer.sequential([tp.layer.batch_norm(3, momentum=0.3), tp.layer.linear(3, 1)])
+    t = trainer(model=model)
+    st = t.fit(t.init(KEY, tp.float64), batches(3), loss=tp.loss.mse, accumulate_steps=size)
+    mean = np.zeros(3)
+    for rows in np.split(X, 4):
+        mean = 0.7 * mean + 0.3 * rows.mean(0)
+    np.testing.assert_allclose(st.vars.state[0]["running_mean"], mean, rtol=1e-12)
+
+
+def test_each_element_of_an_accumulated_step_has_its_own_key():
+    model = tp.layer.sequential([tp.layer.linear(3, 8), tp.layer.dropout(0.5), tp.layer.linear(8, 1)])
+    t, key, elements = trainer(model=model), tp.rng.key(1), list(batches(3))
+    st = t.init(KEY, tp.float64)
+    vars = st.vars
+    st = t.fit(st, batches(3), rngs=key, loss=tp.loss.mse, accumulate_steps=2)
+
+    def gradient(vars, element, own):
+        x, y = element
+        loss = lambda params: tp.loss.mse(model.apply(vars.with_params(params), x, True, own)[0], y)
+        return tp.grad(loss)(vars.params)
+
+    for step in range(2):
+        own = [tp.rng.fold_in(tp.rng.fold_in(key, step), k) for k in range(2)]
+        a, b = (gradient(vars, elements[2 * step + k], own[k]) for k in range(2))
+        vars = vars.with_params(tp.ptree.map(lambda p, a, b: p - 0.05 * (a + b), vars.params, a, b))
+    want = np.concatenate([np.ravel(p) for p in tp.ptree.leaves(vars.params)])
+    np.testing.assert_allclose(weights(st), want, rtol=1e-12)
 
 
 def test_validation_goes_to_the_history(capsys):

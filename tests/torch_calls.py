@@ -104,7 +104,9 @@ DIFFERS = {
     "softsign": np.isinf,  # NaN at infinity, instead of the limit
     "mish": np.isinf,  # NaN at -infinity, instead of 0
     "hard_sigmoid": lambda x: np.abs(x) == 3,  # our gradient is PyTorch's, 0, the stand-in's 1 / 6
-    **dict.fromkeys(("silu", "swish", "hard_silu", "gelu", "gelu_approx"), np.isinf),  # the same
+    **dict.fromkeys(("silu", "swish", "gelu", "gelu_approx"), np.isinf),  # the same
+    # At NaN PyTorch's vectors and its single elements differ.
+    **dict.fromkeys(("relu6", "hard_tanh", "hard_silu"), lambda x: ~np.isfinite(x)),
 }
 
 
@@ -179,8 +181,9 @@ def reduction(rng):
     if name in ("var", "std", "logsumexp", "prod") and elem == "special":
         # Gradients of results that are not finite: NaN for the whole row, where PyTorch has some zeros.
         x = np.where(np.isfinite(x), x, 2.5)
-    if name == "logsumexp":
-        # Its gradient is exp(x - result) in PyTorch, where the result's rounding counts at large elements.
+    if name in ("logsumexp", "prod"):
+        # Its gradient is exp(x - result) in PyTorch, where the result's rounding counts at large elements; and a
+        # product of large ones overflows in float32.
         x = np.where(np.abs(x) < 1e3, x, 2.5)
     if name in ("max", "min", "logsumexp") and 0 in [x.shape[a] for a in axes]:
         name = "sum"

@@ -1,0 +1,18 @@
+"""The edits of `tests/mutants.py`, by the part of the library that they break."""
+
+from . import (
+    audit,
+    checkpoints,
+    data,
+    formulas,
+    functions,
+    kernels,
+    ops,
+    optimizers,
+    programs,
+    traces,
+    training,
+)
+
+_PARTS = (audit, functions, ops, kernels, formulas, programs, traces, optimizers, data, checkpoints, training)
+ALL = [e for part in _PARTS for e in part.EDITS]
