@@ -182,8 +182,8 @@ def reduction(rng):
         # Gradients of results that are not finite: NaN for the whole row, where PyTorch has some zeros.
         x = np.where(np.isfinite(x), x, 2.5)
     if name in ("logsumexp", "prod"):
-        # Its gradient is exp(x - result) in PyTorch, where the result's rounding counts at large elements; and a
-        # product of large ones overflows in float32.
+        # PyTorch's gradient of logsumexp is exp(x - result), where the result's rounding counts at large
+        # elements; a product of large ones overflows in float32.
         x = np.where(np.abs(x) < 1e3, x, 2.5)
     if name in ("max", "min", "logsumexp") and 0 in [x.shape[a] for a in axes]:
         name = "sum"
