@@ -116,10 +116,11 @@ def _filled(function: str, file: Path, like: Tree, arrays: Mapping[str, Any]) ->
                 f"{function}: {path!r} in {file} is {x.dtype.name}, expected what the dtype in "
                 f"like can hold, {dtype.name}"
             )
-        t = tensor(x, dtype)
-        if dtype.kind == "i" and (t.numpy() != x).any():
-            raise ValueError(f"{function}: {path!r} in {file} has numbers beyond {dtype.name}'s range")
-        return t
+        try:
+            return tensor(x, dtype)
+        except ValueError:
+            message = f"{function}: {path!r} in {file} has numbers beyond {dtype.name}'s range"
+            raise ValueError(message) from None
 
     return ptree.map(fill, like)
 
