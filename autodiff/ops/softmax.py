@@ -91,6 +91,13 @@ def _softmax(x: TensorLike) -> BoundArguments:
     return _bind_rows("softmax", x)
 
 
+def _over_axis(name: str, rows: Callable[[Tensor], Tensor], x: TensorLike, axis: int) -> Tensor:
+    """Apply an op over the last axis to another axis."""
+    t = as_float(name, x)
+    k = one_axis(name, axis, t.ndim)
+    return rows(t) if k == t.ndim - 1 else swapaxes(rows(swapaxes(t, k, -1)), k, -1)
+
+
 def softmax(x: TensorLike, axis: int = -1) -> Tensor:
     """Return exp(x) / sum(exp(x)) over an axis.
 
@@ -102,9 +109,7 @@ def softmax(x: TensorLike, axis: int = -1) -> Tensor:
     >>> tp.softmax(tp.tensor([0.0, 0.0])).tolist()
     [0.5, 0.5]
     """
-    t = as_float("softmax", x)
-    k = one_axis("softmax", axis, t.ndim)
-    return _softmax(t) if k == t.ndim - 1 else swapaxes(_softmax(swapaxes(t, k, -1)), k, -1)
+    return _over_axis("softmax", _softmax, x, axis)
 
 
 @op(
@@ -203,9 +208,7 @@ def log_softmax(x: TensorLike, axis: int = -1) -> Tensor:
     >>> tp.log_softmax(tp.tensor([0.0, 0.0])).tolist()
     [-0.6931471824645996, -0.6931471824645996]
     """
-    t = as_float("log_softmax", x)
-    k = one_axis("log_softmax", axis, t.ndim)
-    return _log_softmax(t) if k == t.ndim - 1 else swapaxes(_log_softmax(swapaxes(t, k, -1)), k, -1)
+    return _over_axis("log_softmax", _log_softmax, x, axis)
 
 
 def _check_labels(logits: Tensor, labels: Tensor) -> None:
