@@ -1,4 +1,4 @@
-"""Random calls of public functions and losses held against PyTorch's: values, gradients, second order.
+"""Random calls of public functions and layers against PyTorch's: values, gradients, second order.
 
 `make(seed)` draws a function, shapes (sizes of 0 and 1 too), and elements: plain ones, ties, special values.
 `check` compares with PyTorch in float64; where that is finite, float32 is within a bound of it too.
@@ -10,6 +10,7 @@ import treepie as tp
 
 from .torch_calls import CALLS, installed
 from .torch_layers import LAYERS
+from .torch_modules import MODULES
 
 BOUND = {"float64": 1e-10, "float32": 3e-5}
 #: Results that are smaller are what rounding leaves of larger terms.
@@ -18,7 +19,7 @@ FLOOR = {"float64": 1e-2, "float32": 1.0}
 
 def make(seed):
     """Return the case of a seed."""
-    rng, families = np.random.default_rng(seed), [*CALLS, *LAYERS]
+    rng, families = np.random.default_rng(seed), [*CALLS, *LAYERS, *MODULES]
     return families[int(rng.integers(len(families)))](rng)
 
 

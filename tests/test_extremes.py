@@ -97,11 +97,19 @@ def assert_gradients(function, operands, expected):
             np.testing.assert_allclose(g, e, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["mish", "gelu_approx"])
+@pytest.mark.parametrize("name", ["mish", "gelu_approx", "gelu", "silu"])
 def test_gradients_of_activations_far_out(name):
-    x = [1e10, 1e30, 1e34, 3e38, INF, -1e10, -1e30, -3e38, -INF, 41.0, 0.0]
-    at_zero = {"mish": 0.6, "gelu_approx": 0.5}[name]
-    assert_gradients(getattr(tp.fn, name), [x], [[1.0] * 5 + [0.0] * 4 + [1.0, at_zero]])
+    x = [1e10, 1e30, 1e34, 3e38, INF, -1e10, -1e30, -3e38, -INF, 41.0, 0.0, NAN]
+    at_zero = 0.6 if name == "mish" else 0.5
+    assert_gradients(getattr(tp.fn, name), [x], [[1.0] * 5 + [0.0] * 4 + [1.0, at_zero, NAN]])
+
+
+def test_clip_gives_the_gradient_to_the_bound_only_beyond_it():
+    x, inside = [-2.0, -1.0, 0.0, 1.0, 2.0, NAN], np.array([0.0, 1.0, 1.0, 1.0, 0.0, 1.0])
+    low, high = np.array([1.0, 0, 0, 0, 0, 0]), np.array([0.0, 0, 0, 0, 1, 0])
+    assert_gradients(tp.clip, [x, -1.0, 1.0], [inside, low.sum(), high.sum()])
+    assert_gradients(lambda t, bound: tp.clip(t, bound), [x, -1.0], [1 - low, low.sum()])
+    assert_gradients(lambda t, bound: tp.clip(t, None, bound), [x, 1.0], [1 - high, high.sum()])
 
 
 def test_gradient_of_a_power_by_its_base_is_0_where_the_exponent_is_0():

@@ -1,8 +1,7 @@
 """Against PyTorch: 100 steps of every optimizer, stored and by the PyTorch that is installed, and random
 calls.
 
-`pytest tests/test_rivals.py --fuzz 20000` compares as many random calls of functions and losses, 300 by
-default.
+`pytest tests/test_rivals.py --fuzz 20000` compares as many random calls of functions and layers (300).
 """
 
 import json
@@ -72,10 +71,32 @@ def test_random_calls(seeds):
     assert not found
 
 
+#: Public functions that compute nothing from tensors: they make them, or take functions and trees.
+NOT_COMPARED = {
+    "arange", "eye", "full", "full_like", "linspace", "ones", "ones_like", "tensor", "zeros", "zeros_like",
+    "check_grads", "checkpoint_activations", "grad", "stop_gradient", "value_and_grad", "value_and_grad_aux",
+    "vjp", "explain", "get_num_threads", "jit", "pure", "set_num_threads", "show_config",
+    "layer.check", "layer.sequential", "layer.summary",
+}  # fmt: skip
+
+
+def test_every_public_function_and_layer_is_drawn():
+    pytest.importorskip("torch")
+    drawn = {fuzz_torch.make(seed).name.split(",")[0].split(" ")[0] for seed in range(8000)}
+    drawn |= {f"fn.{name}" for name in drawn if hasattr(tp.fn, name)}
+    drawn |= {f"loss.{name}" for name in drawn if hasattr(tp.loss, name)}
+    named = {name: getattr(tp, name) for name in tp.__all__}
+    for module in ("fn", "loss", "layer"):
+        namespace = getattr(tp, module)
+        named |= {f"{module}.{name}": getattr(namespace, name) for name in namespace.__all__}
+    functions = {name for name, value in named.items() if callable(value) and not isinstance(value, type)}
+    assert functions - drawn == NOT_COMPARED
+
+
 def test_a_wrong_gradient_is_found(monkeypatch):
     pytest.importorskip("torch")
     case = next(
-        c for c in map(fuzz_torch.make, range(1000)) if c.name == "tanh" and c.smooth and c.operands[0].size
+        c for c in map(fuzz_torch.make, range(10000)) if c.name == "tanh" and c.smooth and c.operands[0].size
     )
     assert fuzz_torch.check(case) is None
     case.ours = lambda x: tp.tanh(x) + 1e-6 * tp.stop_gradient(x) * x - 1e-6 * tp.stop_gradient(x * x)

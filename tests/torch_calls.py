@@ -80,12 +80,13 @@ def axis_of(rng, ndim):
     return tuple(int(a) for a in rng.permutation(ndim)[: rng.integers(1, ndim + 1)])
 
 
-# ---- families: (rng) -> Case
 def installed():
     import torch
 
     return torch
 
+
+# ---- families: (rng) -> Case
 
 UNARY = {
     "exp": "exp", "expm1": "expm1", "log": "log", "log1p": "log1p", "sqrt": "sqrt", "rsqrt": "rsqrt",
@@ -99,14 +100,17 @@ LARGEST = {"sin": 100.0, "cos": 100.0}
 #: Elements at which PyTorch's result is not what the function's definition gives, and is not followed.
 DIFFERS = {
     "sign": np.isnan,  # 0 at NaN
-    "abs": np.isnan,  # a gradient of 0 at NaN
+    **dict.fromkeys(("abs", "clip"), np.isnan),  # a gradient of 0 at NaN
     **dict.fromkeys(("elu", "selu", "celu"), np.isnan),  # a finite gradient at NaN
     "softsign": np.isinf,  # NaN at infinity, instead of the limit
     "mish": np.isinf,  # NaN at -infinity, instead of 0
     "hard_sigmoid": lambda x: np.abs(x) == 3,  # our gradient is PyTorch's, 0, the stand-in's 1 / 6
     **dict.fromkeys(("silu", "swish", "gelu", "gelu_approx"), np.isinf),  # the same
+    "squareplus": lambda x: ~(np.abs(x) < 1e10),  # x * x overflows in the stand-in
+    "sparse_plus": lambda x: ~np.isfinite(x),
+    "sparse_sigmoid": lambda x: np.isnan(x) | (np.abs(x) == 1),
     # At NaN PyTorch's vectors and its single elements differ.
-    **dict.fromkeys(("relu6", "hard_tanh", "hard_silu"), lambda x: ~np.isfinite(x)),
+    **dict.fromkeys(("relu6", "hard_tanh", "hard_silu", "hard_swish"), lambda x: ~np.isfinite(x)),
 }
 
 
@@ -150,6 +154,28 @@ def binary(rng):
     return Case(name, getattr(tp, name), getattr(installed(), BINARY[name]), [a, b], smooth=elem == "plain")
 
 
+COMPARISONS = {
+    "equal": "eq", "not_equal": "ne", "less": "lt", "less_equal": "le", "greater": "gt",
+    "greater_equal": "ge", "logical_and": "logical_and", "logical_or": "logical_or",
+    "logical_not": "logical_not",
+}  # fmt: skip
+
+
+def comparison(rng):
+    name = str(rng.choice(list(COMPARISONS)))
+    full, elem = shape(rng), kind(rng)
+    operands = [elements(rng, full, elem), elements(rng, broadcastable(rng, full), elem)]
+    if name.startswith("logical"):
+        operands = [np.where(np.isnan(x), 1.0, x) for x in operands]
+    operands = operands[: 1 if name == "logical_not" else 2]
+    theirs = getattr(installed(), COMPARISONS[name])
+    if name.startswith("logical"):
+        ours = lambda *t: getattr(tp, name)(*(x != 0 for x in t))
+    else:
+        ours = getattr(tp, name)
+    return Case(name, ours, theirs, operands, gradient=False)
+
+
 def where(rng):
     full, elem = shape(rng), kind(rng)
     chosen = rng.random(full) < 0.5
@@ -165,10 +191,13 @@ def where(rng):
 
 def clip(rng):
     x = elements(rng, shape(rng), kind(rng))
+    x = np.where(DIFFERS["clip"](x), 1.5, x)
     low, high = sorted(float(v) for v in rng.integers(-2, 3, size=2))
-    return Case(
-        "clip", lambda t: tp.clip(t, low, high), lambda t: t.clamp(low, high), [x], gradient=low < high
-    )
+    missing = rng.integers(0, 3)
+    if missing:
+        low, high = (None, high) if missing == 1 else (low, None)
+    ordered = missing or low < high
+    return Case("clip", lambda t: tp.clip(t, low, high), lambda t: t.clamp(low, high), [x], gradient=ordered)
 
 
 def reduction(rng):
@@ -259,6 +288,7 @@ def shapes(rng):
     repeats = tuple(int(r) for r in rng.integers(0, 3, size=x.ndim))
     widths = [(int(a), int(b)) for a, b in rng.integers(0, 3, size=(x.ndim, 2))]
     spread = [w for pair in reversed(widths) for w in pair]
+    cuts = tuple(min(cut, x.shape[axis]) for cut in (1, 2))
     rows = {
         "reshape": (
             lambda t: tp.reshape(t, (-1,)) if x.size else t,
@@ -280,6 +310,17 @@ def shapes(rng):
         "concatenate": (lambda t: tp.concatenate([t, t * 3], axis), lambda t: torch.cat([t, t * 3], axis)),
         "cumsum": (lambda t: tp.cumsum(t, axis), lambda t: torch.cumsum(t, axis)),
         "sort": (lambda t: tp.sort(t, axis), lambda t: torch.sort(t, dim=axis, stable=True)[0]),
+        "ravel": (tp.ravel, torch.ravel),
+        "squeeze": (tp.squeeze, torch.squeeze),
+        "broadcast_to": (
+            lambda t: tp.broadcast_to(t, (count, *x.shape)),
+            lambda t: torch.broadcast_to(t, (count, *x.shape)),
+        ),
+        "split": (
+            lambda t: tp.split(t, cuts, axis)[count % 3],
+            lambda t: torch.tensor_split(t, cuts, axis)[count % 3],
+        ),
+        "astype": (lambda t: tp.astype(tp.astype(t, tp.float32), t.dtype), lambda t: t.float().to(t.dtype)),
     }
     if x.ndim >= 2:
         rows["tril"] = (lambda t: tp.tril(t, count - 1), lambda t: torch.tril(t, count - 1))
@@ -314,6 +355,15 @@ def indices(rng):
             lambda t, u: tp.top_k(t, 1)[0],
             lambda t, u: torch.sort(t, dim=-1, descending=True, stable=True)[0][..., :1],
         ),
+        "gather": (lambda t, u: tp.gather(t, along, axis), lambda t, u: torch.gather(t, axis, wide)),
+        "at.set": (
+            lambda t, u: t.at[(*at, flat[:1])].set(u[(*at, slice(0, 1))]),
+            lambda t, u: torch.index_copy(t, axis, index[:1], u[(*at, slice(0, 1))]),
+        ),
+        "one_hot": (
+            lambda t, u: tp.one_hot(along, n) * t.sum(),
+            lambda t, u: torch.nn.functional.one_hot(wide, n) * t.sum(),
+        ),
         "argsort": (
             lambda t, u: tp.argsort(t, axis).astype(tp.float64),
             lambda t, u: torch.argsort(t, dim=axis, stable=True).double(),
@@ -335,4 +385,4 @@ def softmaxes(rng):
     return Case(name, lambda t: getattr(tp, name)(t, axis=axis), lambda t: theirs(t, axis), [x], smooth=True)
 
 
-CALLS = [unary, binary, where, clip, reduction, positions, products, shapes, indices, softmaxes]
+CALLS = [unary, binary, comparison, where, clip, reduction, positions, products, shapes, indices, softmaxes]

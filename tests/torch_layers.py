@@ -14,9 +14,25 @@ ACTIVATIONS = {
 }  # fmt: skip
 
 
+#: What PyTorch has under another form, or not at all.
+FORMULAS = {
+    "gelu_approx": lambda: lambda t: installed().nn.functional.gelu(t, approximate="tanh"),
+    "squareplus": lambda: (
+        lambda t: installed().where(
+            t > 0, (t + installed().sqrt(t * t + 4)) / 2, 2 / (installed().sqrt(t * t + 4) - t)
+        )
+    ),
+    "sparse_plus": lambda: (
+        lambda t: installed().where(t <= -1, 0.0, installed().where(t >= 1, t, (t + 1) ** 2 / 4))
+    ),
+    "sparse_sigmoid": lambda: lambda t: ((t + 1) / 2).clamp(0, 1),
+    "hard_swish": lambda: installed().nn.functional.hardswish,
+}
+
+
 def activation(rng):
     functional = installed().nn.functional
-    name = str(rng.choice([*ACTIVATIONS, "gelu_approx", "glu", "prelu"]))
+    name = str(rng.choice([*ACTIVATIONS, *FORMULAS, "glu", "prelu"]))
     elem = kind(rng)
     if name == "glu":
         x = elements(rng, (*shape(rng, 1), 2 * int(rng.integers(1, 4))), "plain")
@@ -26,14 +42,8 @@ def activation(rng):
         x = np.where(DIFFERS[name](x), 1.5, x)
     if name == "prelu":
         return Case(name, tp.fn.prelu, functional.prelu, [x, np.array(0.25)])
-    if name == "gelu_approx":
-        return Case(
-            name,
-            tp.fn.gelu_approx,
-            lambda t: functional.gelu(t, approximate="tanh"),
-            [x],
-            smooth=elem == "plain",
-        )
+    if name in FORMULAS:
+        return Case(name, getattr(tp.fn, name), FORMULAS[name](), [x], smooth=elem == "plain")
     # PyTorch's softplus is the identity beyond 20: an approximation of 2e-9.
     theirs = getattr(functional, ACTIVATIONS[name])
     if name == "hard_sigmoid":  # PyTorch's own multiplies by 1 / 6 in float32, in float64 too

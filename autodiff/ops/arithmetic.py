@@ -9,6 +9,7 @@ from treepie.kernels import formulas, vector
 
 from ..elementwise import elementwise
 from ..tensor import Tensor, TensorLike
+from .compare import greater, less
 from .elementary import erf, exp, log, sigmoid
 
 
@@ -276,13 +277,17 @@ def square(x: Any) -> Any:
 _erfc = np.frompyfunc(math.erfc, 1, 1)
 
 
+def _gelu_vjp(g: Any, y: Any, x: Any) -> Any:
+    # Phi(x) + x phi(x), the normal distribution and its density. Beyond 40 Phi is 0 or 1, and x phi(x) would
+    # be inf times 0 at infinity.
+    x = maximum(minimum(x, 40.0), -40.0)
+    return g * (erf(x * math.sqrt(0.5)) * 0.5 + 0.5 + x * exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi)))
+
+
 @elementwise(
     # The limit at -inf, where x times 0 would be NaN.
     oracle=lambda x: np.where(x == -np.inf, -0.0, x * np.asarray(_erfc(-x / math.sqrt(2)), np.float64) / 2),
-    # Phi(x) + x phi(x), the normal distribution and its density.
-    vjp=lambda g, y, x: (
-        g * (erf(x * math.sqrt(0.5)) * 0.5 + 0.5 + x * exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi)))
-    ),
+    vjp=_gelu_vjp,
     accepts="float",
     flops=80,
     ulp=3.5,
@@ -301,7 +306,8 @@ def gelu(x: Any) -> Any:
 
 @elementwise(
     oracle=lambda x: np.where(x == -np.inf, -0.0, x / (1 + np.exp(-x))),
-    vjp=lambda g, y, x: g * (sigmoid(x) + y * (1 - sigmoid(x))),
+    # From 100 on the sigmoid is 1, and y times 0 would be NaN at infinity.
+    vjp=lambda g, y, x: g * (sigmoid(x) + minimum(y, 100.0) * (1 - sigmoid(x))),
     accepts="float",
     flops=35,
     ulp=2.3,
@@ -359,7 +365,7 @@ def relu(x: Any) -> Any:
     name="clip",
     oracle=np.clip,
     vjp=(
-        lambda g, y, x, low, high: where((x >= low) & (x <= high), g, 0.0),
+        lambda g, y, x, low, high: where((x < low) | (x > high), 0.0, g),
         lambda g, y, x, low, high: where(x < low, g, 0.0),
         lambda g, y, x, low, high: where(x > high, g, 0.0),
     ),
@@ -375,7 +381,7 @@ def clip(x: TensorLike, low: TensorLike | None = None, high: TensorLike | None =
     """Return elements limited to [low, high].
 
     x: of any dtype.  low, high: numbers or tensors that broadcast with x, low <= high; None is no bound.
-    NaN stays. An element at a bound passes its gradient, one beyond gives it to the bound.
+    NaN stays. An element beyond a bound gives its gradient to the bound; all others keep it.
 
     Raises ValueError where both bounds are None, or shapes do not broadcast.
 
@@ -383,8 +389,10 @@ def clip(x: TensorLike, low: TensorLike | None = None, high: TensorLike | None =
     >>> tp.clip(tp.tensor([-3.0, 0.5, 3.0]), -1.0, 1.0).tolist()
     [-1.0, 0.5, 1.0]
     """
-    if low is None:
-        if high is None:
-            raise ValueError("clip: low and high are None, expected at least one bound")
-        return minimum(x, high)
-    return maximum(x, low) if high is None else _clip(x, low, high)
+    if low is not None and high is not None:
+        return _clip(x, low, high)
+    if low is not None:
+        return where(less(x, low), low, x)
+    if high is not None:
+        return where(greater(x, high), high, x)
+    raise ValueError("clip: low and high are None, expected at least one bound")
