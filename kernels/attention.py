@@ -55,9 +55,10 @@ from .blocks import (
     score_gradients,
     visible_keys,
 )
+from .compiled import device
 from .formulas import exp
 from .intrinsics import Array, scalar
-from .kernel import A1, A2, Kernel, Words, device, kernel
+from .kernel import A1, A2, Kernel, Words, kernel
 from .program import Address, Launch, Operand
 
 #: Most chunks of a launch: the scratch of more would not stay in cache (64 chunks took 1.08 of the time of 32

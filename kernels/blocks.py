@@ -8,9 +8,9 @@ to.
 import math
 from typing import Any
 
+from .compiled import device
 from .formulas import exp, log
 from .intrinsics import Array, call_address, rows_at
-from .kernel import device
 from .random import uniform32
 from .rows import row_map, row_reduce
 from .vector import Formula, Value, maximum, select

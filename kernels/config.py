@@ -4,7 +4,9 @@ Nothing else in the library reads the environment, and no kernel chooses its own
 """
 
 import functools
+import math
 import os
+from pathlib import Path
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -46,16 +48,20 @@ TRACE_ENTRIES = 1 << 17
 #: Whether pure functions are checked: traced at each call, and compared with their first trace.
 CHECK = os.environ.get("TREEPIE_CHECK", "") not in ("", "0")
 
-#: The cost of a parallel region, by threading layer. With omp, measured on 2 cores: 2 us more than a serial
-#: launch while the threads still spin from the last one, 10 to 40 us once they sleep. A launch goes
-#: parallel when its estimated serial time is at least PARALLEL_GAIN times the cost.
-PARALLEL_COST_NS = {"omp": 8e3, "tbb": 8e3, "workqueue": 48e3}
-PARALLEL_GAIN = 3.0
+#: The cost of sharing a launch with helpers that sleep: a launch is shared when its estimated serial time
+#: is at least PARALLEL_GAIN times as long.
+PARALLEL_COST_NS, PARALLEL_GAIN = 8e3, 3.0
 
-#: The cost within a long program, whose threads spin, and where reading data that another core has just
-#: written takes longer than the estimates below. With 1 us instead of 8, a step of `tabular` took 0.95 of the
-#: time, `mlp` 0.98.
-SPINNING_COST_NS = {"omp": 1e3, "tbb": 1e3, "workqueue": 48e3}
+#: The cost within a long program, whose helpers wait actively, and where reading data that another core has
+#: just written takes longer than the estimates below. With 1 us instead of 8, a step of `tabular` took 0.95
+#: of the time, `mlp` 0.98.
+SPINNING_COST_NS = 1e3
+
+#: How long a helper waits actively for the next launch before it sleeps; how late a helper's chunk may be
+#: before the caller sleeps too; how often it is judged whether helpers save time. Beside a busy process on
+#: each of two cores, a step of `mlp` took 4.7 ms with the first at 30 us, 6.0 at 10 or 100; threads that
+#: sleep early run in the same periods.
+ACTIVE_NS, LATE_NS, WINDOW_NS = 3e4, 2e4, 5e7
 
 #: Estimated cost of moving a byte, and of a floating-point operation, in one thread: 12 bytes an element of
 #: `add` took 0.08 to 0.13 ns out of cache, a fused multiply-add of `exp` 0.01 ns.
@@ -96,12 +102,66 @@ def has_fma() -> bool:
     return isa() == "neon" or "+fma" in cpu()[1].split(",")
 
 
-def affinity() -> int:
-    """Count the cores that this process may use."""
+def cores() -> int:
+    """Count the cores that this process may use: `NUMBA_NUM_THREADS`, or the least of what limits them.
+
+    These are the affinity mask, the quotas of the control groups, OMP_NUM_THREADS, SLURM_CPUS_PER_TASK, and
+    a fair part of the machine's cores among the processes that a launcher started on it.
+    """
+    if fixed := _number("NUMBA_NUM_THREADS"):
+        return fixed
+    total = os.cpu_count() or 1
+    # Windows and macOS have no affinity masks that Python can read.
+    limits = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else total, *quotas()]
+    limits += [_number("OMP_NUM_THREADS"), _number("SLURM_CPUS_PER_TASK")]
+    if ranks := max(map(_number, ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"))):
+        limits.append(max(total // ranks, 1))
+    return min(limit for limit in limits if limit)
+
+
+def _number(variable: str) -> int:
+    """Return a variable of the environment that is a whole number, 0 where it is none."""
+    text = os.environ.get(variable, "").partition(",")[0]  # OMP_NUM_THREADS may be a list
+    return int(text) if text.isdecimal() else 0
+
+
+def quotas(groups: str = "/proc/self/cgroup", root: str = "/sys/fs/cgroup") -> list[int]:
+    """Return the quotas of this process's control groups on Linux, version 1 or 2, in cores, rounded up.
+
+    groups: the file that names the groups.  root: the folder in which they are mounted.
+    """
     try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        return os.cpu_count() or 1
+        lines = Path(groups).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []  # not Linux
+    found = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        for mount in _mounts(Path(root), controllers):
+            folder = mount / path.lstrip("/")
+            # A quota of any parent holds too; in a container, the path may be one of the host's.
+            for group in (folder, *folder.parents):
+                if group.is_relative_to(mount):
+                    found += _quota(group)
+    return found
+
+
+def _mounts(root: Path, controllers: str) -> list[Path]:
+    """Return where the hierarchy of some controllers may be mounted; none where it has no quota of cores."""
+    if not controllers:
+        return [root]
+    return [root / "cpu", root / controllers] if "cpu" in controllers.split(",") else []
+
+
+def _quota(group: Path) -> list[int]:
+    for files in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):
+        try:
+            words = " ".join((group / name).read_text(encoding="ascii") for name in files).split()
+        except OSError:
+            continue  # the other version, or no such group in this container
+        if len(words) == 2 and words[0].isdecimal():  # "max" and -1 are none
+            return [max(math.ceil(int(words[0]) / int(words[1])), 1)]
+    return []
 
 
 def processes() -> tuple[str, int]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import config, conv_tile
+from .compiled import device
 from .conv_task import (
     CHANNELS,
     COLUMNS,
@@ -27,7 +28,7 @@ from .conv_task import (
     cut,
 )
 from .intrinsics import Array, call_address
-from .kernel import A1, A2, Words, device, kernel
+from .kernel import A1, A2, Words, kernel
 from .program import Launch, Operand
 from .rows import row_map
 

@@ -11,8 +11,9 @@ half do.
 from dataclasses import dataclass
 
 from . import conv_tile, gemm
+from .compiled import device
 from .intrinsics import call_address
-from .kernel import A1, A2, Words, device
+from .kernel import A1, A2, Words
 from .program import Spec
 
 #: Elements of a frame that fit into the second-level cache beside the weights: 256 kB of float32.

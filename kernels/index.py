@@ -1,7 +1,8 @@
 """Gathering rows and elements by index. Arrays are viewed as (outer, n, inner), indexed over n."""
 
 from . import config
-from .kernel import A1, A3, Status, device, kernel
+from .compiled import device
+from .kernel import A1, A3, Status, kernel
 from .program import Launch, Operand
 from .rows import row_map
 

@@ -8,16 +8,15 @@ C-contiguous, with any dtypes; each combination of dtypes is compiled when a lau
 imported only then: a process whose kernels are all cached does not import it.
 """
 
-import functools
-import types as python_types
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import numpy as np
 from llvmlite import ir
 
 from . import native
-from .intrinsics import Array, array_at, rename
+from .compiled import c_function, compilable
+from .intrinsics import Array, array_at
 from .program import HEADER, Address, Argument, Launch, Operand, make_launch
 
 A1 = Annotated[Array, 1]  # an array of one dimension, of two, of three
@@ -28,38 +27,6 @@ A3 = Annotated[Array, 3]
 Words = Annotated[Array, "words"]
 #: The error word of the launch, as an array of one: a kernel sets it to non-zero to report an error.
 Status = Annotated[Array, "status"]
-
-_F = TypeVar("_F", bound=Callable[..., Any])
-
-
-def device(function: _F) -> _F:
-    """Mark a function that kernels call; it is compiled into each of them.
-
-    It is always inlined: LLVM must see that the arrays it takes have no owner, or reference counts stay.
-    """
-    # Cached, because kernels share device functions, and Numba takes 0.1 to 0.3 s for each.
-    function.for_numba = functools.cache(lambda: _njit(forceinline=True)(_resolved(function)))  # type: ignore[attr-defined]
-    return function
-
-
-def _njit(**options: Any) -> Any:
-    from numba import njit
-
-    # Division by zero gives inf and nan, as in NumPy, instead of an exception no kernel can raise.
-    return njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, **options)
-
-
-def _resolved(function: Any) -> Any:
-    """Copy a function, replacing the marked functions that it calls by those that Numba compiles."""
-
-    def swap(value: Any) -> Any:
-        return value.for_numba() if hasattr(value, "for_numba") else value
-
-    used = {n: swap(v) for n, v in function.__globals__.items() if n in function.__code__.co_names}
-    cells = tuple(python_types.CellType(swap(c.cell_contents)) for c in function.__closure__ or ())
-    return python_types.FunctionType(
-        function.__code__, {"__builtins__": __builtins__, **used}, function.__name__, None, cells
-    )
 
 
 class Kernel:
@@ -92,7 +59,7 @@ class Kernel:
 
     def _build(self, symbol: str, dtypes: tuple[np.dtype, ...]) -> str:
         """Compile with Numba, and return the LLVM IR of `void symbol(block, lo, hi)`."""
-        from numba import cfunc, from_dtype, types
+        from numba import from_dtype, types
 
         remaining = iter(dtypes)
         kinds: list[Any] = []
@@ -103,13 +70,12 @@ class Kernel:
                 kinds.append(kind)
             else:
                 kinds.append(types.float64 if kind is float else types.int64)
-        body, arguments = _njit()(_resolved(self.body)), _arguments_intrinsic(kinds)
+        body, arguments = compilable(self.body), _arguments_intrinsic(kinds)
 
         def entry(block, lo, hi):  # type: ignore[no-untyped-def]
             body(lo, hi, *arguments(block))
 
-        compiled = cfunc(types.void(*[types.int64] * 3))(entry)
-        return rename(compiled.inspect_llvm(), compiled.native_name, symbol)
+        return c_function(symbol, entry, 3)
 
 
 def kernel(body: Callable[..., None]) -> Kernel:

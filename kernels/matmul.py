@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import config, gemm, threads
+from .compiled import device
 from .copy import copy
 from .epilogue import Epilogue
 from .intrinsics import call_address
-from .kernel import A1, A3, Words, device, kernel
+from .kernel import A1, A3, Words, kernel
 from .program import Launch, Operand, Spec
 
 #: Terms of a block of the sum at most: the first-level cache holds a strip of A of 12 x 512 float32, 24 kB.

@@ -5,6 +5,7 @@ takes 0.4 ms to load; Numba's cache takes 9 ms, compiling 0.3 to 1 s.
 """
 
 import functools
+import os
 import threading
 from collections.abc import Callable
 
@@ -18,6 +19,10 @@ _KNOWN = {"memcpy", "memmove", "memset"}
 
 _lock = threading.RLock()
 _addresses: dict[str, int] = {}
+
+if hasattr(os, "register_at_fork"):
+    # A fork waits for the linker: a child would find it, and the lock, as they were in the middle of a load.
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 @functools.cache

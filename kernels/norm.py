@@ -13,9 +13,10 @@ are lost where it is large.
 from typing import Any
 
 from . import config, reduce
+from .compiled import device
 from .elementwise import fill
 from .intrinsics import scalar
-from .kernel import A1, A3, Words, device, kernel
+from .kernel import A1, A3, Words, kernel
 from .program import Launch, Operand, Spec
 from .rows import row_map, row_reduce
 from .vector import Formula, Value, fma, sqrt

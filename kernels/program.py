@@ -14,26 +14,21 @@ through `LaunchTable.run`.
 import ctypes
 import functools
 import struct
-import time
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from llvmlite import ir
 
 from . import native, threads
-from .vector import declare
+from .atomics import load, store
+from .compiled import c_function
+from .intrinsics import call_address
+from .team import share
 
-#: Whether a table holds the threads: one at a time, since the workqueue layer ends the process on concurrent
-#: launches, and a second table would find every core busy. What `walk` returns then, and seconds to wait.
-_LOCK = array("q", [0])
-_LOCK_ADDRESS = _LOCK.buffer_info()[0]
-_BUSY, _POLL = -2, 5e-5
-
-#: Words of a block's header: error status, chunks, threads to use, the next chunk that a thread takes.
-STATUS, CHUNKS, THREADS, NEXT = range(4)
-HEADER = 4
+#: Bytes of a block's header: error status, number of chunks, whether threads share them; and its words.
+STATUS, CHUNKS, SHARED = range(0, 24, 8)
+HEADER = 3
 
 
 @dataclass(frozen=True)
@@ -135,16 +130,16 @@ class LaunchTable:
     """Launches in order, over numbered buffers."""
 
     def __init__(self, launches: Sequence[Launch], spinning: bool = False) -> None:
-        """Lay out a table. spinning: see `threads.team`."""
+        """Lay out a table. spinning: see `threads.team_size`."""
         self._count = len(launches)
         words: list[int] = [0] * (2 * self._count)
         self._slots: list[tuple[int, int, int]] = []
-        self._parallel = False
+        self._shared = False
         for row, launch in enumerate(launches):
             words[2 * row : 2 * row + 2] = launch.entry, 8 * len(words)
-            team = threads.team(launch.chunks, launch.work_ns, spinning)
-            self._parallel |= team > 1
-            words += [0, launch.chunks, team, 0]
+            team = threads.team_size(launch.chunks, launch.work_ns, spinning)
+            self._shared |= team > 1
+            words += [0, launch.chunks, int(team > 1)]
             for word, operand in launch.slots:
                 self._slots.append((len(words) + word, operand.buffer, operand.offset))
             words += launch.words
@@ -172,13 +167,8 @@ class LaunchTable:
 
     def walk(self, words: "array[int]") -> int:
         """Run the launches of a table with addresses; returns as `run` does."""
-        base = words.buffer_info()[0]
-        driver = threads.driver() if self._parallel else 0
-        while True:
-            row: int = self._run(base, self._count, driver, _LOCK_ADDRESS if driver else 0)
-            if row != _BUSY:
-                return row
-            time.sleep(_POLL)  # another thread's table has the cores
+        team = threads.team() if self._shared else 0
+        return int(self._run(words.buffer_info()[0], self._count, team))
 
 
 class BoundTable:
@@ -199,100 +189,22 @@ class BoundTable:
 
 @functools.cache
 def _runner() -> "ctypes._FuncPointer":
-    return ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 4)(native.load("walk", _run_ir))
+    address = native.load("walk", lambda: c_function("walk", walk, 3, returns=True))
+    return ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 3)(address)
 
 
-_I64, _VOID = ir.IntType(64), ir.VoidType()
-_ENTRY = ir.FunctionType(_VOID, [_I64] * 3)
-_DRIVER = ir.FunctionType(_VOID, [_I64] * 4)
+def walk(base: int, count: int, team: int) -> int:
+    """Run the launches of a table at address `base`; share those marked so with a team, unless `team` is 0.
 
-
-def _number(n: int) -> ir.Constant:
-    return ir.Constant(_I64, n)
-
-
-def _word(b: ir.IRBuilder, address: ir.Value, index: int) -> ir.Value:
-    """Return a pointer to a word from an address on."""
-    return b.inttoptr(b.add(address, _number(8 * index)), _I64.as_pointer())
-
-
-def _call(b: ir.IRBuilder, address: ir.Value, kind: ir.FunctionType, *args: ir.Value) -> None:
-    b.call(b.inttoptr(address, kind.as_pointer()), args)
-
-
-def _run_ir() -> str:
-    """Return the LLVM IR of `int64 walk(base, count, driver, lock)`, which runs a table's launches.
-
-    It returns -1, the row of a launch that reported an error, or -2 at once if another table holds the lock.
-    The lock is taken and released here, where no Python exception can intervene.
-
-    A block with THREADS > 1 goes to `driver(worker, entry, block, threads)`, which calls
-    `worker(entry, block)` on every thread; workers take chunks one at a time, so a slow core gets fewer.
+    Returns -1, or the row of a launch that reported an error, which is the last that ran.
     """
-    module = ir.Module("run")
-    worker = _worker(module)
-    run = declare(module, "walk", _I64, [_I64] * 4)
-    base, count, driver, lock = run.args
-    start = run.append_basic_block("start")
-    names = ("take", "head", "step", "serial", "parallel", "after", "end", "release", "out", "busy")
-    take, head, step, serial, parallel, after, end, release, out, busy = map(run.append_basic_block, names)
-    b = ir.IRBuilder(start)
-    locked = b.icmp_signed("!=", lock, _number(0))
-    b.cbranch(locked, take, head)
-    b.position_at_end(take)
-    held = b.cmpxchg(_word(b, lock, 0), _number(0), _number(1), "acquire", "monotonic")
-    b.cbranch(b.extract_value(held, 1), head, busy)
-    b.position_at_end(busy)
-    b.ret(_number(_BUSY))
-    b.position_at_end(head)
-    row = b.phi(_I64)
-    row.add_incoming(_number(0), start)
-    row.add_incoming(_number(0), take)
-    b.cbranch(b.icmp_signed("<", row, count), step, end)
-    b.position_at_end(step)
-    at = b.add(base, b.mul(row, _number(16)))
-    entry, block = b.load(_word(b, at, 0)), b.add(base, b.load(_word(b, at, 1)))
-    b.store(_number(0), _word(b, block, STATUS))  # a table may be walked many times
-    b.store(_number(0), _word(b, block, NEXT))
-    team = b.load(_word(b, block, THREADS))
-    many = b.and_(b.icmp_signed(">", team, _number(1)), b.icmp_signed("!=", driver, _number(0)))
-    b.cbranch(many, parallel, serial)
-    b.position_at_end(serial)
-    _call(b, entry, _ENTRY, block, _number(0), b.load(_word(b, block, CHUNKS)))
-    b.branch(after)
-    b.position_at_end(parallel)
-    _call(b, driver, _DRIVER, b.ptrtoint(worker, _I64), entry, block, team)
-    b.branch(after)
-    b.position_at_end(after)
-    row.add_incoming(b.add(row, _number(1)), after)
-    b.cbranch(b.icmp_signed("!=", b.load(_word(b, block, STATUS)), _number(0)), end, head)
-    b.position_at_end(end)
-    result = b.phi(_I64)
-    result.add_incoming(_number(-1), head)
-    result.add_incoming(row, after)
-    b.cbranch(locked, release, out)
-    b.position_at_end(release)
-    b.store_atomic(_number(0), _word(b, lock, 0), "release", 8)
-    b.branch(out)
-    b.position_at_end(out)
-    b.ret(result)
-    return str(module)
-
-
-def _worker(module: ir.Module) -> ir.Function:
-    """Define `worker(entry, block)`: compute chunks until none is left."""
-    worker = declare(module, "worker", _VOID, [_I64] * 2)
-    entry, block = worker.args
-    b = ir.IRBuilder(worker.append_basic_block("entry"))
-    loop, work, done = (worker.append_basic_block(s) for s in ("loop", "work", "done"))
-    chunks = b.load(_word(b, block, CHUNKS))
-    b.branch(loop)
-    b.position_at_end(loop)
-    chunk = b.atomic_rmw("add", _word(b, block, NEXT), _number(1), "monotonic")
-    b.cbranch(b.icmp_signed("<", chunk, chunks), work, done)
-    b.position_at_end(work)
-    _call(b, entry, _ENTRY, block, chunk, b.add(chunk, _number(1)))
-    b.branch(loop)
-    b.position_at_end(done)
-    b.ret_void()
-    return worker
+    for row in range(count):
+        at = base + 16 * row
+        entry, block = load(at), base + load(at + 8)
+        store(block + STATUS, 0)  # a table may be run many times
+        chunks = load(block + CHUNKS)
+        if team == 0 or load(block + SHARED) == 0 or not share(team, entry, block, chunks):
+            call_address(entry, block, 0, chunks)
+        if load(block + STATUS) != 0:
+            return row
+    return -1

@@ -11,9 +11,10 @@ from typing import Any
 
 from . import config, gemm
 from .blocks import clear, pack_panels, pack_transposed
+from .compiled import device
 from .formulas import sigmoid, tanh
 from .intrinsics import Array, call_address, rows_at
-from .kernel import A1, Kernel, Words, device, kernel
+from .kernel import A1, Kernel, Words, kernel
 from .program import Address, Launch, Operand
 from .rows import row_map
 

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from . import config
+from .compiled import device
 from .intrinsics import scalar
-from .kernel import A1, A2, A3, Kernel, device
+from .kernel import A1, A2, A3, Kernel
 from .program import Launch, Operand, Spec
 from .rows import row_map, row_reduce
 from .vector import Formula, Value, maximum, minimum, sqrt

@@ -5,10 +5,11 @@ from collections.abc import Callable
 import numpy as np
 
 from . import config
+from .compiled import device
 from .elementwise import cast, fill
 from .index import position
 from .intrinsics import Array
-from .kernel import A1, A3, Kernel, Status, device, kernel
+from .kernel import A1, A3, Kernel, Status, kernel
 from .program import Launch, Operand
 from .rows import row_map
 

@@ -1,52 +1,23 @@
-"""Threads: their number, and the one parallel driver that all kernels share.
+"""Threads: their number, and the team that launches share."""
 
-The driver is the only `@njit(parallel=True)` function: it runs a kernel, whose code is serial, on a team of
-threads. A kernel compiles in 0.34 s this way, and in 1.0 s with a parallel loop in it; a forked child, or a
-machine with one core, runs the same code without the driver.
-"""
+from __future__ import annotations
 
-import functools
+import atexit
 import os
-import re
 import threading
 from collections.abc import Callable
+from typing import Literal
 
-from . import config, native
+from . import config
+from .helpers import Helpers
 
-#: Functions of the threading layer that the driver calls.
-_LAYER = frozenset(
-    [
-        "numba_parallel_for",
-        "do_scheduling_unsigned",
-        "get_num_threads",
-        "get_parallel_chunksize",
-        "set_parallel_chunksize",
-        "get_sched_size",
-        "allocate_sched",
-        "deallocate_sched",
-    ]
-)
-
-#: Functions of the interpreter that Numba's wrapper of a parallel region calls, to acquire and release the
-#: lock and to report an exception. The driver holds no lock and can not raise; with the lock, a region would
-#: wait up to 5 ms for a Python thread that computes, such as one that prepares the next batch.
-_INTERPRETER = re.compile(
-    r"^declare (?:\w+ )*(?P<result>\w+) @(?P<name>Py\w+|NRT_\w+|numba_gil_\w+|numba_do_raise"
-    r"|numba_unpickle|numba_runtime_build_excinfo_struct|printf)\((?P<rest>.*)$",
-    re.MULTILINE,
-)
-
-_lock = threading.Lock()
-_forked = False
-_count = 0
-_driver = 0
+_lock = threading.RLock()
+_forked = _ended = False
+_count: int | None = None
+_helpers: Helpers | None = None
+#: Teams without helpers. A launch of another thread may still use their memory.
+_former: list[Helpers] = []
 _on_change: list[Callable[[], None]] = []
-
-
-@functools.cache
-def default_threads() -> int:
-    """Return the default number of threads: `NUMBA_NUM_THREADS`, or the number of available cores."""
-    return int(os.environ.get("NUMBA_NUM_THREADS") or config.affinity())
 
 
 def get_num_threads() -> int:
@@ -56,15 +27,19 @@ def get_num_threads() -> int:
     >>> tp.get_num_threads() >= 1
     True
     """
-    return _count or default_threads()
+    global _count
+    if _count is None:
+        _count = 1 if _forked else config.cores()
+    return _count
 
 
-def set_num_threads(n: int) -> None:
+def set_num_threads(n: int | Literal["auto"]) -> None:
     """Let kernels use at most n threads. Results have the same bits for every n.
 
-    n: at least 1. Above `NUMBA_NUM_THREADS` (by default the number of cores), only that many threads run.
+    n: at least 1, or "auto", the default: the number of cores that this process may use, counted anew. A
+    forked child has 1 thread until it calls this.
 
-    Raises TypeError if n is not an int, ValueError if it is below 1.
+    Raises TypeError if n is neither an int nor "auto", ValueError if it is below 1.
 
     >>> import treepie as tp
     >>> before = tp.get_num_threads()
@@ -74,11 +49,16 @@ def set_num_threads(n: int) -> None:
     >>> tp.set_num_threads(before)
     """
     global _count
+    if n == "auto":
+        n = config.cores()
     if isinstance(n, bool) or not isinstance(n, int):
-        raise TypeError(f"set_num_threads: n is {n!r}, expected an int")
+        raise TypeError(f"set_num_threads: n is {n!r}, expected an int or 'auto'")
     if n < 1:
         raise ValueError(f"set_num_threads: n is {n}, expected at least 1")
-    _count = n
+    with _lock:
+        _count = n
+        if _helpers is not None and _helpers.count != n - 1:
+            _stop()
     for notify in _on_change:
         notify()
 
@@ -96,67 +76,60 @@ def layer() -> str:
     return str(numba.threading_layer())
 
 
-def team(chunks: int, work_ns: float, spinning: bool = False) -> int:
-    """Return how many threads run a launch: 1 where a parallel region would cost more than it saves.
+def team_size(chunks: int, work_ns: float, spinning: bool = False) -> int:
+    """Return how many threads share a launch: 1 where that would cost more than it saves.
 
-    spinning: whether it is one of many launches, between which the threads do not go to sleep.
+    spinning: whether it is one of many launches, between which helpers do not go to sleep.
     """
-    most, costs = min(chunks, get_num_threads()), config.PARALLEL_COST_NS
-    if spinning:
-        costs = config.SPINNING_COST_NS
-    if most < 2 or work_ns < config.PARALLEL_GAIN * min(costs.values()):
-        return 1
-    return most if work_ns >= config.PARALLEL_GAIN * costs[layer()] else 1
+    most = min(chunks, get_num_threads())
+    cost = config.SPINNING_COST_NS if spinning else config.PARALLEL_COST_NS
+    return most if most > 1 and work_ns >= config.PARALLEL_GAIN * cost else 1
+
+
+def team() -> int:
+    """Return the address of the team, whose helpers this starts; 0 where there is one thread."""
+    helpers = _helpers or _start()
+    return helpers.address if helpers else 0
+
+
+def _start() -> Helpers | None:
+    global _helpers
+    with _lock:
+        if _helpers is None and get_num_threads() > 1 and not _ended:
+            _helpers = Helpers(get_num_threads() - 1, region=not _forked and layer() == "omp")
+        return _helpers
+
+
+def _stop() -> None:
+    global _helpers
+    with _lock:
+        helpers, _helpers = _helpers, None
+        if helpers is not None:
+            _former.append(helpers)
+            helpers.stop()
+
+
+@atexit.register
+def _end() -> None:
+    global _ended
+    _ended = True  # a thread that still computes goes on alone
+    _stop()
 
 
 def _after_fork_in_child() -> None:
-    # No threading layer survives a fork: omp ends the process, workqueue hangs. A child is serial.
-    global _forked, _lock
-    _forked, _lock = True, threading.Lock()
+    # The child has none of the helpers, and the layer's own threads do not survive either: omp ends the
+    # process, workqueue hangs.
+    global _forked, _count, _helpers
+    _forked, _count = True, None
+    if _helpers is not None:
+        _helpers.close()
+        _former.append(_helpers)
+        _helpers = None
+    _lock.release()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-def driver() -> int:
-    """Return the address of the parallel driver, 0 in a forked child."""
-    global _driver
-    if _forked:
-        return 0
-    if not _driver:
-        with _lock:
-            layer()
-            _driver = native.load("driver", _driver_ir, _LAYER)
-    return _driver
-
-
-def _driver_ir() -> str:
-    """`void driver(worker, entry, block, team)`: call `worker(entry, block)` `team` times at once."""
-    from numba import cfunc, njit, prange, types
-
-    from .intrinsics import call_address, rename
-
-    call = call_address.for_numba()  # type: ignore[attr-defined]
-
-    @njit(parallel=True, nogil=True, error_model="numpy")
-    def drive(worker, entry, block, team):  # type: ignore[no-untyped-def]
-        for _ in prange(team):
-            call(worker, entry, block)
-
-    @cfunc(types.void(*[types.int64] * 4))
-    def driver(worker, entry, block, team):  # type: ignore[no-untyped-def]
-        drive(worker, entry, block, team)
-
-    text = rename(driver.inspect_llvm(), driver.native_name, "driver")
-    return _INTERPRETER.sub(_empty, text)
-
-
-def _empty(declaration: re.Match[str]) -> str:
-    result, rest = declaration["result"], declaration["rest"]
-    depth, end = 1, 0
-    while depth:
-        depth += {"(": 1, ")": -1}.get(rest[end], 0)
-        end += 1
-    value = "void" if result == "void" else f"{result} {'null' if result == 'ptr' else 0}"
-    return f"define internal {result} @{declaration['name']}({rest[: end - 1]}) {{ ret {value} }}"
+    # A fork waits for the lock, so that the child has it free, and no team that is half made.
+    os.register_at_fork(
+        before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_after_fork_in_child
+    )

@@ -194,7 +194,7 @@ def test_the_bits_are_the_same_at_any_number_of_threads(row, monkeypatch):
             threads.set_num_threads(n)
             results.append([o.array.tobytes() for o in outputs(row(*arguments, **case.attributes))])
     finally:
-        threads.set_num_threads(threads.default_threads())
+        threads.set_num_threads("auto")
     assert all(r == results[0] for r in results)
 
 

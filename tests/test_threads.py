@@ -90,4 +90,4 @@ def test_set_num_threads():
 
 
 def test_a_small_launch_is_serial():
-    assert threads.team(100, work_ns=1000.0) == 1
+    assert threads.team_size(100, work_ns=1000.0) == 1

@@ -51,7 +51,7 @@ def profile_calls(program: Program, runs: int = 0) -> list[CallProfile]:
         rows = list(group)
         call = rows[0][0][0]
         seconds = [t for _, _, t in rows if t is not None]
-        team = max(threads.team(launch.chunks, launch.work_ns, spinning=True) for _, launch, _ in rows)
+        team = max(threads.team_size(launch.chunks, launch.work_ns, spinning=True) for _, launch, _ in rows)
         inputs = [spec for _, spec in call.inputs]
         total = sum(seconds) if seconds else None
         profiles.append(CallProfile(call.op.name, inputs, call.outputs, len(rows), team, total))
