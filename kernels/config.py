@@ -6,12 +6,16 @@ Nothing else in the library reads the environment, and no kernel chooses its own
 import functools
 import math
 import os
+import sys
 from pathlib import Path
 
 import llvmlite.binding as llvm
 import numpy as np
 
 __version__ = "0.1.0"
+
+if not getattr(sys, "_is_gil_enabled", lambda: True)():
+    raise ImportError("treepie does not support free-threaded Python: start it with PYTHON_GIL=1")
 
 #: Folder of compiled kernels; unset means the user's cache folder (see `cache.py`).
 CACHE_DIR = os.environ.get("TREEPIE_CACHE_DIR")

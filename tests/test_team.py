@@ -1,0 +1,141 @@
+"""The team: a launch is complete when its chunks are, whatever helpers do."""
+
+import ctypes
+import threading
+import time
+from array import array
+
+import pytest
+
+from treepie.kernels import native, program, team, threads
+from treepie.kernels.helpers import Helpers, ticks_per_ns
+
+ENTRY = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 3)
+
+
+class Launched:
+    """A launch whose chunks are Python calls: `chunk(number)`."""
+
+    def __init__(self, chunks, chunk):
+        self.rows = []
+        self.entry = ENTRY(lambda block, lo, hi: self.call(chunk, lo, hi))
+        address = ctypes.cast(self.entry, ctypes.c_void_p).value
+        self.words = array("q", [address, 16, 0, chunks, 1])
+
+    def call(self, chunk, lo, hi):
+        for k in range(lo, hi):
+            chunk(k)
+            self.rows.append((k, threading.get_ident()))
+
+    def run(self, address):
+        walk = program._runner()
+        assert walk(self.words.buffer_info()[0], 1, address) == -1
+        return sorted(k for k, _ in self.rows)
+
+
+@pytest.fixture
+def helpers():
+    made = Helpers(2, region=False)
+    yield made
+    made.stop()
+
+
+def words(helpers):
+    return helpers._words
+
+
+def test_every_chunk_is_computed_once(helpers):
+    for chunks in (1, 2, 3, 50, 257):
+        assert Launched(chunks, lambda k: None).run(helpers.address) == list(range(chunks))
+
+
+def test_helpers_take_chunks(helpers):
+    launch = Launched(12, lambda k: time.sleep(0.01))
+    launch.run(helpers.address)
+    assert len({thread for _, thread in launch.rows}) == 3
+
+
+def test_a_helper_that_never_comes_delays_nothing():
+    alone = Helpers(0, region=False)
+    try:
+        assert Launched(40, lambda k: None).run(alone.address) == list(range(40))
+    finally:
+        alone.stop()
+
+
+def test_a_late_helper_delays_only_the_chunk_that_it_holds(helpers):
+    caller, late, rest = threading.get_ident(), threading.Event(), []
+
+    def chunk(k):
+        time.sleep(0.002)
+        if threading.get_ident() != caller and not late.is_set():
+            late.set()
+            time.sleep(0.3)
+            rest.append(len(launch.rows))
+
+    launch = Launched(30, chunk)
+    start = time.perf_counter()
+    assert launch.run(helpers.address) == list(range(30))
+    assert rest == [29]  # all others were done when it came back
+    assert time.perf_counter() - start < 2
+
+
+def test_callers_work_alone_after_helpers_cost_time(helpers):
+    caller, held = threading.get_ident(), []
+
+    def chunk(k):
+        time.sleep(0.001)
+        if threading.get_ident() != caller:
+            held.append(k)
+            time.sleep(0.2)
+
+    Launched(8, chunk).run(helpers.address)
+    assert held
+    held.clear()
+    assert Launched(8, chunk).run(helpers.address) == list(range(8))
+    assert not held
+    assert words(helpers)[team.ALONE_UNTIL // 8] > 0
+    words(helpers)[team.ALONE_UNTIL // 8] = 0
+    Launched(8, chunk).run(helpers.address)
+    assert held
+
+
+def test_a_second_caller_does_not_wait_for_the_team(helpers):
+    inside, release = threading.Event(), threading.Event()
+
+    def chunk(k):
+        inside.set()
+        release.wait(10)
+
+    first = Launched(3, chunk)
+    thread = threading.Thread(target=first.run, args=(helpers.address,))
+    thread.start()
+    inside.wait(10)
+    assert Launched(5, lambda k: None).run(helpers.address) == list(range(5))
+    release.set()
+    thread.join()
+    assert len(first.rows) == 3
+
+
+def test_helpers_sleep_when_there_is_nothing_to_do(helpers):
+    Launched(5, lambda k: None).run(helpers.address)
+    deadline = time.perf_counter() + 10
+    while words(helpers)[team.ASLEEP // 8] < 2 and time.perf_counter() < deadline:
+        time.sleep(0.001)
+    assert words(helpers)[team.ASLEEP // 8] == 2
+    before = time.process_time()
+    time.sleep(0.2)
+    assert time.process_time() - before < 0.05
+
+
+def test_the_clock_runs_at_its_rate():
+    clock = ctypes.CFUNCTYPE(ctypes.c_int64)(native.load("clock", None))
+    start, ticks = time.perf_counter_ns(), clock()
+    time.sleep(0.05)
+    assert (clock() - ticks) / ticks_per_ns() == pytest.approx(time.perf_counter_ns() - start, rel=0.05)
+
+
+def test_the_team_of_the_process_is_used():
+    if threads.get_num_threads() == 1:
+        pytest.skip("needs two threads")
+    assert Launched(20, lambda k: None).run(threads.team()) == list(range(20))
