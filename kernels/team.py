@@ -145,7 +145,8 @@ def share(team: int, entry: int, block: int, chunks: int) -> bool:
     fetch_add(team + DONE, count)
     if load(team + DONE) < chunks:
         await_helpers(team, chunks, worked // max(count, 1))
-    judge(team, ticks() - start, worked * chunks // max(count, 1))
+    alone = worked * chunks // max(count, 1)
+    judge(team, ticks() - start, alone)
     store(team + OWNED, 0)
     return True
 

@@ -19,6 +19,9 @@ MODELS = {
     "gpt": "4 blocks, 128 wide, 4 heads, 128 tokens, batch 16, AdamW",
 }
 
+#: Another one, of many small products, which `shared.py` trains.
+DEEP = {"deep": "30 layers of 128 relu, batch 64, Adam"}
+
 #: Of the optimizers of all libraries.
 RATE, B1, B2, EPS, WEIGHT_DECAY, RMS_DECAY = 1e-3, 0.9, 0.999, 1e-8, 0.01, 0.9
 
@@ -71,6 +74,9 @@ def batches(name):
             start, rise = rng.integers(0, 65, (16, 1)), rng.integers(1, 9, (16, 1))
             codes = ((start + rise * np.arange(129)) % 65).astype("i4")
             return codes[:, :-1].copy(), codes[:, 1:].copy()
+        if name == "deep":
+            x = rng.standard_normal((64, 128), "f4")
+            return x, (x @ rule[:128]).argmax(1).astype("i4")
         # As in MNIST, most pixels are 0 and none is above 1.
         x = rng.standard_normal((64 if name == "cnn" else 128, 784), "f4").clip(0.5, 1.5) - np.float32(0.5)
         y = (x @ rule).argmax(1).astype("i4")

@@ -76,6 +76,7 @@ def step(name, weights=None, compiled=False):
         "xor": lambda: dense(2, 4, 1, act=nn.Tanh),
         "mlp": lambda: dense(784, 512, 256, 10),
         "tabular": lambda: dense(32, 256, 256, 1),
+        "deep": lambda: dense(*[128] * 30, 10),
         "cnn": cnn,
         "gpt": GPT,
     }[name]()

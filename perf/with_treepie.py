@@ -46,6 +46,7 @@ def trainer(name):
         "xor": lambda: dense(2, 4, 1, act=L.tanh),
         "mlp": lambda: dense(784, 512, 256, 10),
         "tabular": lambda: dense(32, 256, 256, 1),
+        "deep": lambda: dense(*[128] * 30, 10),
         "cnn": mnist.model,
         "gpt": gpt,
     }[name]()

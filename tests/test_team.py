@@ -8,7 +8,10 @@ from array import array
 import pytest
 
 from treepie.kernels import native, program, team, threads
+from treepie.kernels.atomics import fetch_add, load
+from treepie.kernels.compiled import c_function
 from treepie.kernels.helpers import Helpers, ticks_per_ns
+from treepie.kernels.program import HEADER
 
 ENTRY = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 3)
 
@@ -44,9 +47,24 @@ def words(helpers):
     return helpers._words
 
 
+def count_chunks(block: int, lo: int, hi: int) -> None:
+    """Count how often each chunk is computed, in words whose address is the argument."""
+    for chunk in range(lo, hi):
+        fetch_add(load(block + 8 * HEADER) + 8 * chunk, 1)
+
+
 def test_every_chunk_is_computed_once(helpers):
+    entry = native.load("test_count", lambda: c_function("test_count", count_chunks, 3))
+    walk, total = program._runner(), 0
     for chunks in (1, 2, 3, 50, 257):
-        assert Launched(chunks, lambda k: None).run(helpers.address) == list(range(chunks))
+        counts = array("q", [0] * chunks)
+        words = array("q", [entry, 16, 0, chunks, 1, counts.buffer_info()[0]])
+        for k in range(3000):
+            assert walk(words.buffer_info()[0], 1, helpers.address) == -1
+            assert set(counts) == {k + 1}
+        total += 3000
+    # Launches are numbered, and none was another's.
+    assert helpers._words[team.TICKET // 8] == total << 32
 
 
 def test_helpers_take_chunks(helpers):
@@ -100,21 +118,33 @@ def test_callers_work_alone_after_helpers_cost_time(helpers):
     assert held
 
 
+def test_helpers_that_save_time_keep_helping(helpers):
+    helped = set()
+    for _ in range(20):
+        launch = Launched(9, lambda k: time.sleep(0.002))
+        launch.run(helpers.address)
+        helped.add(len({thread for _, thread in launch.rows}) > 1)
+    assert helped == {True}
+
+
 def test_a_second_caller_does_not_wait_for_the_team(helpers):
-    inside, release = threading.Event(), threading.Event()
+    held, release = threading.Event(), threading.Event()
 
     def chunk(k):
-        inside.set()
-        release.wait(10)
+        time.sleep(0.002)
+        if threading.current_thread().name != "first":
+            held.set()
+            release.wait(10)
 
-    first = Launched(3, chunk)
-    thread = threading.Thread(target=first.run, args=(helpers.address,))
+    first = Launched(9, chunk)
+    thread = threading.Thread(target=first.run, args=(helpers.address,), name="first", daemon=True)
     thread.start()
-    inside.wait(10)
-    assert Launched(5, lambda k: None).run(helpers.address) == list(range(5))
+    assert held.wait(10)
+    assert Launched(20, lambda k: None).run(helpers.address) == list(range(20))
     release.set()
-    thread.join()
-    assert len(first.rows) == 3
+    thread.join(10)
+    assert not thread.is_alive()
+    assert sorted(k for k, _ in first.rows) == list(range(9))
 
 
 def test_helpers_sleep_when_there_is_nothing_to_do(helpers):

@@ -111,11 +111,11 @@ VARIABLES = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK", "OMP
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [
-        ({}, 12),
+        ({}, 11),
         ({"SLURM_CPUS_PER_TASK": "3"}, 3),
         ({"OMP_NUM_THREADS": "4,2"}, 4),
-        ({"OMP_NUM_THREADS": "40"}, 12),
-        ({"OMP_NUM_THREADS": "many"}, 12),
+        ({"OMP_NUM_THREADS": "40"}, 11),
+        ({"OMP_NUM_THREADS": "many"}, 11),
         ({"OMPI_COMM_WORLD_LOCAL_SIZE": "4"}, 4),  # of 16
         ({"MPI_LOCALNRANKS": "99"}, 1),
         ({"NUMBA_NUM_THREADS": "40", "SLURM_CPUS_PER_TASK": "3"}, 40),
@@ -126,7 +126,7 @@ def test_cores_are_the_least_of_what_limits_them(monkeypatch, variables, expecte
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(config, "quotas", lambda: [13])
+    monkeypatch.setattr(config, "quotas", lambda: [11, 13])
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(12)), raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 16)
     assert config.cores() == expected

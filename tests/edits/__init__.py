@@ -10,9 +10,23 @@ from . import (
     ops,
     optimizers,
     programs,
+    threads,
     traces,
     training,
 )
 
-_PARTS = (audit, functions, ops, kernels, formulas, programs, traces, optimizers, data, checkpoints, training)
+_PARTS = (
+    audit,
+    functions,
+    ops,
+    kernels,
+    formulas,
+    programs,
+    threads,
+    traces,
+    optimizers,
+    data,
+    checkpoints,
+    training,
+)
 ALL = [e for part in _PARTS for e in part.EDITS]

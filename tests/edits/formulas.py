@@ -196,14 +196,6 @@ EDITS = [
         "tests/test_steps.py -k one_parameter",
     ),
     Edit(
-        "threads-serial-least",
-        "kernels/threads.py",
-        "min(costs.values()):\n        return 1\n",
-        "min(costs.values()):\n        return most\n",
-        "small launches are parallel",
-        "tests/test_threads.py -k serial",
-    ),
-    Edit(
         "cache-key-without-source",
         "kernels/cache.py",
         'source.name.encode() + b"\\0" + source.read_bytes() + b"\\0"',
@@ -218,21 +210,5 @@ EDITS = [
         "return code",
         "a damaged file of the cache is loaded",
         "tests/test_cache.py -k damaged",
-    ),
-    Edit(
-        "launch-errors-ignored",
-        "kernels/program.py",
-        'b.cbranch(b.icmp_signed("!=", b.load(_word(b, block, STATUS)), _number(0)), end, head)',
-        "b.branch(head)",
-        "errors of kernels are not reported",
-        "tests/test_loss.py -k errors",
-    ),
-    Edit(
-        "launch-error-stays",
-        "kernels/program.py",
-        "    b.store(_number(0), _word(b, block, STATUS))  # a table may be walked many times\n",
-        "",
-        "a program that failed once fails in every later run",
-        "tests/test_nonfinite.py -k skipped",
     ),
 ]
