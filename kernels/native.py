@@ -76,6 +76,8 @@ def load(name: str, build: Callable[[], str], calls: frozenset[str] = frozenset(
                 with compilations.one():
                     code = _compile(name, build(), calls)
                 cache.write(name, code)
+            else:
+                compilations.loaded += 1
             engine = _engine()[0]
             engine.add_object_file(llvm.ObjectFileRef.from_data(code))
             engine.finalize_object()
