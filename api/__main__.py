@@ -28,11 +28,9 @@ def main(arguments: list[str] | None = None) -> None:
     for dtype in dtypes:
         if dtype not in ("float32", "float64"):
             parser.error(f"warmup: a dtype is {dtype!r}, expected float32 or float64")
-    if options.shared:
-        cache.move(str(Path(options.shared).absolute()))
-        if cache.primary().problem:
-            parser.error(f"warmup: {options.shared} cannot be shared: {cache.primary().problem}")
     try:
+        if options.shared:
+            _share(Path(options.shared).absolute())
         print(warmup(dtypes))
     except OSError as error:
         parser.error(f"warmup: {error}")
@@ -40,6 +38,16 @@ def main(arguments: list[str] | None = None) -> None:
         cache.share()
         print(f"for all users, on CPUs like this one ({config.cpu()[0]}): ", end="")
         print(f"export TREEPIE_CACHE_DIR={config.CACHE_DIR}")
+
+
+def _share(root: Path) -> None:
+    """Compile into a folder for all users; raise OSError where that is not possible."""
+    root.parent.mkdir(
+        parents=True, exist_ok=True
+    )  # for those whom the umask lets in: the cache's are private
+    cache.move(str(root))
+    if problem := cache.primary().problem:
+        raise OSError(f"{root} cannot be shared: {problem}")
 
 
 if __name__ == "__main__":

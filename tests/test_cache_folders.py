@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import treepie as tp
-from treepie.kernels import cache, config, native
+from treepie.kernels import cache, native
 
 from .test_cache import USE, objects, run
 
@@ -34,35 +34,12 @@ def answer(name, value):
 #: Lets a child of root go on as another user, once it has imported what only root may read.
 AS_NOBODY = f"""
 import os, treepie as tp
+from treepie.kernels import cache, native
 from treepie.kernels.compilations import compilations
-cache.key(), native._engine()
+cache.key(), native._engine(), tp.get_num_threads()
 if os.geteuid() == 0:
     os.setgid({NOBODY}), os.setuid({NOBODY})
 """
-
-
-@pytest.fixture
-def move(monkeypatch):
-    """Move the cache of this process to another folder, as a new process there would find it."""
-
-    def moved(root):
-        cache.move(root if root is None else str(root))
-        for function in (cache._warn, cache._remove_leftovers):
-            function.cache_clear()
-        monkeypatch.setattr(native, "_addresses", dict(native._addresses))
-
-    before = config.CACHE_DIR
-    yield moved
-    moved(before)
-
-
-@pytest.fixture
-def public():
-    """A folder that other users can read; pytest's own are private."""
-    folder = Path(tempfile.mkdtemp())
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
 
 
 def answer(name, value):
@@ -104,15 +81,15 @@ UNTRUSTED = {
 
 
 @pytest.mark.parametrize("case", UNTRUSTED)
-def test_a_folder_that_others_may_write_to_is_not_used(case, tmp_path, move):
+def test_a_folder_that_others_may_write_to_is_not_used(case, tmp_path, move_cache):
     if "another" in case and not ROOT:
         pytest.skip("only root gives a folder to another user")
     root = tmp_path / "root"
-    move(root)
+    move_cache(root)
     assert answer("forged", 666) == 666
     UNTRUSTED[case](root / cache.key())
     before = names(root / cache.key())
-    move(root)
+    move_cache(root)
     with pytest.warns(RuntimeWarning, match="treepie keeps compiled kernels in memory only") as caught:
         assert (answer("forged", 42), answer("another", 43)) == (42, 43)
     (warning,) = caught
@@ -129,18 +106,18 @@ def test_a_folder_that_others_may_write_to_is_not_used(case, tmp_path, move):
     assert reason in info.reason
 
 
-def test_an_untrusted_root_gets_no_folder(tmp_path, move):
+def test_an_untrusted_root_gets_no_folder(tmp_path, move_cache):
     tmp_path.chmod(0o1777)
-    move(tmp_path)
+    move_cache(tmp_path)
     assert cache.folder() is None
     assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("change", [chown, lambda file: file.chmod(0o666), lambda file: file.chmod(0o620)])
-def test_an_entry_that_others_may_write_to_is_compiled_again(change, tmp_path, move):
+def test_an_entry_that_others_may_write_to_is_compiled_again(change, tmp_path, move_cache):
     if change is chown and not ROOT:
         pytest.skip("only root gives a file to another user")
-    move(tmp_path)
+    move_cache(tmp_path)
     answer("forged", 666)
     change(cache.folder() / "forged.o")
     assert answer("forged", 42) == 42
@@ -148,32 +125,32 @@ def test_an_entry_that_others_may_write_to_is_compiled_again(change, tmp_path, m
 
 
 @as_root
-def test_root_does_not_run_kernels_of_others(tmp_path, move):
+def test_root_does_not_run_kernels_of_others(tmp_path, move_cache):
     """It did, without a warning."""
-    move(tmp_path / "root")
+    move_cache(tmp_path / "root")
     answer("forged", 666)
     for path in (tmp_path / "root", *(tmp_path / "root").rglob("*")):
         chown(path)
-    move(tmp_path / "root")
+    move_cache(tmp_path / "root")
     with pytest.warns(RuntimeWarning, match="belongs to another user, number 65534"):
         assert answer("forged", 42) == 42
 
 
 # ---- entries
-def test_an_entry_of_another_name_is_refused(tmp_path, move):
+def test_an_entry_of_another_name_is_refused(tmp_path, move_cache):
     """The process crashed: the linker found no function of that name."""
-    move(tmp_path)
+    move_cache(tmp_path)
     answer("first", 1)
     shutil.copy(cache.folder() / "first.o", cache.folder() / "second.o")
     assert answer("second", 2) == 2
 
 
-def test_an_entry_of_another_key_is_refused(tmp_path, move, monkeypatch):
-    move(tmp_path)
+def test_an_entry_of_another_key_is_refused(tmp_path, move_cache, monkeypatch):
+    move_cache(tmp_path)
     answer("first", 1)
     entry = cache.folder() / "first.o"
     monkeypatch.setattr(cache, "key", lambda: "another")
-    move(tmp_path)
+    move_cache(tmp_path)
     shutil.copy(entry, cache.folder() / "first.o")
     assert cache.folder().name == "another"
     assert answer("first", 2) == 2
@@ -221,8 +198,8 @@ def fail(number):
 
 @pytest.mark.parametrize("step", ["mkstemp", "write", "replace"])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
-def test_a_write_that_fails_gives_one_warning_and_leaves_nothing(step, number, tmp_path, move, monkeypatch):
-    move(tmp_path)
+def test_a_failed_write_gives_one_warning_and_leaves_nothing(step, number, tmp_path, move_cache, monkeypatch):
+    move_cache(tmp_path)
     folder = cache.folder()
     if step == "write":
         monkeypatch.setattr(cache, "open", lambda descriptor, mode: Full(descriptor, number), raising=False)
@@ -250,8 +227,8 @@ class Full:
         self.file.close()
 
 
-def test_an_interrupted_write_leaves_nothing(tmp_path, move, monkeypatch):
-    move(tmp_path)
+def test_an_interrupted_write_leaves_nothing(tmp_path, move_cache, monkeypatch):
+    move_cache(tmp_path)
 
     def interrupt(source, target):
         raise KeyboardInterrupt
@@ -262,30 +239,30 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, move, monkeypatch):
     assert names(cache.folder()) == []
 
 
-def test_a_full_disk(public):
+def test_a_full_disk(public_folder):
     """A real one, of 64 kB."""
-    command = ["mount", "-t", "tmpfs", "-o", "size=64k,mode=700", "tmpfs", str(public)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k,mode=700", "tmpfs", str(public_folder)]
     if not ROOT or shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
         pytest.skip("no file system can be mounted here")
     try:
         code = ANSWER + "cache.folder()\nopen(f'{cache.folder()}/large', 'wb').write(bytes(2))\n"
-        run(code, public)
-        (folder,) = public.iterdir()
+        run(code, public_folder)
+        (folder,) = public_folder.iterdir()
         with pytest.raises(OSError, match="No space"), open(folder / "large", "wb", buffering=0) as file:
             while True:
                 file.write(bytes(4096))
-        out, err = run(ANSWER + "print(answer('first', 1), answer('second', 2))", public)
+        out, err = run(ANSWER + "print(answer('first', 1), answer('second', 2))", public_folder)
         assert out == "1 2\n"
         assert err.count("RuntimeWarning") == 1
         assert "No space left on device" in err
         assert names(folder) == ["large"]
     finally:
-        subprocess.run(["umount", str(public)], check=True)
+        subprocess.run(["umount", str(public_folder)], check=True)
 
 
-def test_old_temporary_files_are_removed(tmp_path, move):
+def test_old_temporary_files_are_removed(tmp_path, move_cache):
     """Those of processes that were killed: others may be written at this moment."""
-    move(tmp_path)
+    move_cache(tmp_path)
     folder = cache.folder()
     for name, age in [("tmpold", 4000), ("tmpnew", 3000), ("tmp_kernel.o", 4000), ("other", 4000)]:
         (folder / name).touch()
@@ -298,19 +275,19 @@ def test_old_temporary_files_are_removed(tmp_path, move):
 
 # ---- folders that can only be read
 @pytest.fixture
-def shared(public, move):
+def shared(public_folder, move_cache):
     """A folder with one kernel, of root or of this user, that others and this user can only read."""
-    move(public / "shared")
+    move_cache(public_folder / "shared")
     answer("first", 1)
     cache.share()
     if not ROOT:
-        for path in (cache.folder(), public / "shared"):
+        for path in (cache.folder(), public_folder / "shared"):
             path.chmod(0o555)
-    (public / "home").mkdir(mode=0o700)
+    (public_folder / "home").mkdir(mode=0o700)
     if ROOT:
-        chown(public / "home")
-    yield public / "shared"
-    for path in ((public / "shared"), *(public / "shared").iterdir()):
+        chown(public_folder / "home")
+    yield public_folder / "shared"
+    for path in ((public_folder / "shared"), *(public_folder / "shared").iterdir()):
         path.chmod(0o755)
 
 
@@ -323,17 +300,17 @@ def test_a_shared_folder_is_readable_by_all(shared):
 COUNTS = "print(compilations.count, compilations.loaded)\n"
 
 
-def test_a_read_only_folder_is_used_and_what_it_lacks_goes_to_the_users(shared, public):
+def test_a_read_only_folder_is_used_and_what_it_lacks_goes_to_the_users(shared, public_folder):
     """It was ignored: each process compiled everything, in 7.6 s instead of 0.9."""
-    env = {"XDG_CACHE_HOME": str(public / "home")}
+    env = {"XDG_CACHE_HOME": str(public_folder / "home")}
     code = ANSWER + AS_NOBODY + "print(answer('first', 10))\n" + COUNTS
     assert run(code, shared, **env) == ("1\n0 1\n", "")
-    assert names(public / "home") == []  # nothing is missing, so nothing is made
+    assert names(public_folder / "home") == []  # nothing is missing, so nothing is made
     code += "print(answer('second', 2))\n" + COUNTS + "from treepie import machine\n"
     code += "print(tp.cache_info(), machine._where(tp.cache_info()))\n"
     out, err = run(code, shared, **env)
     assert out.startswith("1\n0 1\n2\n1 1\n")
-    own = public / "home" / "treepie" / cache.key()
+    own = public_folder / "home" / "treepie" / cache.key()
     assert (
         f"CacheInfo({shared / cache.key()}; read-only, new kernels go to {own}; 1 kernels of 0.0 MB; " in out
     )
@@ -353,23 +330,23 @@ def test_a_read_only_folder_without_a_home(shared):
     assert err.count("RuntimeWarning") == 1
 
 
-def test_a_read_only_folder_of_another_version(shared, public):
+def test_a_read_only_folder_of_another_version(shared, public_folder):
     (shared).chmod(0o755)
     (shared / cache.key()).rename(shared / "another-key")
     if not ROOT:
         shared.chmod(0o555)
     code = ANSWER + AS_NOBODY + "print(answer('first', 10))\nprint(cache.folder())"
-    own = public / "home" / "treepie" / cache.key()
-    assert run(code, shared, XDG_CACHE_HOME=str(public / "home")) == (f"10\n{own}\n", "")
+    own = public_folder / "home" / "treepie" / cache.key()
+    assert run(code, shared, XDG_CACHE_HOME=str(public_folder / "home")) == (f"10\n{own}\n", "")
 
 
 @as_root
-def test_a_read_only_folder_of_a_stranger_is_not_used(shared, public):
+def test_a_read_only_folder_of_a_stranger_is_not_used(shared, public_folder):
     """Neither root's nor this user's."""
     for path in (shared, *shared.rglob("*")):
         os.chown(path, NOBODY - 1, NOBODY - 1)
     code = ANSWER + AS_NOBODY + "print(answer('first', 10))\n"
-    out, err = run(code, shared, XDG_CACHE_HOME=str(public / "home"))
+    out, err = run(code, shared, XDG_CACHE_HOME=str(public_folder / "home"))
     assert out == "10\n"
     assert err.count("RuntimeWarning") == 1
     assert f"{shared} belongs to another user, number {NOBODY - 1}" in err
@@ -389,8 +366,8 @@ def test_off_keeps_kernels_in_memory_without_a_warning(tmp_path):
     assert names(tmp_path) == []
 
 
-def test_info(tmp_path, move):
-    move(tmp_path)
+def test_info(tmp_path, move_cache):
+    move_cache(tmp_path)
     before = tp.cache_info()
     assert (before.folder, before.writable, before.fallback) == (tmp_path / cache.key(), True, None)
     assert (before.entries, before.bytes, before.reason) == (0, 0, "")
@@ -403,9 +380,9 @@ def test_info(tmp_path, move):
     assert repr(info) == f"CacheInfo({info.folder}; 1 kernels of 0.0 MB; {counts})"
 
 
-def test_a_relative_folder_stays_where_it_is(tmp_path, move, monkeypatch):
+def test_a_relative_folder_stays_where_it_is(tmp_path, move_cache, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    move("kernels")
+    move_cache("kernels")
     assert cache.folder() == tmp_path / "kernels" / cache.key()
 
 
@@ -442,11 +419,11 @@ assert all(os.waitpid(child, 0)[1] == 0 for child in children)
     assert "Warning" not in err
 
 
-def test_reading_asks_for_no_more_than_it_opens(tmp_path, move, monkeypatch):
+def test_reading_asks_for_no_more_than_it_opens(tmp_path, move_cache, monkeypatch):
     """A process with a warm cache opens entries; it looks at a folder once."""
-    move(tmp_path)
+    move_cache(tmp_path)
     answer("first", 1)
-    move(tmp_path)
+    move_cache(tmp_path)
     stats = []
     original = os.stat
     monkeypatch.setattr(os, "stat", lambda *a, **k: stats.append(a[0]) or original(*a, **k))
