@@ -2,6 +2,7 @@
 
 from . import (
     audit,
+    caches,
     checkpoints,
     data,
     formulas,
@@ -14,5 +15,18 @@ from . import (
     training,
 )
 
-_PARTS = (audit, functions, ops, kernels, formulas, programs, traces, optimizers, data, checkpoints, training)
-ALL = [e for part in _PARTS for e in part.EDITS]
+_PARTS = (
+    audit,
+    functions,
+    ops,
+    kernels,
+    formulas,
+    programs,
+    traces,
+    optimizers,
+    data,
+    checkpoints,
+    training,
+    caches,
+)
+ALL = [e for part in (*_PARTS, caches) for e in part.EDITS]
