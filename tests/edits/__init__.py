@@ -29,4 +29,4 @@ _PARTS = (
     training,
     caches,
 )
-ALL = [e for part in (*_PARTS, caches) for e in part.EDITS]
+ALL = [e for part in _PARTS for e in part.EDITS]
