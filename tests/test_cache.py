@@ -1,7 +1,5 @@
 """The kernel cache: keyed by all that matters, and never in the way."""
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,22 +7,7 @@ import pytest
 
 from treepie.kernels import cache, native
 
-USE = "import treepie as tp; print((tp.tensor([1.0, 2.0]) + 1.0).tolist())"
-COUNT = "\nfrom treepie.kernels.compilations import compilations\nprint(compilations.count)"
-
-
-def run(code, folder, timeout=None, **env):
-    """Run Python code in a fresh process with a cache folder; return (stdout, stderr)."""
-    full = {**os.environ, "TREEPIE_CACHE_DIR": str(folder), **env}
-    full = {k: v for k, v in full.items() if v is not None}
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, env=full, timeout=timeout, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout, done.stderr
-
-
-def objects(folder):
-    return sorted(Path(folder).rglob("*.o"))
+from .caching import COUNT, USE, objects, run
 
 
 def test_a_second_process_compiles_nothing(tmp_path):

@@ -1,6 +1,5 @@
 """Kernels come from folders that nobody else may write to, on machines that are shared with others."""
 
-import ctypes
 import errno
 import os
 import re
@@ -14,47 +13,11 @@ from pathlib import Path
 import pytest
 
 import treepie as tp
-from treepie.kernels import cache, native
+from treepie.kernels import cache
 
-from .test_cache import USE, objects, run
+from .caching import ANSWER, ROOT, USE, answer, chown, modes, names, objects, run
 
-NOBODY = 65534
-ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 as_root = pytest.mark.skipif(not ROOT, reason="only root gives a file to another user")
-
-#: In a child: `answer(name, value)` compiles or loads a function, and calls it.
-ANSWER = """
-import ctypes
-from treepie.kernels import cache, native
-def answer(name, value):
-    text = f"define i64 @{name}() {{ ret i64 {value} }}"
-    return ctypes.CFUNCTYPE(ctypes.c_int64)(native.load(name, lambda: text))()
-"""
-
-#: Lets a child of root go on as another user, once it has imported what only root may read.
-AS_NOBODY = f"""
-import os, treepie as tp
-from treepie.kernels import cache, native
-from treepie.kernels.compilations import compilations
-cache.key(), native._engine(), tp.get_num_threads()
-if os.geteuid() == 0:
-    os.setgid({NOBODY}), os.setuid({NOBODY})
-"""
-
-
-def answer(name, value):
-    """Load the function `name`, or compile it to return a value, as a new process would; and call it."""
-    native._addresses.pop(name, None)
-    text = f"define i64 @{name}() {{ ret i64 {value} }}"
-    return ctypes.CFUNCTYPE(ctypes.c_int64)(native.load(name, lambda: text))()
-
-
-def modes(path, below):
-    return [(p, oct(p.stat().st_mode & 0o777)) for p in (path, *path.parents) if p.is_relative_to(below)]
-
-
-def names(folder):
-    return sorted(p.name for p in folder.iterdir())
 
 
 # ---- who may write
@@ -63,11 +26,7 @@ def test_new_folders_are_private(tmp_path):
     run(f"import os; os.umask(0)\n{USE}", tmp_path, TREEPIE_CACHE_DIR=None, XDG_CACHE_HOME=str(root))
     (file, *_) = objects(root)
     assert oct(file.stat().st_mode & 0o777) == "0o600"
-    assert {mode for _, mode in modes(file.parent, tmp_path / "a")} == {"0o700"}
-
-
-def chown(path):
-    os.chown(path, NOBODY, NOBODY)
+    assert modes(file.parent, tmp_path / "a") == {"0o700"}
 
 
 UNTRUSTED = {
@@ -271,85 +230,6 @@ def test_old_temporary_files_are_removed(tmp_path, move_cache):
     assert "tmpold" in names(folder)
     answer("first", 1)
     assert names(folder) == ["first.o", "other", "tmp_kernel.o", "tmpnew"]
-
-
-# ---- folders that can only be read
-@pytest.fixture
-def shared(public_folder, move_cache):
-    """A folder with one kernel, of root or of this user, that others and this user can only read."""
-    move_cache(public_folder / "shared")
-    answer("first", 1)
-    cache.share()
-    if not ROOT:
-        for path in (cache.folder(), public_folder / "shared"):
-            path.chmod(0o555)
-    (public_folder / "home").mkdir(mode=0o700)
-    if ROOT:
-        chown(public_folder / "home")
-    yield public_folder / "shared"
-    for path in ((public_folder / "shared"), *(public_folder / "shared").iterdir()):
-        path.chmod(0o755)
-
-
-def test_a_shared_folder_is_readable_by_all(shared):
-    (file,) = objects(shared)
-    assert oct(file.stat().st_mode & 0o777) == "0o644"
-    assert {m for _, m in modes(file.parent, shared)} == {"0o755" if ROOT else "0o555"}
-
-
-COUNTS = "print(compilations.count, compilations.loaded)\n"
-
-
-def test_a_read_only_folder_is_used_and_what_it_lacks_goes_to_the_users(shared, public_folder):
-    """It was ignored: each process compiled everything, in 7.6 s instead of 0.9."""
-    env = {"XDG_CACHE_HOME": str(public_folder / "home")}
-    code = ANSWER + AS_NOBODY + "print(answer('first', 10))\n" + COUNTS
-    assert run(code, shared, **env) == ("1\n0 1\n", "")
-    assert names(public_folder / "home") == []  # nothing is missing, so nothing is made
-    code += "print(answer('second', 2))\n" + COUNTS + "from treepie import machine\n"
-    code += "print(tp.cache_info(), machine._where(tp.cache_info()))\n"
-    out, err = run(code, shared, **env)
-    assert out.startswith("1\n0 1\n2\n1 1\n")
-    own = public_folder / "home" / "treepie" / cache.key()
-    assert (
-        f"CacheInfo({shared / cache.key()}; read-only, new kernels go to {own}; 1 kernels of 0.0 MB; " in out
-    )
-    assert f"{shared / cache.key()} (read-only), new kernels go to {own}\n" in out
-    assert err == ""
-    out, err = run(code, shared, **env)
-    assert out.startswith("1\n0 1\n2\n0 2\n")
-    assert err == ""
-
-
-def test_a_read_only_folder_without_a_home(shared):
-    code = ANSWER + AS_NOBODY + "print(answer('first', 10))\n"
-    env = {"XDG_CACHE_HOME": "/proc/nowhere"}
-    assert run(code, shared, **env) == ("1\n", "")
-    out, err = run(code + "print(answer('second', 2), answer('third', 3))\n" + COUNTS, shared, **env)
-    assert out == "1\n2 3\n2 1\n"
-    assert err.count("RuntimeWarning") == 1
-
-
-def test_a_read_only_folder_of_another_version(shared, public_folder):
-    (shared).chmod(0o755)
-    (shared / cache.key()).rename(shared / "another-key")
-    if not ROOT:
-        shared.chmod(0o555)
-    code = ANSWER + AS_NOBODY + "print(answer('first', 10))\nprint(cache.folder())"
-    own = public_folder / "home" / "treepie" / cache.key()
-    assert run(code, shared, XDG_CACHE_HOME=str(public_folder / "home")) == (f"10\n{own}\n", "")
-
-
-@as_root
-def test_a_read_only_folder_of_a_stranger_is_not_used(shared, public_folder):
-    """Neither root's nor this user's."""
-    for path in (shared, *shared.rglob("*")):
-        os.chown(path, NOBODY - 1, NOBODY - 1)
-    code = ANSWER + AS_NOBODY + "print(answer('first', 10))\n"
-    out, err = run(code, shared, XDG_CACHE_HOME=str(public_folder / "home"))
-    assert out == "10\n"
-    assert err.count("RuntimeWarning") == 1
-    assert f"{shared} belongs to another user, number {NOBODY - 1}" in err
 
 
 # ---- off, and what users see

@@ -12,7 +12,7 @@ import pytest
 
 from treepie.kernels.digest import digest
 
-from .test_cache import objects, run
+from .caching import objects, run
 
 #: A module with a kernel, and one with what the kernel calls.
 MODULES = {
@@ -192,7 +192,8 @@ x = np.arange(3.0)
 launch = mine.apply(3, 0.0, Operand(0, Spec(x.shape, x.dtype)))
 assert LaunchTable([launch]).run([x.ctypes.data]) == -1
 print(x.tolist())"""
-    env = {"PYTHONPATH": str(tmp_path / "code"), "PYTHONDONTWRITEBYTECODE": "1"}
+    path = os.pathsep.join([str(tmp_path / "code"), os.environ.get("PYTHONPATH", "")])
+    env = {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
     for formula, want in [("x + 1", [1.0, 2.0, 3.0]), ("x * 2", [0.0, 2.0, 4.0]), ("x + 1", [1.0, 2.0, 3.0])]:
         helper.write_text(
             f"from treepie.kernels.compiled import device\n@device\ndef change(x):\n    return {formula}\n"

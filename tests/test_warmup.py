@@ -8,8 +8,7 @@ from treepie import warmup
 from treepie.__main__ import main
 from treepie.kernels import cache, config
 
-from .test_cache import COUNT, objects, run
-from .test_cache_folders import AS_NOBODY, names
+from .caching import AS_NOBODY, COUNT, names, objects, run
 
 #: In a child: the command on two ops, since all take a minute.
 COMMAND = """

@@ -9,7 +9,7 @@ EDITS = [
         "if status.st_uid not in (0, os.geteuid()):",
         "if status.st_uid < 0:",
         "kernels that another user forged run as this user's, or root's",
-        "tests/test_cache_folders.py -k another_user",
+        "tests/test_cache_folders.py -k root_does_not",
     ),
     Edit(
         "cache-of-a-group",
@@ -33,7 +33,7 @@ EDITS = [
         "            _require_trust(path)\n",
         "            pass\n",
         "kernels that others may have forged are run where the root alone is private",
-        "tests/test_cache_folders.py -k 'folder_of_the_key or of the key'",
+        "tests/test_cache_folders.py -k 'not_used and key'",
     ),
     Edit(
         "cache-entries-unchecked",
@@ -98,7 +98,7 @@ EDITS = [
         "for find in (primary, store):",
         "for find in (store,):",
         "a warm cache that can only be read is ignored",
-        "tests/test_cache_folders.py -k read_only",
+        "tests/test_cache_shared.py -k read_only",
     ),
     Edit(
         "cache-without-fallback",
@@ -106,7 +106,7 @@ EDITS = [
         "return _open(None) if first.path and first.problem else first",
         "return first",
         "what a read-only cache lacks is compiled in each process",
-        "tests/test_cache_folders.py -k read_only",
+        "tests/test_cache_shared.py -k read_only",
     ),
     Edit(
         "cache-leaves-temporary-files",
@@ -154,7 +154,7 @@ EDITS = [
         "            file.chmod(0o644)\n",
         "            pass\n",
         "other users cannot read the kernels of a shared folder",
-        "tests/test_cache_folders.py -k readable_by_all",
+        "tests/test_cache_shared.py -k readable_by_all",
     ),
     Edit(
         "loaded-kernels-uncounted",
