@@ -102,12 +102,10 @@ def key() -> str:
 
 def read(name: str) -> bytes | None:
     """Return the object code cached under `name`, or None if there is none or it is damaged."""
-    for find in (primary, store):  # the second is opened only where the first lacks a kernel
-        path, _ = find()
-        code = _stored(path, name) if path else None
-        if code is not None:
-            return code
-    return None
+    code = _stored(primary().path, name)
+    if code is None and store() is not primary():
+        code = _stored(store().path, name)
+    return code
 
 
 def write(name: str, code: bytes) -> None:
@@ -202,13 +200,16 @@ def _distrust(status: os.stat_result) -> str:
     return ""
 
 
-def _stored(path: Path, name: str) -> bytes | None:
+def _stored(path: Path | None, name: str) -> bytes | None:
     """Return the code of an entry of a folder, None if it is not a whole and trusted file."""
+    if path is None:
+        return None
     try:
         descriptor = os.open(path / f"{name}.o", _READ)
     except OSError:
         return None
     try:
+        # An entry may be older than the folder's mode, and somebody may have replaced the folder meanwhile.
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or _distrust(status):
             return None

@@ -95,8 +95,8 @@ EDITS = [
     Edit(
         "cache-ignores-read-only",
         "kernels/cache.py",
-        "for find in (primary, store):",
-        "for find in (store,):",
+        "code = _stored(primary().path, name)",
+        "code = None",
         "a warm cache that can only be read is ignored",
         "tests/test_cache_shared.py -k read_only",
     ),
