@@ -134,7 +134,7 @@ from . import (
 from .data import datasets as datasets
 from .data.pipeline import Data as Data
 from .layer import Context as Context
-from .machine import show_config as show_config
+from .machine import cache_info as cache_info, show_config as show_config
 from .namespace import public_names as _public_names
 from .program.explain import explain as explain
 from .program.jit import jit as jit

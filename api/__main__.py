@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import time
-from typing import Any
+from pathlib import Path
 
-import numpy as np
-
-from treepie.autodiff import OPS, Tensor, vjp
-from treepie.autodiff.op_inputs import operands, tensors
-from treepie.autodiff.table import Case, Op
-from treepie.kernels.compilations import compilations
+from treepie.kernels import cache, config
 
 from .machine import show_config
+from .warmup import warmup
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -22,45 +17,37 @@ def main(arguments: list[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("info", help="print the CPU, the threads, the cache folder and the versions")
     warm = commands.add_parser("warmup", help="compile kernels into the cache folder, ahead of a job")
-    warm.add_argument("dtypes", nargs="*", default=["float32"], help="float32 (by default), float64")
+    warm.add_argument("dtypes", nargs="*", help="float32 (by default), float64")
+    warm.add_argument("--dtype", nargs="+", default=[], help="the same")
+    warm.add_argument("--shared", metavar="DIR", help="compile into a folder that all users can read")
     options = parser.parse_args(arguments)
     if options.command == "info":
         show_config()
         return
-    for dtype in options.dtypes:
+    dtypes = [*options.dtypes, *options.dtype] or ["float32"]
+    for dtype in dtypes:
         if dtype not in ("float32", "float64"):
             parser.error(f"warmup: a dtype is {dtype!r}, expected float32 or float64")
-    with np.errstate(all="ignore"):
-        warmup(options.dtypes)
+    try:
+        if options.shared:
+            _share(Path(options.shared).absolute())
+        print(warmup(dtypes))
+    except OSError as error:
+        parser.error(f"warmup: {error}")
+    if options.shared:
+        cache.share()
+        print(f"for all users, on CPUs like this one ({config.cpu()[0]}): ", end="")
+        print(f"export TREEPIE_CACHE_DIR={config.CACHE_DIR}")
 
 
-def warmup(dtypes: list[str]) -> None:
-    """Run every op of the table and its gradient once, so that their kernels are compiled and cached."""
-    start, before = time.perf_counter(), compilations.count
-    with compilations.watch():
-        for row in OPS.values():
-            for dtype in dtypes:
-                for case in row.cases:
-                    _run(row, case, dtype)
-    seconds = time.perf_counter() - start
-    operations = f"{len(OPS)} operations in {' and '.join(dtypes)}"
-    print(f"{operations}: {compilations.count - before} kernels compiled in {seconds:.0f} s")
-
-
-def _run(row: Op, case: Case, dtype: str) -> None:
-    inputs = tensors(operands(row, case, dtype if dtype in row.dtypes else row.dtypes[0]))
-
-    def call(*floats: Tensor) -> Any:
-        rest = iter(floats)
-        out = row(*(next(rest) if t.dtype.kind == "f" else t for t in inputs), **case.attributes)
-        return [t for t in (out if isinstance(out, tuple | list) else [out]) if t.dtype.kind == "f"]
-
-    floats = [t for t in inputs if t.dtype.kind == "f"]
-    if row.differentiable and floats:
-        results, pullback = vjp(call, *floats)
-        pullback(results)
-    else:
-        call(*floats)
+def _share(root: Path) -> None:
+    """Compile into a folder for all users; raise OSError where that is not possible."""
+    root.parent.mkdir(
+        parents=True, exist_ok=True
+    )  # for those whom the umask lets in: the cache's are private
+    cache.move(str(root))
+    if problem := cache.primary().problem:
+        raise OSError(f"{root} cannot be shared: {problem}")
 
 
 if __name__ == "__main__":

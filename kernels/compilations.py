@@ -1,4 +1,4 @@
-"""The compilations of a process: their number, their time, and the line on stderr that reports them."""
+"""The kernels that a process compiles or loads: their number and time, and the line on stderr about them."""
 
 import contextlib
 import sys
@@ -13,11 +13,15 @@ class Compilations:
 
     Inside `watch()` (one op, or a whole training step) the line starts when compiling has taken more than a
     second, and is completed with the time when the outermost `watch` ends.
+
+    count, seconds: the kernels compiled, and the time that took.  loaded: the kernels read from disk.
+    silent: whether the line is left out.
     """
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count = self.loaded = 0
         self.seconds = 0.0
+        self.silent = False
         self._depth = 0
         self._start = (0, 0.0)
         self._announced = False
@@ -48,7 +52,7 @@ class Compilations:
             yield
             self.count += 1
             self.seconds += time.perf_counter() - start
-            if not self._announced and self.seconds - self._start[1] > 1.0:
+            if not (self.silent or self._announced) and self.seconds - self._start[1] > 1.0:
                 self._announced = True
                 where = cache.folder()
                 kept = f"once, then kept in {where}" if where else "in memory only"

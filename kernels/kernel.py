@@ -16,6 +16,7 @@ from llvmlite import ir
 
 from . import native
 from .compiled import c_function, compilable
+from .digest import digest
 from .intrinsics import Array, array_at
 from .program import HEADER, Address, Argument, Launch, Operand, make_launch
 
@@ -38,6 +39,7 @@ class Kernel:
         hints = get_type_hints(body, include_extras=True)
         parameters = body.__code__.co_varnames[2 : body.__code__.co_argcount]
         self.kinds = [getattr(hints[p], "__metadata__", (hints[p],))[0] for p in parameters]
+        self._entries: dict[tuple[np.dtype, ...], int] = {}
 
     def __call__(
         self, chunks: int, work_ns: float, *arguments: Argument | tuple[int | Address, ...]
@@ -54,8 +56,15 @@ class Kernel:
 
     def entry(self, dtypes: tuple[np.dtype, ...]) -> int:
         """Return the address of the entry point for arrays of these dtypes."""
-        symbol = "_".join([self.name, *(d.kind + str(d.itemsize) for d in dtypes)])
-        return native.load(symbol, lambda: self._build(symbol, dtypes))
+        if dtypes not in self._entries:
+            symbol = self.symbol(dtypes)
+            self._entries[dtypes] = native.load(symbol, lambda: self._build(symbol, dtypes))
+        return self._entries[dtypes]
+
+    def symbol(self, dtypes: tuple[np.dtype, ...]) -> str:
+        """Return the name of the entry point, with a digest of the code that it is compiled from."""
+        names = (d.kind + str(d.itemsize) for d in dtypes)
+        return "_".join([self.name, *names, digest(self.body, self.kinds)])
 
     def _build(self, symbol: str, dtypes: tuple[np.dtype, ...]) -> str:
         """Compile with Numba, and return the LLVM IR of `void symbol(block, lo, hi)`."""

@@ -76,6 +76,10 @@ def load(name: str, build: Callable[[], str], calls: frozenset[str] = frozenset(
                 with compilations.one():
                     code = _compile(name, build(), calls)
                 cache.write(name, code)
+            else:
+                compilations.loaded += 1
+            if name in _addresses:  # a signal handler has loaded it meanwhile
+                return _addresses[name]
             engine = _engine()[0]
             engine.add_object_file(llvm.ObjectFileRef.from_data(code))
             engine.finalize_object()

@@ -139,7 +139,8 @@ def copy_cache(kernels, cache):
 
     Files are linked where that is possible, since the cache replaces files and never changes them.
     """
-    (cache / kernels.name).mkdir(parents=True)
+    for folder in (cache, cache / kernels.name):
+        folder.mkdir(0o700)
     for source in kernels.glob("*.o"):
         try:
             os.link(source, cache / kernels.name / source.name)

@@ -75,7 +75,7 @@ def test_random_calls(seeds):
 NOT_COMPARED = {
     "arange", "eye", "full", "full_like", "linspace", "ones", "ones_like", "tensor", "zeros", "zeros_like",
     "check_grads", "checkpoint_activations", "grad", "stop_gradient", "value_and_grad", "value_and_grad_aux",
-    "vjp", "explain", "get_num_threads", "jit", "pure", "set_num_threads", "show_config",
+    "cache_info", "vjp", "explain", "get_num_threads", "jit", "pure", "set_num_threads", "show_config",
     "layer.check", "layer.sequential", "layer.summary",
 }  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from . import (
     audit,
+    caches,
     checkpoints,
     data,
     formulas,
@@ -28,5 +29,6 @@ _PARTS = (
     data,
     checkpoints,
     training,
+    caches,
 )
 ALL = [e for part in _PARTS for e in part.EDITS]

@@ -206,7 +206,7 @@ EDITS = [
     Edit(
         "cache-damaged",
         "kernels/cache.py",
-        "return code if hashlib.sha256(code).digest() == digest else None",
+        "return code if stored[:_DIGEST] == _digest(name, code) else None",
         "return code",
         "a damaged file of the cache is loaded",
         "tests/test_cache.py -k damaged",
