@@ -153,8 +153,7 @@ def every(steps: int, directory: PathLike, keep: int = 3) -> Every:
     100
     """
     for argument, value in (("steps", steps), ("keep", keep)):
-        if integer("checkpoint.every", argument, value) < 1:
-            raise ValueError(f"checkpoint.every: {argument} is {value}, expected at least 1")
+        integer("checkpoint.every", argument, value, least=1)
     return Every(int(steps), _path("checkpoint.every", directory), int(keep))
 
 

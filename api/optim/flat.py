@@ -36,7 +36,7 @@ class FlatGroup:
         if any(type(t._data) is Symbol for t in members):
             return ops.concatenate([ops.reshape(t, (-1,)) for t in members])
         if len(members) == 1:
-            return Tensor(members[0].array.reshape(-1))
+            return Tensor(members[0].array.reshape(-1), None)
         owner, size = members[0].array.base, sum(t.size for t in members)
         if isinstance(owner, np.ndarray) and owner.flags.c_contiguous:
             address = members[0].address
@@ -46,7 +46,7 @@ class FlatGroup:
                 address += t.array.nbytes
             else:
                 offset = members[0].address - address_of(owner)
-                return Tensor(np.ndarray((size,), members[0].dtype, owner, offset))
+                return Tensor(np.ndarray((size,), members[0].dtype, owner, offset), None)
         return ops.concatenate([ops.reshape(t, (-1,)) for t in members])
 
 
@@ -110,7 +110,7 @@ class FlatLayout(Constructed):
             return self.around([ops.flat_slice(flat[g], k, shape) for shape, (g, k) in slices])
         arrays = [t.array for t in flat]
         return self.around(
-            [Tensor(arrays[g][k : k + math.prod(shape)].reshape(shape)) for shape, (g, k) in slices]
+            [Tensor(arrays[g][k : k + math.prod(shape)].reshape(shape), None) for shape, (g, k) in slices]
         )
 
     @functools.cached_property

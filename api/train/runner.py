@@ -159,7 +159,7 @@ class StepRunner:
         if math.isfinite(result.loss):
             assert result.gradients is not None
             layout = self.now.buffers.layout
-            grads = ptree.flatten_with_paths(layout.tree([Tensor(g) for g in result.gradients]))
+            grads = ptree.flatten_with_paths(layout.tree([Tensor(g, None) for g in result.gradients]))
             paths = [path for path, g in grads if not np.isfinite(g.array).all()]
             what = f"the gradient of {', '.join(map(repr, paths)) or 'all'} is not finite"
         step = self.now.step + 1

@@ -48,7 +48,7 @@ class FlatBuffers:
 
     def trees(self) -> tuple[Any, tuple[tuple[Tensor, ...], ...]]:
         """Return the tree of parameters and the buffers of each moment, as views."""
-        views = [Tensor(a[:]) for a in self.arrays]
+        views = [Tensor(a[:], None) for a in self.arrays]
         count = len(self.layout.groups)
         rows = [tuple(views[k : k + count]) for k in range(0, len(views), count)] if count else [()]
         return self.layout.tree(rows[0]), tuple(rows[1:])

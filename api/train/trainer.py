@@ -136,7 +136,7 @@ class Trainer:
             )
             result = self.steps.take(inputs, lambda state: None)
             after = at.next(result.buffers or inputs.out, result.state)
-            return Tensor(np.array(result.loss, result.dtype)), TrainState.of(after)
+            return Tensor(np.array(result.loss, result.dtype), None), TrainState.of(after)
 
     def fit(
         self,
@@ -303,8 +303,7 @@ def _check_options(
     validate: Validation | None,
 ) -> None:
     for argument, count in {"epochs": epochs, "accumulate_steps": accumulate_steps}.items():
-        if integer("Trainer.fit", argument, count) < 1:
-            raise ValueError(f"Trainer.fit: {argument} is {count}, expected at least 1")
+        integer("Trainer.fit", argument, count, least=1)
     if on_nonfinite not in ("raise", "skip"):
         raise ValueError(f"Trainer.fit: on_nonfinite is {on_nonfinite!r}, expected 'raise' or 'skip'")
     if clip_norm is not None:

@@ -317,7 +317,7 @@ class Run:
         for buffer, first, shape, dtype in self.program._fresh_results:
             block, offset, start = memories[buffer]
             offset += first
-            t = Tensor(np.ndarray(shape, dtype, block, offset))
+            t = Tensor(np.ndarray(shape, dtype, block, offset), None)
             t._address = start + offset
             tensors.append(t)
         return tensors
@@ -331,7 +331,7 @@ class Run:
             start = self.instance.addresses[p.buffer] + p.offset
             memory = (ctypes.c_char * spec.nbytes).from_address(start)
             array: np.ndarray = np.ndarray(spec.shape, spec.dtype, memory)  # type: ignore[arg-type]
-            tensors.append(Tensor(array.copy()))
+            tensors.append(Tensor(array.copy(), None))
         return call.op.error(tensors, call.attributes)
 
     def peeked(self) -> list[np.ndarray]:
