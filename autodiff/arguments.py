@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from treepie.kernels import memory
+
 from .convert import tensor
 from .tensor import Axis, Tensor, TensorLike, float32, float64
 
@@ -116,8 +118,8 @@ def check_total(name: str, shape: Sequence[int]) -> None:
 
 def out_of_memory(name: str, shape: Sequence[int], dtype: np.dtype) -> MemoryError:
     """Return the error for an array that the machine's memory can not hold."""
-    size = math.prod(shape) * dtype.itemsize / 2**30
-    return MemoryError(f"{name}: no memory for {size:.3g} GiB, the shape {tuple(shape)} of {dtype.name}")
+    error = memory.too_large(name, math.prod(shape) * dtype.itemsize)
+    return MemoryError(f"{error}, shape {tuple(shape)} of {dtype.name}")
 
 
 def filled(name: str, shape: Sequence[int], dtype: np.dtype, value: Any = None) -> NDArray[Any]:

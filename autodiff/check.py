@@ -46,6 +46,8 @@ def check_grads(
     >>> import treepie as tp
     >>> tp.check_grads(lambda x: tp.sin(x).sum(), (tp.tensor([0.5, 1.0]),), order=2)
     """
+    if not isinstance(args, tuple | list):
+        raise TypeError(f"check_grads: args is {args!r}, expected a tuple of the arguments of f")
     orders = integer("check_grads", "order", order, least=1, most=_MOST_ORDERS)
     number = integer("check_grads", "seed", seed, least=0)
     if not rtol >= 0:

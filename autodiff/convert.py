@@ -65,6 +65,9 @@ def tensor(data: TensorLike, dtype: DType | None = None) -> Tensor:
     except (ValueError, TypeError) as error:
         raise type(error)(f"tensor: data is not a rectangular array of numbers ({error})") from None
     if array.dtype.kind not in _BY_KIND:
+        if array.dtype.kind == "O" and array.size and all(isinstance(n, int) for n in array.flat):
+            bits = max(int(n).bit_length() for n in array.flat)
+            raise ValueError(f"tensor: data has an integer of {bits} bits, expected -2**63 to 2**63 - 1")
         raise TypeError(f"tensor: data has dtype {array.dtype}, expected numbers or bools")
     if target is None:
         target = _default(array, native)

@@ -58,9 +58,13 @@ def full(shape: int | Shape, fill_value: float | int | bool, dtype: DType | None
         from .ops import broadcast_to
 
         return broadcast_to(tensor(fill_value, dtype), shape_of("full", shape))
-    kind = tensor(fill_value).dtype if dtype is None else check_dtype("full", dtype)
     sizes = shape_of("full", shape)
-    constant = stored_constant(fill_value, kind, "full").array
+    try:
+        kind = tensor(fill_value).dtype if dtype is None else check_dtype("full", dtype)
+        constant = stored_constant(fill_value, kind).array
+    except ValueError:
+        shown = f"{fill_value}" if abs(fill_value) < 2**128 else "too large"
+        raise ValueError(f"full: fill_value is {shown}, expected a number that the dtype can hold") from None
     return Tensor(filled("full", sizes, kind, constant), None)
 
 

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from .arguments import as_float, filled, index, integer, one_axis, shape_of
+from .arguments import as_float, filled, index, integer, one_axis, shape_of, shown
 from .ops.arithmetic import add, mul, neg, sub
 from .ops.check_range import check_range
 from .ops.compare import less
@@ -56,7 +56,10 @@ def key(seed: int) -> Tensor:
     >>> tp.rng.key(7).tolist()
     [7, 0]
     """
-    bits = integer("rng.key", "seed", seed, most=2**64 - 1) % 2**64
+    bits = index("rng.key", "seed", seed)
+    if not -(2**63) <= bits < 2**64:
+        raise ValueError(f"rng.key: seed is {shown(bits)}, expected an integer of 64 bits")
+    bits %= 2**64
     return Tensor(np.array([bits % 2**32, bits >> 32], np.int64), None)
 
 

@@ -42,6 +42,11 @@ def address_of(array: NDArray[Any]) -> int:
     return array.__array_interface__["data"][0]  # type: ignore[no-any-return]
 
 
+def too_large(name: str, size: int) -> MemoryError:
+    """Return the error for `size` bytes, which the machine can not allocate. name: what they are for."""
+    return MemoryError(f"{name}: no memory for {size / 2**30:.3g} GiB")
+
+
 def _bytes(size: int) -> NDArray[np.uint8]:
     """Return memory for an aligned array of `size` bytes."""
     return np.empty(size + config.LINE, np.uint8)

@@ -17,7 +17,7 @@ from treepie.autodiff.tensor import address_of
 from treepie.kernels.compilations import compilations
 
 from .inputs import Accumulation, StepCounter, StepInputs, StepResult
-from .state import Snapshot, TrainState, snapshot_of
+from .state import Snapshot, TrainState, trained_snapshot_of
 from .steps import Steps
 
 
@@ -48,7 +48,7 @@ class StepRunner:
 
     def begin(self, st: TrainState) -> None:
         """Start from a state."""
-        self._now = snapshot_of(self._steps.optimizer, st).shared()
+        self._now = trained_snapshot_of("Trainer.fit", self._steps.optimizer, st).shared()
         self._state: TrainState | None = st
         self._last: weakref.ref[TrainState] | None = None
 

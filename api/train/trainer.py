@@ -29,7 +29,7 @@ from .inputs import StepCounter, StepInputs
 from .predict import Predictor
 from .run import Run
 from .runner import StepRunner, arrays, two
-from .state import TrainState, snapshot_of
+from .state import TrainState, snapshot_of, trained_snapshot_of
 from .step import loss_and_gradients
 from .steps import Steps
 
@@ -119,7 +119,7 @@ class Trainer:
             params, opt_state = self.optimizer.update(st.opt_state, st.vars.params, grads)
             return value, TrainState(Vars(params, state, st.vars.dtype), opt_state, st.step + 1)
         with compilations.watch():
-            at = snapshot_of(self.optimizer, st)
+            at = trained_snapshot_of("Trainer.step", self.optimizer, st)
             inputs = StepInputs(
                 at,
                 at.buffers.empty_like(),

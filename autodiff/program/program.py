@@ -280,7 +280,10 @@ class Program:
                     continue
                 if block is None:
                     small = size < config.KEPT_LEAST
-                    block = np.empty(size, _BYTE) if small else memory.recycled((size,), _BYTE)
+                    try:
+                        block = np.empty(size, _BYTE) if small else memory.recycled((size,), _BYTE)
+                    except (MemoryError, ValueError, OverflowError):
+                        raise memory.too_large("program, results", size) from None
                     start = address_of(block)
                 memories[b] = (block, offset, start)
                 if current[b] != start + offset:
