@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .arguments import LARGEST, allocated, as_tensor, filled, integer, real, shape_of
+from .arguments import LARGEST, allocated, as_tensor, filled, integer, real, shape_of, shown
 from .convert import fits_int32, tensor
 from .elementwise import stored_constant
 from .table import Shape
@@ -63,8 +63,8 @@ def full(shape: int | Shape, fill_value: float | int | bool, dtype: DType | None
         kind = tensor(fill_value).dtype if dtype is None else check_dtype("full", dtype)
         constant = stored_constant(fill_value, kind).array
     except ValueError:
-        shown = f"{fill_value}" if abs(fill_value) < 2**128 else "too large"
-        raise ValueError(f"full: fill_value is {shown}, expected a number that the dtype can hold") from None
+        text = shown(fill_value) if isinstance(fill_value, int) else f"{fill_value}"
+        raise ValueError(f"full: fill_value is {text}, expected a number that the dtype can hold") from None
     return Tensor(filled("full", sizes, kind, constant), None)
 
 

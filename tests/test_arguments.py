@@ -60,7 +60,7 @@ def test_every_function_with_integers_is_called():
         (lambda: tp.zeros((0, 2**40, 2**40)), r"^zeros: the shape"),
         (lambda: tp.ones(3).reshape((2**70, 0)), r"^reshape: shape is"),
         (lambda: tp.zeros((2**40, 0)) @ tp.zeros((0, 2**40)), r"matmul: the shape \(2\*\*40, 2\*\*40\)"),
-        (lambda: tp.full(3, 2**64), r"^full: fill_value is 18446744073709551616, expected"),
+        (lambda: tp.full(3, 2**64), r"^full: fill_value is 2\*\*64, expected"),
         (lambda: tp.arange(2**63), r"^arange: stop is 2\*\*63, expected at most 2\*\*63 - 1"),
         (lambda: tp.arange(0.0, np.inf), r"^arange: the shape"),
         (

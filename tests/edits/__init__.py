@@ -1,6 +1,7 @@
 """The edits of `tests/mutants.py`, by the part of the library that they break."""
 
 from . import (
+    arguments,
     audit,
     checkpoints,
     data,
@@ -14,5 +15,8 @@ from . import (
     training,
 )
 
-_PARTS = (audit, functions, ops, kernels, formulas, programs, traces, optimizers, data, checkpoints, training)
+_PARTS = (
+    *(arguments, audit, functions, ops, kernels, formulas, programs, traces, optimizers, data, checkpoints),
+    training,
+)
 ALL = [e for part in _PARTS for e in part.EDITS]
