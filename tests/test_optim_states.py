@@ -44,6 +44,7 @@ def message(function, a, b):
 @pytest.mark.parametrize(("a", "b"), PAIRS)
 def test_step_and_update_refuse_it(a, b):
     state, opt = OPTIMIZERS[a].init(PARAMS), OPTIMIZERS[b]
+    opt.update(opt.init(PARAMS), PARAMS, PARAMS)  # its own state first
     assert state.optimizer == OPTIMIZERS[a].name
     for function in ("step", "update"):
         with pytest.raises(ValueError, match=message(f"{opt.name}.{function}", a, b)):
