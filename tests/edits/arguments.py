@@ -116,6 +116,15 @@ EDITS = [
         "tests/test_optim_states.py -k checkpoint",
     ),
     Edit(
+        "windows-gets-signals",
+        "api/checkpoint/files.py",
+        """    if os.name == "nt":
+        return _alive_on_windows(process)""",
+        "",
+        "asking whether a process runs sends it Ctrl-C on Windows",
+        "tests/test_systems.py",
+    ),
+    Edit(
         "one-damage-is-listed",
         "api/checkpoint/checkpoint.py",
         "            lines += damage",
