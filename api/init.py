@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 from treepie.autodiff import Tensor, float32, full, ones as _ones, rng, zeros as _zeros
+from treepie.autodiff.arguments import shape_of
 
 from .pickling import constructor
 
@@ -154,7 +155,7 @@ def variance_scaling(
         )
 
     def initializer(key: Tensor, shape: Shape, dtype: Any = float32) -> Tensor:
-        fan_in, fan_out = _fans(shape, in_axis, out_axis)
+        fan_in, fan_out = _fans(shape_of("init.variance_scaling", shape), in_axis, out_axis)
         fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[mode]
         stddev = math.sqrt(scale / max(fan, 1.0))
         if distribution == "uniform":

@@ -49,7 +49,13 @@ def cross_entropy_sparse(logits: TensorLike, indices: TensorLike, ignore_index: 
     _not_empty("cross_entropy_sparse", "logits", x)
     if ignore_index is None:
         return ops.mean(ops.cross_entropy_rows(x, labels))
-    counted = labels != ignore_index
+    try:
+        counted = labels != ignore_index
+    except ValueError:
+        raise ValueError(
+            f"cross_entropy_sparse: ignore_index is {ignore_index}, expected an integer of the dtype of "
+            f"indices, {labels.dtype.name}"
+        ) from None
     message = f"cross_entropy_sparse: all indices are ignore_index {ignore_index}, expected another one too"
     count = ops.check_range(ops.sum(counted).astype(x.dtype), 1, labels.size, message)
     rows = ops.cross_entropy_rows(x, ops.where(counted, labels, 0))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import ptree
-from .arguments import as_tensor
+from .arguments import as_tensor, integer
 from .ptree import Tree
 from .tensor import Tensor, TensorLike, float64
 from .transform import vjp
@@ -16,6 +16,10 @@ from .transform import vjp
 #: Half the distance of the central difference. Its error is about 1e-12 for the third derivative, and
 #: 1e-10 for float64's rounding, of functions and derivatives near 1.
 _EPS = 1e-6
+
+
+#: The highest order of derivatives that is checked: each takes a few times as long as the one below.
+_MOST_ORDERS = 10
 
 
 def check_grads(
@@ -36,18 +40,25 @@ def check_grads(
     seed: of the random direction. One is enough: <g, J v> is measured by two evaluations, <vjp(g), v> is
         exact, and a wrong entry of J changes their difference with probability 1.
 
-    Raises AssertionError with the two numbers where they differ.
+    Raises AssertionError with the two numbers where they differ, ValueError for an order below 1 or above 10
+    and for a negative rtol or seed.
 
     >>> import treepie as tp
     >>> tp.check_grads(lambda x: tp.sin(x).sum(), (tp.tensor([0.5, 1.0]),), order=2)
     """
+    if not isinstance(args, tuple | list):
+        raise TypeError(f"check_grads: args is {args!r}, expected a tuple of the arguments of f")
+    orders = integer("check_grads", "order", order, least=1, most=_MOST_ORDERS)
+    number = integer("check_grads", "seed", seed, least=0)
+    if not rtol >= 0:
+        raise ValueError(f"check_grads: rtol is {rtol}, expected a number of 0 or more")
     primals = tuple(ptree.map(_wide, a) for a in args)
-    _check(f, primals, order, rtol, reference or f, np.random.default_rng(seed), "f")
+    _check(f, primals, orders, rtol, reference or f, np.random.default_rng(number), "f")
 
 
 def _wide(x: TensorLike) -> Tensor:
     t = as_tensor(x)
-    return Tensor(t.array.astype(float64)) if t.dtype.kind == "f" else t
+    return Tensor(t.array.astype(float64), None) if t.dtype.kind == "f" else t
 
 
 def _check(
@@ -79,11 +90,13 @@ def _check(
     result, pullback = vjp(of_floats(f), *at)
     weights = [rng.standard_normal(y.shape) for y in result]
     exact = 0.0
-    for gradient, v in zip(pullback([Tensor(np.array(w)) for w in weights]), direction, strict=True):
+    for gradient, v in zip(pullback([Tensor(np.array(w), None) for w in weights]), direction, strict=True):
         exact += float(np.sum(gradient.array * v))
 
     def moved(sign: float) -> float:
-        values = [Tensor(np.asarray(x.array + sign * _EPS * v)) for x, v in zip(at, direction, strict=True)]
+        values = [
+            Tensor(np.asarray(x.array + sign * _EPS * v), None) for x, v in zip(at, direction, strict=True)
+        ]
         outputs = of_floats(reference)(*values)
         return sum(float(np.sum(w * y.array)) for w, y in zip(weights, outputs, strict=True))
 
@@ -97,6 +110,6 @@ def _check(
 
         def gradient_of(*values: Any) -> Tree:
             _, back = vjp(of_floats(f), *values)
-            return list(back([Tensor(np.array(w)) for w in weights]))
+            return list(back([Tensor(np.array(w), None) for w in weights]))
 
         _check(gradient_of, tuple(at), order - 1, rtol, gradient_of, rng, f"the gradient of {name}")

@@ -65,6 +65,9 @@ def tensor(data: TensorLike, dtype: DType | None = None) -> Tensor:
     except (ValueError, TypeError) as error:
         raise type(error)(f"tensor: data is not a rectangular array of numbers ({error})") from None
     if array.dtype.kind not in _BY_KIND:
+        if array.dtype.kind == "O" and array.size and all(isinstance(n, int) for n in array.flat):
+            bits = max(int(n).bit_length() for n in array.flat)
+            raise ValueError(f"tensor: data has an integer of {bits} bits, expected -2**63 to 2**63 - 1")
         raise TypeError(f"tensor: data has dtype {array.dtype}, expected numbers or bools")
     if target is None:
         target = _default(array, native)
@@ -73,7 +76,7 @@ def tensor(data: TensorLike, dtype: DType | None = None) -> Tensor:
     # A float beyond float32's range becomes inf, as everywhere in the library.
     with np.errstate(over="ignore", invalid="ignore"):
         np.copyto(copy, array, casting="unsafe")
-    return Tensor(copy)
+    return Tensor(copy, None)
 
 
 def _check_range(array: NDArray[Any], dtype: np.dtype) -> None:
@@ -106,6 +109,10 @@ def _default(array: NDArray[Any], native: bool) -> np.dtype:
     if dtype.kind == "f":
         return float32
     if dtype.kind in "iu":
-        fits = array.size == 0 or (array.min() >= -(2**31) and array.max() < 2**31)
-        return int32 if fits else int64
+        return int32 if fits_int32(array) else int64
     return bool_
+
+
+def fits_int32(array: NDArray[Any]) -> bool:
+    """Whether int32 can hold all elements of an array of integers."""
+    return bool(array.size == 0 or (array.min() >= -(2**31) and array.max() < 2**31))

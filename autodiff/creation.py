@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 
-from .arguments import as_tensor, shape_of
-from .convert import tensor
+from .arguments import LARGEST, allocated, as_tensor, filled, integer, real, shape_of, shown
+from .convert import fits_int32, tensor
 from .elementwise import stored_constant
 from .table import Shape
-from .tensor import DType, Tensor, TensorLike, check_dtype, float32
+from .tensor import DType, Tensor, TensorLike, check_dtype, float32, float64, int32, int64
 from .trace.number import Number
 
 
@@ -23,7 +26,7 @@ def zeros(shape: int | Shape, dtype: DType = float32) -> Tensor:
     >>> tp.zeros((2, 2)).tolist()
     [[0.0, 0.0], [0.0, 0.0]]
     """
-    return Tensor(np.zeros(shape_of("zeros", shape), check_dtype("zeros", dtype)))
+    return Tensor(filled("zeros", shape_of("zeros", shape), check_dtype("zeros", dtype)), None)
 
 
 def ones(shape: int | Shape, dtype: DType = float32) -> Tensor:
@@ -37,7 +40,7 @@ def ones(shape: int | Shape, dtype: DType = float32) -> Tensor:
     >>> tp.ones(2, tp.int32).tolist()
     [1, 1]
     """
-    return Tensor(np.ones(shape_of("ones", shape), check_dtype("ones", dtype)))
+    return Tensor(filled("ones", shape_of("ones", shape), check_dtype("ones", dtype), 1), None)
 
 
 def full(shape: int | Shape, fill_value: float | int | bool, dtype: DType | None = None) -> Tensor:
@@ -55,8 +58,14 @@ def full(shape: int | Shape, fill_value: float | int | bool, dtype: DType | None
         from .ops import broadcast_to
 
         return broadcast_to(tensor(fill_value, dtype), shape_of("full", shape))
-    kind = tensor(fill_value).dtype if dtype is None else check_dtype("full", dtype)
-    return Tensor(np.full(shape_of("full", shape), stored_constant(fill_value, kind).array))
+    sizes = shape_of("full", shape)
+    try:
+        kind = tensor(fill_value).dtype if dtype is None else check_dtype("full", dtype)
+        constant = stored_constant(fill_value, kind).array
+    except ValueError:
+        text = shown(fill_value) if isinstance(fill_value, int) else f"{fill_value}"
+        raise ValueError(f"full: fill_value is {text}, expected a number that the dtype can hold") from None
+    return Tensor(filled("full", sizes, kind, constant), None)
 
 
 def zeros_like(x: TensorLike, dtype: DType | None = None) -> Tensor:
@@ -112,11 +121,21 @@ def arange(start: float, stop: float | None = None, step: float = 1, dtype: DTyp
     if step == 0:
         raise ValueError("arange: step is 0, expected another number")
     first, last = (0, start) if stop is None else (start, stop)
-    return tensor(np.arange(first, last, step).tolist(), dtype) if first != last else _empty(start, dtype)
-
-
-def _empty(sample: float, dtype: DType | None) -> Tensor:
-    return zeros((0,), tensor(sample).dtype if dtype is None else dtype)
+    numbers: dict[str, Any] = {"start": first, "stop": last, "step": step}
+    if all(isinstance(n, int | np.integer) for n in numbers.values()):
+        first, last, step = (integer("arange", argument, n) for argument, n in numbers.items())
+        count = max(0, -(-(last - first) // step))
+        kind = int64
+    else:
+        try:
+            count = max(0, math.ceil((last - first) / step))
+        except (OverflowError, ValueError):
+            count = LARGEST  # infinitely many, or a NaN
+        kind = float64
+    array = allocated("arange", (count,), kind, lambda: np.arange(first, last, step))
+    if dtype is None and array.dtype.kind == "f":
+        return tensor(array, float32)
+    return tensor(array, int32 if dtype is None and fits_int32(array) else dtype)
 
 
 def linspace(start: float, stop: float, num: int = 50, dtype: DType = float32) -> Tensor:
@@ -130,9 +149,12 @@ def linspace(start: float, stop: float, num: int = 50, dtype: DType = float32) -
     >>> tp.linspace(0.0, 1.0, 5).tolist()
     [0.0, 0.25, 0.5, 0.75, 1.0]
     """
-    if num < 0:
-        raise ValueError(f"linspace: num is {num}, expected 0 or more")
-    return tensor(np.linspace(start, stop, num), dtype)
+    kind, count = check_dtype("linspace", dtype), integer("linspace", "num", num, least=0)
+    first, last = (
+        real("linspace", argument, end) if type(end) is int else end
+        for argument, end in (("start", start), ("stop", stop))
+    )
+    return tensor(allocated("linspace", (count,), float64, lambda: np.linspace(first, last, count)), kind)
 
 
 def eye(n: int, m: int | None = None, dtype: DType = float32) -> Tensor:
@@ -147,4 +169,5 @@ def eye(n: int, m: int | None = None, dtype: DType = float32) -> Tensor:
     [[1.0, 0.0], [0.0, 1.0]]
     """
     rows, columns = shape_of("eye", (n, n if m is None else m))
-    return Tensor(np.eye(rows, columns, dtype=check_dtype("eye", dtype)))
+    kind = check_dtype("eye", dtype)
+    return Tensor(allocated("eye", (rows, columns), kind, lambda: np.eye(rows, columns, dtype=kind)), None)

@@ -87,7 +87,7 @@ def note_rule() -> None:
 def _recorded(rule: tape.Differentiable, inputs: tuple[Tensor, ...], result: Tree) -> Tree:
     """Return a result detached from its history, with a rule as its only node."""
     leaves, rebuild = ptree.flatten(result)
-    outputs = tuple(Tensor(as_tensor(x)._data) for x in leaves)
+    outputs = tuple(Tensor(as_tensor(x)._data, None) for x in leaves)
     tape.record(rule, inputs, {}, outputs)
     return rebuild(list(outputs))
 
@@ -95,7 +95,7 @@ def _recorded(rule: tape.Differentiable, inputs: tuple[Tensor, ...], result: Tre
 def _filled(gradients: Sequence[Tensor | None], outputs: Sequence[np.ndarray | Symbol]) -> list[Tensor]:
     """Return the gradients of all outputs, zeros where there is none."""
     pairs = zip(gradients, outputs, strict=True)
-    return [Tensor(np.zeros(a.shape, a.dtype)) if g is None else g for g, a in pairs]
+    return [Tensor(np.zeros(a.shape, a.dtype), None) if g is None else g for g, a in pairs]
 
 
 class _Custom:
@@ -155,7 +155,7 @@ def checkpoint_activations(f: Callable[..., Tree]) -> Callable[..., Tree]:
         leaves, rebuild = ptree.flatten(list(args))
         inputs = [as_tensor(x) for x in leaves]
         with tape.capture() as captured:
-            result = f(*rebuild([Tensor(x._data) for x in inputs]))
+            result = f(*rebuild([Tensor(x._data, None) for x in inputs]))
         rule = _Recomputed(f, rebuild, len(inputs))
         return _recorded(rule, (*inputs, *captured), result)
 

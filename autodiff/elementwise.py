@@ -21,27 +21,30 @@ from .convert import tensor
 from .table import VJP, BoundArguments, Case, Op, public, register
 from .tensor import Tensor, TensorLike, bool_, float64
 from .trace import active
-from .trace.number import Number, fitting
+from .trace.number import Number, does_not_fit, fitting
 
 Accepts = Literal["any", "number", "signed", "float", "bool"]
 
 _constants: dict[tuple[float, np.dtype], Tensor] = {}
 
 
-def constant(number: float | int | bool | Number, dtype: np.dtype) -> Tensor:
-    """Return a number as a tensor of shape (); numbers of traced user code are inputs of its program."""
+def constant(number: float | int | bool | Number, dtype: np.dtype, name: str = "tensor") -> Tensor:
+    """Return a number as a tensor of shape (); numbers of traced user code are inputs of its program.
+
+    name: of the function, for the ValueError where the dtype can not hold the number.
+    """
     trace = active.state.trace
     if trace is not None and not trace.closed:
         if type(number) is Number:
-            return number.operand(dtype)
+            return number.operand(dtype, name)
         if trace.user and dtype.kind == "f":
-            return Tensor(trace.number(fitting(number, dtype), dtype))
+            return Tensor(trace.number(fitting(number, dtype, name), dtype), None)
     elif type(number) is Number:
         number = number.sample
-    return stored_constant(number, dtype)
+    return stored_constant(number, dtype, name)
 
 
-def stored_constant(number: Any, dtype: np.dtype) -> Tensor:
+def stored_constant(number: Any, dtype: np.dtype, name: str = "tensor") -> Tensor:
     """Return a constant from a cache."""
     negative_zero = not number and math.copysign(1.0, number) < 0  # equal to 0.0 as a key
     stored = _constants.get((number, dtype))
@@ -49,9 +52,9 @@ def stored_constant(number: Any, dtype: np.dtype) -> Tensor:
         return stored
     try:
         with np.errstate(over="ignore"):
-            created = Tensor(np.array(number, dtype))
+            created = Tensor(np.array(number, dtype), None)
     except OverflowError:
-        raise ValueError(f"{number} does not fit {dtype.name}") from None
+        raise does_not_fit(name, number, dtype) from None
     if len(_constants) < 4096 and not negative_zero:
         _constants[number, dtype] = created
     return created
@@ -65,7 +68,7 @@ def promoted(name: str, args: tuple[TensorLike, ...], accepts: Accepts = "any") 
     """
     dtype = _common_dtype(args)
     if dtype is not None and accepts != "bool" and (accepts == "any" or dtype.kind == "f"):
-        return tuple(a if type(a) is Tensor else constant(a, dtype) for a in args)  # type: ignore[arg-type]
+        return tuple(a if type(a) is Tensor else constant(a, dtype, name) for a in args)  # type: ignore[arg-type]
     operands: list[Any] = [
         a if isinstance(a, Tensor | bool | int | float | Number) else tensor(a) for a in args
     ]
@@ -83,7 +86,7 @@ def promoted(name: str, args: tuple[TensorLike, ...], accepts: Accepts = "any") 
         dtype = np.dtype("int64")
     elif accepts == "bool" and dtype.kind != "b":
         raise TypeError(f"{name}: an operand has dtype {dtype.name}, expected bool")
-    return tuple(_as(a, dtype) for a in operands)
+    return tuple(_as(a, dtype, name) for a in operands)
 
 
 def _promoting(a: Any) -> Any:
@@ -107,9 +110,9 @@ def _common_dtype(args: Sequence[Any]) -> np.dtype | None:
     return dtype if number is None or (dtype is not None and dtype.kind == "f") else None
 
 
-def _as(a: Any, dtype: np.dtype) -> Tensor:
+def _as(a: Any, dtype: np.dtype, name: str) -> Tensor:
     if not isinstance(a, Tensor):
-        return constant(a, dtype)
+        return constant(a, dtype, name)
     return a if a._data.dtype == dtype else a.astype(dtype)
 
 
@@ -375,7 +378,7 @@ def _binder(
                 else:
                     return args, {}  # the usual case, in a third of the time
                 if count == 2 and (type(args[1]) is float or type(args[1]) is int):
-                    return (first, constant(args[1], dtype)), {}
+                    return (first, constant(args[1], dtype, name)), {}
             return promoted(name, args, accepts), {}
         operands = dict(zip(values, promoted(name, tuple(args[k] for k in values), accepts), strict=True))
         for k in conditions:

@@ -77,7 +77,9 @@ def swept() -> list[Elementwise]:
 
 def _result_is_float(row: Elementwise) -> bool:
     conditions = row.cases[0].integers
-    operands = [Tensor(np.zeros((), bool if k in conditions else np.float32)) for k in range(_arity(row))]
+    operands = [
+        Tensor(np.zeros((), bool if k in conditions else np.float32), None) for k in range(_arity(row))
+    ]
     return bool(row(*operands).dtype == np.float32)
 
 
@@ -93,7 +95,7 @@ def largest_error(row: Elementwise, count: int, seed: int = 0) -> Error:
     """
     worst = Error()
     for operands in points(row, count, np.random.default_rng(seed)):
-        got = row(*[Tensor(a) for a in operands]).array
+        got = row(*[Tensor(a, None) for a in operands]).array
         wide = [a.astype(np.float64) if a.dtype.kind == "f" else a for a in operands]
         with np.errstate(all="ignore"):
             exact = np.asarray(row.oracle(*wide), np.float64)

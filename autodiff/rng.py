@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from .arguments import as_float, integer, one_axis, shape_of
+from .arguments import as_float, filled, index, integer, one_axis, shape_of, shown
 from .ops.arithmetic import add, mul, neg, sub
 from .ops.check_range import check_range
 from .ops.compare import less
@@ -27,7 +27,7 @@ from .ops.random import (
 )
 from .ops.sort import argsort
 from .table import Shape
-from .tensor import DType, Tensor, TensorLike, check_dtype, float32, float64
+from .tensor import DType, Tensor, TensorLike, bool_, check_dtype, float32, float64
 from .trace.active import tracing
 from .trace.number import computed
 
@@ -56,11 +56,11 @@ def key(seed: int) -> Tensor:
     >>> tp.rng.key(7).tolist()
     [7, 0]
     """
-    bits = integer("rng.key", "seed", seed)
+    bits = index("rng.key", "seed", seed)
     if not -(2**63) <= bits < 2**64:
-        raise ValueError(f"rng.key: seed is {seed}, expected an integer of 64 bits")
+        raise ValueError(f"rng.key: seed is {shown(bits)}, expected an integer of 64 bits")
     bits %= 2**64
-    return Tensor(np.array([bits % 2**32, bits >> 32], np.int64))
+    return Tensor(np.array([bits % 2**32, bits >> 32], np.int64), None)
 
 
 def split(key: Tensor, n: int = 2) -> Tensor:
@@ -74,9 +74,7 @@ def split(key: Tensor, n: int = 2) -> Tensor:
     >>> tp.rng.split(tp.rng.key(7), 3).shape
     (3, 2)
     """
-    if integer("rng.split", "n", n) < 1:
-        raise ValueError(f"rng.split: n is {n}, expected at least 1")
-    return random_split(key, n)
+    return random_split(key, integer("rng.split", "n", n, least=1))
 
 
 def fold_in(key: Tensor, data: int) -> Tensor:
@@ -94,7 +92,7 @@ def fold_in(key: Tensor, data: int) -> Tensor:
 
 
 def _folded(data: int) -> int:
-    number = integer("rng.fold_in", "data", data)
+    number = index("rng.fold_in", "data", data)
     if not 0 <= number < 2**62:
         raise ValueError(f"rng.fold_in: data is {data}, expected 0 to 2**62 - 1")
     return number
@@ -178,14 +176,13 @@ def permutation(key: Tensor, n: int) -> Tensor:
     >>> sorted(tp.rng.permutation(tp.rng.key(7), 4).tolist())
     [0, 1, 2, 3]
     """
-    if integer("rng.permutation", "n", n) < 0:
-        raise ValueError(f"rng.permutation: n is {n}, expected 0 or more")
+    sizes = shape_of("rng.permutation", (integer("rng.permutation", "n", n, least=0),))
     check_key("rng.permutation", key)
-    draws = random_bits(key, (n,))
+    draws = random_bits(key, sizes)
     # One order either way: the kernel takes half the time (45 ms for 10^6), and 0.7 s to compile.
     if n > 2**17 or tracing() is not None:
         return argsort(draws)
-    return Tensor(np.argsort(draws.numpy(), kind="stable"))
+    return Tensor(np.argsort(draws.numpy(), kind="stable"), None)
 
 
 def truncated_normal(
@@ -213,8 +210,8 @@ def truncated_normal(
     nearest = min(max(low, 0.0), high)
     # Beyond this the density is below 1e-16 of its largest.
     reach = math.sqrt(nearest * nearest + 75.0)
-    out = np.empty(sizes, kind)
-    missing = np.ones(sizes, bool)
+    out = filled("rng.truncated_normal", sizes, kind)
+    missing = filled("rng.truncated_normal", sizes, bool_, True)
     draw = 0
     while missing.any():
         first, second = split(fold_in(key, draw))
@@ -229,7 +226,7 @@ def truncated_normal(
         np.copyto(out, x, where=missing & accepted)
         missing &= ~accepted
         draw += 1
-    return Tensor(out)
+    return Tensor(out, None)
 
 
 def randint(key: Tensor, shape: Shape, low: int, high: int) -> Tensor:
@@ -244,12 +241,12 @@ def randint(key: Tensor, shape: Shape, low: int, high: int) -> Tensor:
     >>> tp.rng.randint(tp.rng.key(7), (3,), 0, 10).dtype.name
     'int32'
     """
-    first, last = integer("rng.randint", "low", low), integer("rng.randint", "high", high)
+    first, last = index("rng.randint", "low", low), index("rng.randint", "high", high)
     if not first < last or last - first > 2**32 or not -(2**63) <= first < last <= 2**63:
         raise ValueError(
             f"rng.randint: low is {low} and high {high}, expected low < high <= low + 2**32, of 64 bits"
         )
-    bounds = Tensor(np.array([first, last - first], np.int64))
+    bounds = Tensor(np.array([first, last - first], np.int64), None)
     integers = random_integers(key, bounds, shape_of("rng.randint", shape))
     return integers.astype("int32") if first >= -(2**31) and last <= 2**31 else integers
 

@@ -15,11 +15,12 @@ from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 
 import numpy as np
 
-from treepie.kernels import memory, threads
+from treepie.kernels import threads
 from treepie.kernels.compilations import compilations
 from treepie.kernels.program import Launch, LaunchTable, Operand, Spec
 
 from . import tape
+from .plan import Plan, checked
 from .tensor import DType, Tensor, address_of
 from .trace import active
 
@@ -39,8 +40,6 @@ _MOST_PLANS = 1000
 
 #: Operands of up to this many elements are checked in Python before the kernel runs.
 _MOST_CHECKED = 1 << 16
-
-_BYTE = np.dtype(np.uint8)
 
 #: The table: name -> row.
 OPS: dict[str, Op] = {}
@@ -160,18 +159,16 @@ class Op:
         if trace is not None and not trace.closed:
             return trace.add(self, inputs, attributes)
         if self.view is not None:
-            return (Tensor(self.view(inputs[0].array, **attributes)),)
+            return (Tensor(self.view(inputs[0].array, **attributes), None),)
         arrays = [t.array for t in inputs]
         plan = self.planned([(a.shape, a.dtype) for a in arrays], attributes)
-        empty = memory.recycled if self.recycled else memory.aligned
-        outputs = [Tensor(empty(shape, dtype)) for shape, dtype in plan.outputs]
+        outputs = plan.results(self.name, self.recycled)
         if plan.program is not None:
-            scratch = [memory.recycled((n,), _BYTE) for n in plan.scratch]
             addresses = [t.address for t in inputs]
-            for out in outputs:
-                out._address = out._address or address_of(out.array)
-                addresses.append(out._address)
-            addresses += [address_of(a) for a in scratch]
+            addresses += [out._address for out in outputs]
+            if plan.scratch:
+                scratch = plan.scratch_buffers(self.name)
+                addresses += [address_of(a) for a in scratch]
             if plan.program.run(addresses) >= 0:
                 raise self.error(inputs, attributes)
         return tuple(outputs)
@@ -193,7 +190,7 @@ class Op:
 
     def outputs(self, inputs: Sequence[Any], attributes: Attributes) -> list[tuple[Shape, np.dtype]]:
         """Return the shapes and dtypes of the outputs for inputs that have these attributes."""
-        specs = self.infer(*[Spec(x.shape, x.dtype) for x in inputs], **attributes)
+        specs = checked(self.name, self.infer(*[Spec(x.shape, x.dtype) for x in inputs], **attributes))
         return [(s.shape, s.dtype) for s in specs]
 
     def planned(self, inputs: Sequence[tuple[Shape, np.dtype]], attributes: Attributes) -> Plan:
@@ -210,7 +207,7 @@ class Op:
         return plan
 
     def _plan(self, specs: list[Spec], attributes: Attributes) -> Plan:
-        results = tuple(self.infer(*specs, **attributes))
+        results = checked(self.name, self.infer(*specs, **attributes))
         sizes: list[int] = []
 
         def scratch(shape: Shape, dtype: DType) -> Operand:
@@ -271,19 +268,6 @@ class Composite(Op):
     def caller(self) -> Callable[..., Any]:
         """Return the function."""
         return self.bind
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The launches of an op for inputs of some shapes and dtypes.
-
-    scratch: bytes of each scratch buffer, which are numbered after inputs and outputs.
-    """
-
-    outputs: tuple[tuple[Shape, np.dtype], ...]
-    scratch: tuple[int, ...]
-    program: LaunchTable | None
-    launches: tuple[Launch, ...]
 
 
 def _forget_plans() -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 from collections.abc import Iterator, Sequence
 from types import EllipsisType
-from typing import TYPE_CHECKING, Any, Union, cast
+from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 from numpy.typing import NDArray
 
 from treepie.kernels import memory
 from treepie.kernels.config import DTYPES
+from treepie.kernels.memory import address_of as address_of
 
 from .trace.entry import Symbol
 
@@ -47,19 +47,15 @@ def check_dtype(function: str, dtype: DType) -> np.dtype:
     return out
 
 
-def address_of(array: NDArray[Any]) -> int:
-    """Return the address of an array's first element."""
-    if array.size and array.flags.carray:
-        # A quarter of the time of `__array_interface__`; writable arrays allow it.
-        return ctypes.addressof(ctypes.c_char.from_buffer(cast(Any, array)))
-    return array.__array_interface__["data"][0]  # type: ignore[no-any-return]
-
-
 def copied(array: NDArray[Any]) -> Tensor:
     """Return a tensor with a copy of an array, whose dtype is one of those of tensors."""
     copy = memory.aligned(array.shape, TENSOR_DTYPES[array.dtype])
     copy[...] = array
-    return Tensor(copy)
+    return Tensor(copy, None)
+
+
+#: The node of `Tensor(data)`, as users may call it.
+_UNCHECKED: Any = object()
 
 
 class Tensor:
@@ -76,12 +72,17 @@ class Tensor:
     __slots__ = ("__weakref__", "_address", "_data", "node", "output")
     __array_priority__ = 1000  # so that NumPy's operators leave tensors to ours
 
-    def __init__(self, data: NDArray[Any] | Symbol, node: Node | None = None, output: int = 0) -> None:
-        """Wrap an array that nothing else writes to, or a trace's symbol; `tensor` is the public way."""
-        self._data = data
-        self.node = node  # the call that computed it, while a gradient is being taken
-        self.output = output  # its position in the outputs of the node
+    def __init__(self, data: TensorLike | Symbol, node: Node | None = _UNCHECKED, output: int = 0) -> None:
+        """Copy data as `tensor` does. With a node or None, wrap an array that nothing else writes to."""
+        self._data: NDArray[Any] | Symbol = data  # type: ignore[assignment]
         self._address = 0
+        self.node = node  # the call that computed it, while a gradient is being taken
+        if node is not None:
+            self.output = output  # its position in the outputs of the node
+            if node is _UNCHECKED:
+                converted = Tensor._converted(data)
+                self._data, self.node = converted._data, converted.node
+                self.output = getattr(converted, "output", 0)
 
     @property
     def array(self) -> NDArray[Any]:
@@ -233,6 +234,10 @@ class Tensor:
 
         def __deepcopy__(self, memo: Any) -> Tensor:
             """Return a copy in separate memory."""
+
+        @staticmethod
+        def _converted(data: TensorLike | Symbol) -> Tensor:
+            """Return numbers, lists or an array as a tensor."""
 
         @staticmethod
         def _stack(tensors: list[Tensor]) -> Tensor:

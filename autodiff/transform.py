@@ -57,7 +57,7 @@ def _detached(tree: Tree) -> Tree:
     """Return results without their history, unless an outer gradient needs it."""
     if tape.recording():
         return tree
-    return ptree.map(lambda x: Tensor(x._data) if isinstance(x, Tensor) else x, tree)
+    return ptree.map(lambda x: Tensor(x._data, None) if isinstance(x, Tensor) else x, tree)
 
 
 def _differentiate(
@@ -76,7 +76,7 @@ def _differentiate(
                     )
                 result, aux = result
             loss = check_scalar(name, result)
-        one = Tensor(np.ones((), loss.dtype))
+        one = Tensor(np.ones((), loss.dtype), None)
         gradients = tape.backward(number, [loss], [one], variables)
     grads = rebuild([or_zeros(g, x) for g, x in zip(gradients, leaves, strict=True)])
     return _detached(loss), grads, aux
@@ -84,7 +84,7 @@ def _differentiate(
 
 def zeros_of(x: Tensor) -> Tensor:
     """Return zeros of the shape and dtype of x."""
-    return Tensor(np.zeros(x.shape, x.dtype))
+    return Tensor(np.zeros(x.shape, x.dtype), None)
 
 
 def or_zeros(g: Tensor | None, x: Tensor) -> Tensor:

@@ -25,6 +25,9 @@ _SEGMENTS = 96
 #: Most chunks of a launch, and least where possible. Each has a frame, and perhaps a partial sum.
 MOST_CHUNKS, LEAST_CHUNKS = 32, 8
 
+#: Most phases of a stride of which each has launches.
+_MOST_PHASES = 32
+
 #: Words of a plan that `begin` reads. Sizes: channels of a group, bands of an image, images and rows of
 #: results of a task, rows of the source and of all results, the padding above, rows of a frame.
 GROUPS, CHANNELS, IMAGES, BANDS, TASK_IMAGES, TASK_ROWS, HEIGHT, ROWS, STRIDE, BEFORE, FRAME_ROWS = range(11)
@@ -67,13 +70,21 @@ class Axis:
         return (count - 1) * self.stride + self.reach + 1
 
 
+def has_all_phases(axis: Axis) -> bool:
+    """Whether `phases` returns those without taps too: a launch for each, instead of one that fills zeros."""
+    return axis.stride <= _MOST_PHASES
+
+
 def phases(axis: Axis) -> list[tuple[Axis, tuple[int, ...]]]:
     """Return the axes of the gradient of the input: from `axis.count` elements to `axis.size`.
 
-    There is one for each phase of the stride, with the numbers of the taps that contribute to it.
+    There is one for each phase of the stride, with the numbers of the taps that contribute to it. Of a stride
+    with many phases, those without taps are left out: their elements are zeros.
     """
     axes = []
-    for phase in range(min(axis.stride, axis.size)):
+    every = range(min(axis.stride, axis.size))
+    hit = {(tap - axis.before) % axis.stride for tap in axis.taps}
+    for phase in every if has_all_phases(axis) else sorted(p for p in hit if p < axis.size):
         hits = [
             (k, (phase + axis.before - tap) // axis.stride)
             for k, tap in enumerate(axis.taps)

@@ -24,6 +24,7 @@ import numpy as np
 from treepie.autodiff import Tensor, ptree, tensor
 from treepie.autodiff.arguments import as_tensor, integer
 
+from ..optim.opt_state import described
 from ..train.state import TrainState
 from . import files as storage
 
@@ -153,8 +154,7 @@ def every(steps: int, directory: PathLike, keep: int = 3) -> Every:
     100
     """
     for argument, value in (("steps", steps), ("keep", keep)):
-        if integer("checkpoint.every", argument, value) < 1:
-            raise ValueError(f"checkpoint.every: {argument} is {value}, expected at least 1")
+        integer("checkpoint.every", argument, value, least=1)
     return Every(int(steps), _path("checkpoint.every", directory), int(keep))
 
 
@@ -225,6 +225,7 @@ class Store:
         count, moments = st.opt_state.to_trees()
         content = {"params": st.vars.params, "state": st.vars.state, "moments": moments, **tensors}
         training = {"step": st.step, "count": count, "moments": len(moments), **notes}
+        training["optimizer"] = st.opt_state.optimizer
         target = self._free_name(st.step)
         with storage.temporary_folder(target) as folder:
             source = folder / target.name
@@ -247,15 +248,17 @@ class Store:
         single = (self.folder / _MANIFEST).is_file()  # the folder is a checkpoint itself
         unsorted = [Entry(self.function, self.folder)] if single else self._entries()
         entries = sorted(unsorted, key=lambda e: e.serial or np.inf, reverse=True)
+        lines: list[str] = []
         for entry in entries:
-            try:
-                entry.check()
-            except storage.Damaged as error:
-                warnings.warn(f"{error}; trying the one before it", RuntimeWarning, stacklevel=3)
-            else:
+            damage = entry.damage()
+            if not damage:
                 return entry
+            lines += damage
+            message = f"{self.function}: {'; '.join(damage)}; trying the one before it"
+            warnings.warn(message, RuntimeWarning, stacklevel=3)
         if entries:
-            raise ValueError(f"{self.function}: all checkpoints in {self.folder} are damaged")
+            listed = "".join(f"\n  {line}" for line in lines)
+            raise ValueError(f"{self.function}: all checkpoints in {self.folder} are damaged:{listed}")
         return None
 
     def _entries(self) -> list[Entry]:
@@ -290,21 +293,29 @@ class Entry:
 
     def check(self) -> None:
         """Raise Damaged unless every file has the size and the SHA-256 of the manifest."""
+        if damage := self.damage():
+            raise storage.Damaged(f"{self.function}: {'; '.join(damage)}")
+
+    def damage(self) -> list[str]:
+        """Return a line for each file that has not the size and the SHA-256 of the manifest."""
         if self.format > _FORMAT:
             raise RuntimeError(
                 f"{self.function}: {self.path} has format {self.format}, expected {_FORMAT}: a later "
                 "version of treepie wrote it"
             )
         if set(self.files) != {_TENSORS, _TRAINING}:
-            raise storage.Damaged(f"{self.function}: {self.path / _MANIFEST} is damaged ({self.reason})")
+            return [f"{self.path / _MANIFEST} is damaged ({self.reason})"]
+        lines = []
         for name, expected in self.files.items():
             file = self.path / name
             try:
                 actual = _digest(file)
             except OSError as error:
-                raise storage.Damaged(f"{self.function}: {file} can not be read ({error})") from error
+                lines.append(f"{file} can not be read ({error})")
+                continue
             if actual != expected:
-                raise storage.Damaged(f"{self.function}: {file} is damaged: {actual}, expected {expected}")
+                lines.append(f"{file} is damaged: {actual}, expected {expected}")
+        return lines
 
     def training(self) -> dict[str, Any]:
         """Return the content of its JSON file."""
@@ -318,11 +329,13 @@ class Entry:
     def state(self, like: TrainState, arrays: storage.Arrays) -> TrainState:
         """Return the training state of its arrays, in the structure and dtypes of `like`."""
         training, file = self.training(), self.path / _TENSORS
-        moments = like.opt_state.moments
-        if training["moments"] != len(moments):
+        moments, optimizer = like.opt_state.moments, like.opt_state.optimizer
+        # Earlier versions wrote the name in `fit` alone.
+        name = training.get("optimizer") or training.get("fit", {}).get("optimizer", "")
+        if training["moments"] != len(moments) or (name and optimizer and name != optimizer):
             raise ValueError(
-                f"{self.function}: {file} has {training['moments']} moments, expected {len(moments)}: it was "
-                "written with another optimizer"
+                f"{self.function}: {file} is a state of {described(name, training['moments'])}, expected one "
+                f"of {described(optimizer, len(moments))}, as in like"
             )
         trees = {"params": like.vars.params, "state": like.vars.state, "moments": list(moments)}
         tree = _filled(self.function, file, trees, arrays)

@@ -7,6 +7,7 @@ and then renamed, so that a crash leaves the old content or the new. No file her
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import platform
@@ -24,6 +25,12 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+fcntl: Any
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 Arrays = dict[str, NDArray[Any]]
 
 #: The dtypes of safetensors files that can be read. bfloat16 is read as the upper half of float32.
@@ -39,6 +46,9 @@ _ABANDONED = 86_400.0
 #: Names of temporary folders: the target, the machine, its process, a random number.
 _MACHINE = re.sub(r"[^\w-]", "-", platform.node()) or "unknown"
 _TEMPORARY = re.compile(r"\..+\.([\w-]+)\.(\d+)\.[0-9a-f]{8}\.treepie-part")
+
+#: Of Windows: the right to ask for a process's exit code, that of a running one, and the error for none.
+_QUERY, _STILL_ACTIVE, _NO_SUCH_PROCESS = 0x1000, 259, 87
 
 #: Temporary folders that this process uses.
 _in_use: set[str] = set()
@@ -145,10 +155,16 @@ def replace(source: Path, target: Path) -> None:
 
 
 def flush(path: Path) -> None:
-    """Flush a file or folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Flush a file or folder to the disk; on Windows files alone, where folders can not be opened."""
+    if os.name == "nt" and path.is_dir():
+        return
+    # Windows flushes a descriptor that may write.
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        try:
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # macOS, whose fsync leaves data in the drive's cache
+        except (AttributeError, OSError):  # another system, or a file system that does not have it
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -163,12 +179,32 @@ def _abandoned(folder: Path) -> bool:
         with contextlib.suppress(FileNotFoundError):  # removed at this moment
             return time.time() - folder.stat().st_mtime > _ABANDONED
         return False
-    if process == os.getpid():  # the process of the folder had the same number
-        return True
+    # A folder of this process that it does not use: its process had the same number.
+    return process == os.getpid() or not _alive(process)
+
+
+def _alive(process: int) -> bool:
+    """Whether a process of this machine runs; another user's counts as running."""
+    if os.name == "nt":
+        return _alive_on_windows(process)
     try:
         os.kill(process, 0)
     except ProcessLookupError:
-        return True
-    except PermissionError:  # another user's process, alive
         return False
-    return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _alive_on_windows(process: int) -> bool:
+    """Whether a process runs on Windows, where `os.kill(process, 0)` would send it Ctrl-C."""
+    kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)  # type: ignore[attr-defined,unused-ignore]
+    kernel32.OpenProcess.restype = ctypes.c_void_p
+    handle = kernel32.OpenProcess(_QUERY, False, process)
+    if not handle:
+        # No process has the number; of any other reason, such as a missing right, one does.
+        return bool(ctypes.get_last_error() != _NO_SUCH_PROCESS)  # type: ignore[attr-defined,unused-ignore]
+    code = ctypes.c_ulong()
+    kernel32.GetExitCodeProcess(ctypes.c_void_p(handle), ctypes.byref(code))
+    kernel32.CloseHandle(ctypes.c_void_p(handle))
+    return code.value == _STILL_ACTIVE

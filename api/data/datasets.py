@@ -149,7 +149,7 @@ def _split(images: tuple[str, bytes], labels: tuple[str, bytes]) -> Split:
         )
     if y.size and y.max() > 9:
         raise ValueError(f"datasets.mnist: {labels[0]} has a label {y.max()}, expected 0 to 9")
-    return Tensor(pixels / np.float32(255)), tensor(y.astype(np.int32))
+    return Tensor(pixels / np.float32(255), None), tensor(y.astype(np.int32))
 
 
 # ---- downloads

@@ -49,7 +49,7 @@ class Data(Generic[T_co]):
     """
 
     def __init__(self, length: int, element: Callable[[int, int], T_co]) -> None:
-        self._length, self._element = length, element
+        self._length, self._element = integer("Data", "length", length, least=0), element
         self._pass, self._next = 0, 0
         self._lock = threading.Lock()
 
@@ -83,7 +83,7 @@ class Data(Generic[T_co]):
         """Return tuples of slices of tensors along their first axes; ValueError for different lengths."""
         tensors = tuple(as_tensor(x) for x in xs)
         length = _length("Data.of_tensors", tensors)
-        return Data(length, lambda e, k: tuple(Tensor(np.asarray(x.array[k])) for x in tensors))
+        return Data(length, lambda e, k: tuple(Tensor(np.asarray(x.array[k]), None) for x in tensors))
 
     @staticmethod
     def of_fn(n: int, fn: Callable[[int], U]) -> Data[U]:
@@ -331,17 +331,14 @@ def _check_callable(function: str, fn: Any) -> None:
 
 
 def _count(function: str, argument: str, value: Any, least: int) -> int:
-    n = integer(function, argument, value)
-    if n < least:
-        raise ValueError(f"{function}: {argument} is {value}, expected at least {least}")
-    return n
+    return integer(function, argument, value, least)
 
 
 def _array(x: Any) -> Any:
     """Return an array of a tensor's layout and dtype as a tensor, other NumPy arrays unchanged."""
     if isinstance(x, np.ndarray) and x.ndim:
         direct = x.dtype in TENSOR_DTYPES and x.flags.c_contiguous and x.flags.aligned
-        return Tensor(np.asarray(x)) if direct else x
+        return Tensor(np.asarray(x), None) if direct else x
     return as_tensor(x)
 
 
@@ -358,8 +355,8 @@ def _rows(x: Any, rows: Any) -> Tensor:
     if not isinstance(x, Tensor):
         return tensor(x[rows])
     if isinstance(rows, slice) or len(rows) * (x.array.nbytes // max(len(x), 1)) < _SMALL_BATCH:
-        return Tensor(np.asarray(x.array[rows]))
-    return ops.take(x, Tensor(rows), 0)
+        return Tensor(np.asarray(x.array[rows]), None)
+    return ops.take(x, Tensor(rows, None), 0)
 
 
 def unpacking(fn: Callable[..., Any], leading: int = 0) -> Callable[..., Any]:

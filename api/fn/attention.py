@@ -105,4 +105,4 @@ def _angles(steps: int, d: int, theta: float, offset: int, dtype: np.dtype) -> t
     """Return cos and sin (steps, d/2), computed in float64."""
     speed = theta ** (-2.0 * np.arange(d // 2) / d)
     angles = np.arange(offset, offset + steps, dtype=np.float64)[:, None] * speed
-    return Tensor(np.cos(angles).astype(dtype)), Tensor(np.sin(angles).astype(dtype))
+    return Tensor(np.cos(angles).astype(dtype), None), Tensor(np.sin(angles).astype(dtype), None)

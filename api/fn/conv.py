@@ -6,7 +6,16 @@ from treepie.autodiff import Tensor, ops
 from treepie.autodiff.arguments import as_tensor, same_float_dtype
 from treepie.autodiff.tensor import TensorLike
 
-from .geometry import Geometry, Padding1d, Padding2d, Sizes, pad_pairs, sizes, with_height, without_height
+from .geometry import (
+    Padding1d,
+    Padding2d,
+    Sizes,
+    pad_pairs,
+    sizes,
+    window_geometry,
+    with_height,
+    without_height,
+)
 
 
 def _bias(name: str, bias: TensorLike, weight: Tensor, channels: int) -> Tensor:
@@ -47,7 +56,8 @@ def _conv(
         )
     same_float_dtype(name, x=t, weight=w)
     size, kernel = t.shape[2:], w.shape[2:]
-    geometry = Geometry(kernel, steps, dilations, pad_pairs(name, padding, size, kernel, steps, dilations))
+    pairs = pad_pairs(name, padding, size, kernel, steps, dilations)
+    geometry = window_geometry(name, size, kernel, steps, dilations, pairs)
     for n, (before, after), reach in zip(size, geometry.padding, geometry.reach, strict=True):
         if n == 0 or n + before + after < reach + 1:
             raise ValueError(
@@ -177,8 +187,9 @@ def conv_transpose2d(
             f"{name}: x has shape {t.shape}, which gives a result of {size}, expected at least 1"
         )
     # As many windows as x has elements: the rows and columns of output_padding are beyond the last one.
-    margins = (pad[0], pad[0] - extra[0], pad[1], pad[1] - extra[1])
-    out = ops.convolution_input(t, w, (size[0], size[1]), steps, dilations, margins, count)
+    pairs = tuple((p, p - e) for p, e in zip(pad, extra, strict=True))
+    geometry = window_geometry(name, size, w.shape[2:], steps, dilations, pairs)
+    out = ops.convolution_input(t, w, size, geometry.stride, geometry.dilation, geometry.margins, count)
     if bias is None:
         return out
     return out + ops.reshape(_bias(name, bias, w, w.shape[1] * count), (-1, 1, 1))

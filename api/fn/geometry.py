@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from treepie.autodiff import Tensor, ops
-from treepie.autodiff.arguments import integer
+from treepie.autodiff.arguments import integer, shown
 
 Shape = tuple[int, ...]
 #: (before, after) for each axis.
@@ -54,12 +54,39 @@ def without_height(x: Tensor, ndim: int) -> Tensor:
     return ops.squeeze(x, 2) if ndim == 3 else x
 
 
+#: The most elements of an axis of an image with its padding: kernels count columns in int32.
+MOST_PADDED = 2**31 - 1
+
+
+def window_geometry(
+    name: str, size: Shape, kernel: Shape, stride: Shape, dilation: Shape, padding: Pairs
+) -> Geometry:
+    """Return the geometry of windows over axes of `size`; ValueError for padded axes that are too long.
+
+    A stride beyond the padded axis is cut to it, which leaves one window either way: scratch memory grows
+    with the stride. So is the dilation of a window of one element.
+    """
+    strides, dilations = [], []
+    for n, k, s, d, (before, after) in zip(size, kernel, stride, dilation, padding, strict=True):
+        padded = n + before + after
+        if padded > MOST_PADDED:
+            raise ValueError(
+                f"{name}: an axis of {n} has {shown(before)} and {shown(after)} elements of padding, with "
+                f"kernel size {shown(k)} and dilation {shown(d)}; expected at most 2**31 - 1 in all"
+            )
+        # With `ceil_mode` a window may be longer than the padded axis.
+        longest = max(padded, (k - 1) * d + 1)
+        strides.append(min(s, longest))
+        dilations.append(d if k > 1 else min(d, longest))
+    return Geometry(kernel, tuple(strides), tuple(dilations), padding)
+
+
 def sizes(name: str, argument: str, value: Sizes, axes: int, least: int = 1) -> Shape:
     """Return a size for each axis, each at least `least`."""
     entries = tuple(value) if isinstance(value, tuple | list) else (value,) * axes
     if len(entries) != axes:
         raise ValueError(f"{name}: {argument} is {value!r}, expected an int or {axes} of them")
-    checked = tuple(integer(name, argument, v) for v in entries)
+    checked = tuple([integer(name, argument, v) for v in entries])
     if min(checked) < least:
         raise ValueError(f"{name}: {argument} is {value!r}, expected at least {least}")
     return checked

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
+import math
 
 import numpy as np
 
 from treepie.autodiff import Tensor, ops
-from treepie.autodiff.arguments import as_float
+from treepie.autodiff.arguments import as_float, filled
 from treepie.autodiff.tensor import TensorLike
 
 from .geometry import (
+    MOST_PADDED,
     Geometry,
     Padding1d,
     Padding2d,
@@ -19,6 +21,7 @@ from .geometry import (
     Sizes,
     pad_pairs,
     sizes,
+    window_geometry,
     with_height,
     without_height,
 )
@@ -43,9 +46,9 @@ def _prepare(
     steps = kernel if stride is None else sizes(name, "stride", stride, axes)
     dilations = sizes(name, "dilation", dilation, axes)
     pairs = pad_pairs(name, padding, t.shape[2:], kernel, steps, dilations)
-    geometry = Geometry(kernel, steps, dilations, pairs)
+    geometry = window_geometry(name, t.shape[2:], kernel, steps, dilations, pairs)
     ends: list[tuple[int, int]] = []
-    for n, (before, after), reach, s in zip(t.shape[2:], pairs, geometry.reach, steps, strict=True):
+    for n, (before, after), reach, s in zip(t.shape[2:], pairs, geometry.reach, geometry.stride, strict=True):
         whole = n + before + after
         extra = -(whole - reach - 1) % s if ceil_mode else 0
         if n == 0 or whole + extra <= reach or max(before, after) > reach:
@@ -60,6 +63,8 @@ def _prepare(
 
 def _max(name: str, axes: int, x: TensorLike, *arguments: object) -> Tensor:
     t, _, padded = _prepare(name, axes, x, *arguments)  # type: ignore[arg-type]
+    if math.prod(t.shape[2:]) > MOST_PADDED:
+        raise ValueError(f"{name}: x has shape {t.shape}, expected at most 2**31 - 1 elements in a channel")
     out, _ = ops.max_pool(with_height(t), padded.kernel, padded.stride, padded.dilation, padded.margins)
     return without_height(out, t.ndim)
 
@@ -70,17 +75,19 @@ def _counts(size: Shape, geometry: Geometry, ends: Pairs, include_pad: bool, dty
     counts = []
     for n, k, s, d, (before, after), (_, end) in zip(size, *geometry, ends, strict=True):
         results = (n + before + end - (k - 1) * d - 1) // s + 1
-        positions = np.arange(results)[:, None] * s - before + np.arange(k) * d
+        starts = np.arange(results) * s - before
         low, high = (-before, n + after) if include_pad else (0, n)
-        counts.append(((positions >= low) & (positions < high)).sum(1))
-    return Tensor(np.multiply.outer(counts[0], counts[1]).astype(dtype))
+        # Of the elements start + t * d of a window, t < k, the first inside and the first beyond the end.
+        first, end = (np.clip(-((starts - bound) // d), 0, k) for bound in (low, high))
+        counts.append(end - first)
+    return Tensor(np.multiply.outer(counts[0], counts[1]).astype(dtype), None)
 
 
 def _average(name: str, axes: int, x: TensorLike, include_pad: bool, *arguments: object) -> Tensor:
     t, geometry, padded = _prepare(name, axes, x, *arguments)  # type: ignore[arg-type]
     images, channels = with_height(t), t.shape[1]
     # A convolution with ones: a window's sum is exact where its terms allow it, and the division rounds once.
-    ones = Tensor(np.ones((channels, 1, *geometry.kernel), t.dtype))
+    ones = Tensor(filled(name, (channels, 1, *geometry.kernel), t.dtype, 1), None)
     total = ops.convolution(images, ones, padded.stride, padded.dilation, padded.margins, channels)
     counts = _counts(images.shape[2:], geometry, padded.padding, bool(include_pad), t.dtype.name)
     return without_height(ops.div(total, counts), t.ndim)

@@ -42,7 +42,7 @@ class _Laws:
         self.vars = layer.init(self.key, dtype)
 
     def _cast(self, t: Tensor) -> Tensor:
-        return Tensor(t.array.astype(self.dtype)) if t.dtype.kind == "f" else t
+        return Tensor(t.array.astype(self.dtype), None) if t.dtype.kind == "f" else t
 
     def require(self, holds: bool, what: str) -> None:
         """Raise AssertionError unless a law holds."""
@@ -110,7 +110,7 @@ class _Laws:
         mode = "training" if training else "evaluation"
         generator = np.random.default_rng(0)
         weights = [
-            Tensor(np.asarray(generator.standard_normal(as_tensor(leaf).shape), self.dtype))
+            Tensor(np.asarray(generator.standard_normal(as_tensor(leaf).shape), self.dtype), None)
             for leaf in ptree.leaves(self.apply(self.vars, training)[0])
         ]
 
@@ -119,7 +119,7 @@ class _Laws:
             return [y for y in results if y.dtype.kind == "f"]
 
         def loss(params: Tree) -> Tensor:
-            total = Tensor(np.zeros((), self.dtype))
+            total = Tensor(np.zeros((), self.dtype), None)
             for y, w in zip(outputs(params, self.x), weights, strict=True):
                 total = total + (y * w).sum()
             return total

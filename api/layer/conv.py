@@ -6,12 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from treepie.autodiff import Tensor, rng
-from treepie.autodiff.arguments import integer
 
 from .. import fn, init as initializers
 from ..fn.geometry import Padding1d, Padding2d, Sizes, pad_pairs, sizes
 from ..pickling import constructor
-from .core import Layer, Tree, Vars, stateless
+from .core import Layer, Tree, Vars, check_sizes, stateless
 
 #: Of weights (out, in / groups, window...): Glorot & Bengio 2010, fans multiplied by the window's size.
 _weights = initializers.variance_scaling(1.0, "fan_avg", "uniform", in_axis=1, out_axis=0)
@@ -32,9 +31,7 @@ def _conv(
     """Return the layer of `fn.conv1d` or `fn.conv2d`, over `axes` spatial axes."""
     name = f"layer.{function.__name__}"
     counts = {"in_channels": in_channels, "out_channels": out_channels, "groups": groups}
-    for argument, count in counts.items():
-        if integer(name, argument, count) < 1:
-            raise ValueError(f"{name}: {argument} is {count}, expected at least 1")
+    check_sizes(name, **counts)
     if in_channels % groups or out_channels % groups:
         raise ValueError(
             f"{name}: groups is {groups}, expected a divisor of {in_channels} in_channels and {out_channels} "

@@ -251,5 +251,4 @@ def parametric(
 def check_sizes(function: str, **sizes: int) -> None:
     """Raise TypeError or ValueError, with the argument's name, unless sizes are integers of at least 1."""
     for argument, size in sizes.items():
-        if integer(function, argument, size) < 1:
-            raise ValueError(f"{function}: {argument} is {size}, expected at least 1")
+        integer(function, argument, size, least=1)

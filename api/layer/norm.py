@@ -105,7 +105,7 @@ def batch_norm(num_features: int, eps: float = 1e-5, momentum: float = 0.1) -> L
     (4, 3, 5)
     """
     check_sizes("layer.batch_norm", num_features=num_features)
-    check_eps("layer.batch_norm", eps)
+    eps = check_eps("layer.batch_norm", eps)
     if not 0 <= momentum <= 1:
         raise ValueError(f"layer.batch_norm: momentum is {momentum}, expected 0 to 1")
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from treepie.autodiff import float32, ptree, rng, zeros
+from treepie.autodiff.arguments import shape_of
 
 from .core import Layer, summary_rows
 
@@ -28,7 +29,7 @@ def summary(model: Layer, input_shape: Sequence[int], input_dtype: Any = float32
     rows: list[tuple[str, Any, int]] = []
     token = summary_rows.set(rows)
     try:
-        model.apply(vars, zeros(tuple(input_shape), input_dtype))
+        model.apply(vars, zeros(shape_of("layer.summary", input_shape), input_dtype))
     finally:
         summary_rows.reset(token)
     table = [("layer", "output shape", "parameters")]

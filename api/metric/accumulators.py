@@ -6,6 +6,7 @@ precision, recall and F1. Accumulators therefore keep counts, sums or moments, i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -68,9 +69,9 @@ class BinaryAccuracy(_Mean):
     """
 
     def __init__(self, threshold: float = 0.5) -> None:
-        if np.isnan(threshold):
-            raise ValueError(f"{self._name}: threshold is {threshold}, expected a number")
         self._threshold = float(threshold)
+        if math.isnan(self._threshold):
+            raise ValueError(f"{self._name}: threshold is {threshold}, expected a number")
 
     def _parameters(self) -> dict[str, Any]:
         return {"threshold": self._threshold}

@@ -36,7 +36,7 @@ class FlatGroup:
         if any(type(t._data) is Symbol for t in members):
             return ops.concatenate([ops.reshape(t, (-1,)) for t in members])
         if len(members) == 1:
-            return Tensor(members[0].array.reshape(-1))
+            return Tensor(members[0].array.reshape(-1), None)
         owner, size = members[0].array.base, sum(t.size for t in members)
         if isinstance(owner, np.ndarray) and owner.flags.c_contiguous:
             address = members[0].address
@@ -46,7 +46,7 @@ class FlatGroup:
                 address += t.array.nbytes
             else:
                 offset = members[0].address - address_of(owner)
-                return Tensor(np.ndarray((size,), members[0].dtype, owner, offset))
+                return Tensor(np.ndarray((size,), members[0].dtype, owner, offset), None)
         return ops.concatenate([ops.reshape(t, (-1,)) for t in members])
 
 
@@ -54,9 +54,15 @@ class FlatLayout(Constructed):
     """The offset of each leaf in the buffers: a buffer for each dtype, and with a mask for each decay.
 
     params: the tree.  mask: a tree of bools, which leaves have weight decay; None for all.
+    optimizer: the name of the one whose state has the layout; "" in pickles of earlier versions.
     """
 
-    def __init__(self, params: Tree, mask: Tree | None) -> None:
+    optimizer: str = ""
+    #: The optimizer that has checked the layout, so that it does so once.
+    accepted: object = None
+
+    def __init__(self, params: Tree, mask: Tree | None, optimizer: str = "") -> None:
+        self.optimizer = optimizer
         leaves = [as_tensor(x) for x in ptree.leaves(params)]
         numbers = itertools.count()
         self.numbered = ptree.map(lambda _: next(numbers), params)
@@ -84,11 +90,11 @@ class FlatLayout(Constructed):
     def _identify(self) -> None:
         #: An int that equal layouts of this process share.
         structure = Flattened("", self.numbered).structure
-        self.key = _interned((structure, tuple(self.shapes), tuple(self.groups)))
+        self.key = _interned((structure, tuple(self.shapes), tuple(self.groups), self.optimizer))
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes to pickle: no function, and nothing that holds in this process alone."""
-        return {k: v for k, v in vars(self).items() if k not in ("around", "key")}
+        return {k: v for k, v in vars(self).items() if k not in ("around", "key", "accepted")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore pickled attributes."""
@@ -110,8 +116,13 @@ class FlatLayout(Constructed):
             return self.around([ops.flat_slice(flat[g], k, shape) for shape, (g, k) in slices])
         arrays = [t.array for t in flat]
         return self.around(
-            [Tensor(arrays[g][k : k + math.prod(shape)].reshape(shape)) for shape, (g, k) in slices]
+            [Tensor(arrays[g][k : k + math.prod(shape)].reshape(shape), None) for shape, (g, k) in slices]
         )
+
+    @property
+    def decays(self) -> list[bool]:
+        """For each leaf, whether it has weight decay."""
+        return [self.groups[g].decayed for g, _ in self.starts]
 
     @functools.cached_property
     def around(self) -> Callable[[Sequence[Any]], Tree]:

@@ -16,48 +16,18 @@ from typing import Any
 from treepie.autodiff import Tensor, ops, ptree, zeros
 from treepie.autodiff.arguments import as_tensor
 from treepie.autodiff.ops import update as rules
-from treepie.autodiff.ptree.structure import register_state, register_static
+from treepie.autodiff.ptree.structure import register_static
 from treepie.autodiff.tensor import TensorLike, float64
 from treepie.autodiff.trace.number import computed
 
 from ..pickling import Constructed, constructor
 from . import schedule
 from .flat import FlatGroup, FlatLayout
+from .opt_state import OptState as OptState, check_layout, check_mask
 from .schedule import Schedule
 
 Tree = Any
 Mask = Callable[[Tree], Tree] | Tree | None
-
-
-@dataclass(frozen=True)
-class OptState:
-    """The number of steps so far, and the rule's moments, in flat buffers.
-
-    >>> import treepie as tp
-    >>> state = tp.optim.sgd(0.1, momentum=0.9).init({"w": tp.ones(2)})
-    >>> state.count, state.moments[0]["w"].tolist()
-    (0, [0.0, 0.0])
-    """
-
-    count: int
-    buffers: tuple[tuple[Tensor, ...], ...]
-    layout: FlatLayout | None
-
-    @property
-    def moments(self) -> tuple[Tree, ...]:
-        """For each moment a tree like the parameters, whose leaves are views of the buffers."""
-        return tuple(self.layout.tree(flat) for flat in self.buffers) if self.layout else ()
-
-    def to_trees(self) -> tuple[int, list[Tree]]:
-        """Return the count and a tree for each moment, to save; `Optimizer.state_of_trees` is the inverse."""
-        return self.count, list(self.moments)
-
-    def with_trees(self, count: int, trees: list[Tree]) -> OptState:
-        """Return a state of the same layout with another count and other moments."""
-        if self.layout is None:
-            return OptState(count, (), None)
-        rows = [[as_tensor(x) for x in ptree.leaves(tree)] for tree in trees]
-        return OptState(count, tuple(self.layout.flat(row) for row in rows), self.layout)
 
 
 @dataclass(frozen=True)
@@ -101,11 +71,26 @@ class Optimizer(Constructed):
 
         grads: a tree like the parameters, of the same shapes and dtypes, else ValueError.
         """
+        self.check_state(f"{self.name}.step", state.layout, len(state.buffers), lambda: params)
         return self._run(state, params, self.flat(state, grads), apply=False)
 
     def update(self, state: OptState, params: Tree, grads: Tree) -> tuple[Tree, OptState]:
         """Return the new parameters and the new state, in one pass over memory."""
+        self.check_state(f"{self.name}.update", state.layout, len(state.buffers), lambda: params)
         return self._run(state, params, self.flat(state, grads), apply=True)
+
+    def check_state(
+        self, function: str, layout: FlatLayout | None, moments: int, params: Callable[[], Tree]
+    ) -> None:
+        """Raise ValueError for the layout and the number of moments of another optimizer's state.
+
+        params: returns the parameters, for a function that is the mask.
+        """
+        if moments != self.moments or (layout is not None and layout.accepted is not self):
+            check_layout(function, self.name, self.moments, layout, moments)
+            if layout is not None:
+                check_mask(function, layout, None if self.mask is None else self._layout(params()))
+                layout.accepted = self
 
     def state_of_trees(self, count: int, trees: list[Tree]) -> OptState:
         """Return the state of a count and trees of moments: the inverse of `OptState.to_trees`."""
@@ -121,7 +106,7 @@ class Optimizer(Constructed):
         return OptState(count, tuple(layout.flat(row) for row in rows), layout)
 
     def _layout(self, params: Tree) -> FlatLayout:
-        return FlatLayout(params, self.mask(params) if callable(self.mask) else self.mask)
+        return FlatLayout(params, self.mask(params) if callable(self.mask) else self.mask, self.name)
 
     def flat(self, state: OptState, grads: Tree) -> list[Tensor]:
         """Return a tree of gradients as buffers for `advance`."""
@@ -209,7 +194,6 @@ class Optimizer(Constructed):
                 )
 
 
-register_state(OptState)
 register_static(Optimizer)
 
 

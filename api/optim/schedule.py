@@ -111,7 +111,14 @@ def exponential_decay(init_value: float, decay_rate: float, decay_steps: int) ->
         raise ValueError(
             f"schedule.exponential_decay: decay_rate is {decay_rate}, expected a positive number"
         )
-    return lambda step: init_value * decay_rate ** (step / decay_steps)
+
+    def schedule(step: int) -> float:
+        try:
+            return init_value * float(decay_rate ** (step / decay_steps))
+        except OverflowError:
+            return math.inf  # which the optimizer refuses, with the step
+
+    return schedule
 
 
 @constructor

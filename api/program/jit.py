@@ -208,7 +208,7 @@ class Jitted(Generic[P, R]):
         """Run the function on symbolic tensors and numbers; return the programs of the trace."""
         trace = Trace(root(), user=False, refuse=self._refuse, lines=self._check)
         numbers = Numbers(flat.numbers or ())
-        tensors = [Tensor(trace.symbol(t.shape, t.dtype)) for t in flat.tensors]
+        tensors = [Tensor(trace.symbol(t.shape, t.dtype), None) for t in flat.tensors]
         symbols = [numbers.number(k) for k in range(len(flat.numbers or ()))]
 
         def run() -> Flattened:

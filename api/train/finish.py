@@ -64,7 +64,7 @@ def finish(
     """Return the result of an eager step, from its loss and its gradients in flat buffers."""
     part, loss, dtype = inputs.accumulation, value.item(), value.dtype
     if part is not None:
-        sums = [Tensor(a) for a in part.sums]
+        sums = [Tensor(a, None) for a in part.sums]
         flat = accumulate(flat, sums, part, float(part.size), float(part.examples))
         loss = (part.total + loss * part.size) / part.examples if part.last else loss
         if not part.last:
@@ -76,6 +76,6 @@ def finish(
     if inputs.clip_norm is not None:
         flat = clip(flat, inputs.clip_norm, as_tensor(np.float64(norm)))
     at = inputs.at
-    buffers = [Tensor(a) for a in at.buffers.arrays]
+    buffers = [Tensor(a, None) for a in at.buffers.arrays]
     arrays = [t.array for t in update(optimizer, at.buffers.layout, at.count, buffers, flat)]
     return StepResult(loss, norm, dtype, state, None, FlatBuffers(at.buffers.layout, arrays, owned=True))

@@ -77,7 +77,7 @@ def _fold_key(step: Step, numbers: Numbers) -> list[Any]:
         return entries
     base = trace.symbol((2,), inputs.key.dtype)
     step.places[base.number] = Slice(step.first_leaf + len(step.leaves or ()))
-    key = Tensor(base)
+    key = Tensor(base, None)
     for k in range(len(inputs.folds)):
         key = rng.fold_in(key, numbers.number(1 + k))  # type: ignore[arg-type]
     alias = Alias(((step.key_number, trace.number_of(key)),))
@@ -133,7 +133,7 @@ def _externals(step: Step, specs: Sequence[tuple[Any, Any]], first: int) -> list
     for k, (shape, dtype) in enumerate(specs):
         symbol = step.trace.symbol(shape, dtype)
         step.places[symbol.number] = Slice(first + k)
-        tensors.append(Tensor(symbol))
+        tensors.append(Tensor(symbol, None))
     return tensors
 
 

@@ -76,7 +76,7 @@ class Predictor:
     def _leaves(self, state: Any, x: Any, ctx: Context | None) -> tuple[list[Tensor], Hashable]:
         """Return the tensors of the model's inputs, and their structure; None for one input and no state."""
         if isinstance(x, np.ndarray) and x.dtype in TENSOR_DTYPES and x.flags.c_contiguous:
-            x = Tensor(x)  # not copied: the tensor does not outlive the call
+            x = Tensor(x, None)  # not copied: the tensor does not outlive the call
         if ctx is None and type(x) is Tensor:
             if state is self._without_tensors:
                 return [x], None
@@ -95,7 +95,7 @@ class Predictor:
         for k, t in enumerate(leaves):
             symbol = trace.symbol(t.shape, t.dtype)
             places[symbol.number] = Slice(len(layout.groups) + k)
-            rest.append(Tensor(symbol))
+            rest.append(Tensor(symbol, None))
         x, state, ctx = (
             (rest[0], at.state, None) if structure is None else rebuild(structure, iter(rest), iter(()))
         )
@@ -181,5 +181,5 @@ def _declared(trace: Trace, layout: FlatLayout) -> tuple[list[Tensor], dict[int,
     for shape, dtype, (g, start) in zip(layout.shapes, layout.dtypes, layout.starts, strict=True):
         symbol = trace.symbol(shape, dtype)
         places[symbol.number] = Slice(g, start * dtype.itemsize)
-        params.append(Tensor(symbol))
+        params.append(Tensor(symbol, None))
     return params, places

@@ -149,7 +149,7 @@ class PureModelStep(Step):
         self.call = PureCall(
             model, model.replay, (), (), taped=True
         )  # its arguments are declared by `declare`
-        results = [Tensor(s) for s in trace.call(self.call, "model", model.outputs)]
+        results = [Tensor(s, None) for s in trace.call(self.call, "model", model.outputs)]
         self.node = node = tape.Node(self.call, (), {}, tuple([t._data for t in results]), self.number)
         trace.nodes.append(node)
         for k, t in enumerate(results):
@@ -203,11 +203,11 @@ class PureModelStep(Step):
         for k, t in enumerate(self.leaves):
             symbol = trace.symbol(t.shape, t.dtype)
             self.places[symbol.number] = Slice(first + k)
-            rest.append(Tensor(symbol))
+            rest.append(Tensor(symbol, None))
         if inputs.key is not None:
             symbol = trace.symbol((2,), inputs.key.dtype)
             self.key_number = symbol.number
-            rest.append(Tensor(symbol))
+            rest.append(Tensor(symbol, None))
         self.arguments = [*self.variables, *rest]
         self._set_arguments(tuple(self.arguments))
 

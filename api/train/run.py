@@ -70,7 +70,7 @@ class Run:
         st = checkpoint.state(like, arrays)
         self.data.seek(notes["pass"], notes["position"])
         self.epoch, self.ended, self._number = notes["epoch"], notes["ended"], checkpoint.run
-        self.rngs = None if notes["rngs"] is None else Tensor(np.array(notes["rngs"], np.int64))
+        self.rngs = None if notes["rngs"] is None else Tensor(np.array(notes["rngs"], np.int64), None)
         steps, losses = (arrays[f"history.{k}"].tolist() for k in ("steps", "losses"))
         scores = [{name: _score(x) for name, x in epoch.items()} for epoch in notes["scores"]]
         self.history.restore(list(zip(steps, losses, strict=True)), scores, notes["begun"])

@@ -17,7 +17,7 @@ from treepie.autodiff.tensor import address_of
 from treepie.kernels.compilations import compilations
 
 from .inputs import Accumulation, StepCounter, StepInputs, StepResult
-from .state import Snapshot, TrainState, snapshot_of
+from .state import Snapshot, TrainState, trained_snapshot_of
 from .steps import Steps
 
 
@@ -48,7 +48,7 @@ class StepRunner:
 
     def begin(self, st: TrainState) -> None:
         """Start from a state."""
-        self._now = snapshot_of(self._steps.optimizer, st).shared()
+        self._now = trained_snapshot_of("Trainer.fit", self._steps.optimizer, st).shared()
         self._state: TrainState | None = st
         self._last: weakref.ref[TrainState] | None = None
 
@@ -159,7 +159,7 @@ class StepRunner:
         if math.isfinite(result.loss):
             assert result.gradients is not None
             layout = self.now.buffers.layout
-            grads = ptree.flatten_with_paths(layout.tree([Tensor(g) for g in result.gradients]))
+            grads = ptree.flatten_with_paths(layout.tree([Tensor(g, None) for g in result.gradients]))
             paths = [path for path, g in grads if not np.isfinite(g.array).all()]
             what = f"the gradient of {', '.join(map(repr, paths)) or 'all'} is not finite"
         step = self.now.step + 1

@@ -48,7 +48,7 @@ class FlatBuffers:
 
     def trees(self) -> tuple[Any, tuple[tuple[Tensor, ...], ...]]:
         """Return the tree of parameters and the buffers of each moment, as views."""
-        views = [Tensor(a[:]) for a in self.arrays]
+        views = [Tensor(a[:], None) for a in self.arrays]
         count = len(self.layout.groups)
         rows = [tuple(views[k : k + count]) for k in range(0, len(views), count)] if count else [()]
         return self.layout.tree(rows[0]), tuple(rows[1:])
@@ -161,12 +161,21 @@ class TrainState:
 register_state(TrainState)
 
 
+def trained_snapshot_of(function: str, optimizer: Optimizer, st: TrainState) -> Snapshot:
+    """Return the snapshot of a state to train on; ValueError for one of another optimizer."""
+    snapshot = snapshot_of(optimizer, st)
+    layout = snapshot.buffers.layout
+    optimizer.check_state(function, layout, snapshot.moments, lambda: snapshot.buffers.trees()[0])
+    return snapshot
+
+
 def snapshot_of(optimizer: Optimizer, st: TrainState) -> Snapshot:
     """Return the snapshot of a state."""
     snapshot = st.snapshot
     if snapshot is None:
         buffers = FlatBuffers.of(optimizer, st.opt_state, st.vars.params)
         count, state = st.opt_state.count, st.vars.state
-        snapshot = Snapshot(buffers, optimizer.moments, count, st.step, state, st.vars.dtype)
+        moments = len(st.opt_state.buffers)
+        snapshot = Snapshot(buffers, moments, count, st.step, state, st.vars.dtype)
         st.__dict__["_snapshot"] = snapshot  # a state is immutable
     return snapshot

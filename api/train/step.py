@@ -157,7 +157,7 @@ class Step:
         if inputs.key is not None:
             symbol = trace.symbol((2,), inputs.key.dtype)
             self.key_number = symbol.number
-            key = Tensor(symbol)
+            key = Tensor(symbol, None)
         at = inputs.at
         vars = Vars(at.buffers.layout.around(self.variables), inputs.state, at.dtype)
         out, after = self.steps.model.apply(vars, inputs.x, inputs.training, key, inputs.ctx)
@@ -193,7 +193,7 @@ class Step:
             return
         tape.clear()
         assert self.loss is not None
-        one = Tensor(np.ones((), self.loss.dtype))
+        one = Tensor(np.ones((), self.loss.dtype), None)
         self.gradients = tape.backward(self.number, [self.loss], [one], self.variables)
 
     def forward_entries(self) -> list[Any]:

@@ -29,7 +29,7 @@ from .inputs import StepCounter, StepInputs
 from .predict import Predictor
 from .run import Run
 from .runner import StepRunner, arrays, two
-from .state import TrainState, snapshot_of
+from .state import TrainState, snapshot_of, trained_snapshot_of
 from .step import loss_and_gradients
 from .steps import Steps
 
@@ -119,7 +119,7 @@ class Trainer:
             params, opt_state = self.optimizer.update(st.opt_state, st.vars.params, grads)
             return value, TrainState(Vars(params, state, st.vars.dtype), opt_state, st.step + 1)
         with compilations.watch():
-            at = snapshot_of(self.optimizer, st)
+            at = trained_snapshot_of("Trainer.step", self.optimizer, st)
             inputs = StepInputs(
                 at,
                 at.buffers.empty_like(),
@@ -136,7 +136,7 @@ class Trainer:
             )
             result = self.steps.take(inputs, lambda state: None)
             after = at.next(result.buffers or inputs.out, result.state)
-            return Tensor(np.array(result.loss, result.dtype)), TrainState.of(after)
+            return Tensor(np.array(result.loss, result.dtype), None), TrainState.of(after)
 
     def fit(
         self,
@@ -303,8 +303,7 @@ def _check_options(
     validate: Validation | None,
 ) -> None:
     for argument, count in {"epochs": epochs, "accumulate_steps": accumulate_steps}.items():
-        if integer("Trainer.fit", argument, count) < 1:
-            raise ValueError(f"Trainer.fit: {argument} is {count}, expected at least 1")
+        integer("Trainer.fit", argument, count, least=1)
     if on_nonfinite not in ("raise", "skip"):
         raise ValueError(f"Trainer.fit: on_nonfinite is {on_nonfinite!r}, expected 'raise' or 'skip'")
     if clip_norm is not None:

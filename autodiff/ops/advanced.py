@@ -171,7 +171,7 @@ def _mask_indices(function: str, mask: Tensor, shape: Shape, axis: int) -> Tenso
             f"{function}: a mask has shape {mask.shape} from axis {axis} on of shape {shape}, "
             f"expected {sizes}"
         )
-    return Tensor(np.flatnonzero(mask.numpy()).astype(int64))
+    return Tensor(np.flatnonzero(mask.numpy()).astype(int64), None)
 
 
 def _adjacent(s: _Selection) -> tuple[list[int], int]:
@@ -227,7 +227,7 @@ def _by_value(x: Tensor, parts: list[Any]) -> Tensor:
     kept = [p for p in parts if p is not Ellipsis]
     for axis, part in reversed(list(enumerate(kept))):
         if isinstance(part, int):
-            out = take(out, Tensor(np.array(part % out.shape[axis], np.int64)), axis)
+            out = take(out, Tensor(np.array(part % out.shape[axis], np.int64), None), axis)
     return out
 
 

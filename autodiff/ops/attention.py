@@ -148,7 +148,7 @@ def _backward_in_ops(
         g, q, k, v, out = (swapaxes(t, 1, 2) for t in (g, q, k, v, out))
     shape = (*q.shape[:3], k.shape[2])
     every = np.ones((1, 1, *shape[2:]), bool)
-    keep = Tensor(np.tril(every) if is_causal else every)
+    keep = Tensor(np.tril(every) if is_causal else every, None)
     if mask.size:
         keep = logical_and(keep, mask)
     keep = broadcast_to(keep, shape)

@@ -88,7 +88,7 @@ def _batch_vjp(g: Any, ans: Any, x: Tensor, w: Tensor, b: Tensor, eps: float) ->
     dx, dw, db = (None, None, None) if gy is None else batch_norm_backward(gy, x, w, eps)
     terms = [] if dx is None else [dx]
     if gm is not None:
-        terms.append(mul(per_channel(div(gm, float(n)), x.ndim), Tensor(np.ones(x.shape, x.dtype))))
+        terms.append(mul(per_channel(div(gm, float(n)), x.ndim), Tensor(np.ones(x.shape, x.dtype), None)))
     if gv is not None:
         distance = sub(x, per_channel(ans[1], x.ndim))
         terms.append(mul(per_channel(mul(gv, 2.0 / n), x.ndim), distance))

@@ -9,7 +9,7 @@ import numpy as np
 
 from treepie.kernels import conv as kernels
 from treepie.kernels.conv import Weights
-from treepie.kernels.conv_task import Axis, phases
+from treepie.kernels.conv_task import Axis, has_all_phases, phases
 from treepie.kernels.elementwise import fill
 from treepie.kernels.program import Launch, Operand, Spec
 
@@ -90,7 +90,7 @@ def _plan_input(
     m, channels, kh, kw = w.shape
     area = kh * kw
     axes = _axes(size, (kh, kw), g.shape[2:], **geometry)
-    launches = []
+    launches = [] if all(map(has_all_phases, axes)) else [fill(out, 0)]
     for rows, row_taps in phases(axes[0]):
         for columns, column_taps in phases(axes[1]):
             offsets = tuple(a * kw + b for a in row_taps for b in column_taps)

@@ -9,7 +9,7 @@ import numpy as np
 from treepie.kernels import index as kernels, scatter
 from treepie.kernels.program import Launch, Operand, Spec
 
-from ..arguments import as_tensor, integer, one_axis
+from ..arguments import allocated, as_tensor, check_total, integer, one_axis
 from ..table import BoundArguments, Case, Shape, op
 from ..tensor import DType, Tensor, TensorLike, check_dtype, float32
 from .compare import equal
@@ -157,5 +157,7 @@ def one_hot(indices: TensorLike, size: int, dtype: DType = float32) -> Tensor:
     [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
     """
     t = integers("one_hot", indices)
-    classes = Tensor(np.arange(size, dtype=t.dtype))
+    count = integer("one_hot", "size", size, least=0, most=np.iinfo(t.dtype).max)
+    check_total("one_hot", (*t.shape, count))
+    classes = Tensor(allocated("one_hot", (count,), t.dtype, lambda: np.arange(count, dtype=t.dtype)), None)
     return astype(equal(expand_dims(t, -1), classes), check_dtype("one_hot", dtype))

@@ -7,14 +7,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..arguments import as_tensor, integer, one_axis, some_axes
+from ..arguments import allocated, as_tensor, check_total, filled, index, integer, one_axis, some_axes
 from ..elementwise import constant
 from ..table import Case, composite
-from ..tensor import Axis, Tensor, TensorLike
+from ..tensor import Axis, Tensor, TensorLike, bool_, int64
 from .arithmetic import where
 from .indexing import take
 from .shape import broadcast_to, expand_dims, reshape, transpose
 from .slicing import concatenate, strided_slice, strided_slice_grad
+
+#: The most sections that `split` makes of an empty axis.
+_MOST_SECTIONS = 1 << 16
 
 _ALL = ("float32", "float64", "int32", "int64", "bool")
 
@@ -79,11 +82,13 @@ def split(x: TensorLike, indices_or_sections: int | Sequence[int], axis: int = 0
     k = one_axis("split", axis, t.ndim)
     n = t.shape[k]
     if isinstance(indices_or_sections, tuple | list):
-        cuts = [0, *(integer("split", "indices", i) for i in indices_or_sections), n]
+        cuts = [0, *(index("split", "indices", i) for i in indices_or_sections), n]
         if cuts != sorted(cuts):
             raise ValueError(f"split: indices are {indices_or_sections}, expected ascending ones of 0 to {n}")
     else:
-        sections = integer("split", "indices_or_sections", indices_or_sections)
+        # Each section is a tensor, also of an empty axis.
+        most = max(n, _MOST_SECTIONS)
+        sections = integer("split", "indices_or_sections", indices_or_sections, most=most)
         if sections < 1 or n % sections:
             raise ValueError(
                 f"split: indices_or_sections is {sections} for an axis of {n} of shape {t.shape}, "
@@ -160,7 +165,7 @@ def roll(x: TensorLike, shift: int | tuple[int, ...], axis: Axis = None) -> Tens
         raise ValueError(f"roll: shift is {shift} and axis {axis}, expected as many of each")
     for a, s in zip(axes, shifts, strict=True):
         k, n = one_axis("roll", a, t.ndim), t.shape[one_axis("roll", a, t.ndim)]
-        cut = -integer("roll", "shift", s) % n if n else 0
+        cut = -index("roll", "shift", s) % n if n else 0
         if cut:
             t = concatenate([slice_axis(t, k, cut, n), slice_axis(t, k, 0, cut)], k)
     return t
@@ -185,12 +190,14 @@ def tile(x: TensorLike, reps: int | tuple[int, ...]) -> Tensor:
     [[1, 2, 1, 2], [1, 2, 1, 2]]
     """
     t = as_tensor(x)
-    counts = tuple(reps) if isinstance(reps, tuple | list) else (reps,)
-    if any(integer("tile", "reps", r) < 0 for r in counts):
+    listed = tuple(reps) if isinstance(reps, tuple | list) else (reps,)
+    counts = tuple(index("tile", "reps", r) for r in listed)
+    if counts and min(counts) < 0:
         raise ValueError(f"tile: reps is {reps}, expected 0 or more for x of shape {t.shape}")
     rank = max(t.ndim, len(counts))
     counts = (1,) * (rank - len(counts)) + counts
     sizes = (1,) * (rank - t.ndim) + t.shape
+    check_total("tile", (*counts, *sizes))
     once = reshape(t, tuple(v for n in sizes for v in (1, n)))
     tiled = broadcast_to(once, tuple(v for r, n in zip(counts, sizes, strict=True) for v in (r, n)))
     return reshape(tiled, tuple(r * n for r, n in zip(counts, sizes, strict=True)))
@@ -223,14 +230,18 @@ def repeat(x: TensorLike, repeats: int | Sequence[int], axis: int | None = None)
         t, axis = reshape(t, (-1,)), 0
     k = one_axis("repeat", axis, t.ndim)
     n = t.shape[k]
-    counts = list(repeats) if isinstance(repeats, tuple | list) else [repeats] * n
-    if len(counts) != n or any(integer("repeat", "repeats", r) < 0 for r in counts):
+    listed = repeats if isinstance(repeats, tuple | list) else [repeats] * n
+    counts = [integer("repeat", "repeats", r) for r in listed]
+    if len(counts) != n or any(r < 0 for r in counts):
         raise ValueError(
             f"repeat: repeats is {repeats}, expected a count of 0 or more, or {n} of them for shape {t.shape}"
         )
     if not n:
         return t
-    return take(t, np.repeat(np.arange(n), counts), k)
+    total = sum(counts)
+    check_total("repeat", (*t.shape[:k], total, *t.shape[k + 1 :]))
+    rows = allocated("repeat", (total,), int64, lambda: np.repeat(np.arange(n), counts))
+    return take(t, rows, k)
 
 
 @composite(
@@ -260,7 +271,7 @@ def pad(
     t = as_tensor(x)
     try:
         pairs = np.broadcast_to(np.asarray(pad_width, np.int64), (t.ndim, 2)).tolist()
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pairs = [[-1, -1]]
     if any(w < 0 for pair in pairs for w in pair):
         raise ValueError(
@@ -268,13 +279,14 @@ def pad(
             f"shape {t.shape}, of 0 or more"
         )
     shape = tuple(n + a + b for n, (a, b) in zip(t.shape, pairs, strict=True))
+    check_total("pad", shape)
     starts = tuple(a for a, _ in pairs)
     out = strided_slice_grad(t, shape, starts if t.size else (0,) * t.ndim, (1,) * t.ndim)
     if value == 0:
         return out
-    inside = np.zeros(shape, bool)
+    inside = filled("pad", shape, bool_)
     inside[tuple(slice(a, a + n) for n, (a, _) in zip(t.shape, pairs, strict=True))] = True
-    return where(inside, out, constant(value, t.dtype))
+    return where(inside, out, constant(value, t.dtype, "pad"))
 
 
 def _triangle(name: str, x: TensorLike, k: int, lower: bool) -> Tensor:
@@ -282,7 +294,9 @@ def _triangle(name: str, x: TensorLike, k: int, lower: bool) -> Tensor:
     if t.ndim < 2:
         raise ValueError(f"{name}: x has shape {t.shape}, expected at least two axes")
     rows, columns = t.shape[-2:]
-    mask = np.tri(rows, columns, integer(name, "k", k) - (not lower), dtype=bool)
+    # Beyond the corners all diagonals are equal, and NumPy takes small ones alone.
+    diagonal = max(-rows - 1, min(index(name, "k", k), columns + 1)) - (not lower)
+    mask = allocated(name, (rows, columns), bool_, lambda: np.tri(rows, columns, diagonal, dtype=bool))
     return where(mask if lower else ~mask, t, constant(0, t.dtype))
 
 

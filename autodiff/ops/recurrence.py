@@ -166,7 +166,8 @@ def _in_ops(formula: Callable[..., Any]) -> Callable[..., Any]:
 def _filled(cotangents: Any, results: Any) -> list[Tensor]:
     """Return cotangents, where None becomes zeros for the first, an empty tensor for others."""
     states, *others = (
-        Tensor(np.zeros(0, y.dtype)) if c is None else c for c, y in zip(cotangents, results, strict=True)
+        Tensor(np.zeros(0, y.dtype), None) if c is None else c
+        for c, y in zip(cotangents, results, strict=True)
     )
     return [states if states.size else zeros_of(results[0]), *others]
 

@@ -186,7 +186,7 @@ def _prod_vjp(g: Tensor, y: Tensor, x: Tensor, axis: tuple[int, ...], keepdims: 
         n = level.shape[1]
         left, right = _half(level, 0, n - n // 2), _half(level, n - n // 2, n // 2)
         if n % 2:
-            ones = Tensor(np.ones((level.shape[0], 1), x.dtype))
+            ones = Tensor(np.ones((level.shape[0], 1), x.dtype), None)
             right = concatenate([right, ones], 1)
         halves.append((left, right, n))
         level = mul(left, right)

@@ -106,8 +106,8 @@ def _add_oracle(x: Any, i: Any, v: Any, axis: int) -> Any:
 
 def _winners(h: Tensor, i: Tensor, axis: int, size: int) -> Tensor:
     """Return h at the indices, with 0 for an index that a later one overwrites."""
-    order = Tensor(np.arange(i.size).reshape(i.shape))
-    last = scatter(Tensor(np.zeros(size, np.int64)), i, order, 0)
+    order = Tensor(np.arange(i.size).reshape(i.shape), None)
+    last = scatter(Tensor(np.zeros(size, np.int64), None), i, order, 0)
     wins = equal(take(last, i, 0), order)
     return where(reshape(wins, (*i.shape, *(1,) * (h.ndim - 1 - axis))), take(h, i, axis), 0.0)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from treepie.kernels.copy import copy, strides
 from treepie.kernels.elementwise import cast
 from treepie.kernels.program import Launch, Operand, Spec
 
-from ..arguments import as_tensor, integer, one_axis, shape_of, some_axes
+from ..arguments import as_tensor, check_total, index, one_axis, shape_of, some_axes
 from ..elementwise import sum_to
 from ..table import BoundArguments, Case, Shape, op
 from ..tensor import Axis, DType, Tensor, TensorLike, check_dtype
@@ -20,7 +20,7 @@ from ..tensor import Axis, DType, Tensor, TensorLike, check_dtype
 
 def _resolved(x: Tensor, shape: int | Sequence[int]) -> Shape:
     listed = shape if isinstance(shape, tuple | list) else (shape,)
-    sizes = [integer("reshape", "shape", n) for n in listed]
+    sizes = [index("reshape", "shape", n) for n in listed]
     if sizes.count(-1) == 1:
         product = -math.prod(sizes)
         if product and x.size % product == 0:
@@ -29,6 +29,8 @@ def _resolved(x: Tensor, shape: int | Sequence[int]) -> Shape:
         raise ValueError(
             f"reshape: shape is {tuple(listed)}, expected sizes for the {x.size} elements of {x.shape}"
         )
+    if not x.size:
+        check_total("reshape", sizes)
     return tuple(sizes)
 
 
@@ -171,8 +173,10 @@ def transpose(x: TensorLike, axes: Sequence[int] | None = None) -> BoundArgument
     (3, 4, 2)
     """
     t = as_tensor(x)
+    if axes is not None and not isinstance(axes, Iterable):
+        raise TypeError(f"transpose: axes is {axes!r}, expected a sequence of ints")
     order = tuple(reversed(range(t.ndim))) if axes is None else tuple(axes)
-    order = tuple(integer("transpose", "axes", a) for a in order)
+    order = tuple(index("transpose", "axes", a) for a in order)
     wrapped = tuple(a + t.ndim if a < 0 else a for a in order)
     if sorted(wrapped) != list(range(t.ndim)):
         raise ValueError(f"transpose: axes is {order}, expected each axis of shape {t.shape} once")

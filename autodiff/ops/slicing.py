@@ -188,6 +188,13 @@ def _concatenate(*xs: TensorLike, axis: int) -> BoundArguments:
     return tensors, {"axis": k}
 
 
+def _check_tensors(name: str, xs: Any) -> None:
+    if not hasattr(xs, "__len__"):
+        raise TypeError(f"{name}: xs is {xs!r}, expected a sequence of tensors")
+    if not len(xs):
+        raise ValueError(f"{name}: xs is empty, expected at least one tensor")
+
+
 def concatenate(xs: Sequence[TensorLike], axis: int = 0) -> Tensor:
     """Return tensors joined along an axis.
 
@@ -199,8 +206,7 @@ def concatenate(xs: Sequence[TensorLike], axis: int = 0) -> Tensor:
     >>> tp.concatenate([tp.tensor([1, 2]), tp.tensor([3])]).tolist()
     [1, 2, 3]
     """
-    if not len(xs):
-        raise ValueError("concatenate: xs is empty, expected at least one tensor")
+    _check_tensors("concatenate", xs)
     return _concatenate(*xs, axis=axis)
 
 
@@ -215,8 +221,7 @@ def stack(xs: Sequence[TensorLike], axis: int = 0) -> Tensor:
     >>> tp.stack([tp.tensor([1, 2]), tp.tensor([3, 4])], axis=1).tolist()
     [[1, 3], [2, 4]]
     """
-    if not len(xs):
-        raise ValueError("stack: xs is empty, expected at least one tensor")
+    _check_tensors("stack", xs)
     tensors = [as_tensor(x) for x in xs]
     shapes = sorted({t.shape for t in tensors})
     if len(shapes) > 1:

@@ -14,7 +14,7 @@ from treepie.kernels import sort as kernels
 from treepie.kernels.elementwise import cast
 from treepie.kernels.program import Launch, Operand, Spec
 
-from ..arguments import as_tensor, integer, one_axis
+from ..arguments import as_tensor, index, one_axis
 from ..table import BoundArguments, Case, composite, op
 from ..tensor import Tensor, TensorLike, int32, int64
 from .gather import take_along_axis
@@ -151,7 +151,7 @@ def top_k(x: TensorLike, k: int, axis: int = -1) -> tuple[Tensor, Tensor]:
     >>> [y.tolist() for y in tp.top_k(tp.tensor([3.0, 1.0, 2.0]), 2)]
     [[3.0, 2.0], [0, 2]]
     """
-    t, count = as_tensor(x), integer("top_k", "k", k)
+    t, count = as_tensor(x), index("top_k", "k", k)
     at = one_axis("top_k", axis, t.ndim)
     if not 0 <= count <= t.shape[at]:
         raise ValueError(f"top_k: k is {k}, expected 0 to {t.shape[at]} for axis {at} of shape {t.shape}")

@@ -78,7 +78,7 @@ class PureCall:
             cotangents = iter(tensors[count:])
             pulled = call.pull_back(None, [next(cotangents) if p else None for p in present], needed)
             rows = zip(pulled, tensors[:count], needed, strict=True)
-            return [Tensor(np.zeros(t.shape, t.dtype)) if g is None else g for g, t, n in rows if n]
+            return [Tensor(np.zeros(t.shape, t.dtype), None) if g is None else g for g, t, n in rows if n]
 
         outputs = [(t.shape, t.dtype) for t, n in zip(self.inputs, needed, strict=True) if n]
         results = iter(record_call(trace, function, ("vjp", present, needed), vjp, operands, outputs))
@@ -100,7 +100,7 @@ def record_call(
     numbers = tuple([trace.number_of(t) for t in inputs])
     taped = bool(active.state.gradients)
     call = PureCall(function, run, inputs, numbers, taped)
-    results = [Tensor(s) for s in trace.call(call, (function, key, numbers), outputs)]
+    results = [Tensor(s, None) for s in trace.call(call, (function, key, numbers), outputs)]
     if taped:
         tape.record(call, inputs, {}, tuple(results))
     return results

@@ -61,7 +61,7 @@ def _fold_constants(graph: Graph, calls: Sequence[OpCall], live_out: set[int]) -
 
 def _fold(graph: Graph, call: OpCall) -> None:
     for b in call.written:
-        graph.constants[b] = Tensor(memory.aligned((graph.sizes[b],), np.dtype("u1")))
+        graph.constants[b] = Tensor(memory.aligned((graph.sizes[b],), np.dtype("u1")), None)
     if call.launches:
         tensors = [graph.constants[p.buffer] for p in call.slices]
         addresses = [t.address for t in tensors if t is not None]

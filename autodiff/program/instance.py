@@ -32,7 +32,10 @@ class Arena:
     __slots__ = ("address", "memory")
 
     def __init__(self, size: int) -> None:
-        self.memory = memory.aligned((max(size, config.ALIGNED_LEAST),), _BYTE)
+        try:
+            self.memory = memory.aligned((max(size, config.ALIGNED_LEAST),), _BYTE)
+        except (MemoryError, ValueError, OverflowError):  # their sum may be more than an address can count
+            raise memory.too_large("program, intermediate results", size) from None
         self.address = address_of(self.memory)
 
 

@@ -280,7 +280,10 @@ class Program:
                     continue
                 if block is None:
                     small = size < config.KEPT_LEAST
-                    block = np.empty(size, _BYTE) if small else memory.recycled((size,), _BYTE)
+                    try:
+                        block = np.empty(size, _BYTE) if small else memory.recycled((size,), _BYTE)
+                    except (MemoryError, ValueError, OverflowError):
+                        raise memory.too_large("program, results", size) from None
                     start = address_of(block)
                 memories[b] = (block, offset, start)
                 if current[b] != start + offset:
@@ -317,7 +320,7 @@ class Run:
         for buffer, first, shape, dtype in self.program._fresh_results:
             block, offset, start = memories[buffer]
             offset += first
-            t = Tensor(np.ndarray(shape, dtype, block, offset))
+            t = Tensor(np.ndarray(shape, dtype, block, offset), None)
             t._address = start + offset
             tensors.append(t)
         return tensors
@@ -331,7 +334,7 @@ class Run:
             start = self.instance.addresses[p.buffer] + p.offset
             memory = (ctypes.c_char * spec.nbytes).from_address(start)
             array: np.ndarray = np.ndarray(spec.shape, spec.dtype, memory)  # type: ignore[arg-type]
-            tensors.append(Tensor(array.copy()))
+            tensors.append(Tensor(array.copy(), None))
         return call.op.error(tensors, call.attributes)
 
     def peeked(self) -> list[np.ndarray]:

@@ -79,7 +79,7 @@ class Pure:
         trace = Trace(root(), user=False, refuse=_ReadsValues, lines=lines)
 
         def run() -> tuple[list[Tensor], Flattened]:
-            arguments = [Tensor(trace.symbol(t.shape, t.dtype)) for t in inputs]
+            arguments = [Tensor(trace.symbol(t.shape, t.dtype), None) for t in inputs]
             if taped:
                 number = tape.begin()
                 arguments = [tape.leaf(t, number) if t.dtype.kind == "f" else t for t in arguments]

@@ -237,7 +237,7 @@ def zeros_like(tree: Tree) -> Tree:
     >>> tp.ptree.zeros_like({"a": tp.tensor([1.0, 2.0])})["a"].tolist()
     [0.0, 0.0]
     """
-    return map(lambda x: Tensor(np.zeros(np.shape(x), _dtype(x))), tree)
+    return map(lambda x: Tensor(np.zeros(np.shape(x), _dtype(x)), None), tree)
 
 
 def _dtype(leaf: Any) -> np.dtype:

@@ -87,12 +87,12 @@ class Number:
             trace.read()
         return self.sample
 
-    def operand(self, dtype: np.dtype) -> Tensor:
-        """Return the number as a tensor of shape ()."""
-        return computed(lambda n: fitting(n, dtype), self, (), dtype)
+    def operand(self, dtype: np.dtype, name: str = "tensor") -> Tensor:
+        """Return the number as a tensor of shape (). name: of the function, for errors."""
+        return computed(lambda n: fitting(n, dtype, name), self, (), dtype)
 
 
-def fitting(number: Any, dtype: np.dtype) -> Any:
+def fitting(number: Any, dtype: np.dtype, name: str = "tensor") -> Any:
     """Return a number as the Python type of a dtype; raise ValueError where it is out of range."""
     kind = dtype.kind
     if kind == "f":
@@ -104,19 +104,25 @@ def fitting(number: Any, dtype: np.dtype) -> Any:
         return bool(number)
     elif -(1 << 8 * dtype.itemsize - 1) <= number < 1 << 8 * dtype.itemsize - 1:
         return int(number)
-    raise ValueError(f"{number} does not fit {dtype.name}")
+    raise does_not_fit(name, number, dtype)
+
+
+def does_not_fit(name: str, number: Any, dtype: np.dtype) -> ValueError:
+    """Return the error for an operand, a number, that a dtype can not hold."""
+    digits = str(number) if not isinstance(number, int) or number.bit_length() <= 128 else "an integer"
+    return ValueError(f"{name}: {digits} does not fit {dtype.name}")
 
 
 def computed(function: Callable[[Any], Any], number: Any, shape: tuple[int, ...], dtype: np.dtype) -> Tensor:
     """Return function(number) as a tensor; of a `Number`, each run computes it before the program starts."""
     if not isinstance(number, Number):
-        return classes.tensor(np.array(function(number), dtype))
+        return classes.tensor(np.array(function(number), dtype), None)
     trace = tracing()
     if trace is None:
         raise RuntimeError("a number of a traced function is used after the function has returned")
     symbol = trace.symbol(shape, dtype)
     trace.computed.append((symbol.number, function, number.index))
-    return classes.tensor(symbol)
+    return classes.tensor(symbol, None)
 
 
 def _recorded(function: Callable[..., Any], reflected: bool = False) -> Callable[..., Any]:

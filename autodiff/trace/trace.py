@@ -15,6 +15,7 @@ alone. A call of one is a single entry (see `program/pure.py`).
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 #: Integer results with more elements are computed by the program, not folded while tracing.
 _MOST_FOLDED = 1 << 16
+
+#: The node of each result that no gradient is taken of.
+_NO_NODE = itertools.repeat(None)
 
 
 class Restart(BaseException):
@@ -188,7 +192,7 @@ class Trace:
         symbols = tuple([Symbol(shape, dtype, n, self) for n, (shape, dtype) in enumerate(outputs, first)])
         values += symbols
         if not gradients or deepest < gradients[0]:
-            return tuple(map(classes.tensor, symbols))
+            return tuple(map(classes.tensor, symbols, _NO_NODE))
         recorded = classes.node(op, inputs, attributes, symbols, deepest)
         self.nodes.append(recorded)
         # Integers and bools are constants for the tape.
@@ -297,7 +301,7 @@ class Trace:
 
     def _operand(self, number: int) -> Tensor:
         value = self.values[number]
-        return classes.tensor(value.read()) if type(value) is Symbol else value  # type: ignore[return-value]
+        return classes.tensor(value.read(), None) if type(value) is Symbol else value  # type: ignore[return-value]
 
     def live_values(self, count: int) -> tuple[int, ...]:
         """Return which of the first values are symbolic and referenced outside of the trace."""

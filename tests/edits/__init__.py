@@ -1,6 +1,7 @@
 """The edits of `tests/mutants.py`, by the part of the library that they break."""
 
 from . import (
+    arguments,
     audit,
     caches,
     checkpoints,
@@ -17,6 +18,7 @@ from . import (
 )
 
 _PARTS = (
+    arguments,
     audit,
     functions,
     ops,

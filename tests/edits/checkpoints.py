@@ -127,7 +127,7 @@ EDITS = [
     Edit(
         "resume-key",
         "api/train/run.py",
-        'self.rngs = None if notes["rngs"] is None else Tensor(np.array(notes["rngs"], np.int64))',
+        'self.rngs = None if notes["rngs"] is None else Tensor(np.array(notes["rngs"], np.int64), None)',
         "pass",
         "a resumed run uses the key it is called with",
         "tests/test_resume.py -k key_of",
