@@ -150,11 +150,11 @@ def linspace(start: float, stop: float, num: int = 50, dtype: DType = float32) -
     [0.0, 0.25, 0.5, 0.75, 1.0]
     """
     kind, count = check_dtype("linspace", dtype), integer("linspace", "num", num, least=0)
-    ends = [
+    first, last = (
         real("linspace", argument, end) if type(end) is int else end
         for argument, end in (("start", start), ("stop", stop))
-    ]
-    return tensor(allocated("linspace", (count,), float64, lambda: np.linspace(*ends, count)), kind)
+    )
+    return tensor(allocated("linspace", (count,), float64, lambda: np.linspace(first, last, count)), kind)
 
 
 def eye(n: int, m: int | None = None, dtype: DType = float32) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Union
 
@@ -54,11 +54,8 @@ def copied(array: NDArray[Any]) -> Tensor:
     return Tensor(copy, None)
 
 
-def _set_converted(t: Tensor, data: Any) -> None:
-    from .convert import tensor
-
-    converted = tensor(data)
-    t._data, t.node, t.output = converted._data, converted.node, getattr(converted, "output", 0)
+#: The function `tensor`, which `convert.py` adds, since it imports this module.
+conversion: list[Callable[[Any], Tensor]] = []
 
 
 #: The node of `Tensor(data)`, as users may call it.
@@ -81,13 +78,15 @@ class Tensor:
 
     def __init__(self, data: TensorLike | Symbol, node: Node | None = _UNCHECKED, output: int = 0) -> None:
         """Copy data as `tensor` does. With a node or None, wrap an array that nothing else writes to."""
-        self._data: Any = data
+        self._data: NDArray[Any] | Symbol = data  # type: ignore[assignment]
         self._address = 0
         self.node = node  # the call that computed it, while a gradient is being taken
         if node is not None:
             self.output = output  # its position in the outputs of the node
             if node is _UNCHECKED:
-                _set_converted(self, data)
+                converted = conversion[0](data)
+                self._data, self.node = converted._data, converted.node
+                self.output = getattr(converted, "output", 0)
 
     @property
     def array(self) -> NDArray[Any]:
@@ -95,7 +94,7 @@ class Tensor:
         data = self._data
         if type(data) is Symbol:
             data = self._data = data.read()
-        return data  # type: ignore[no-any-return]
+        return data  # type: ignore[return-value]
 
     @property
     def shape(self) -> tuple[int, ...]:
