@@ -16,6 +16,7 @@ from .tensor import (
     TensorLike,
     bool_,
     check_dtype,
+    conversion,
     copied,
     float32,
     float64,
@@ -77,6 +78,9 @@ def tensor(data: TensorLike, dtype: DType | None = None) -> Tensor:
     with np.errstate(over="ignore", invalid="ignore"):
         np.copyto(copy, array, casting="unsafe")
     return Tensor(copy, None)
+
+
+conversion.append(tensor)
 
 
 def _check_range(array: NDArray[Any], dtype: np.dtype) -> None:

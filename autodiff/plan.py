@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from treepie.kernels import memory
 from treepie.kernels.program import Launch, LaunchTable, Spec
 
-from .arguments import check_total, out_of_memory
+from .limits import check_total, out_of_memory
 from .tensor import Tensor, address_of
 
 Shape = tuple[int, ...]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Union
 
@@ -54,6 +54,10 @@ def copied(array: NDArray[Any]) -> Tensor:
     return Tensor(copy, None)
 
 
+#: The function `tensor`, which `convert.py` adds, since it imports this module.
+conversion: list[Callable[[Any], Tensor]] = []
+
+
 #: The node of `Tensor(data)`, as users may call it.
 _UNCHECKED: Any = object()
 
@@ -80,7 +84,7 @@ class Tensor:
         if node is not None:
             self.output = output  # its position in the outputs of the node
             if node is _UNCHECKED:
-                converted = Tensor._converted(data)
+                converted = conversion[0](data)
                 self._data, self.node = converted._data, converted.node
                 self.output = getattr(converted, "output", 0)
 
@@ -234,10 +238,6 @@ class Tensor:
 
         def __deepcopy__(self, memo: Any) -> Tensor:
             """Return a copy in separate memory."""
-
-        @staticmethod
-        def _converted(data: TensorLike | Symbol) -> Tensor:
-            """Return numbers, lists or an array as a tensor."""
 
         @staticmethod
         def _stack(tensors: list[Tensor]) -> Tensor:

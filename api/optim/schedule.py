@@ -114,7 +114,7 @@ def exponential_decay(init_value: float, decay_rate: float, decay_steps: int) ->
 
     def schedule(step: int) -> float:
         try:
-            return init_value * float(decay_rate ** (step / decay_steps))
+            return float(init_value * decay_rate ** (step / decay_steps))
         except OverflowError:
             return math.inf  # which the optimizer refuses, with the step
 

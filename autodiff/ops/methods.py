@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..convert import tensor
 from ..tensor import Index, Tensor, TensorLike
 from . import advanced, arithmetic, compare, linalg, minmax, rearrange, reduction, scan, shape as shapes
 from .indexing import take
@@ -83,7 +82,6 @@ METHODS: dict[str, Any] = {
     "__ne__": compare.not_equal,
     "__getitem__": _getitem,
     "__deepcopy__": _deepcopy,
-    "_converted": staticmethod(tensor),
     "_stack": staticmethod(stack),
     "at": property(advanced.At, doc=advanced.At.__doc__),
     "T": property(shapes.transpose, doc="The tensor with its axes reversed."),

@@ -13,7 +13,7 @@ EDITS = [
     ),
     Edit(
         "totals-are-not-checked",
-        "autodiff/arguments.py",
+        "autodiff/limits.py",
         "    if total > MOST_ELEMENTS or len(shape) > MOST_AXES:",
         "    if len(shape) > MOST_AXES:",
         "a shape with more bytes than 64 bits count reaches the allocator",
@@ -21,7 +21,7 @@ EDITS = [
     ),
     Edit(
         "empty-totals-are-not-checked",
-        "autodiff/arguments.py",
+        "autodiff/limits.py",
         "    total = math.prod(shape) or math.prod([n for n in shape if n])",
         "    total = math.prod(shape)",
         "an empty shape of giant sizes gets NumPy's own error",
