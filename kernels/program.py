@@ -26,7 +26,8 @@ from .compiled import c_function
 from .intrinsics import call_address
 from .team import share
 
-#: Bytes of a block's header: error status, number of chunks, whether threads share them; and its words.
+#: Bytes of a block's header: error status, number of chunks, estimated time in ns if threads share them;
+#: and its words.
 STATUS, CHUNKS, SHARED = range(0, 24, 8)
 HEADER = 3
 
@@ -139,7 +140,7 @@ class LaunchTable:
             words[2 * row : 2 * row + 2] = launch.entry, 8 * len(words)
             team = threads.team_size(launch.chunks, launch.work_ns, spinning)
             self._shared |= team > 1
-            words += [0, launch.chunks, int(team > 1)]
+            words += [0, launch.chunks, max(round(launch.work_ns), 1) if team > 1 else 0]
             for word, operand in launch.slots:
                 self._slots.append((len(words) + word, operand.buffer, operand.offset))
             words += launch.words
@@ -203,7 +204,8 @@ def walk(base: int, count: int, team: int) -> int:
         entry, block = load(at), base + load(at + 8)
         store(block + STATUS, 0)  # a table may be run many times
         chunks = load(block + CHUNKS)
-        if team == 0 or load(block + SHARED) == 0 or not share(team, entry, block, chunks):
+        shared = load(block + SHARED)
+        if team == 0 or shared == 0 or not share(team, entry, block, chunks, shared):
             call_address(entry, block, 0, chunks)
         if load(block + STATUS) != 0:
             return row

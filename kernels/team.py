@@ -23,16 +23,16 @@ DONE = 128
 OWNED = 256
 #: The launch: entry point, argument block, chunks, the caller's core. They stay until all chunks are done.
 ENTRY, BLOCK, CHUNKS, CORE = range(384, 416, 8)
-#: What sharing saves: the ticks that launches took, and those that they would have taken without helpers,
-#: by the time of the caller's own chunks. The tick until which callers work alone, and for how many windows
-#: that is.
-SHARED, ALONE, ALONE_UNTIL, WINDOWS = range(416, 448, 8)
+#: Whether callers work alone at present, which is judged once a window: ticks that launches took in this
+#: window, their estimated work, ticks spent asleep; the rate of the last shared window; what the windows
+#: are for, how many are left, for how many the last winner stays, and whether that was to work alone.
+ALONE, TOOK, WORK, ASLEEP_FOR, RATE, PHASE, LEFT, STAY, WINNER = range(416, 488, 8)
 #: Helpers that sleep, reading from a pipe; 1 while the caller does, reading from another.
 ASLEEP, WAITING = 512, 640
 #: 1 when helpers are to end; helpers that have begun.
 STOP, BEGUN = 768, 776
 #: Settings, in ticks: how long a helper waits actively before it sleeps, how late a chunk may be before the
-#: caller does, and after how long SHARED and ALONE are compared.
+#: caller does, and the length of a window.
 ACTIVE, LATE, WINDOW = range(896, 920, 8)
 #: C functions: read, write; sched_getcpu and sched_setaffinity, or 0.
 READ, WRITE, GET_CORE, SET_CORES = range(920, 952, 8)
@@ -42,8 +42,11 @@ HELPERS_READ, HELPERS_WRITE, CALLER_READ, CALLER_WRITE, ZEROS = range(952, 992, 
 CORES, CORES_BYTES = 1024, 128
 
 _LEFT = (1 << 32) - 1
-#: The most windows for which callers work alone, and how much more than alone launches may have taken.
-_WINDOWS_MOST, _LOSS = 16, 1.15
+#: Phases: sharing is measured; working alone is measured; the faster of the two stays.
+_SHARED, _ALONE, _STAY = range(3)
+#: The most windows for which the faster stays. Of a window, callers must have slept for one part in so many
+#: before working alone is tried.
+_STAY_MOST, _ASLEEP_PART = 16, 8
 
 
 def size(helpers: int) -> int:
@@ -124,14 +127,31 @@ def leave(team: int, here: int, cores: int) -> bool:
 
 # ---- of callers
 @device
-def share(team: int, entry: int, block: int, chunks: int) -> bool:
-    """Compute a launch together with the helpers; return False, at once, where the team is not to be had."""
+def share(team: int, entry: int, block: int, chunks: int, work_ns: int) -> bool:
+    """Compute a launch together with the helpers; return False, at once, where another thread has the team.
+
+    work_ns: an estimate of its time, by which launches are compared.
+    """
     if compare_exchange(team + OWNED, 0, 1) == 0:
         return False
     start = ticks()
-    if start < load(team + ALONE_UNTIL):
-        store(team + OWNED, 0)
-        return False
+    if load(team + ALONE):
+        call_address(entry, block, 0, chunks)
+    else:
+        publish(team, entry, block, chunks)
+        count = work(team)
+        usual = (ticks() - start) // max(count, 1)
+        fetch_add(team + DONE, count)
+        if load(team + DONE) < chunks:
+            await_helpers(team, chunks, usual)
+    judge(team, ticks() - start, work_ns)
+    store(team + OWNED, 0)
+    return True
+
+
+@device
+def publish(team: int, entry: int, block: int, chunks: int) -> None:
+    """Publish a launch, and wake helpers that sleep."""
     store(team + ENTRY, entry)
     store(team + BLOCK, block)
     store(team + CHUNKS, chunks)
@@ -140,15 +160,6 @@ def share(team: int, entry: int, block: int, chunks: int) -> bool:
     store(team + TICKET, (((load(team + TICKET) >> 32) + 1) & 0x7FFFFFFF) << 32 | chunks)
     if load(team + ASLEEP) > 0:
         call_c(load(team + WRITE), load(team + HELPERS_WRITE), team + ZEROS, exchange(team + ASLEEP, 0))
-    count = work(team)
-    worked = ticks() - start
-    fetch_add(team + DONE, count)
-    if load(team + DONE) < chunks:
-        await_helpers(team, chunks, worked // max(count, 1))
-    alone = worked * chunks // max(count, 1)
-    judge(team, ticks() - start, alone)
-    store(team + OWNED, 0)
-    return True
 
 
 @device
@@ -167,22 +178,46 @@ def await_helpers(team: int, chunks: int, usual: int) -> None:
         # A byte from a helper ends the read; so does a signal.
         call_c(load(team + READ), load(team + CALLER_READ), team + ZEROS, 1)
     exchange(team + WAITING, 0)
+    store(team + ASLEEP_FOR, load(team + ASLEEP_FOR) + ticks() - began)
 
 
 @device
-def judge(team: int, took: int, alone: int) -> None:
-    """Count what a launch took, and would have taken alone; where helpers cost time, do without for a
-    while."""
-    took += load(team + SHARED)
-    alone += load(team + ALONE)
-    window = load(team + WINDOW)
-    if took > window:
-        windows = 0
-        if took > _LOSS * alone:
-            windows = min(max(2 * load(team + WINDOWS), 1), _WINDOWS_MOST)
-            store(team + ALONE_UNTIL, ticks() + windows * window)
-            took = alone = 0
-        store(team + WINDOWS, windows)
-        took, alone = took // 2, alone // 2
-    store(team + SHARED, took)
+def judge(team: int, took: int, work_ns: int) -> None:
+    """Count what a launch took; at the end of a window, decide how launches of the next one are computed."""
+    took += load(team + TOOK)
+    work_ns += load(team + WORK)
+    if took > load(team + WINDOW):
+        next_window(team, took, (took << 16) // max(work_ns, 1))
+        took = work_ns = 0
+    store(team + TOOK, took)
+    store(team + WORK, work_ns)
+
+
+@device
+def next_window(team: int, took: int, rate: int) -> None:
+    """Begin a window. rate: ticks for an estimated amount of work, in the one that has ended."""
+    phase, alone = load(team + PHASE), 0
+    if phase == _SHARED:
+        if load(team + ASLEEP_FOR) * _ASLEEP_PART > took:
+            store(team + RATE, rate)
+            phase = alone = _ALONE
+        else:
+            store(team + STAY, 0)
+    elif phase == _ALONE:
+        alone = 1 if rate < load(team + RATE) else 0
+        stay = load(team + STAY) * 2 if alone == load(team + WINNER) else 0
+        stay = min(max(stay, 1), _STAY_MOST)
+        store(team + STAY, stay)
+        store(team + LEFT, stay)
+        store(team + WINNER, alone)
+        phase = _STAY
+    else:
+        left = load(team + LEFT) - 1
+        store(team + LEFT, left)
+        if left > 0:
+            alone = load(team + WINNER)
+        else:
+            phase = _SHARED
+    store(team + PHASE, phase)
     store(team + ALONE, alone)
+    store(team + ASLEEP_FOR, 0)

@@ -24,7 +24,7 @@ import models
 import report
 
 NAMES = {name: (models.MODELS | models.DEEP)[name] for name in ("xor", "mlp", "deep", "gpt")}
-TURNS, LONG = 30, {"gpt": 6}
+TURNS, LONG = 20, {"gpt": 3}
 STEPS = 10
 #: Of the best time alone: beside one busy process, beside two; of the time of one thread there.
 BARS = {"beside one busy process": (2.2, 1.15), "beside two": (3.0, None), "quota of one core": (None, 1.1)}

@@ -23,7 +23,7 @@ class Launched:
         self.rows = []
         self.entry = ENTRY(lambda block, lo, hi: self.call(chunk, lo, hi))
         address = ctypes.cast(self.entry, ctypes.c_void_p).value
-        self.words = array("q", [address, 16, 0, chunks, 1])
+        self.words = array("q", [address, 16, 0, chunks, 10**6])
 
     def call(self, chunk, lo, hi):
         for k in range(lo, hi):
@@ -58,7 +58,7 @@ def test_every_chunk_is_computed_once(helpers):
     walk, total = program._runner(), 0
     for chunks in (1, 2, 3, 50, 257):
         counts = array("q", [0] * chunks)
-        words = array("q", [entry, 16, 0, chunks, 1, counts.buffer_info()[0]])
+        words = array("q", [entry, 16, 0, chunks, 10**6, counts.buffer_info()[0]])
         for k in range(3000):
             assert walk(words.buffer_info()[0], 1, helpers.address) == -1
             assert set(counts) == {k + 1}
@@ -98,7 +98,7 @@ def test_a_late_helper_delays_only_the_chunk_that_it_holds(helpers):
     assert time.perf_counter() - start < 2
 
 
-def test_callers_work_alone_after_helpers_cost_time(helpers):
+def test_callers_work_alone_where_helpers_cost_time(helpers):
     caller, held = threading.get_ident(), []
 
     def chunk(k):
@@ -107,15 +107,31 @@ def test_callers_work_alone_after_helpers_cost_time(helpers):
             held.append(k)
             time.sleep(0.2)
 
-    Launched(8, chunk).run(helpers.address)
-    assert held
-    held.clear()
-    assert Launched(8, chunk).run(helpers.address) == list(range(8))
-    assert not held
-    assert words(helpers)[team.ALONE_UNTIL // 8] > 0
-    words(helpers)[team.ALONE_UNTIL // 8] = 0
-    Launched(8, chunk).run(helpers.address)
-    assert held
+    def run():
+        """Return whether helpers have taken part."""
+        held.clear()
+        assert Launched(60, chunk).run(helpers.address) == list(range(60))
+        return bool(held)
+
+    assert run()  # a window in which the caller has slept
+    assert not run()  # one in which it works alone, faster
+    assert not run()  # and goes on so
+    assert run()  # until sharing is measured again
+    assert [run() for _ in range(4)] == [False, False, False, True]  # for longer, the second time
+
+
+def test_helpers_go_on_where_working_alone_is_slower(helpers):
+    caller = threading.get_ident()
+
+    def chunk(k):
+        time.sleep(0.001 if threading.get_ident() == caller else 0.015)
+
+    shared = []
+    for _ in range(12):
+        launch = Launched(60, chunk)
+        launch.run(helpers.address)
+        shared.append(len({thread for _, thread in launch.rows}) > 1)
+    assert sum(shared) >= 6
 
 
 def test_helpers_that_save_time_keep_helping(helpers):

@@ -46,10 +46,10 @@ EDITS = [
     Edit(
         "team-judges-nothing",
         "kernels/team.py",
-        "if took > _LOSS * alone:",
-        "if took < 0 * alone:",
+        "alone = 1 if rate < load(team + RATE) else 0",
+        "alone = 0 * rate",
         "callers never work alone, however much time helpers cost",
-        "tests/test_team.py -k alone_after",
+        "tests/test_team.py -k work_alone",
     ),
     Edit(
         "team-of-two-callers",
@@ -62,8 +62,8 @@ EDITS = [
     Edit(
         "team-judges-all",
         "kernels/team.py",
-        "alone = worked * chunks // max(count, 1)",
-        "alone = 0 * worked",
+        "if load(team + ASLEEP_FOR) * _ASLEEP_PART > took:",
+        "if load(team + ASLEEP_FOR) * _ASLEEP_PART > -1:",
         "callers work alone although helpers save time",
         "tests/test_team.py -k keep_helping",
     ),
