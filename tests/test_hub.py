@@ -187,20 +187,10 @@ def test_one_process(monkeypatch, env):
     assert fit(True, comm=comm) == fit(False)
 
 
-@pytest.mark.parametrize("name", ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"])
-def test_several_processes_are_refused(monkeypatch, name):
-    monkeypatch.setenv("SLURM_STEP_ID", "0")
-    monkeypatch.setenv(name, "4")
-    with pytest.raises(RuntimeError, match=f"world: {name} is 4, expected 1: several processes are not supp"):
-        tp.distributed.world()
-
-
 def test_what_is_no_communicator():
     data = tp.Data.of_array([1])
-    with pytest.raises(TypeError, match=r"Data.shard: comm is a int, expected a communicator of tp.distrib"):
+    with pytest.raises(TypeError, match=r"Data.shard: comm is a int, expected a communicator, such as"):
         data.shard(4)
-    with pytest.raises(ValueError, match=r"Data.shard: comm has 4 processes, expected 1"):
-        data.shard(tp.distributed.Communicator(4, 0))
     t = tp.Trainer(tp.layer.linear(1, 1), tp.optim.sgd(0.01))
     with pytest.raises(TypeError, match=r"Trainer.fit: comm is a str"):
         t.fit(t.init(tp.rng.key(0)), data, comm="world")

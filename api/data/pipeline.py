@@ -15,11 +15,11 @@ from typing import Any, Generic, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from treepie.autodiff import Tensor, ops, rng, tensor
+from treepie.autodiff import Tensor, ops, ptree, rng, tensor
 from treepie.autodiff.arguments import as_tensor, integer
 from treepie.autodiff.tensor import TENSOR_DTYPES, TensorLike
 
-from ..distributed import Communicator, check_communicator
+from ..distributed.communicator import Communicator, check_communicator
 from .element import T_co, U
 from .prefetch import Prefetcher
 
@@ -48,8 +48,17 @@ class Data(Generic[T_co]):
     (3, [10, 20])
     """
 
-    def __init__(self, length: int, element: Callable[[int, int], T_co]) -> None:
+    def __init__(
+        self,
+        length: int,
+        element: Callable[[int, int], T_co],
+        part: Callable[[int, int, Communicator], T_co] | None = None,
+    ) -> None:
         self._length, self._element = integer("Data", "length", length, least=0), element
+        #: (pass, k, communicator) -> this rank's rows of an element, computed without the others.
+        self._part = part
+        #: The ranks that the elements are shared out to.
+        self.comm: Communicator | None = None
         self._pass, self._next = 0, 0
         self._lock = threading.Lock()
 
@@ -131,13 +140,16 @@ class Data(Generic[T_co]):
         size = _count("Data.prepare", "batch_size", batch_size, 1)
         order = None if shuffle is None else _Shuffled(shuffle, length)
 
-        def batch(e: int, k: int) -> Tensor | tuple[Tensor, ...]:
+        def batch(e: int, k: int, comm: Communicator | None = None) -> Tensor | tuple[Tensor, ...]:
             first, last = k * size, min((k + 1) * size, length)
+            if comm is not None:
+                own = _own_rows(comm, last - first)
+                first, last = first + own.start, first + own.stop
             rows = slice(first, last) if order is None else order.of_pass(e)[first:last]
             tensors = tuple(_rows(x, rows) for x in sources)
             return tensors[0] if single else tensors
 
-        return Data(length // size if drop_last else -(-length // size), batch)
+        return Data(length // size if drop_last else -(-length // size), batch, batch)
 
     # ---- pipelines from pipelines
     @overload
@@ -148,7 +160,7 @@ class Data(Generic[T_co]):
         """Return fn(element) for each element."""
         _check_callable("Data.map", fn)
         call = unpacking(fn)
-        return Data(self._length, lambda e, k: call(self._element(e, k)))
+        return self._with(Data(self._length, lambda e, k: call(self._element(e, k))))
 
     def batch(self, batch_size: int, drop_last: bool = False) -> Data[list[T_co]]:
         """Return lists of `batch_size` elements; drop_last omits a last one that is short."""
@@ -193,11 +205,17 @@ class Data(Generic[T_co]):
         >>> tp.Data.of_fn(3, lambda i: i * i).prefetch(2).to_list()
         [0, 1, 4]
         """
-        return Data(self._length, Prefetcher(self._element, self._length, _count("Data.prefetch", "n", n, 1)))
+        ahead = Prefetcher(self._element, self._length, _count("Data.prefetch", "n", n, 1))
+        return self._with(Data(self._length, ahead))
 
     def take(self, n: int) -> Data[T_co]:
         """Return the first n elements."""
-        return Data(min(_count("Data.take", "n", n, 0), self._length), self._element)
+        return self._with(Data(min(_count("Data.take", "n", n, 0), self._length), self._element, self._part))
+
+    def _with(self, data: Data[U]) -> Data[U]:
+        """Return a pipeline of this one's elements, which belongs to the same ranks."""
+        data.comm = self.comm
+        return data
 
     # ---- use
     def __len__(self) -> int:
@@ -226,9 +244,24 @@ class Data(Generic[T_co]):
         self._pass, self._next = number, start
 
     def shard(self, comm: Communicator) -> Data[T_co]:
-        """Return the elements that this process of `tp.distributed.world()` trains on."""
+        """Return this rank's rows of each element: of n rows, those from n * rank // size on.
+
+        comm: `tp.distributed.world()`, or another communicator. An element with fewer rows than there are ranks
+            has none on some of them. Batches of `prepare` are read by rows; other elements are computed as a
+            whole on every rank, so a slow `map` comes after `shard`.
+
+        >>> import treepie as tp
+        >>> data = lambda comm: tp.Data.prepare(tp.arange(5), batch_size=5).shard(comm).to_list()[0].tolist()
+        >>> tp.distributed.Local(2).run(data)
+        [[0, 1], [2, 3, 4]]
+        """
         check_communicator("Data.shard", comm)
-        return Data(self._length, self._element)
+        if self.comm is not None:
+            raise ValueError("Data.shard: the data is sharded already, expected one call")
+        part = self._part or (lambda e, k, comm: _rows_of(self._element(e, k), comm))
+        data = Data(self._length, lambda e, k: part(e, k, comm))
+        data.comm = comm
+        return data
 
     def __iter__(self) -> Iterator[T_co]:
         """Iterate over the rest of this pass; threads that do so together get each element once."""
@@ -348,6 +381,28 @@ def _length(function: str, arrays: Sequence[Any]) -> int:
         listed = " and ".join(map(str, shapes)) or "no arrays"
         raise ValueError(f"{function}: shapes are {listed}, expected first axes of one length")
     return int(shapes[0][0])
+
+
+def _own_rows(comm: Communicator, count: int) -> slice:
+    """Return which of some rows are this rank's."""
+    return slice(count * comm.rank // comm.size, count * (comm.rank + 1) // comm.size)
+
+
+def _rows_of(element: Any, comm: Communicator) -> Any:
+    """Return this rank's rows of an element: of each of its tensors and arrays."""
+    leaves = ptree.leaves(element) if not any(map(callable, _parts(element))) else []
+    lengths = {leaf.shape[0] for leaf in leaves if getattr(leaf, "shape", ())}
+    if len(lengths) != 1 or not all(getattr(leaf, "shape", ()) for leaf in leaves):
+        raise ValueError(
+            "Data.shard: an element is not of tensors or arrays whose first axes have one length, so it has no rows "
+            "to share out (for (input, loss_fn), use (input, target) and fit(loss=...))"
+        )
+    rows = _own_rows(comm, lengths.pop())
+    return ptree.map(lambda leaf: leaf[rows], element)
+
+
+def _parts(element: Any) -> tuple[Any, ...]:
+    return element if isinstance(element, tuple) else (element,)
 
 
 def _rows(x: Any, rows: Any) -> Tensor:

@@ -68,6 +68,23 @@ def plan(step: Step, values: int) -> ProgramFamily | None:
     return ProgramFamily(trace, [*forward, *trace.entries], request, step.steps.cache.arenas, values)
 
 
+def plan_update(step: Step) -> ProgramFamily:
+    """Trace the end of a step on gradients that are there already, and return its program."""
+    inputs, trace, part = step.inputs, step.trace, step.inputs.accumulation
+    assert part is not None
+    numbers = Numbers([inputs.at.count, part.size, part.examples, part.total])
+    trace.entries = []
+    _, examples, total = _accumulation_numbers(numbers, 0)
+    specs = [(a.shape, a.dtype) for a in part.sums]
+    sums = _externals(step, specs, 2 * len(inputs.at.buffers.arrays) + 1)
+    loss = (Tensor(np.zeros((), np.float64), None) + total) / examples
+    outputs = _update(step, numbers, loss, [g / examples for g in sums])
+    request = _request(step, numbers, outputs, outputs.late)
+    family = ProgramFamily(trace, trace.entries, request, step.steps.cache.arenas, 0)
+    family.result = loss.dtype
+    return family
+
+
 def _fold_key(step: Step, numbers: Numbers) -> list[Any]:
     """Return the entries that fold the step's numbers into the key."""
     inputs, trace = step.inputs, step.trace
@@ -105,6 +122,13 @@ def _finish(step: Step, numbers: Numbers) -> _Outputs:
             filled = [*[(t, first + k) for k, t in enumerate(flat)], _increment(step, 2 * count)]
             return _Outputs([loss, loss], filled, [], late)
         loss = (loss * size + total) / examples
+    return _update(step, numbers, loss, flat)
+
+
+def _update(step: Step, numbers: Numbers, loss: Tensor, flat: list[Tensor]) -> _Outputs:
+    """Trace the update by gradients in flat buffers, where they and the loss are finite."""
+    inputs, trace, buffers = step.inputs, step.trace, step.inputs.at.buffers
+    count = len(buffers.arrays)
     norm = global_norm(flat) if inputs.check or inputs.clip_norm is not None else loss
     checked = finish.check_finite(loss, norm) if inputs.check else norm
     late = len(trace.entries)

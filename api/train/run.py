@@ -12,6 +12,7 @@ from treepie.autodiff import Tensor, tensor
 from ..checkpoint.checkpoint import Entry, Every, Store
 from ..data.pipeline import Data, check_data, check_not_empty
 from .history import History
+from .ranks import Ranks
 from .runner import StepRunner
 from .state import TrainState
 
@@ -24,9 +25,16 @@ class Run:
     """
 
     def __init__(
-        self, optimizer: str, data: Data, history: History | None, rngs: Tensor | None, plan: Every | None
+        self,
+        optimizer: str,
+        data: Data,
+        history: History | None,
+        rngs: Tensor | None,
+        plan: Every | None,
+        ranks: Ranks,
     ) -> None:
         """Check the arguments of `fit`. optimizer: its name.  plan: when and where to write checkpoints."""
+        self.ranks = ranks
         self.optimizer, self.data, self.rngs = optimizer, check_data("Trainer.fit", data), rngs
         self.history = history if history is not None else History()
         self.epoch, self.ended = 0, False
@@ -47,14 +55,17 @@ class Run:
         """Return the initial state: with `resume` that of the last checkpoint, if there is one."""
         if resume and self._store is None:
             raise ValueError("Trainer.fit: resume is True, expected checkpoint=tp.checkpoint.every(...) too")
-        checkpoint = self._store.newest() if resume and self._store else None
-        if checkpoint is not None:
-            return self._resumed(checkpoint, st)
+        if resume:
+            # Rank 0 reads: files of a network file system may be seen by one rank before another.
+            checkpoint = self._store.newest() if self._store and self.ranks.first else None
+            resumed = self.ranks.from_first(checkpoint and self._read(checkpoint, st))
+            if resumed is not None:
+                return self._resume(*resumed)
         check_not_empty("Trainer.fit", self.data)
         return st
 
-    def _resumed(self, checkpoint: Entry, like: TrainState) -> TrainState:
-        """Return the state of a checkpoint, and seek to its position in the data."""
+    def _read(self, checkpoint: Entry, like: TrainState) -> tuple[TrainState, dict[str, Any], Any, int | None]:
+        """Return the state of a checkpoint, its notes, the history's steps and losses, and the run's number."""
         notes = checkpoint.training().get("fit")
         if notes is None:
             raise ValueError(
@@ -67,13 +78,16 @@ class Run:
                     f"Trainer.fit: {what} is {mine}, expected {notes[what]}, as in {checkpoint.path}"
                 )
         arrays = checkpoint.arrays()
-        st = checkpoint.state(like, arrays)
-        self.data.seek(notes["pass"], notes["position"])
-        self.epoch, self.ended, self._number = notes["epoch"], notes["ended"], checkpoint.run
-        self.rngs = None if notes["rngs"] is None else Tensor(np.array(notes["rngs"], np.int64), None)
         steps, losses = (arrays[f"history.{k}"].tolist() for k in ("steps", "losses"))
+        return checkpoint.state(like, arrays), notes, list(zip(steps, losses, strict=True)), checkpoint.run
+
+    def _resume(self, st: TrainState, notes: dict[str, Any], steps: Any, number: int | None) -> TrainState:
+        """Continue from a checkpoint: seek to its position in the data, and return its state."""
+        self.data.seek(notes["pass"], notes["position"])
+        self.epoch, self.ended, self._number = notes["epoch"], notes["ended"], number
+        self.rngs = None if notes["rngs"] is None else Tensor(np.array(notes["rngs"], np.int64), None)
         scores = [{name: _score(x) for name, x in epoch.items()} for epoch in notes["scores"]]
-        self.history.restore(list(zip(steps, losses, strict=True)), scores, notes["begun"])
+        self.history.restore(steps, scores, notes["begun"])
         self._written = (st.step, self.epoch, self.ended)
         return st
 
@@ -107,6 +121,14 @@ class Run:
     def _write(self, st: TrainState) -> None:
         assert self._plan is not None
         assert self._store is not None
+        self._written = (st.step, self.epoch, self.ended)
+        if self.ranks.first:
+            self._write_files(st)
+        self.ranks.barrier()  # a job that ends now is complete on all ranks
+
+    def _write_files(self, st: TrainState) -> None:
+        assert self._plan is not None
+        assert self._store is not None
         history = self.history
         notes = {
             "epoch": self.epoch,
@@ -125,7 +147,6 @@ class Run:
         self._number = self._store.write(
             st, {"fit": notes}, {"history": tensors}, self._plan.keep, self._number
         )
-        self._written = (st.step, self.epoch, self.ended)
 
 
 def _plain(score: Any) -> Any:

@@ -16,7 +16,9 @@ from treepie.autodiff.arguments import as_tensor
 from treepie.autodiff.tensor import address_of
 from treepie.kernels.compilations import compilations
 
+from ..distributed.communicator import Communicator
 from .inputs import Accumulation, StepCounter, StepInputs, StepResult
+from .reduction import reduce_gradients, reduce_state
 from .state import Snapshot, TrainState, trained_snapshot_of
 from .steps import Steps
 
@@ -38,9 +40,11 @@ class StepRunner:
         clip_norm: float | None,
         on_nonfinite: str,
         size: int,
+        comm: Communicator | None = None,
     ) -> None:
         self._steps, self._loss, self._rngs = steps, loss, rngs
         self._clip_norm, self._on_nonfinite, self.size = clip_norm, on_nonfinite, size
+        self._comm = comm if comm is not None and comm.size > 1 else None
         self._counter, self._part_counter = StepCounter(), StepCounter()
         self._sums: tuple[list[np.ndarray], list[int]] | None = None  # accumulated gradients, their addresses
         #: The count and the snapshot after the program that is running.
@@ -92,7 +96,9 @@ class StepRunner:
         """Take one step on some elements, and return their mean loss."""
         self._release_state()
         with compilations.watch():
-            if len(elements) == 1:
+            if self._comm is not None:
+                result = self._reduce(elements, self._comm)
+            elif len(elements) == 1:
                 at = self.now
                 result = self._take(elements[0], at, (at.step,), None, at.state)
             else:
@@ -132,18 +138,59 @@ class StepRunner:
             self._now, self._next = at.next(result.buffers, result.state), None
         return result
 
-    def _accumulate(self, elements: Sequence[Any]) -> StepResult:
-        """Take a step on the mean gradient of elements, weighted by their numbers of examples."""
-        at = self.now
+    def _part(self, at: Snapshot) -> Accumulation:
+        """Return the accumulation of a step, before its first element."""
         if self._sums is None:
             layout = at.buffers.layout
             sums = [np.empty(n, g.dtype) for n, g in zip(layout.sizes, layout.groups, strict=True)]
             self._sums = sums, [address_of(a) for a in sums]
-        part = Accumulation(True, False, 0, 0, 0.0, *self._sums)
+        return Accumulation(True, False, 0, 0, 0.0, *self._sums)
+
+    def _reduce(self, elements: Sequence[Any], comm: Communicator) -> StepResult:
+        """Take a step on the mean gradient over all ranks, weighted by their numbers of examples."""
+        at = self.now
+        part, state = self._part(at), at.state
+        for k, element in enumerate(elements):
+            part.size = length(element[0])
+            if part.size == 0:  # a batch of fewer examples than ranks
+                continue
+            part.first = part.examples == 0
+            result = self._take(element, at, (at.step, k) if len(elements) > 1 else (at.step,), part, state)
+            state = result.state
+            part.examples += part.size
+            part.total += result.loss * part.size
+        reduce_gradients(comm, part)
+        state = reduce_state(comm, self._steps.state_leaves(state), state, part)
+        part.addresses = [address_of(a) for a in part.sums]
+        inputs = StepInputs(
+            at,
+            at.buffers if at.buffers.exclusive() else at.buffers.empty_like(),
+            state,
+            None,
+            _no_loss,
+            (),
+            None,
+            (),
+            True,
+            None,
+            self._counter,
+            self._clip_norm,
+            part,
+        )
+
+        def commit(new_state: Any) -> None:
+            self._next = self._counter.value() + 1, at.next(inputs.out, new_state)
+
+        return self._steps.update(inputs, commit)
+
+    def _accumulate(self, elements: Sequence[Any]) -> StepResult:
+        """Take a step on the mean gradient of elements, weighted by their numbers of examples."""
+        at = self.now
+        part = self._part(at)
         state = at.state
         for k, element in enumerate(elements):
             part.first, part.last = k == 0, k == len(elements) - 1
-            part.size = _length(element[0])
+            part.size = length(element[0])
             part.examples += part.size
             result = self._take(element, at, (at.step, k), part, state)
             if part.sums is not self._sums[0]:
@@ -170,6 +217,11 @@ class StepRunner:
             )
         warnings.warn(f"Trainer.fit: {what} in step {step}, which is skipped", RuntimeWarning, stacklevel=4)
         self._now, self._state = self.now.skipped(), None
+
+
+def _no_loss(*_: Any) -> Tensor:
+    """Stand for the loss of a step that has none: the end of a step on several ranks."""
+    raise AssertionError
 
 
 def two(function: str, element: Any) -> tuple[Any, Any]:
@@ -206,7 +258,7 @@ def arrays(x: Any) -> list[Any]:
     return [x if hasattr(x, "shape") else as_tensor(x)]
 
 
-def _length(x: Any) -> int:
+def length(x: Any) -> int:
     """Return the number of examples of an input: the length of its first axis."""
     if type(x) is Tensor and x._data.shape:
         return x._data.shape[0]

@@ -15,6 +15,7 @@ from ..optim.optimizers import Optimizer
 from .inputs import StepInputs, StepResult
 from .pure_step import PureModelStep
 from .step import Step
+from .update_step import UpdateStep
 
 
 class Steps:
@@ -42,6 +43,10 @@ class Steps:
             if step.leaves is not None:
                 return step.take(commit)
         return Step(self, inputs).take(commit)
+
+    def update(self, inputs: StepInputs, commit: Callable[[Any], None]) -> StepResult:
+        """Take the end of a step, from accumulated gradients on."""
+        return UpdateStep(self, inputs).take(commit)
 
     def state_leaves(self, state: Any) -> list[Tensor]:
         """Return the tensors of a model's state."""

@@ -21,14 +21,15 @@ from treepie.kernels.compilations import compilations
 from .. import optim
 from ..checkpoint.checkpoint import Every
 from ..data.pipeline import Data, check_data, check_not_empty
-from ..distributed import Communicator, check_communicator
+from ..distributed.communicator import Communicator, check_communicator
 from ..layer import Context, Layer, Vars
 from ..metric.accumulators import Metric
 from .history import History, Progress
 from .inputs import StepCounter, StepInputs
 from .predict import Predictor
+from .ranks import Ranks
 from .run import Run
-from .runner import StepRunner, arrays, two
+from .runner import StepRunner, arrays, length, two
 from .state import TrainState, snapshot_of, trained_snapshot_of
 from .step import loss_and_gradients
 from .steps import Steps
@@ -172,19 +173,39 @@ class Trainer:
             has the same bits as an uninterrupted run. `st` gives the structure only.
         history: receives losses and scores.
         on_nonfinite: where a loss or gradient is NaN or infinite, "raise" FloatingPointError, or "skip" the
-            step with a warning; the state is unchanged.  comm: `tp.distributed.world()`.
+            step with a warning; the state is unchanged.
+        comm: `tp.distributed.world()`. Each rank trains on its rows of every batch, of data that was sharded with
+            `Data.shard(comm)`; gradients, losses and running statistics are means over all rows, and the state is
+            that of one process on the whole data. It starts from rank 0's state. `report` is called on every
+            rank, and stops all of them; only rank 0 shows progress and writes checkpoints.
 
         Ctrl-C ends training and is raised again. Any exception has the last good state as `state`.
         """
         _check_options(epochs, accumulate_steps, on_nonfinite, clip_norm, comm, validate)
-        run = Run(self.optimizer.name, data, history, rngs, checkpoint)
+        ranks = Ranks(comm, "Trainer.fit")
+        if ranks.several and rngs is not None:
+            raise ValueError(
+                "Trainer.fit: rngs is given and comm has several ranks, expected one of the two: masks of dropout "
+                "that do not depend on the number of ranks are not built yet"
+            )
+        ranks.check_data(data)
+        run = Run(self.optimizer.name, data, history, rngs, checkpoint, ranks)
         st = run.begin(st, resume)
-        runner = StepRunner(self.steps, loss, run.rngs, clip_norm, on_nonfinite, accumulate_steps)
+        ranks.check_same(
+            optimizer=self.optimizer.name,
+            model=[(path, t.shape, t.dtype.name) for path, t in ptree.flatten_with_paths(st.vars.params)],
+            epochs=epochs,
+            clip_norm=clip_norm,
+            accumulate_steps=accumulate_steps,
+            on_nonfinite=on_nonfinite,
+        )
+        st = ranks.from_first(st)
+        runner = StepRunner(self.steps, loss, run.rngs, clip_norm, on_nonfinite, accumulate_steps, comm)
         runner.begin(st)
         try:
             try:
                 # Assigned first: an interrupt after the call, in `return` itself, is outside of the try.
-                last = self._run(run, epochs, runner, report, validate, progress)
+                last = self._run(run, epochs, runner, report, validate, progress if ranks.first else False)
                 return last
             except BaseException as error:
                 error.state = runner.end()  # type: ignore[attr-defined]
@@ -225,14 +246,20 @@ class Trainer:
             bar.advance(loss, len(batches))
             run.history.add_step(runner.steps, loss)
             if report is not None:
-                report(runner.steps, loss, runner.state())
+                stop = False
+                try:
+                    report(runner.steps, loss, runner.state())
+                except EarlyStop:
+                    stop = True
+                if run.ranks.any(stop):
+                    raise EarlyStop
             run.after_step(runner)
 
     def _scores(self, runner: StepRunner, validate: Validation | None) -> dict[str, Any]:
         if validate is None:
             return {}
         data, metrics = validate
-        return self.evaluate(runner.state(), _rewind(data), metrics)
+        return self.evaluate(runner.state(), _rewind(data), metrics, data.comm)
 
     def predict(
         self, st: TrainState, x: Any, ctx: Context | None = None, batch_size: int | None = None
@@ -269,10 +296,17 @@ class Trainer:
             outputs.append(self.predictor(at, lambda: st.vars, _rows(x, rows), part))
         return ptree.map(lambda *ys: ops.concatenate(ys), *outputs)  # type: ignore[no-any-return]
 
-    def evaluate(self, st: TrainState, data: Data, metrics: Mapping[str, Metric]) -> dict[str, Any]:
+    def evaluate(
+        self,
+        st: TrainState,
+        data: Data,
+        metrics: Mapping[str, Metric],
+        comm: Communicator | None = None,
+    ) -> dict[str, Any]:
         """Return the score of each metric over the whole data, in evaluation mode.
 
         data: elements (input, target).  metrics: name -> accumulator; each is reset first.
+        comm: the ranks that the data was sharded to; each returns the scores of all of them.
 
         Raises ValueError for a pipeline that is empty or exhausted.
 
@@ -284,13 +318,18 @@ class Trainer:
         {'accuracy': 1.0}
         """
         check_not_empty("Trainer.evaluate", data)
+        ranks = Ranks(comm, "Trainer.evaluate")
+        ranks.check_data(data)
         for metric in metrics.values():
             metric.reset()
         for element in data:
             x, target = two("Trainer.evaluate", element)
+            if comm is not None and not length(x):
+                continue  # an element of fewer examples than ranks
             out = self.predict(st, x)
             for metric in metrics.values():
                 metric.update(out, target)
+        ranks.merge(metrics)
         return {name: metric.compute() for name, metric in metrics.items()}
 
 

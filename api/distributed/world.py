@@ -1,0 +1,46 @@
+"""The communicator of all processes that a launcher started together."""
+
+from __future__ import annotations
+
+import functools
+import sys
+
+from treepie.kernels import config
+
+from .communicator import Communicator, Single
+
+
+@functools.cache
+def world() -> Communicator:
+    """Return the communicator of all processes that a launcher started together, of one outside of a launcher.
+
+    mpirun, mpiexec, srun and `python -m treepie.run` start several; the processes talk by MPI, through mpi4py. From
+    the first call on, an exception that ends one process ends them all, and the traceback names its rank.
+
+    Raises ImportError where a launcher started several processes and mpi4py or an MPI library is missing, and
+    RuntimeError where MPI knows of one process only: each would train alone, on all of the data.
+
+    >>> import treepie as tp
+    >>> tp.distributed.world().size
+    1
+    """
+    variable, size = config.processes()
+    if not variable and "mpi4py.MPI" not in sys.modules:
+        return Single()
+    try:
+        from .mpi import MPIWorld
+    except (ImportError, RuntimeError) as error:
+        if size == 1:
+            return Single()
+        raise ImportError(
+            f"distributed.world: {variable} is {size}, and there is no MPI: {error}. Install one with "
+            'pip install "treepie[mpi]", or load the site\'s module and pip install mpi4py'
+        ) from None
+    comm = MPIWorld()
+    if comm.size == 1 != size:
+        raise RuntimeError(
+            f"distributed.world: {variable} is {size}, but MPI has 1 process: the launcher is of another MPI "
+            f"than the library, {comm.library}. Use the launcher of that MPI, or python -m treepie.run; under "
+            "srun, choose its interface with --mpi (srun --mpi=list)"
+        )
+    return comm if comm.size > 1 else Single()

@@ -1,0 +1,44 @@
+"""The end of a step whose gradients are there already, as sums over ranks: one program without a forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+from treepie.autodiff import Tensor
+from treepie.autodiff.program.program import ProgramFamily
+from treepie.autodiff.trace import active
+from treepie.autodiff.trace.trace import Trace
+
+from .inputs import StepResult
+from .plan import plan_update
+from .step import Step
+
+
+class UpdateStep(Step):
+    """Takes the mean of accumulated gradients, checks and clips it, and updates the parameters."""
+
+    def take(self, commit: Callable[[Any], None]) -> StepResult:
+        """Take the step by its program."""
+        cache = self.steps.cache
+        root = cache.root(self.key())
+        self.trace = Trace(root, user=False, depth=1)
+        self.state = self.inputs.state
+        try:
+            family = cache.find(root, 0)
+            if not isinstance(family, ProgramFamily):
+                family = active.call_under(self.trace, plan_update, self)
+                cache.add(root, 0, family)
+            self._check_out()
+            self.dtype = family.result
+            return self._run(family.program(), (), commit)
+        finally:
+            self.trace.end()
+
+    def _store(self, kept: tuple[int, ...], results: Any) -> Any:
+        """Return the model's state."""
+        return self.state
+
+    def tensors(self) -> list[Tensor]:
+        """Return the tensors among the program's inputs: what the trace has found."""
+        return [self.trace.values[n] for n in self.trace.inputs]
