@@ -1,7 +1,7 @@
 """The launcher: `python -m treepie.run -n 4 train.py` starts 4 processes that train together.
 
-It finds the launcher of the MPI that mpi4py uses (on PATH, or that of the wheel in this environment), shares the
-cores out, sets what this MPI needs, and passes the exit status on.
+It finds the launcher of the MPI that mpi4py uses (on PATH, or that of the wheel in this environment),
+shares the cores out, sets what this MPI needs, and passes the exit status on.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 
 from treepie.kernels import config
@@ -36,12 +37,16 @@ def main(arguments: list[str] | None = None) -> int:
     launcher = find_launcher()
     if launcher is None:
         parser.error('no mpiexec is on PATH or in this environment: pip install "treepie[mpi]"')
-    process = subprocess.Popen(
-        [*command(launcher, n), sys.executable, *script], env=environment(launcher, n)
-    )
-    for number in (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])):
-        signal.signal(number, lambda number, _: process.send_signal(number))
-    status = process.wait()
+    with tempfile.TemporaryDirectory(prefix="treepie-") as folder:
+        env = environment(launcher, n) | {"TREEPIE_RUN_FOLDER": folder}
+        process = subprocess.Popen([*command(launcher, n), sys.executable, *script], env=env)
+        for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGINT)):
+            signal.signal(number, lambda number, _: process.send_signal(number))
+        status = process.wait()
+        unfinished = sorted(os.listdir(folder))
+    if status == 0 and unfinished:
+        print(f"treepie.run: {', '.join(unfinished)} ended before Python did", file=sys.stderr)
+        return 1
     return status if status >= 0 else 128 - status
 
 
@@ -69,7 +74,7 @@ def command(launcher: Path, n: int) -> list[str]:
 
 def environment(launcher: Path, n: int) -> dict[str, str]:
     """Return the environment of the processes."""
-    env = dict(os.environ)
+    env = config.environment()
     env.setdefault("NUMBA_NUM_THREADS", str(max(config.cores() // n, 1)))
     if hasattr(os, "geteuid") and os.geteuid() == 0 and _is_open_mpi(launcher):
         # In a container root is the usual user; Open MPI asks for both of these.

@@ -168,6 +168,15 @@ def _quota(group: Path) -> list[int]:
     return []
 
 
+def environment() -> dict[str, str]:
+    """Return a copy of the environment, for processes that are started."""
+    return dict(os.environ)
+
+
+#: The folder in which ranks note for `python -m treepie.run` that they have begun, and ended.
+RUN_FOLDER = os.environ.get("TREEPIE_RUN_FOLDER")
+
+
 def processes() -> tuple[str, int]:
     """Return how many processes a launcher started together, and the variable that says so.
 

@@ -313,7 +313,7 @@ t.train(comm, epochs=10**6, report=vanish)
     start = time.perf_counter()
     status, output, _ = launch(3, code, timeout=60)
     assert status != 0
-    assert output == "vanishes\n"
+    assert output.startswith("vanishes\n")
     assert time.perf_counter() - start < 20
 
 

@@ -15,16 +15,14 @@ from typing import Any, Generic, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from treepie.autodiff import Tensor, ops, ptree, rng, tensor
+from treepie.autodiff import Tensor, rng, tensor
 from treepie.autodiff.arguments import as_tensor, integer
-from treepie.autodiff.tensor import TENSOR_DTYPES, TensorLike
+from treepie.autodiff.tensor import TensorLike
 
 from ..distributed.communicator import Communicator, check_communicator
 from .element import T_co, U
 from .prefetch import Prefetcher
-
-#: Bytes up to which NumPy gathers a batch: it takes 3 us for one row of 256 bytes, a launch 10 us.
-_SMALL_BATCH = 1 << 16
+from .rows import array_of, own_rows, read_rows, rows_of
 
 
 class Data(Generic[T_co]):
@@ -135,7 +133,7 @@ class Data(Generic[T_co]):
         if isinstance(arrays, list) and any(hasattr(x, "shape") for x in arrays):
             raise TypeError("Data.prepare: arrays is a list, expected a tuple of arrays or one array")
         single = not isinstance(arrays, tuple)
-        sources = tuple(_array(x) for x in ((arrays,) if single else arrays))
+        sources = tuple(array_of(x) for x in ((arrays,) if single else arrays))
         length = _length("Data.prepare", sources)
         size = _count("Data.prepare", "batch_size", batch_size, 1)
         order = None if shuffle is None else _Shuffled(shuffle, length)
@@ -143,10 +141,10 @@ class Data(Generic[T_co]):
         def batch(e: int, k: int, comm: Communicator | None = None) -> Tensor | tuple[Tensor, ...]:
             first, last = k * size, min((k + 1) * size, length)
             if comm is not None:
-                own = _own_rows(comm, last - first)
+                own = own_rows(comm, last - first)
                 first, last = first + own.start, first + own.stop
             rows = slice(first, last) if order is None else order.of_pass(e)[first:last]
-            tensors = tuple(_rows(x, rows) for x in sources)
+            tensors = tuple(read_rows(x, rows) for x in sources)
             return tensors[0] if single else tensors
 
         return Data(length // size if drop_last else -(-length // size), batch, batch)
@@ -246,9 +244,9 @@ class Data(Generic[T_co]):
     def shard(self, comm: Communicator) -> Data[T_co]:
         """Return this rank's rows of each element: of n rows, those from n * rank // size on.
 
-        comm: `tp.distributed.world()`, or another communicator. An element with fewer rows than there are ranks
-            has none on some of them. Batches of `prepare` are read by rows; other elements are computed as a
-            whole on every rank, so a slow `map` comes after `shard`.
+        comm: `tp.distributed.world()`, or another communicator. An element with fewer rows than there are
+            ranks has none on some of them. Batches of `prepare` are read by rows; other elements are computed
+            as a whole on every rank, so a slow `map` comes after `shard`.
 
         >>> import treepie as tp
         >>> data = lambda comm: tp.Data.prepare(tp.arange(5), batch_size=5).shard(comm).to_list()[0].tolist()
@@ -258,7 +256,7 @@ class Data(Generic[T_co]):
         check_communicator("Data.shard", comm)
         if self.comm is not None:
             raise ValueError("Data.shard: the data is sharded already, expected one call")
-        part = self._part or (lambda e, k, comm: _rows_of(self._element(e, k), comm))
+        part = self._part or (lambda e, k, comm: rows_of(self._element(e, k), comm))
         data = Data(self._length, lambda e, k: part(e, k, comm))
         data.comm = comm
         return data
@@ -367,51 +365,12 @@ def _count(function: str, argument: str, value: Any, least: int) -> int:
     return integer(function, argument, value, least)
 
 
-def _array(x: Any) -> Any:
-    """Return an array of a tensor's layout and dtype as a tensor, other NumPy arrays unchanged."""
-    if isinstance(x, np.ndarray) and x.ndim:
-        direct = x.dtype in TENSOR_DTYPES and x.flags.c_contiguous and x.flags.aligned
-        return Tensor(np.asarray(x), None) if direct else x
-    return as_tensor(x)
-
-
 def _length(function: str, arrays: Sequence[Any]) -> int:
     shapes = [x.shape for x in arrays]
     if not shapes or not all(shapes) or len({s[0] for s in shapes}) > 1:
         listed = " and ".join(map(str, shapes)) or "no arrays"
         raise ValueError(f"{function}: shapes are {listed}, expected first axes of one length")
     return int(shapes[0][0])
-
-
-def _own_rows(comm: Communicator, count: int) -> slice:
-    """Return which of some rows are this rank's."""
-    return slice(count * comm.rank // comm.size, count * (comm.rank + 1) // comm.size)
-
-
-def _rows_of(element: Any, comm: Communicator) -> Any:
-    """Return this rank's rows of an element: of each of its tensors and arrays."""
-    leaves = ptree.leaves(element) if not any(map(callable, _parts(element))) else []
-    lengths = {leaf.shape[0] for leaf in leaves if getattr(leaf, "shape", ())}
-    if len(lengths) != 1 or not all(getattr(leaf, "shape", ()) for leaf in leaves):
-        raise ValueError(
-            "Data.shard: an element is not of tensors or arrays whose first axes have one length, so it has no rows "
-            "to share out (for (input, loss_fn), use (input, target) and fit(loss=...))"
-        )
-    rows = _own_rows(comm, lengths.pop())
-    return ptree.map(lambda leaf: leaf[rows], element)
-
-
-def _parts(element: Any) -> tuple[Any, ...]:
-    return element if isinstance(element, tuple) else (element,)
-
-
-def _rows(x: Any, rows: Any) -> Tensor:
-    """Return some rows as a tensor: a view for a slice, else gathered, by one parallel kernel if large."""
-    if not isinstance(x, Tensor):
-        return tensor(x[rows])
-    if isinstance(rows, slice) or len(rows) * (x.array.nbytes // max(len(x), 1)) < _SMALL_BATCH:
-        return Tensor(np.asarray(x.array[rows]), None)
-    return ops.take(x, Tensor(rows, None), 0)
 
 
 def unpacking(fn: Callable[..., Any], leading: int = 0) -> Callable[..., Any]:

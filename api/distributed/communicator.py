@@ -15,9 +15,9 @@ class Communicator(Protocol):
 
     rank: the number of this one, from 0.  size: how many there are.
 
-    Every rank calls the same methods in the same order. Arrays are C-contiguous, with the same shape and dtype on
-    all ranks. `tp.distributed.world()` is the communicator of MPI's processes; any object with these methods will
-    do, for another engine.
+    Every rank calls the same methods in the same order. Arrays are C-contiguous, with the same shape and
+    dtype on all ranks. `tp.distributed.world()` is the communicator of MPI's processes; any object with these
+    methods will do, for another engine.
 
     >>> import treepie as tp
     >>> isinstance(tp.distributed.world(), tp.distributed.Communicator)
@@ -115,6 +115,6 @@ def same_on_all_ranks(comm: Communicator, function: str, what: dict[str, Any]) -
         if others:
             listed = ", ".join(map(str, others))
             raise ValueError(
-                f"{function}: {name} is {rows[others[0]].get(name)!r} on rank {listed} and {first!r} on rank 0, "
-                "expected the same on all ranks"
+                f"{function}: {name} is {rows[others[0]].get(name)!r} on rank {listed} and {first!r} on "
+                "rank 0, expected the same on all ranks"
             )

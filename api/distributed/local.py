@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-import numpy as np
 from numpy.typing import NDArray
 
 from treepie.autodiff.arguments import integer

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import threading
 import traceback
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
 import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
+
+from treepie.kernels import config
 
 #: Elements of one reduction at most: MPI counts in 32 bits.
 _MOST = 1 << 28
@@ -27,6 +31,8 @@ class MPIWorld:
         self.library: str = MPI.Get_library_version().partition("\n")[0].strip()
         if self.size > 1:
             _end_all_with_one(self)
+        if config.RUN_FOLDER:
+            note_rank(self.rank, Path(config.RUN_FOLDER))
 
     def __repr__(self) -> str:
         """Return the class, the number of ranks, and the rank."""
@@ -52,6 +58,13 @@ class MPIWorld:
         sys.stderr.flush()
         self._comm.Abort(status)
         os._exit(status)  # where the library returns
+
+
+def note_rank(rank: int, folder: Path) -> None:
+    """Leave a file until this process ends as it should: some MPIs take os._exit(0) for that."""
+    file = folder / f"rank {rank}"
+    file.touch()
+    atexit.register(file.unlink, missing_ok=True)
 
 
 def _parts(array: NDArray[Any]) -> list[NDArray[Any]]:

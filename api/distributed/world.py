@@ -12,12 +12,12 @@ from .communicator import Communicator, Single
 
 @functools.cache
 def world() -> Communicator:
-    """Return the communicator of all processes that a launcher started together, of one outside of a launcher.
+    """Return the communicator of all processes that a launcher started together, else of this one.
 
-    mpirun, mpiexec, srun and `python -m treepie.run` start several; the processes talk by MPI, through mpi4py. From
+    mpirun, mpiexec, srun and `python -m treepie.run` start several, which talk by MPI, through mpi4py. From
     the first call on, an exception that ends one process ends them all, and the traceback names its rank.
 
-    Raises ImportError where a launcher started several processes and mpi4py or an MPI library is missing, and
+    Raises ImportError where a launcher started several processes and mpi4py or an MPI library is missing,
     RuntimeError where MPI knows of one process only: each would train alone, on all of the data.
 
     >>> import treepie as tp
@@ -39,8 +39,8 @@ def world() -> Communicator:
     comm = MPIWorld()
     if comm.size == 1 != size:
         raise RuntimeError(
-            f"distributed.world: {variable} is {size}, but MPI has 1 process: the launcher is of another MPI "
-            f"than the library, {comm.library}. Use the launcher of that MPI, or python -m treepie.run; under "
-            "srun, choose its interface with --mpi (srun --mpi=list)"
+            f"distributed.world: {variable} is {size}, but MPI has 1 process: the launcher is of another "
+            f"MPI than the library, {comm.library}. Use the launcher of that MPI, or python -m treepie.run; "
+            "under srun, choose its interface with --mpi (srun --mpi=list)"
         )
     return comm if comm.size > 1 else Single()

@@ -64,8 +64,11 @@ class Run:
         check_not_empty("Trainer.fit", self.data)
         return st
 
-    def _read(self, checkpoint: Entry, like: TrainState) -> tuple[TrainState, dict[str, Any], Any, int | None]:
-        """Return the state of a checkpoint, its notes, the history's steps and losses, and the run's number."""
+    def _read(
+        self, checkpoint: Entry, like: TrainState
+    ) -> tuple[TrainState, dict[str, Any], Any, int | None]:
+        """Return the state of a checkpoint, its notes, the history's steps and losses, and the run's
+        number."""
         notes = checkpoint.training().get("fit")
         if notes is None:
             raise ValueError(

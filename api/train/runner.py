@@ -129,11 +129,7 @@ class StepRunner:
             part,
         )
 
-        def commit(new_state: Any) -> None:
-            if updates:
-                self._next = self._counter.value() + 1, at.next(inputs.out, new_state)
-
-        result = self._steps.take(inputs, commit)
+        result = self._steps.take(inputs, self._committing(at, inputs) if updates else _ignore)
         if result.buffers is not None:
             self._now, self._next = at.next(result.buffers, result.state), None
         return result
@@ -157,11 +153,11 @@ class StepRunner:
             part.first = part.examples == 0
             result = self._take(element, at, (at.step, k) if len(elements) > 1 else (at.step,), part, state)
             state = result.state
+            part.addresses = [address_of(a) for a in part.sums]
             part.examples += part.size
             part.total += result.loss * part.size
         reduce_gradients(comm, part)
         state = reduce_state(comm, self._steps.state_leaves(state), state, part)
-        part.addresses = [address_of(a) for a in part.sums]
         inputs = StepInputs(
             at,
             at.buffers if at.buffers.exclusive() else at.buffers.empty_like(),
@@ -178,15 +174,21 @@ class StepRunner:
             part,
         )
 
+        return self._steps.update(inputs, self._committing(at, inputs))
+
+    def _committing(self, at: Snapshot, inputs: StepInputs) -> Callable[[Any], None]:
+        """Return what is called with the model's new state right before the new parameters are written."""
+
         def commit(new_state: Any) -> None:
             self._next = self._counter.value() + 1, at.next(inputs.out, new_state)
 
-        return self._steps.update(inputs, commit)
+        return commit
 
     def _accumulate(self, elements: Sequence[Any]) -> StepResult:
         """Take a step on the mean gradient of elements, weighted by their numbers of examples."""
         at = self.now
         part = self._part(at)
+        assert self._sums is not None
         state = at.state
         for k, element in enumerate(elements):
             part.first, part.last = k == 0, k == len(elements) - 1
@@ -217,6 +219,10 @@ class StepRunner:
             )
         warnings.warn(f"Trainer.fit: {what} in step {step}, which is skipped", RuntimeWarning, stacklevel=4)
         self._now, self._state = self.now.skipped(), None
+
+
+def _ignore(_: Any) -> None:
+    """Take no notice of a new state: the element is not the last of its step."""
 
 
 def _no_loss(*_: Any) -> Tensor:

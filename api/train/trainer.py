@@ -174,32 +174,17 @@ class Trainer:
         history: receives losses and scores.
         on_nonfinite: where a loss or gradient is NaN or infinite, "raise" FloatingPointError, or "skip" the
             step with a warning; the state is unchanged.
-        comm: `tp.distributed.world()`. Each rank trains on its rows of every batch, of data that was sharded with
-            `Data.shard(comm)`; gradients, losses and running statistics are means over all rows, and the state is
-            that of one process on the whole data. It starts from rank 0's state. `report` is called on every
-            rank, and stops all of them; only rank 0 shows progress and writes checkpoints.
+        comm: `tp.distributed.world()`. Each rank trains on its rows of every batch of `data.shard(comm)`,
+            from rank 0's state; gradients, losses and running statistics are means over all rows. `report` is
+            called on every rank; only rank 0 shows progress and writes checkpoints.
 
         Ctrl-C ends training and is raised again. Any exception has the last good state as `state`.
         """
         _check_options(epochs, accumulate_steps, on_nonfinite, clip_norm, comm, validate)
-        ranks = Ranks(comm, "Trainer.fit")
-        if ranks.several and rngs is not None:
-            raise ValueError(
-                "Trainer.fit: rngs is given and comm has several ranks, expected one of the two: masks of dropout "
-                "that do not depend on the number of ranks are not built yet"
-            )
-        ranks.check_data(data)
+        ranks = Ranks(comm, "Trainer.fit", data, rngs)
+        ranks.check_same(epochs=epochs, clip_norm=clip_norm, accumulate_steps=accumulate_steps)
         run = Run(self.optimizer.name, data, history, rngs, checkpoint, ranks)
-        st = run.begin(st, resume)
-        ranks.check_same(
-            optimizer=self.optimizer.name,
-            model=[(path, t.shape, t.dtype.name) for path, t in ptree.flatten_with_paths(st.vars.params)],
-            epochs=epochs,
-            clip_norm=clip_norm,
-            accumulate_steps=accumulate_steps,
-            on_nonfinite=on_nonfinite,
-        )
-        st = ranks.from_first(st)
+        st = ranks.agreed(run.begin(st, resume))
         runner = StepRunner(self.steps, loss, run.rngs, clip_norm, on_nonfinite, accumulate_steps, comm)
         runner.begin(st)
         try:
@@ -318,8 +303,7 @@ class Trainer:
         {'accuracy': 1.0}
         """
         check_not_empty("Trainer.evaluate", data)
-        ranks = Ranks(comm, "Trainer.evaluate")
-        ranks.check_data(data)
+        ranks = Ranks(comm, "Trainer.evaluate", data)
         for metric in metrics.values():
             metric.reset()
         for element in data:

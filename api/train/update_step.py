@@ -1,8 +1,9 @@
-"""The end of a step whose gradients are there already, as sums over ranks: one program without a forward pass."""
+"""The end of a step whose gradients are there already, as sums over ranks: one program without a forward
+pass."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any
 
 from treepie.autodiff import Tensor

@@ -172,7 +172,7 @@ EDITS = [
     # api/data.py:327.
     Edit(
         "unaligned-arrays-are-viewed",
-        "api/data/pipeline.py",
+        "api/data/rows.py",
         "x.dtype in TENSOR_DTYPES and x.flags.c_contiguous and x.flags.aligned",
         "x.dtype in TENSOR_DTYPES and x.flags.c_contiguous",
         "batches of an unaligned array are tensors that are not aligned",

@@ -14,8 +14,8 @@ EDITS = [
     Edit(
         "prepare-drop-last",
         "api/data/pipeline.py",
-        "return Data(length // size if drop_last else -(-length // size), batch)",
-        "return Data(-(-length // size), batch)",
+        "return Data(length // size if drop_last else -(-length // size), batch, batch)",
+        "return Data(-(-length // size), batch, batch)",
         "drop_last keeps the short batch",
         "tests/test_data.py -k prepare",
     ),
@@ -70,14 +70,14 @@ EDITS = [
     Edit(
         "take-of-more",
         "api/data/pipeline.py",
-        'return Data(min(_count("Data.take", "n", n, 0), self._length), self._element)',
-        'return Data(_count("Data.take", "n", n, 0), self._element)',
+        'Data(min(_count("Data.take", "n", n, 0), self._length), self._element, self._part)',
+        'Data(_count("Data.take", "n", n, 0), self._element, self._part)',
         "take of more elements than there are reads past the end",
         "tests/test_data.py -k pipelines",
     ),
     Edit(
         "rows-gathered-views",
-        "api/data/pipeline.py",
+        "api/data/rows.py",
         "return ops.take(x, Tensor(rows, None), 0)",
         "return ops.take(x, Tensor(np.sort(rows), None), 0)",
         "large shuffled batches are sorted",
