@@ -116,7 +116,7 @@ def test_donated_memory_of_which_a_call_reads_a_part():
     c = tp.tensor(RNG.standard_normal((2, 300), "f4"))
     for k in range(4):
         block = np.full(600, float(k), "f4")
-        ab = (Tensor(block[:300]), Tensor(block[300:]))
+        ab = (Tensor(block[:300], None), Tensor(block[300:], None))
         np.testing.assert_array_equal(jitted(ab, c), c.numpy() + np.float32(k))
 
 
@@ -125,7 +125,7 @@ def test_donated_memory_that_another_argument_views():
     for k in range(4):
         x = tp.tensor(np.random.default_rng(k).standard_normal((300, 200), "f4"))
         want = tp.exp(x).numpy(), tp.softmax(x).numpy()
-        same(jitted(x, Tensor(x.array[:])), want)
+        same(jitted(x, Tensor(x.array[:], None)), want)
 
 
 def test_a_larger_program_after_a_smaller_one():
@@ -329,7 +329,7 @@ def test_arguments_that_share_memory():
     array = tp.tensor(RNG.standard_normal(8), tp.float32)
     a, b = array[:6], array[2:]
     views = [
-        (tp.Tensor(array.array[i : i + 6]), tp.Tensor(array.array[j : j + 6]))
+        (tp.Tensor(array.array[i : i + 6], None), tp.Tensor(array.array[j : j + 6], None))
         for i, j in ((0, 2), (2, 0), (1, 1))
     ]
     f, g = tp.jit(lambda x, y: x * y + x), lambda x, y: x * y + x
