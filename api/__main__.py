@@ -42,9 +42,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _share(root: Path) -> None:
     """Compile into a folder for all users; raise OSError where that is not possible."""
-    root.parent.mkdir(
-        parents=True, exist_ok=True
-    )  # for those whom the umask lets in: the cache's are private
+    # Those above it are for whom the umask lets in; the cache's own are private.
+    root.parent.mkdir(parents=True, exist_ok=True)
     cache.move(str(root))
     if problem := cache.primary().problem:
         raise OSError(f"{root} cannot be shared: {problem}")

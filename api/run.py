@@ -37,9 +37,11 @@ def main(arguments: list[str] | None = None) -> int:
     launcher = find_launcher()
     if launcher is None:
         parser.error('no mpiexec is on PATH or in this environment: pip install "treepie[mpi]"')
+    open_mpi = _is_open_mpi(launcher)
     with tempfile.TemporaryDirectory(prefix="treepie-") as folder:
-        env = environment(launcher, n) | {"TREEPIE_RUN_FOLDER": folder}
-        process = subprocess.Popen([*command(launcher, n), sys.executable, *script], env=env)
+        env = environment(n, open_mpi) | {"TREEPIE_RUN_FOLDER": folder}
+        start = [*command(launcher, n, open_mpi), sys.executable, *script]
+        process = subprocess.Popen(start, env=env)
         for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGINT)):
             signal.signal(number, lambda number, _: process.send_signal(number))
         status = process.wait()
@@ -60,23 +62,24 @@ def find_launcher() -> Path | None:
 
 
 def _is_open_mpi(launcher: Path) -> bool:
-    text = subprocess.run([launcher, "--version"], capture_output=True, text=True, check=False).stdout
-    return "open mpi" in text.lower() or "openmpi" in text.lower() or "prrte" in text.lower()
+    done = subprocess.run([launcher, "--version"], capture_output=True, text=True, check=False)
+    text = done.stdout.lower()
+    return any(name in text for name in ("open mpi", "openmpi", "prrte"))
 
 
-def command(launcher: Path, n: int) -> list[str]:
+def command(launcher: Path, n: int, open_mpi: bool) -> list[str]:
     """Return the command that starts n processes, up to the program."""
-    if _is_open_mpi(launcher):
+    if open_mpi:
         # Processes may outnumber cores, and share them as the system likes: threads are counted per process.
         return [str(launcher), "--oversubscribe", "--bind-to", "none", "-n", str(n)]
     return [str(launcher), "-n", str(n)]
 
 
-def environment(launcher: Path, n: int) -> dict[str, str]:
+def environment(n: int, open_mpi: bool) -> dict[str, str]:
     """Return the environment of the processes."""
     env = config.environment()
     env.setdefault("NUMBA_NUM_THREADS", str(max(config.cores() // n, 1)))
-    if hasattr(os, "geteuid") and os.geteuid() == 0 and _is_open_mpi(launcher):
+    if hasattr(os, "geteuid") and os.geteuid() == 0 and open_mpi:
         # In a container root is the usual user; Open MPI asks for both of these.
         env |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     return env

@@ -92,18 +92,22 @@ def measure(name, workers):
     return means
 
 
+def started(libraries):
+    """Start a process of treepie, one of a single thread, and one of each other library."""
+    return [worker("treepie"), worker("treepie", 1), *map(worker, libraries)]
+
+
 def places(libraries):
     """Yield each place, and the workers that are there; they end with it."""
-    last = max(os.sched_getaffinity(0))
     every = sorted(os.sched_getaffinity(0))
-    beside = {"alone": [], "beside one busy process": [last], "beside two": every[-2:]}
+    beside = {"alone": [], "beside one busy process": every[-1:], "beside two": every[-2:]}
     for place, cores in beside.items():
-        workers = [worker("treepie"), worker("treepie", 1), *map(worker, libraries)]
+        workers = started(libraries)
         with busy(cores):
             yield place, workers
         for w in workers:
             w.end()
-    workers = [worker("treepie"), worker("treepie", 1), *map(worker, libraries)]
+    workers = started(libraries)
     try:
         with quota(workers):
             yield "quota of one core", workers

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from treepie.autodiff import Tensor, ptree
+from treepie.autodiff.arguments import as_tensor
 
 from ..distributed.communicator import Communicator
 from .inputs import Accumulation
@@ -41,8 +42,9 @@ def reduce_state(comm: Communicator, leaves: Sequence[Tensor], state: Any, part:
     parts = iter(np.split(flat, np.cumsum([t.size for t in floats])[:-1]))
 
     def mean(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor) or leaf.dtype.kind != "f":
+        t = as_tensor(leaf)
+        if t.dtype.kind != "f":
             return leaf
-        return Tensor(next(parts).reshape(leaf.shape).astype(leaf.dtype), None)
+        return Tensor(next(parts).reshape(t.shape).astype(t.dtype), None)
 
     return ptree.map(mean, state)

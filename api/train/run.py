@@ -67,8 +67,7 @@ class Run:
     def _read(
         self, checkpoint: Entry, like: TrainState
     ) -> tuple[TrainState, dict[str, Any], Any, int | None]:
-        """Return the state of a checkpoint, its notes, the history's steps and losses, and the run's
-        number."""
+        """Return a checkpoint's state, its notes, the history's steps and losses, and the run's number."""
         notes = checkpoint.training().get("fit")
         if notes is None:
             raise ValueError(
@@ -122,12 +121,10 @@ class Run:
             self._write(runner.state())
 
     def _write(self, st: TrainState) -> None:
-        assert self._plan is not None
-        assert self._store is not None
-        self._written = (st.step, self.epoch, self.ended)
         if self.ranks.first:
             self._write_files(st)
         self.ranks.barrier()  # a job that ends now is complete on all ranks
+        self._written = (st.step, self.epoch, self.ended)
 
     def _write_files(self, st: TrainState) -> None:
         assert self._plan is not None

@@ -113,26 +113,27 @@ class StepRunner:
         """Take a step from a snapshot, or accumulate the gradients of one element."""
         x, loss, target = _example(element, self._loss)
         updates = part is None or part.last
-        inputs = StepInputs(
-            at,
-            at.buffers if at.buffers.exclusive() else at.buffers.empty_like(),
-            state,
-            x,
-            loss,
-            target,
-            self._rngs,
-            folds if self._rngs is not None else (),
-            True,
-            None,
-            self._counter if updates else self._part_counter,
-            self._clip_norm,
-            part,
-        )
-
+        counter = self._counter if updates else self._part_counter
+        folds = folds if self._rngs is not None else ()
+        inputs = self._inputs(at, state, (x, loss, target), self._rngs, folds, counter, part)
         result = self._steps.take(inputs, self._committing(at, inputs) if updates else _ignore)
         if result.buffers is not None:
             self._now, self._next = at.next(result.buffers, result.state), None
         return result
+
+    def _inputs(
+        self,
+        at: Snapshot,
+        state: Any,
+        example: tuple[Any, Callable[..., Tensor], tuple[Any, ...]],
+        key: Tensor | None,
+        folds: tuple[int, ...],
+        counter: StepCounter,
+        part: Accumulation | None,
+    ) -> StepInputs:
+        """Return the inputs of a step that writes in place where the buffers are exclusively owned."""
+        out = at.buffers if at.buffers.exclusive() else at.buffers.empty_like()
+        return StepInputs(at, out, state, *example, key, folds, True, None, counter, self._clip_norm, part)
 
     def _part(self, at: Snapshot) -> Accumulation:
         """Return the accumulation of a step, before its first element."""
@@ -158,22 +159,7 @@ class StepRunner:
             part.total += result.loss * part.size
         reduce_gradients(comm, part)
         state = reduce_state(comm, self._steps.state_leaves(state), state, part)
-        inputs = StepInputs(
-            at,
-            at.buffers if at.buffers.exclusive() else at.buffers.empty_like(),
-            state,
-            None,
-            _no_loss,
-            (),
-            None,
-            (),
-            True,
-            None,
-            self._counter,
-            self._clip_norm,
-            part,
-        )
-
+        inputs = self._inputs(at, state, (None, _no_loss, ()), None, (), self._counter, part)
         return self._steps.update(inputs, self._committing(at, inputs))
 
     def _committing(self, at: Snapshot, inputs: StepInputs) -> Callable[[Any], None]:

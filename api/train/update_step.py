@@ -1,5 +1,4 @@
-"""The end of a step whose gradients are there already, as sums over ranks: one program without a forward
-pass."""
+"""The end of a step on several ranks, from the sums of gradients on: a program without a forward pass."""
 
 from __future__ import annotations
 
