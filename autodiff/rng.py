@@ -2,10 +2,14 @@
 
 The generator is Threefry-2x32 with 20 rounds; `treepie.kernels.random` says bit by bit how an element
 is computed from the key and its index. Never draw twice from one key: split it, or fold a number in.
+
+Processes that share a global batch draw the numbers of its rows: `for_rows` puts the rows of a process into a
+key, and a draw whose first axis has this number of elements is those rows of the global batch's draw.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -20,6 +24,7 @@ from .ops.random import (
     check_key,
     random_bits,
     random_fold,
+    random_for_rows,
     random_integers,
     random_normal,
     random_split,
@@ -95,6 +100,39 @@ def _folded(data: int) -> int:
     number = index("rng.fold_in", "data", data)
     if not 0 <= number < 2**62:
         raise ValueError(f"rng.fold_in: data is {data}, expected 0 to 2**62 - 1")
+    return number
+
+
+def for_rows(key: Tensor, first: int, count: int) -> Tensor:
+    """Return a key that draws rows first to first + count - 1 of what `key` draws for a global batch.
+
+    key: int64 (2,).  first, count: 0 to 2**31 - 1, or symbolic numbers of a trace. A count of 0 makes a key
+    without rows.
+
+    A draw whose first axis has `count` elements is by example: it has the bits of these rows of the draw of
+    the global batch by `key`. Other draws, and permutations, have the bits that `key` draws, the same on all
+    processes. Keys that `split` and `fold_in` return have the rows of their key.
+
+    Raises ValueError for numbers outside of this range, TypeError for an invalid key.
+
+    >>> import treepie as tp
+    >>> from treepie.autodiff.rng import for_rows
+    >>> key = tp.rng.key(7)
+    >>> whole, rows = tp.rng.uniform(key, (5, 3)), tp.rng.uniform(for_rows(key, 2, 3), (3, 3))
+    >>> bool((whole[2:] == rows).all())
+    True
+    """
+    scalars = [
+        computed(functools.partial(_row_number, name), number, (), np.dtype(np.int64))
+        for name, number in (("first", first), ("count", count))
+    ]
+    return random_for_rows(key, *scalars)
+
+
+def _row_number(name: str, value: int) -> int:
+    number = index("rng.for_rows", name, value)
+    if not 0 <= number < 2**31:
+        raise ValueError(f"rng.for_rows: {name} is {value}, expected 0 to 2**31 - 1")
     return number
 
 

@@ -43,6 +43,7 @@ from .blocks import (
     drop,
     exp_sum,
     finish,
+    first_row,
     heads_at,
     mask_row,
     multiply,
@@ -91,9 +92,11 @@ def _count(base: int, key: Array, plan: Array) -> None:
 
 
 @device
-def _drop(row: Array, base: int, key: Array, index: int, rate: float, plan: Array) -> None:
-    columns = row_at(base + plan[_COLUMNS], row.size, key)
-    drop(row, row, columns, key[0], key[1], index, 1.0 - rate)
+def _drop(p: Array, base: int, key: Array, row: int, start: int, rate: float, plan: Array) -> None:
+    """Drop probabilities of a row, an index in (batch, heads, queries), for keys from `start` on."""
+    columns = row_at(base + plan[_COLUMNS], p.size, key)
+    index = (first_row(key, plan) + row) * plan[KEYS] + start
+    drop(p, p, columns, key[0], key[1], index, 1.0 - rate)
 
 
 @device
@@ -125,7 +128,7 @@ def _soften(
                 tops[i] = top
                 sums[i] += total
                 if plan[DROPPED]:
-                    _drop(p, base, key, (row + i) * plan[KEYS] + start, rate, plan)
+                    _drop(p, base, key, row + i, start, rate, plan)
             clear_rest(at, visible, stop - start, like, plan)
 
 
@@ -189,16 +192,16 @@ def _to_gradients(
     lse = row_at(plan[_AT_LSE] + row * plan[ITEMSIZE], rows, like)
     for i in range(rows):
         visible = visible_keys(plan, first + i, start, stop)
-        at_p, at_dp, index = block + i * step, gradients + i * step, (row + i) * plan[KEYS] + start
+        at_p, at_dp = block + i * step, gradients + i * step
         if visible > 0:
             p, dp = row_at(at_p, visible, like), row_at(at_dp, visible, like)
             if mask.size:
                 apply_mask(p, mask, mask_row(row + i, plan), start)
             if plan[DROPPED]:
-                _drop(dp, base, key, index, rate, plan)
+                _drop(dp, base, key, row + i, start, rate, plan)
             score_gradients(p, dp, p, dp, lse[i], deltas[i])
             if plan[DROPPED]:
-                _drop(p, base, key, index, rate, plan)
+                _drop(p, base, key, row + i, start, rate, plan)
             clear_rest(at_p, visible, stop - start, like, plan)
             clear_rest(at_dp, visible, stop - start, like, plan)
 
@@ -322,7 +325,7 @@ class Attention:
         chunks = min(tasks, _CHUNKS)
         masks = mask.shape if mask.size else (1, 1, 1, 1)
         strides = [int(n > 1) * math.prod(masks[a + 1 : 3]) for a, n in enumerate(masks[:3])]
-        sizes = (dim, dim_v, queries, keys, heads // kv_heads, heads, parts, tasks, chunks)
+        sizes = (dim, dim_v, queries, keys, heads // kv_heads, heads, batch, parts, tasks, chunks)
         flags = (itemsize, int(self.is_causal), int(self.dropout > 0), int(self.seq_first))
         words = (*sizes, *flags, gemm.rows(), *wide, *tiles, gemm.packer(dtype, wide[0], True), *strides)
         rows = mask.reshaped(math.prod(masks[:3]) if mask.size else 0, masks[3])

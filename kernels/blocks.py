@@ -20,12 +20,11 @@ from .vector import Formula, Value, maximum, select
 QUERIES_A_BLOCK, KEYS_A_BLOCK = 48, 192
 
 #: Words of a plan: sizes, tiles and packers, strides of the mask, offsets in scratch, addresses of arrays.
-DIM, DIM_V, QUERIES, KEYS, GROUP, HEADS, PARTS, TASKS, CHUNKS, ITEMSIZE, CAUSAL, DROPPED, SEQ_FIRST = range(
-    13
-)
-HIGH, WIDE, WIDE_K, WIDE_V, TILE, TILE_K, TILE_V, PACK = range(13, 21)
-MASK_BATCH, MASK_HEAD, MASK_QUERY, CHUNK_BYTES = range(21, 25)
-OFFSETS = 25
+DIM, DIM_V, QUERIES, KEYS, GROUP, HEADS, BATCH, PARTS, TASKS, CHUNKS = range(10)
+ITEMSIZE, CAUSAL, DROPPED, SEQ_FIRST = range(10, 14)
+HIGH, WIDE, WIDE_K, WIDE_V, TILE, TILE_K, TILE_V, PACK = range(14, 22)
+MASK_BATCH, MASK_HEAD, MASK_QUERY, CHUNK_BYTES = range(22, 26)
+OFFSETS = 26
 
 _add: Formula = lambda a, b: a + b
 row_max = row_reduce("row_max", lambda x: x, maximum, -math.inf)
@@ -60,7 +59,7 @@ def _drop(x: Value, column: Value, key0: Value, key1: Value, first: Value, keep:
     return select(kept, x * (1.0 / keep).astype(x.dtype), 0.0)
 
 
-#: Dropout of a row whose first element has the index `first` in the array, as `fn.dropout` draws it.
+#: Dropout of a row whose first element has the index `first` in the global array, as `fn.dropout` draws it.
 drop = row_map("row_drop", _drop)
 
 
@@ -84,6 +83,12 @@ def heads_at(head: int, first: int, heads: int, count: int, plan: Array) -> Any:
     else:
         index, apart = head * count + first, 1
     return index * plan[ITEMSIZE], apart * plan[ITEMSIZE]
+
+
+@device
+def first_row(key: Array, plan: Array) -> Any:
+    """Return the row in the global array (batch, heads, queries) of the first row of this process."""
+    return (key[0] >> 32) * plan[HEADS] * plan[QUERIES] if key[1] >> 32 == plan[BATCH] else 0
 
 
 @device

@@ -14,13 +14,31 @@ from llvmlite import ir
 
 from . import config, native
 from .loops import I64, Loop, bytes_of, n64
-from .program import HEADER, Launch, Operand, make_launch
+from .program import HEADER, Address, Argument, Launch, Operand, make_launch
 from .vector import BITS, Formula, Value, constant
 
 #: Words of the arguments before the operands' addresses: elements, length of the inner dimension,
-#: number of outer dimensions. After the addresses: the outer dimensions' sizes, then each input's
-#: strides over them, in bytes.
-_TOTAL, _COLUMNS, _OUTER, _ADDRESSES = range(HEADER, HEADER + 4)
+#: number of outer dimensions; with an offset of the index its numbers and the address of its operand. After
+#: the addresses: the outer dimensions' sizes, then each input's strides over them, in bytes.
+_TOTAL, _COLUMNS, _OUTER, _OFFSET = range(HEADER, HEADER + 4)
+
+
+@dataclass(frozen=True)
+class IndexOffset:
+    """A number that is added to a formula's `index`: formula(*elements of an operand, *numbers).
+
+    formula: of scalars, int64; each call of the loop computes it once.  operand: int64.
+    numbers: arguments of the launch, so that other numbers compile nothing.
+    """
+
+    formula: Formula
+    operand: Operand
+    numbers: tuple[int, ...]
+
+    @property
+    def key(self) -> tuple[Formula, int, int]:
+        """What the compiled loop depends on."""
+        return self.formula, self.operand.size, len(self.numbers)
 
 
 @dataclass(frozen=True)
@@ -73,6 +91,7 @@ def elementwise(
     inputs: Sequence[Operand],
     outputs: Sequence[Operand],
     flops: float = 1,
+    offset: IndexOffset | None = None,
 ) -> Launch:
     """Plan `outputs = formula(*inputs)`.
 
@@ -80,27 +99,27 @@ def elementwise(
     formula: takes values, returns one value or a tuple; its parameter `index`, if it has one, is the flat
         position in the output, int64.
     flops: operations per element, to choose between serial and parallel.
+    offset: what is added to `index`.
     """
     shape = outputs[0].shape
     plan = broadcast(shape, [i.shape for i in inputs])
     dtypes = [i.dtype.name for i in inputs]
     results = [o.dtype.name for o in outputs]
-    entry = _entry(name, formula, tuple(dtypes), tuple(results), plan.moves)
+    entry = _entry(name, formula, tuple(dtypes), tuple(results), plan.moves, offset.key if offset else None)
     total = outputs[0].size
     strides = [s * i.dtype.itemsize for i, steps in zip(inputs, plan.strides, strict=True) for s in steps]
-    words = make_launch(
-        entry,
-        -(-total // config.ELEMENTWISE_CHUNK),
-        0.0,
-        [total, plan.columns, len(plan.outer)],
-    ).words
-    slots = [(len(words) + k, operand) for k, operand in enumerate((*inputs, *outputs))]
-    moved = sum(o.spec.nbytes for o in (*inputs, *outputs))
+    arguments: list[Argument] = [total, plan.columns, len(plan.outer)]
+    if offset:
+        arguments += [*offset.numbers, Address(offset.operand)]
+    start = make_launch(entry, 0, 0.0, arguments)
+    words, operands = start.words, (*inputs, *outputs)
+    slots = [*start.slots, *((len(words) + k, operand) for k, operand in enumerate(operands))]
+    moved = sum(o.spec.nbytes for o in operands)
     return Launch(
         entry,
         -(-total // config.ELEMENTWISE_CHUNK),
         moved * config.BYTE_NS + total * flops * config.FLOP_NS,
-        (*words, *[0] * len(slots), *plan.outer, *strides),
+        (*words, *[0] * len(operands), *plan.outer, *strides),
         tuple(slots),
     )
 
@@ -112,13 +131,14 @@ def _entry(
     dtypes: tuple[str, ...],
     results: tuple[str, ...],
     moves: tuple[bool, ...],
+    offset: tuple[Formula, int, int] | None,
 ) -> int:
     """Return the address of a formula's compiled loop.
 
     Formulas come from anywhere, so the cache's key does not cover their sources; instead the name contains a
     digest of the LLVM IR, which takes 1 to 3 ms to write and 20 to 40 ms to compile.
     """
-    text = _build("loop", formula, list(dtypes), list(results), moves)
+    text = _build("loop", formula, list(dtypes), list(results), moves, offset)
     types = (d[0] + str(BITS[d]) for d in (*dtypes, *results))
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     symbol = "_".join([name, *types, "".join("v" if m else "s" for m in moves), digest])
@@ -154,16 +174,23 @@ def _build(
     dtypes: list[str],
     results: list[str],
     moves: Sequence[bool],
+    offset: tuple[Formula, int, int] | None = None,
 ) -> str:
     """Return the LLVM IR of `void symbol(block, lo, hi)` for a formula."""
-    return _Writer(symbol, formula, dtypes, results, moves).write()
+    return _Writer(symbol, formula, dtypes, results, moves, offset).write()
 
 
 class _Writer:
     """Writes the loop of one formula."""
 
     def __init__(
-        self, symbol: str, formula: Formula, dtypes: list[str], results: list[str], moves: Sequence[bool]
+        self,
+        symbol: str,
+        formula: Formula,
+        dtypes: list[str],
+        results: list[str],
+        moves: Sequence[bool],
+        offset: tuple[Formula, int, int] | None,
     ) -> None:
         self.module = ir.Module(symbol)
         kind = ir.FunctionType(ir.VoidType(), [I64] * 3)
@@ -174,7 +201,17 @@ class _Writer:
         names = formula.__code__.co_varnames[: formula.__code__.co_argcount]
         self.indexed = "index" in names
         self.total, self.columns, self.outer = (loop.word(w) for w in (_TOTAL, _COLUMNS, _OUTER))
-        self.bases = [loop.word(_ADDRESSES + k) for k in range(len(self.sizes))]
+        self.offset = self.index_offset(*offset) if offset else None
+        self.addresses = _OFFSET + (offset[2] + 1 if offset else 0)
+        self.bases = [loop.word(self.addresses + k) for k in range(len(self.sizes))]
+
+    def index_offset(self, formula: Formula, elements: int, numbers: int) -> ir.Value:
+        """Compute the number that is added to `index`."""
+        b, loop = self.loop.builder, self.loop
+        words = [loop.word(_OFFSET + k) for k in range(numbers)]
+        base = b.inttoptr(loop.word(_OFFSET + numbers), I64.as_pointer())
+        scalars = [*(b.load(b.gep(base, [n64(k)])) for k in range(elements)), *words]
+        return formula(*(Value(b, "int64", 1, s) for s in scalars)).ir
 
     def write(self) -> str:
         """Write the function: a loop from the first chunk's first element to the last chunk's last."""
@@ -216,7 +253,7 @@ class _Writer:
     def offsets(self, row: ir.Value) -> list[ir.Value]:
         """Return each input's offset in a row, in bytes: the row's number is divided by the outer sizes."""
         b, loop = self.loop.builder, self.loop
-        dims = b.add(self.outer, n64(_ADDRESSES + len(self.sizes) - 1))
+        dims = b.add(self.outer, n64(self.addresses + len(self.sizes) - 1))
 
         def step(k: ir.Value, rest: ir.Value, *totals: ir.Value) -> list[ir.Value]:
             at = b.sub(dims, k)  # the last outer dimension first
@@ -243,7 +280,8 @@ class _Writer:
         at = [b.add(s, b.mul(i, n64(z))) for s, z in zip(starts, self.sizes, strict=True)]
         values = [fixed[k] if k in fixed else loop.load(self.dtypes[k], at[k], mask) for k in range(inputs)]
         if self.indexed:
-            flat = b.add(loop.splat(position), loop.iota(I64))
+            first = position if self.offset is None else b.add(position, self.offset)
+            flat = b.add(loop.splat(first), loop.iota(I64))
             values.append(Value(b, "int64", loop.lanes, flat))
         computed = self.formula(*values)
         for k, value in enumerate(computed if isinstance(computed, tuple) else (computed,)):

@@ -3,7 +3,13 @@
 Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3". Every element is a function of
 the key and its index alone, so its bits depend on neither threads, vector width nor CPU.
 
-Element i of an array draws from the block `threefry(key, counter)` whose 64-bit counter is
+The low halves of a key's two int64 words are the generator's key. The high halves say which rows of a global
+batch a process computes: the index of the first, `first`, and their number, 0 for a key without rows. An
+array whose first axis has this number of elements is these rows of a global array, and the index of an
+element is the one there: its flat position plus `first` times the elements of a row. In other arrays it is
+the flat position.
+
+An element of index i, below 2**62, draws from the block `threefry(key, counter)` whose 64-bit counter is
 `i + STREAM * 2**32`; a block is two words w0, w1 of 32 bits:
 
     bits      w0 + 2**32 * w1                    counter stream BITS
@@ -26,6 +32,7 @@ BITS, SECOND, SPLIT, FOLD = 0, 0x40000000, -0x80000000, -0x40000000
 
 _ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
 _PARITY = 0x1BD11BDA
+_LOW = 0xFFFFFFFF
 
 
 def threefry(key0: Value, key1: Value, x0: Value, x1: Value) -> tuple[Value, Value]:
@@ -42,6 +49,14 @@ def threefry(key0: Value, key1: Value, x0: Value, x1: Value) -> tuple[Value, Val
     return x0, x1
 
 
+def first_index(key0: Value, key1: Value, rows: Value, row: Value) -> Value:
+    """Return the index in the global array of an array's first element, for a key with rows.
+
+    rows: elements of the array's first axis, -1 for an array without axes.  row: elements of a row.
+    """
+    return select((key1 >> 32) == rows, (key0 >> 32) * row, 0)
+
+
 def _words(key0: Value, key1: Value, index: Value, stream: int) -> tuple[Value, Value]:
     low, high = index.astype("int32"), (index >> 32).astype("int32")
     return threefry(key0.astype("int32"), key1.astype("int32"), low, high + stream)
@@ -49,7 +64,7 @@ def _words(key0: Value, key1: Value, index: Value, stream: int) -> tuple[Value, 
 
 def _joined(words: tuple[Value, Value]) -> Value:
     low, high = (w.astype("int64") for w in words)
-    return (low & 0xFFFFFFFF) | (high << 32)
+    return (low & _LOW) | (high << 32)
 
 
 def bits(key0: Value, key1: Value, index: Value) -> Value:
@@ -59,14 +74,24 @@ def bits(key0: Value, key1: Value, index: Value) -> Value:
 
 def split(key0: Value, key1: Value, index: Value) -> Value:
     """Return key words: elements 2 i and 2 i + 1 are the two words of key i."""
-    w0, w1 = _words(key0, key1, index >> 1, SPLIT)
-    return select((index & 1) == 0, w0.astype("int64"), w1.astype("int64")) & 0xFFFFFFFF
+    return _key_word((index & 1) == 0, _words(key0, key1, index >> 1, SPLIT), key0, key1)
+
+
+def _key_word(is_first: Value, words: tuple[Value, Value], key0: Value, key1: Value) -> Value:
+    """Return a word of a new key, which has the rows of the key that it comes from."""
+    new = select(is_first, *(w.astype("int64") for w in words))
+    return (new & _LOW) | (select(is_first, key0, key1) & ~_LOW)
 
 
 def fold_in(key0: Value, key1: Value, data: Value, index: Value) -> Value:
     """Return the two words of a key for (key, data): data is int64, repeated for both elements."""
-    w0, w1 = _words(key0, key1, data & 0x3FFFFFFFFFFFFFFF, FOLD)
-    return select(index == 0, w0.astype("int64"), w1.astype("int64")) & 0xFFFFFFFF
+    words = _words(key0, key1, data & 0x3FFFFFFFFFFFFFFF, FOLD)
+    return _key_word(index == 0, words, key0, key1)
+
+
+def for_rows(key: Value, first: Value, count: Value, index: Value) -> Value:
+    """Return the two words of a key with other rows: `key` is its words, one element each."""
+    return (key & _LOW) | (select(index == 0, first, count) << 32)
 
 
 def uniform32(key0: Value, key1: Value, index: Value) -> Value:
@@ -99,7 +124,7 @@ def integers(key0: Value, key1: Value, low: Value, count: Value, index: Value) -
     The products stay in 64 bits, of which the top one is a digit and not a sign; a number is at most
     2**-32 more likely than another (Lemire 2019, without its rejection).
     """
-    w0, w1 = (w.astype("int64") & 0xFFFFFFFF for w in _words(key0, key1, index, BITS))
+    w0, w1 = (w.astype("int64") & _LOW for w in _words(key0, key1, index, BITS))
     return low + ((w1 * count + ((w0 * count) >> 32)) >> 32)
 
 

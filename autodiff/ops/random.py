@@ -1,7 +1,11 @@
-"""Rows that draw random numbers. A key is an int64 tensor of two words, each in [0, 2**32)."""
+"""Rows of the op table that draw random numbers.
+
+A key is an int64 tensor of two words; their high halves are 0, or the rows of `rng.for_rows`.
+"""
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from treepie.kernels import random as kernels
-from treepie.kernels.elementwise import elementwise as plan_elementwise
+from treepie.kernels.elementwise import IndexOffset, elementwise as plan_elementwise
 from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_float, as_tensor
@@ -30,9 +34,15 @@ def _words(key: Operand) -> list[Operand]:
     return [Operand(key.buffer, one, key.offset), Operand(key.buffer, one, key.offset + 8)]
 
 
+def _rows(key: Operand, shape: Shape) -> IndexOffset:
+    """Return the index in the global array of the first element of an array."""
+    numbers = (shape[0], math.prod(shape[1:])) if shape else (-1, 1)
+    return IndexOffset(kernels.first_index, key, numbers)
+
+
 def _threefry(key: Any, x0: Any, x1: Any) -> tuple[Any, Any]:
     """Compute Threefry-2x32-20 in NumPy: the oracle, straight from the paper's section 3.2 and table 2."""
-    k = [np.uint64(key[0]), np.uint64(key[1])]
+    k = [np.uint64(int(word) % 2**32) for word in key]
     k.append(k[0] ^ k[1] ^ np.uint64(0x1BD11BDA))
     mask = np.uint64(0xFFFFFFFF)
     x0, x1 = (np.asarray(x0, np.uint64) + k[0]) & mask, (np.asarray(x1, np.uint64) + k[1]) & mask
@@ -47,25 +57,34 @@ def _threefry(key: Any, x0: Any, x1: Any) -> tuple[Any, Any]:
     return x0, x1
 
 
-def _block(key: Any, size: int, stream: int) -> tuple[Any, Any]:
-    return _threefry(key, np.arange(size), np.full(size, stream % 2**32))
+def _low(key: Any) -> Any:
+    return np.asarray(key) & 0xFFFFFFFF
+
+
+def _block(key: Any, shape: Shape, stream: int) -> tuple[Any, Any]:
+    """Return the words of the blocks of an array's elements, flat."""
+    first, count = (int(word) >> 32 for word in key)
+    counters = np.arange(math.prod(shape), dtype=np.uint64)
+    if shape and shape[0] == count:
+        counters += np.uint64(first * math.prod(shape[1:]))
+    return _threefry(key, counters % 2**32, (counters >> np.uint64(32)) + np.uint64(stream % 2**32))
 
 
 def _bits_oracle(key: Any, shape: Shape, stream: int = kernels.BITS) -> Any:
-    w0, w1 = _block(key, int(np.prod(shape)), stream)
+    w0, w1 = _block(key, shape, stream)
     return (w0 | (w1 << np.uint64(32))).view(np.int64).reshape(shape)
 
 
 def uniform_oracle(key: Any, shape: Shape, dtype: Any) -> Any:
     """Return the numbers of random_uniform, in NumPy."""
     if dtype == np.float32:
-        return ((_block(key, int(np.prod(shape)), kernels.BITS)[0] >> np.uint64(8)) / 2.0**24).reshape(shape)
+        return ((_block(key, shape, kernels.BITS)[0] >> np.uint64(8)) / 2.0**24).reshape(shape)
     return (_bits_oracle(key, shape).view(np.uint64) >> np.uint64(11)) / 2.0**53
 
 
 def _normal_oracle(key: Any, shape: Shape, dtype: Any) -> Any:
     if dtype == np.float32:
-        w0, w1 = _block(key, int(np.prod(shape)), kernels.BITS)
+        w0, w1 = _block(key, shape, kernels.BITS)
         u, t = np.float32(w0 + np.uint64(1)) / 2.0**32, w1 / 2.0**32
         return (np.sqrt(-2 * np.log(u)) * np.cos(2 * np.pi * t)).reshape(shape)
     u = ((_bits_oracle(key, shape).view(np.uint64) >> np.uint64(11)) + 1.0) / 2.0**53
@@ -73,10 +92,17 @@ def _normal_oracle(key: Any, shape: Shape, dtype: Any) -> Any:
     return np.sqrt(-2 * np.log(u)) * np.cos(2 * np.pi * t)
 
 
-def _planner(name: str, formulas: dict[str, Callable[..., Any]]) -> Callable[..., list[Launch]]:
+def _planner(
+    name: str,
+    formulas: dict[str, Callable[..., Any]],
+    by_rows: bool = True,
+) -> Callable[..., list[Launch]]:
+    """Make the plan of formulas of a key. by_rows: whether elements are those of the key's rows."""
+
     def plan(inputs: list[Operand], outputs: list[Operand], scratch: Any, **attributes: Any) -> list[Launch]:
         formula = formulas[outputs[0].dtype.name]
-        return [plan_elementwise(name, formula, _words(inputs[0]), outputs, 150)]
+        rows = _rows(inputs[0], outputs[0].shape) if by_rows else None
+        return [plan_elementwise(name, formula, _words(inputs[0]), outputs, 150, rows)]
 
     return plan
 
@@ -120,16 +146,16 @@ def _floats(
 @op(
     signature="(2)->(...)",
     infer=lambda key, shape: [Spec(shape, int64)],
-    plan=_planner("random_bits", {"int64": kernels.bits}),
+    plan=_planner("random_bits", {"int64": kernels.bits}, by_rows=False),
     nondifferentiable=True,
-    oracle=_bits_oracle,
+    oracle=lambda key, shape: _bits_oracle(_low(key), shape),
     cases=[Case(((2,),), {"shape": s}, _KEY) for s in _SHAPES],
     wrong=Case(((3,),), {"shape": (3,)}, _KEY),
     large=Case(((2,),), {"shape": (1000, 1000)}, _KEY),
     dtypes=("int64",),
 )
 def random_bits(key: Tensor, shape: Shape) -> BoundArguments:
-    """Return 64 random bits for each element."""
+    """Return 64 random bits for each element: for a permutation, so a key's rows do not matter."""
     return (check_key("rng", key),), {"shape": shape}
 
 
@@ -150,13 +176,13 @@ random_normal = _floats(
 
 
 def _split_oracle(key: Any, count: int) -> Any:
-    return np.stack(_block(key, count, kernels.SPLIT), -1).astype(np.int64)
+    return np.stack(_block(_low(key), (count,), kernels.SPLIT), -1).astype(np.int64) + (key - _low(key))
 
 
 @op(
     signature="(2)->(count,2)",
     infer=lambda key, count: [Spec((count, 2), int64)],
-    plan=_planner("random_split", {"int64": kernels.split}),
+    plan=_planner("random_split", {"int64": kernels.split}, by_rows=False),
     nondifferentiable=True,
     oracle=_split_oracle,
     cases=[Case(((2,),), {"count": 7}, _KEY)],
@@ -165,7 +191,7 @@ def _split_oracle(key: Any, count: int) -> Any:
     dtypes=("int64",),
 )
 def random_split(key: Tensor, count: int) -> BoundArguments:
-    """Return keys that share no draws with each other or with the key that they come from."""
+    """Return keys that share no draws with each other or with the key that they come from, but its rows."""
     return (check_key("rng.split", key),), {"count": count}
 
 
@@ -176,7 +202,7 @@ def _plan_fold(inputs: list[Operand], outputs: list[Operand], scratch: Any) -> l
 
 def _fold_oracle(key: Any, data: Any) -> Any:
     high = (int(data) >> 32) + kernels.FOLD
-    return np.array(_threefry(key, int(data) % 2**32, high % 2**32)).astype(np.int64)
+    return np.array(_threefry(key, int(data) % 2**32, high % 2**32)).astype(np.int64) + (key - _low(key))
 
 
 @op(
@@ -196,11 +222,34 @@ def random_fold(key: Tensor, data: Tensor) -> BoundArguments:
     return (check_key("rng.fold_in", key), data), {}
 
 
+def _plan_for_rows(inputs: list[Operand], outputs: list[Operand], scratch: Any) -> list[Launch]:
+    return [plan_elementwise("random_for_rows", kernels.for_rows, inputs, outputs)]
+
+
+@op(
+    signature="(2),(),()->(2)",
+    infer=lambda key, first, count: [Spec((2,), int64)],
+    plan=_plan_for_rows,
+    nondifferentiable=True,
+    oracle=lambda key, first, count: _low(key) + (np.array([first, count]) << 32),
+    cases=[Case(((2,), (), ()), {}, {0: 2**63 - 1, 1: 2**31, 2: 2**31})],
+    wrong=Case(((2,), (3,), ()), {}, {0: 2**32, 1: 10, 2: 10}),
+    dtypes=("int64",),
+)
+def random_for_rows(key: Tensor, first: Tensor, count: Tensor) -> BoundArguments:
+    """Return a key with other rows."""
+    for number in (first, count):
+        if number.shape != () or number.dtype != int64:
+            raise ValueError(
+                f"rng.for_rows: first and count have shapes {first.shape} and {count.shape}, expected ()"
+            )
+    return (check_key("rng.for_rows", key), first, count), {}
+
+
 def _plan_integers(inputs: list[Operand], outputs: list[Operand], scratch: Any, shape: Shape) -> list[Launch]:
     key, bounds = inputs
-    return [
-        plan_elementwise("random_integers", kernels.integers, [*_words(key), *_words(bounds)], outputs, 150)
-    ]
+    words = [*_words(key), *_words(bounds)]
+    return [plan_elementwise("random_integers", kernels.integers, words, outputs, 150, _rows(key, shape))]
 
 
 def _integers_oracle(key: Any, bounds: Any, shape: Shape) -> Any:
@@ -236,11 +285,11 @@ def _plan_dropout(inputs: list[Operand], outputs: list[Operand], scratch: Any, r
     # The low halves of the key's words, as int32: int64 would halve the elements of a vector.
     one = Spec((), int32)
     words = [Operand(key.buffer, one, key.offset + k) for k in _LOW]
-    return [plan_elementwise("dropout", kernels.dropout(rate), [x, *words], outputs, 90)]
+    return [plan_elementwise("dropout", kernels.dropout(rate), [x, *words], outputs, 90, _rows(key, x.shape))]
 
 
 def _dropout_oracle(x: Any, key: Any, rate: float) -> Any:
-    u = (_block(key, x.size, kernels.BITS)[0] >> np.uint64(8)) / 2.0**24
+    u = (_block(key, x.shape, kernels.BITS)[0] >> np.uint64(8)) / 2.0**24
     return np.where(u.reshape(x.shape) >= rate, x / (1 - rate), 0.0)
 
 
