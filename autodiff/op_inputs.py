@@ -20,7 +20,7 @@ def operands(row: Op, case: Case, dtype: DType, seed: int = 0) -> list[Any]:
     out: list[Any] = []
     for k, shape in enumerate(case.shapes):
         if k in case.integers:
-            values = rng.integers(0, case.integers[k], shape)
+            values = rng.integers(0, case.integers[k], shape) + np.array(case.added.get(k, 0))
             out.append(np.asarray(values, bool if case.integers[k] == 2 and _is_bool(row, k) else np.int64))
             continue
         if np.dtype(dtype).kind == "b":

@@ -50,12 +50,13 @@ class Case:
     """Operands for the tests and benchmarks of a row: shapes, attributes, and bounds of integer operands.
 
     integers: argument -> upper bound of its integers (from 0); arguments of a case are drawn from the
-    row's domain otherwise.
+    row's domain otherwise.  added: argument -> integers that are added to these.
     """
 
     shapes: tuple[Shape, ...]
     attributes: Attributes = field(default_factory=dict)
     integers: dict[int, int] = field(default_factory=dict)
+    added: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

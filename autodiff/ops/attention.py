@@ -21,7 +21,7 @@ from .arithmetic import where
 from .compare import logical_and, not_equal
 from .elementary import exp
 from .linalg import batch_matmul
-from .random import check_key, uniform_oracle
+from .random import check_key, high_halves, uniform_oracle
 from .reduction import sum
 from .shape import broadcast_to, expand_dims, reshape, swapaxes
 
@@ -198,9 +198,15 @@ _INTEGERS = {3: 2, 4: 2**32}
 
 
 def _case(
-    q: tuple[int, ...], k: tuple[int, ...], dim_v: int, mask: tuple[int, ...] = (0,), **attributes: Any
+    q: tuple[int, ...],
+    k: tuple[int, ...],
+    dim_v: int,
+    mask: tuple[int, ...] = (0,),
+    rows: tuple[int, int] = (0, 0),
+    **attributes: Any,
 ) -> Case:
-    return Case((q, k, (*k[:3], dim_v), mask, (2,)), {**_ATTRIBUTES, **attributes}, _INTEGERS)
+    shapes = q, k, (*k[:3], dim_v), mask, (2,)
+    return Case(shapes, {**_ATTRIBUTES, **attributes}, _INTEGERS, {4: high_halves(*rows)})
 
 
 _CASES = [
@@ -214,13 +220,17 @@ _CASES = [
     _case((2, 9, 4, 5), (2, 7, 2, 5), 3, (2, 1, 1, 7), is_causal=True, dropout=0.25, seq_first=True),
     _case((1, 50, 2, 8), (1, 200, 1, 8), 33, (1, 2, 50, 200), seq_first=True),
     _case((1, 3, 2, 4), (1, 0, 2, 4), 4, seq_first=True),
+    _case((2, 4, 60, 5), (2, 2, 200, 5), 3, rows=(2**31 - 3, 2), dropout=0.5),
+    _case((2, 9, 4, 5), (2, 7, 2, 5), 3, rows=(7, 2), is_causal=True, dropout=0.25, seq_first=True),
+    _case((2, 2, 9, 5), (2, 2, 7, 5), 3, rows=(7, 3), dropout=0.25),
 ]
 
 
 def _backward_case(case: Case) -> Case:
     q, v = case.shapes[0], case.shapes[2]
     out, rows = (*q[:3], v[3]), (q[0], *sizes_of(q, case.attributes["seq_first"]))
-    return Case((out, rows, *case.shapes, out, rows), case.attributes, {5: 2, 6: 2**32})
+    shapes = out, rows, *case.shapes, out, rows
+    return Case(shapes, case.attributes, {5: 2, 6: 2**32}, {6: case.added[4]})
 
 
 @op(

@@ -109,6 +109,22 @@ def _planner(
 
 _SHAPES = [(3, 5), (), (0, 2), (1000,)]
 _KEY = {0: 2**32}
+#: The high halves of keys: rows that an array has (their counters exceed 32 bits), and rows that it lacks.
+_ROWS = [((3, 5), (2**31 - 4, 3)), ((3, 5), (7, 5)), ((), (7, 1)), ((1000,), (2**31 - 1, 1000))]
+
+
+def high_halves(first: int, count: int) -> tuple[int, int]:
+    """Return what `rng.for_rows` adds to the words of a key."""
+    return first << 32, count << 32
+
+
+def _draws(integers: dict[int, int], **attributes: Any) -> list[Case]:
+    """Return cases of draws by keys without rows and with rows."""
+    of_key = ((2,),) * len(integers)
+    cases = [Case(of_key, {"shape": s, **attributes}, integers) for s in _SHAPES]
+    for shape, rows in _ROWS:
+        cases.append(Case(of_key, {"shape": shape, **attributes}, integers, {0: high_halves(*rows)}))
+    return cases
 
 
 def _floats(
@@ -131,11 +147,7 @@ def _floats(
         plan=_planner(name, formulas),
         nondifferentiable=True,
         oracle=oracle,
-        cases=[
-            Case(((2,),), {"shape": s, "dtype": np.dtype(d)}, _KEY)
-            for s in _SHAPES
-            for d in ("float32", "float64")
-        ],
+        cases=[c for d in ("float32", "float64") for c in _draws(_KEY, dtype=np.dtype(d))],
         wrong=Case(((3,),), {"shape": (3,), "dtype": np.dtype("float32")}, _KEY),
         large=Case(((2,),), {"shape": (1000, 1000), "dtype": np.dtype("float32")}, _KEY),
         dtypes=("int64",),
@@ -149,7 +161,7 @@ def _floats(
     plan=_planner("random_bits", {"int64": kernels.bits}, by_rows=False),
     nondifferentiable=True,
     oracle=lambda key, shape: _bits_oracle(_low(key), shape),
-    cases=[Case(((2,),), {"shape": s}, _KEY) for s in _SHAPES],
+    cases=_draws(_KEY),
     wrong=Case(((3,),), {"shape": (3,)}, _KEY),
     large=Case(((2,),), {"shape": (1000, 1000)}, _KEY),
     dtypes=("int64",),
@@ -185,7 +197,7 @@ def _split_oracle(key: Any, count: int) -> Any:
     plan=_planner("random_split", {"int64": kernels.split}, by_rows=False),
     nondifferentiable=True,
     oracle=_split_oracle,
-    cases=[Case(((2,),), {"count": 7}, _KEY)],
+    cases=[Case(((2,),), {"count": 7}, _KEY, {0: high_halves(*r)}) for r in ((0, 0), (2**31 - 4, 7))],
     wrong=Case(((3,),), {"count": 2}, _KEY),
     large=Case(((2,),), {"count": 1000}, _KEY),
     dtypes=("int64",),
@@ -211,7 +223,9 @@ def _fold_oracle(key: Any, data: Any) -> Any:
     plan=_plan_fold,
     nondifferentiable=True,
     oracle=_fold_oracle,
-    cases=[Case(((2,), ()), {}, {0: 2**32, 1: 2**40})],
+    cases=[
+        Case(((2,), ()), {}, {0: 2**32, 1: 2**40}, {0: high_halves(*r)}) for r in ((0, 0), (2**31 - 4, 2))
+    ],
     wrong=Case(((2,), (3,)), {}, {0: 2**32, 1: 10}),
     dtypes=("int64",),
 )
@@ -264,7 +278,7 @@ def _integers_oracle(key: Any, bounds: Any, shape: Shape) -> Any:
     plan=_plan_integers,
     nondifferentiable=True,
     oracle=_integers_oracle,
-    cases=[Case(((2,), (2,)), {"shape": s}, {0: 2**32, 1: 2**32}) for s in _SHAPES],
+    cases=_draws({0: 2**32, 1: 2**32}),
     wrong=Case(((3,), (2,)), {"shape": (3,)}, {0: 2**32, 1: 100}),
     large=Case(((2,), (2,)), {"shape": (300, 300)}, {0: 2**32, 1: 2**32}),
     dtypes=("int64",),
@@ -302,7 +316,8 @@ def _dropout_oracle(x: Any, key: Any, rate: float) -> Any:
     cases=[
         Case((s, (2,)), {"rate": r}, {1: 2**32})
         for s, r in (((3, 5), 0.5), ((), 0.9), ((0, 2), 0.1), ((1000,), 0.25), ((37,), 0.0))
-    ],
+    ]
+    + [Case((s, (2,)), {"rate": 0.5}, {1: 2**32}, {1: high_halves(*rows)}) for s, rows in _ROWS],
     wrong=Case(((3,), (3,)), {"rate": 0.5}, {1: 2**32}),
     large=Case(((1000, 1000), (2,)), {"rate": 0.1}, {1: 2**32}),
 )

@@ -6,6 +6,7 @@ from . import (
     caches,
     checkpoints,
     data,
+    draws,
     formulas,
     functions,
     kernels,
@@ -32,5 +33,6 @@ _PARTS = (
     checkpoints,
     training,
     caches,
+    draws,
 )
 ALL = [e for part in _PARTS for e in part.EDITS]
