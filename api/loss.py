@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from treepie.autodiff import Tensor, ops
 from treepie.autodiff.arguments import as_float, as_tensor
+from treepie.autodiff.ops.counted import mean_of_terms
 from treepie.autodiff.program.pure import library
 from treepie.autodiff.tensor import TensorLike
 
@@ -59,7 +60,7 @@ def cross_entropy_sparse(logits: TensorLike, indices: TensorLike, ignore_index: 
     message = f"cross_entropy_sparse: all indices are ignore_index {ignore_index}, expected another one too"
     count = ops.check_range(ops.sum(counted).astype(x.dtype), 1, labels.size, message)
     rows = ops.cross_entropy_rows(x, ops.where(counted, labels, 0))
-    return ops.sum(ops.where(counted, rows, 0.0)) / count
+    return mean_of_terms(ops.sum(ops.where(counted, rows, 0.0)), count)
 
 
 @library

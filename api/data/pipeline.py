@@ -7,7 +7,6 @@ the elements that are read, and the order of a pass depends only on its number.
 from __future__ import annotations
 
 import functools
-import inspect
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, overload
@@ -20,9 +19,9 @@ from treepie.autodiff.arguments import as_tensor, integer
 from treepie.autodiff.tensor import TensorLike
 
 from ..distributed.communicator import Communicator, check_communicator
-from .element import T_co, U
+from .element import T_co, U, unpacking
 from .prefetch import Prefetcher
-from .rows import array_of, own_rows, read_rows, rows_of
+from .rows import Shards, array_of, read_rows, row_count, rows_of
 
 
 class Data(Generic[T_co]):
@@ -50,13 +49,13 @@ class Data(Generic[T_co]):
         self,
         length: int,
         element: Callable[[int, int], T_co],
-        part: Callable[[int, int, Communicator], T_co] | None = None,
+        part: Callable[[int, int, Shards], T_co] | None = None,
     ) -> None:
         self._length, self._element = integer("Data", "length", length, least=0), element
-        #: (pass, k, communicator) -> this rank's rows of an element, computed without the others.
+        #: (pass, k, shards) -> this rank's rows of an element, computed without the others.
         self._part = part
         #: The ranks that the elements are shared out to.
-        self.comm: Communicator | None = None
+        self.shards: Shards | None = None
         self._pass, self._next = 0, 0
         self._lock = threading.Lock()
 
@@ -138,10 +137,10 @@ class Data(Generic[T_co]):
         size = _count("Data.prepare", "batch_size", batch_size, 1)
         order = None if shuffle is None else _Shuffled(shuffle, length)
 
-        def batch(e: int, k: int, comm: Communicator | None = None) -> Tensor | tuple[Tensor, ...]:
+        def batch(e: int, k: int, shards: Shards | None = None) -> Tensor | tuple[Tensor, ...]:
             first, last = k * size, min((k + 1) * size, length)
-            if comm is not None:
-                own = own_rows(comm, last - first)
+            if shards is not None:
+                own = shards.own_rows(last - first)
                 first, last = first + own.start, first + own.stop
             rows = slice(first, last) if order is None else order.of_pass(e)[first:last]
             tensors = tuple(read_rows(x, rows) for x in sources)
@@ -212,8 +211,13 @@ class Data(Generic[T_co]):
 
     def _with(self, data: Data[U]) -> Data[U]:
         """Return a pipeline of this one's elements, which belongs to the same ranks."""
-        data.comm = self.comm
+        data.shards = self.shards
         return data
+
+    @property
+    def comm(self) -> Communicator | None:
+        """The ranks that the elements are shared out to, None where they are not."""
+        return None if self.shards is None else self.shards.comm
 
     # ---- use
     def __len__(self) -> int:
@@ -254,11 +258,18 @@ class Data(Generic[T_co]):
         [[0, 1], [2, 3, 4]]
         """
         check_communicator("Data.shard", comm)
-        if self.comm is not None:
+        if self.shards is not None:
             raise ValueError("Data.shard: the data is sharded already, expected one call")
-        part = self._part or (lambda e, k, comm: rows_of(self._element(e, k), comm))
-        data = Data(self._length, lambda e, k: part(e, k, comm))
-        data.comm = comm
+        shards, part = Shards(comm), self._part
+
+        def own(e: int, k: int) -> T_co:
+            if part is not None:
+                return part(e, k, shards)
+            element = self._element(e, k)
+            return rows_of(element, shards.own_rows(row_count("Data.shard", element)))  # type: ignore[no-any-return]
+
+        data = Data(self._length, own)
+        data.shards = shards
         return data
 
     def __iter__(self) -> Iterator[T_co]:
@@ -371,26 +382,3 @@ def _length(function: str, arrays: Sequence[Any]) -> int:
         listed = " and ".join(map(str, shapes)) or "no arrays"
         raise ValueError(f"{function}: shapes are {listed}, expected first axes of one length")
     return int(shapes[0][0])
-
-
-def unpacking(fn: Callable[..., Any], leading: int = 0) -> Callable[..., Any]:
-    """Return fn, taking the parts of a tuple element if it has that many required arguments.
-
-    leading: number of arguments before the element.
-    """
-    try:
-        parameters = inspect.signature(fn).parameters.values()
-    except (TypeError, ValueError):  # some built-in functions have no signature
-        return fn
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    needed = [p for p in parameters if p.kind in positional and p.default is p.empty]
-    count = len(needed) - leading
-    if count < 2:
-        return fn
-
-    def call(*args: Any) -> Any:
-        *before, element = args
-        fits = isinstance(element, tuple) and len(element) == count
-        return fn(*before, *element) if fits else fn(*args)
-
-    return call

@@ -33,22 +33,50 @@ def read_rows(x: Any, rows: Any) -> Tensor:
     return ops.take(x, Tensor(rows, None), 0)
 
 
-def own_rows(comm: Communicator, count: int) -> slice:
-    """Return which of some rows are this rank's."""
-    return slice(count * comm.rank // comm.size, count * (comm.rank + 1) // comm.size)
+class Shards:
+    """The shards that each batch is cut into, and which of them are this rank's: consecutive ones.
+
+    comm: the ranks.  count: how many shards there are, by default one for each rank.
+    """
+
+    def __init__(self, comm: Communicator, count: int | None = None) -> None:
+        self.comm, self.count = comm, comm.size if count is None else count
+
+    @property
+    def own(self) -> range:
+        """This rank's shards."""
+        return self.of(self.comm.rank)
+
+    def of(self, rank: int) -> range:
+        """Return a rank's shards."""
+        return range(self.count * rank // self.comm.size, self.count * (rank + 1) // self.comm.size)
+
+    def rows(self, shard: int, length: int) -> slice:
+        """Return which rows of a batch belong to a shard."""
+        return slice(length * shard // self.count, length * (shard + 1) // self.count)
+
+    def own_rows(self, length: int) -> slice:
+        """Return which rows of a batch are this rank's."""
+        return slice(length * self.own.start // self.count, length * self.own.stop // self.count)
 
 
-def rows_of(element: Any, comm: Communicator) -> Any:
-    """Return this rank's rows of an element: of each of its tensors and arrays."""
+def row_count(function: str, element: Any) -> int:
+    """Return the number of rows of an element's tensors and arrays, or raise ValueError."""
     leaves = ptree.leaves(element) if not any(map(callable, _parts(element))) else []
     lengths = {leaf.shape[0] for leaf in leaves if getattr(leaf, "shape", ())}
     if len(lengths) != 1 or not all(getattr(leaf, "shape", ()) for leaf in leaves):
         raise ValueError(
-            "Data.shard: an element is not of tensors or arrays whose first axes have one length, so it has "
+            f"{function}: an element is not of tensors or arrays whose first axes have one length, so it has "
             "no rows to share out (for (input, loss_fn), use (input, target) and fit(loss=...))"
         )
-    rows = own_rows(comm, lengths.pop())
-    return ptree.map(lambda leaf: leaf[rows], element)
+    return int(lengths.pop())
+
+
+def rows_of(element: Any, rows: slice) -> Any:
+    """Return some rows of an element: of each of its tensors and arrays."""
+    return ptree.map(
+        lambda leaf: Tensor(leaf.array[rows], None) if isinstance(leaf, Tensor) else leaf[rows], element
+    )
 
 
 def _parts(element: Any) -> tuple[Any, ...]:

@@ -7,7 +7,8 @@ from typing import Any
 
 from treepie.autodiff import Tensor
 
-from ..data.pipeline import Data, check_not_empty, unpacking
+from ..data.element import unpacking
+from ..data.pipeline import Data, check_not_empty
 
 
 # ---- over data

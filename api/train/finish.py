@@ -15,25 +15,12 @@ from treepie.autodiff import Tensor, ops
 from treepie.autodiff.arguments import as_tensor
 
 from ..optim.optimizers import Optimizer, OptState, global_norm
-from .inputs import Accumulation, StepInputs, StepResult
+from .inputs import Part, StepInputs, StepResult
 from .state import FlatBuffers
 
 #: The message of the finite check, by which its failure is told from other errors of a program.
 NONFINITE = "the loss or the norm of its gradients is {}"
 _LARGEST = float(np.finfo(np.float64).max)
-
-
-def accumulate(
-    flat: Sequence[Tensor], sums: Sequence[Tensor], part: Accumulation, size: Any, examples: Any
-) -> list[Tensor]:
-    """Return the gradients so far, weighted by examples; after the last element, their mean.
-
-    size, examples: Python numbers, or those of a program.
-    """
-    weighted = [g * size for g in flat]
-    if not part.first:
-        weighted = [a + b for a, b in zip(sums, weighted, strict=True)]
-    return [g / examples for g in weighted] if part.last else weighted
 
 
 def check_finite(loss: Tensor, norm: Tensor) -> Tensor:
@@ -59,17 +46,23 @@ def update(
 
 
 def finish(
-    inputs: StepInputs, optimizer: Optimizer, value: Tensor, flat: list[Tensor], state: Any
+    inputs: StepInputs,
+    optimizer: Optimizer,
+    value: Tensor,
+    weight: Tensor | None,
+    flat: list[Tensor],
+    state: Any,
 ) -> StepResult:
-    """Return the result of an eager step, from its loss and its gradients in flat buffers."""
-    part, loss, dtype = inputs.accumulation, value.item(), value.dtype
-    if part is not None:
-        sums = [Tensor(a, None) for a in part.sums]
-        flat = accumulate(flat, sums, part, float(part.size), float(part.examples))
-        loss = (part.total + loss * part.size) / part.examples if part.last else loss
-        if not part.last:
-            part.sums = [t.array for t in flat]
-            return StepResult(loss, 0.0, dtype, state)
+    """Return the result of an eager step, from its loss and its gradients in flat buffers.
+
+    weight: of the loss of a part, which its gradients were multiplied by.
+    """
+    part, loss, dtype = inputs.part, value.item(), value.dtype
+    if weight is not None:
+        assert isinstance(part, Part)
+        for total, g in zip(part.sums.arrays, flat, strict=True):
+            total[...] = g.array if part.sums.empty else total + g.array
+        return StepResult(loss, weight.item(), dtype, state)
     norm = global_norm(flat).item() if inputs.check or inputs.clip_norm is not None else 0.0
     if inputs.check and not (math.isfinite(loss) and math.isfinite(norm)):
         return StepResult(loss, norm, dtype, state, [t.array for t in flat])

@@ -17,6 +17,15 @@ from .state import FlatBuffers, Snapshot
 Loss = Callable[..., Tensor]
 
 
+def no_loss(*_: Any) -> Tensor:
+    """Stand for the loss of a step whose example is not known yet."""
+    raise AssertionError
+
+
+#: Called with the buffers of the new parameters and the model's new state, right before they are written.
+Commit = Callable[[FlatBuffers, Any], None]
+
+
 class StepCounter:
     """A count in memory that a program increments when it writes the new parameters.
 
@@ -33,22 +42,55 @@ class StepCounter:
         self.value: Callable[[], int] = self.array.item
 
 
-@dataclass
-class Accumulation:
-    """The gradients of a step over several elements, after one of them.
+class Sums:
+    """Sums of gradients in flat buffers, each gradient times the weight of its loss.
 
-    first, last: whether it is the first or the last element.  size: its number of examples.  examples: of all
-    elements so far.  total: the sum of losses so far, each times its examples.  sums: gradients so far, in
-    flat buffers, each times its examples.
+    empty: whether nothing was added yet; the buffers are uninitialized.
     """
 
-    first: bool
-    last: bool
-    size: int
-    examples: int
-    total: float
-    sums: list[np.ndarray]
-    addresses: list[int]
+    __slots__ = ("addresses", "arrays", "empty")
+
+    def __init__(self, arrays: list[np.ndarray]) -> None:
+        self.arrays, self.empty = arrays, True
+        self.addresses = [address_of(a) for a in arrays]
+
+
+@dataclass
+class Part:
+    """A part of a step's batch, whose gradients are added to sums.
+
+    weight: of its loss: its number of examples, or 1 where losses are summed.  counted: whether a loss that
+        is a mean over counted terms weighs their number instead.
+    row, rows: the index of its first example in the batch, and their number.
+    """
+
+    weight: float
+    counted: bool
+    row: int
+    rows: int
+    sums: Sums
+
+    @property
+    def numbers(self) -> tuple[float, int, int]:
+        """The numbers that a program takes by value."""
+        return self.weight, self.row, self.rows
+
+
+@dataclass
+class Total:
+    """The whole batch of a step, after all of its parts.
+
+    weight: the sum of the weights.  loss: the sum of the losses, each times its weight.
+    """
+
+    weight: float
+    loss: float
+    sums: Sums
+
+    @property
+    def numbers(self) -> tuple[float, float]:
+        """The numbers that a program takes by value."""
+        return self.weight, self.loss
 
 
 @dataclass
@@ -58,22 +100,23 @@ class StepInputs:
     out: buffers for the new parameters and moments, which may be those of the snapshot.
     state: the model's state.  key: a pseudo-random key, into which the integers `folds` are folded.
     counter: incremented by the program that writes `out`.
+    part: the part of a batch whose gradients are added to sums, without an update; or the total to update by.
     check: whether a loss or gradients that are not finite keep the program from writing.
     """
 
     at: Snapshot
     out: FlatBuffers
     state: Any
-    x: Any
-    loss: Loss
-    target: tuple[Any, ...]
     key: Tensor | None
     folds: tuple[int, ...]
     training: bool
     ctx: Context | None
     counter: StepCounter
+    x: Any = None
+    loss: Loss = no_loss
+    target: tuple[Any, ...] = ()
     clip_norm: float | None = None
-    accumulation: Accumulation | None = None
+    part: Part | Total | None = None
     check: bool = True
 
 
@@ -81,7 +124,7 @@ class StepInputs:
 class StepResult:
     """The loss of a step, and its gradients where they are not finite.
 
-    loss: with accumulation, the mean so far.  norm: of the gradients.  dtype: of the loss.
+    norm: of the gradients; of a part, the weight of its loss.  dtype: of the loss.
     state: the model's new state.
     gradients: in flat buffers, where something is not finite and nothing was written; else None.
     buffers: the new parameters and moments, where they are not in `StepInputs.out`.

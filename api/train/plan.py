@@ -18,6 +18,8 @@ from treepie.autodiff.transform import or_zeros
 
 from ..optim.optimizers import global_norm
 from . import finish
+from .inputs import Part, Total
+from .terms import terms_of, unchecked
 
 if TYPE_CHECKING:
     from .step import Step
@@ -48,7 +50,7 @@ def plan(step: Step, values: int) -> ProgramFamily | None:
 
     values: the number of values in the trace so far.
     """
-    inputs, trace, part = step.inputs, step.trace, step.inputs.accumulation
+    inputs, trace, part = step.inputs, step.trace, step.inputs.part
     tape.clear()
     if trace.user:
         trace.enter_library()
@@ -56,9 +58,9 @@ def plan(step: Step, values: int) -> ProgramFamily | None:
     step.declare()
     step.place_parameters()
     try:
-        counts = (part.size, part.examples, part.total) if part else ()
-        numbers = Numbers([inputs.at.count, *inputs.folds, *counts])
+        numbers = Numbers([inputs.at.count, *inputs.folds, *(part.numbers if part is not None else ())])
         forward = [*_fold_key(step, numbers), *step.forward_entries()]
+        forward = forward if part is None else _weigh(step, numbers, forward)
         step.backward()
         outputs = _finish(step, numbers)
     except ValueRead:
@@ -70,15 +72,16 @@ def plan(step: Step, values: int) -> ProgramFamily | None:
 
 def plan_update(step: Step) -> ProgramFamily:
     """Trace the end of a step on gradients that are there already, and return its program."""
-    inputs, trace, part = step.inputs, step.trace, step.inputs.accumulation
-    assert part is not None
-    numbers = Numbers([inputs.at.count, part.size, part.examples, part.total])
+    inputs, trace, part = step.inputs, step.trace, step.inputs.part
+    assert isinstance(part, Total)
+    numbers = Numbers([inputs.at.count, *part.numbers])
     trace.entries = []
-    _, examples, total = _accumulation_numbers(numbers, 0)
-    specs = [(a.shape, a.dtype) for a in part.sums]
+    weight = numbers.number(1).operand(float64)
+    specs = [(a.shape, a.dtype) for a in part.sums.arrays]
     sums = _externals(step, specs, 2 * len(inputs.at.buffers.arrays) + 1)
-    loss = (Tensor(np.zeros((), np.float64), None) + total) / examples
-    outputs = _update(step, numbers, loss, [g / examples for g in sums])
+    loss = numbers.number(2).operand(float64) / weight
+    # With + 0, a sum of zeros is 0: its sign depends on how ranks have added them up.
+    outputs = _update(step, numbers, loss, [(g + 0.0) / weight.astype(g.dtype) for g in sums])
     request = _request(step, numbers, outputs, outputs.late)
     family = ProgramFamily(trace, trace.entries, request, step.steps.cache.arenas, 0)
     family.result = loss.dtype
@@ -97,32 +100,56 @@ def _fold_key(step: Step, numbers: Numbers) -> list[Any]:
     key = Tensor(base, None)
     for k in range(len(inputs.folds)):
         key = rng.fold_in(key, numbers.number(1 + k))  # type: ignore[arg-type]
+    if isinstance(inputs.part, Part):
+        first = 2 + len(inputs.folds)
+        key = rng.for_rows(key, numbers.number(first), numbers.number(first + 1))  # type: ignore[arg-type]
     alias = Alias(((step.key_number, trace.number_of(key)),))
     trace.entries = []
     return [*entries, alias]
 
 
+def _weigh(step: Step, numbers: Numbers, forward: list[Any]) -> list[Any]:
+    """Set what the backward pass of a part starts from; return the entries of the forward pass with it.
+
+    A mean over counted terms weighs their number, which a part may have none of.
+    """
+    part, trace, loss = step.inputs.part, step.trace, step.loss
+    assert isinstance(part, Part)
+    assert loss is not None
+    trace.entries = []
+    weight = numbers.number(1 + len(step.inputs.folds))
+    seed = weight.operand(loss.dtype)
+    terms = terms_of(loss) if part.counted else None
+    step.weight = seed if terms is None else terms
+    if terms is not None:
+        forward = unchecked(forward, trace.number_of(terms))
+    if step.seed is None:
+        step.seed = step.weight
+        return [*forward, *trace.entries]
+    # The backward pass is traced already.
+    return [Alias(((trace.number_of(step.seed), trace.number_of(seed)),)), *trace.entries, *forward]
+
+
 def _finish(step: Step, numbers: Numbers) -> _Outputs:
     """Trace the end of the step, from the gradients on."""
-    inputs, part, trace = step.inputs, step.inputs.accumulation, step.trace
+    inputs, part, trace = step.inputs, step.inputs.part, step.trace
     assert step.gradients is not None
     assert step.loss is not None
     buffers = inputs.at.buffers
     grads = [or_zeros(x, v) for x, v in zip(step.gradients, step.variables, strict=True)]
+    grads = step.weighted(grads)
     flat = list(buffers.layout.flat(grads))
     loss = ops.astype(step.loss, float64)
+    if part is None:
+        return _update(step, numbers, loss, flat)
+    assert step.weight is not None
     count = len(buffers.arrays)
-    if part is not None:
-        size, examples, total = _accumulation_numbers(numbers, len(inputs.folds))
-        first = 2 * count + 1
-        sums = [] if part.first else _externals(step, [(t.shape, t.dtype) for t in flat], first)
-        late = len(trace.entries)
-        flat = finish.accumulate(flat, sums, part, size, examples)
-        if not part.last:
-            filled = [*[(t, first + k) for k, t in enumerate(flat)], _increment(step, 2 * count)]
-            return _Outputs([loss, loss], filled, [], late)
-        loss = (loss * size + total) / examples
-    return _update(step, numbers, loss, flat)
+    first, late = 2 * count + 1, len(trace.entries)
+    if not part.sums.empty:
+        sums = _externals(step, [(t.shape, t.dtype) for t in flat], first)
+        flat = [a + b for a, b in zip(sums, flat, strict=True)]
+    filled = [*[(t, first + k) for k, t in enumerate(flat)], _increment(step, 2 * count)]
+    return _Outputs([loss, ops.astype(step.weight, float64)], filled, [], late)
 
 
 def _update(step: Step, numbers: Numbers, loss: Tensor, flat: list[Tensor]) -> _Outputs:
@@ -137,12 +164,6 @@ def _update(step: Step, numbers: Numbers, loss: Tensor, flat: list[Tensor]) -> _
     new = finish.update(step.steps.optimizer, buffers.layout, numbers.number(0), old, grads)
     filled = [*[(t, count + k) for k, t in enumerate(new)], _increment(step, 2 * count)]
     return _Outputs([loss, norm], filled, flat if inputs.check else [], late)
-
-
-def _accumulation_numbers(numbers: Numbers, folds: int) -> tuple[Any, Any, Any]:
-    """Return the examples of an element, the examples so far, and the sum of losses so far."""
-    size, examples, total = (numbers.number(1 + folds + k) for k in range(3))
-    return numbers.compute(float, size), numbers.compute(float, examples), total
 
 
 def _increment(step: Step, external: int) -> tuple[Tensor, int]:
@@ -167,8 +188,8 @@ def _request(step: Step, numbers: Numbers, outputs: _Outputs, late: int) -> Requ
     for k, n in enumerate(trace.inputs):
         step.places[n] = Slice(first + k)
     sizes = [a.nbytes for a in inputs.at.buffers.arrays] * 2 + [inputs.counter.array.nbytes]
-    if inputs.accumulation is not None:
-        sizes += [a.nbytes for a in inputs.accumulation.sums]
+    if inputs.part is not None:
+        sizes += [a.nbytes for a in inputs.part.sums.arrays]
     sizes += [t.array.nbytes for t in step.tensors()]
     return Request(
         externals=sizes,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from treepie.autodiff import Tensor, ptree, tape
@@ -18,7 +18,7 @@ from treepie.autodiff.trace.trace import Restart, Trace
 
 from ..layer import Vars
 from ..layer.core import inputs as as_inputs
-from .inputs import StepInputs, StepResult
+from .inputs import Commit, StepInputs, StepResult
 from .plan import ValueRead, plan
 from .step import Step
 
@@ -66,7 +66,7 @@ class PureModelStep(Step):
         return self._key
 
     # ---- a pure loss: the program is replayed
-    def take(self, commit: Callable[[Any], None]) -> StepResult:
+    def take(self, commit: Commit) -> StepResult:
         """Take the step, without running Python of the user's if the loss is pure too."""
         if not self.pure_loss:
             return super().take(commit)
@@ -76,7 +76,7 @@ class PureModelStep(Step):
             if self.trace is not None:
                 self.trace.end()
 
-    def _replayed(self, commit: Callable[[Any], None]) -> StepResult:
+    def _replayed(self, commit: Commit) -> StepResult:
         cache = self.steps.cache
         root = cache.root(self.key())
         self.trace = Trace(root, user=False, depth=1)

@@ -1,50 +1,174 @@
-"""The sum over ranks of what a step has computed on each."""
+"""Sums over the shards of a batch, on one rank and over ranks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from treepie.autodiff import Tensor, ptree
 from treepie.autodiff.arguments import as_tensor
 
+from ..data.rows import Shards
 from ..distributed.communicator import Communicator
-from .inputs import Accumulation
+from ..optim.flat import FlatLayout
+from .inputs import Sums
+
+if TYPE_CHECKING:
+    from .steps import Steps
+
+#: Elements of the sums of all nodes that ranks exchange at a time.
+_EXCHANGED = 1 << 18
 
 
-def reduce_gradients(comm: Communicator, part: Accumulation) -> None:
-    """Replace accumulated gradients, losses and numbers of examples by their sums over ranks."""
-    mine = part.examples
-    if mine == 0:
-        for sums in part.sums:
-            sums[...] = 0
-    numbers = np.array([part.total, part.examples], np.float64)
-    comm.sum(numbers)
-    for sums in part.sums:
-        comm.sum(sums)
-    part.size = mine
-    part.total, part.examples = float(numbers[0]), int(numbers[1])
+@dataclass
+class _Node:
+    """The sum of the gradients of `span` shards from `first` on, a power of 2 aligned to itself."""
+
+    first: int
+    span: int
+    sums: Sums
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Which shards it is the sum of."""
+        return self.first, self.span
 
 
-def reduce_state(comm: Communicator, leaves: Sequence[Tensor], state: Any, part: Accumulation) -> Any:
-    """Return a model's state, such as running statistics, as its mean over ranks, weighted by examples.
+class ShardSums:
+    """Sums of gradients over shards, added up along a binary tree over their indices.
 
-    part: after `reduce_gradients`, which leaves the rank's own examples in `size`.
+    Shards 2 i and 2 i + 1 are added, then those sums, and so on, so that the order depends on the number of
+    shards alone. A rank's shards are consecutive: it adds up what it can, and the ranks share the rest.
     """
-    floats = [t for t in leaves if t.dtype.kind == "f"]
-    if not floats:
-        return state
-    weight = part.size / part.examples
-    flat = np.concatenate([t.array.ravel().astype(np.float64) * weight for t in floats])
-    comm.sum(flat)
-    parts = iter(np.split(flat, np.cumsum([t.size for t in floats])[:-1]))
+
+    def __init__(self, comm: Communicator, shards: Shards, ordered: bool) -> None:
+        """ordered: whether the order matters, or the communicator's will do."""
+        self._comm, self._shards, self._ordered = comm, shards, ordered
+        self._nodes: list[_Node] = []
+        self._free: list[Sums] = []
+        self._layout: FlatLayout | None = None
+
+    def begin(self, layout: FlatLayout) -> None:
+        """Begin a step. layout: of the gradients."""
+        if layout is not self._layout:
+            self._layout, self._nodes, self._free = layout, [], []
+        self._free += [node.sums for node in reversed(self._nodes)]
+        self._nodes.clear()
+
+    def open(self, shard: int, once: bool) -> Sums:
+        """Return the sums that a shard's gradients are added to. once: whether they are added in one part."""
+        left = self._nodes[-1] if self._nodes else None
+        if left is not None and once and shard % 2 and left.first == shard - 1:
+            left.span = 2
+            return left.sums
+        sums = self._free.pop() if self._free else self._new()
+        sums.empty = True
+        self._nodes.append(_Node(shard, 1, sums))
+        return sums
+
+    def close(self, shard: int) -> None:
+        """End a shard: add up the sums of neighbours."""
+        nodes = self._nodes
+        _fill(nodes[-1].sums)
+        while len(nodes) > 1 and _siblings(nodes[-2].key, nodes[-1].key):
+            right = nodes.pop()
+            for a, b in zip(nodes[-1].sums.arrays, right.sums.arrays, strict=True):
+                a += b
+            nodes[-1].span *= 2
+            self._free.append(right.sums)
+
+    def total(self) -> Sums:
+        """Return the sums over all shards, on every rank."""
+        own = [node.key for node in self._nodes]
+        if not own:  # there are more ranks than shards
+            _fill(self.open(0, once=False))
+        mine = self._nodes[0].sums
+        nodes = [node for rank in range(self._comm.size) for node in self._spans(rank)]
+        # Two numbers have one sum, whatever the order.
+        direct = not self._ordered or (len(nodes) <= 2 and len(own) <= 1)
+        for k, array in enumerate(mine.arrays):
+            if direct:
+                self._comm.sum(array)
+            else:
+                self._exchange(nodes, own, k, array)
+        return mine
+
+    def _spans(self, rank: int) -> list[tuple[int, int]]:
+        """Return (first, span) of the sums that a rank adds up by itself."""
+        nodes: list[tuple[int, int]] = []
+        for shard in self._shards.of(rank):
+            nodes.append((shard, 1))
+            while len(nodes) > 1 and _siblings(nodes[-2], nodes[-1]):
+                nodes[-2:] = [(nodes[-2][0], 2 * nodes[-2][1])]
+        return nodes
+
+    def _exchange(
+        self, nodes: list[tuple[int, int]], own: list[tuple[int, int]], group: int, total: NDArray[Any]
+    ) -> None:
+        """Replace an array by the sum of the nodes of all ranks, in the order of the tree."""
+        root = 1 << (self._shards.count - 1).bit_length()
+        for start in range(0, total.size, _EXCHANGED):
+            part = slice(start, start + _EXCHANGED)
+            # A sum with zeros is exact: each rank fills in the rows of its own nodes.
+            rows = np.zeros((len(nodes), total[part].size), total.dtype)
+            for node, span in zip(self._nodes, own, strict=False):
+                rows[nodes.index(span)] = node.sums.arrays[group][part]
+            self._comm.sum(rows)
+            total[part] = _added(dict(zip(nodes, rows, strict=True)), 0, root, self._shards.count)
+
+    def _new(self) -> Sums:
+        assert self._layout is not None
+        sizes, groups = self._layout.sizes, self._layout.groups
+        empty = getattr(self._comm, "empty", np.empty)
+        return Sums([empty((n,), g.dtype) for n, g in zip(sizes, groups, strict=True)])
+
+
+def _fill(sums: Sums) -> None:
+    """Set sums that nothing was added to, of a shard without examples, to 0."""
+    if sums.empty:
+        for array in sums.arrays:
+            array[...] = 0
+        sums.empty = False
+
+
+def _siblings(left: tuple[int, int], right: tuple[int, int]) -> bool:
+    """Whether two nodes, each (first, span), have a node of the tree above them in common."""
+    return left[1] == right[1] and left[0] % (2 * left[1]) == 0
+
+
+def _added(nodes: Mapping[tuple[int, int], NDArray[Any]], first: int, span: int, count: int) -> NDArray[Any]:
+    """Return the sum of `span` shards from `first` on, of `count` in all."""
+    if (first, span) in nodes:
+        return nodes[first, span]
+    left = _added(nodes, first, span // 2, count)
+    middle = first + span // 2
+    return left if middle >= count else left + _added(nodes, middle, span // 2, count)
+
+
+def mean_state(
+    comm: Communicator, states: Mapping[int, Any], weights: NDArray[Any], before: Any, steps: Steps
+) -> Any:
+    """Return a model's state, such as running statistics, as its mean over shards, weighted by examples.
+
+    states: of this rank's shards.  weights: examples of each shard.  before: the state before the step.
+    """
+    floats = [t for t in steps.state_leaves(before) if t.dtype.kind == "f"]
+    if len(weights) == 1 or not floats:
+        return next(iter(states.values()), before)
+    table = np.zeros((len(weights), sum(t.size for t in floats)))
+    for shard, state in states.items():
+        leaves = [t.array.ravel() for t in map(as_tensor, ptree.leaves(state)) if t.dtype.kind == "f"]
+        table[shard] = np.concatenate(leaves)
+    comm.sum(table)
+    total = np.add.accumulate(table * weights[:, None])[-1] / weights.sum()
+    parts = iter(np.split(total, np.cumsum([t.size for t in floats])[:-1]))
 
     def mean(leaf: Any) -> Any:
         t = as_tensor(leaf)
-        if t.dtype.kind != "f":
-            return leaf
-        return Tensor(next(parts).reshape(t.shape).astype(t.dtype), None)
+        return Tensor(next(parts).reshape(t.shape).astype(t.dtype), None) if t.dtype.kind == "f" else leaf
 
-    return ptree.map(mean, state)
+    return ptree.map(mean, next(iter(states.values()), before))

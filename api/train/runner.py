@@ -12,14 +12,11 @@ from typing import Any
 import numpy as np
 
 from treepie.autodiff import Tensor, ptree
-from treepie.autodiff.arguments import as_tensor
-from treepie.autodiff.tensor import address_of
 from treepie.kernels.compilations import compilations
 
-from ..distributed.communicator import Communicator
-from .inputs import Accumulation, StepCounter, StepInputs, StepResult
-from .reduction import reduce_gradients, reduce_state
-from .state import Snapshot, TrainState, trained_snapshot_of
+from .inputs import Commit, StepCounter, StepInputs, StepResult
+from .parts import BatchInParts
+from .state import FlatBuffers, Snapshot, TrainState, trained_snapshot_of
 from .steps import Steps
 
 
@@ -40,13 +37,12 @@ class StepRunner:
         clip_norm: float | None,
         on_nonfinite: str,
         size: int,
-        comm: Communicator | None = None,
+        parts: BatchInParts | None = None,
     ) -> None:
+        """Take the options of `fit`. parts: takes each step in parts; None where a step is one element."""
         self._steps, self._loss, self._rngs = steps, loss, rngs
         self._clip_norm, self._on_nonfinite, self.size = clip_norm, on_nonfinite, size
-        self._comm = comm if comm is not None and comm.size > 1 else None
-        self._counter, self._part_counter = StepCounter(), StepCounter()
-        self._sums: tuple[list[np.ndarray], list[int]] | None = None  # accumulated gradients, their addresses
+        self._parts, self._counter = parts, StepCounter()
         #: The count and the snapshot after the program that is running.
         self._next: tuple[int, Snapshot] | None = None
 
@@ -96,97 +92,35 @@ class StepRunner:
         """Take one step on some elements, and return their mean loss."""
         self._release_state()
         with compilations.watch():
-            if self._comm is not None:
-                result = self._reduce(elements, self._comm)
-            elif len(elements) == 1:
-                at = self.now
-                result = self._take(elements[0], at, (at.step,), None, at.state)
+            at = self.now
+            inputs = self._inputs(at)
+            commit = self._committing(at)
+            examples = [_example(element, self._loss) for element in elements]
+            if self._parts is not None:
+                result = self._parts.take(inputs, examples, commit)
             else:
-                result = self._accumulate(elements)
+                ((inputs.x, inputs.loss, inputs.target),) = examples
+                result = self._steps.take(inputs, commit)
+            if result.buffers is not None:
+                self._now, self._next = at.next(result.buffers, result.state), None
             if result.gradients is not None or not math.isfinite(result.loss):
                 self._refuse(result)
             return result.loss
 
-    def _take(
-        self, element: Any, at: Snapshot, folds: tuple[int, ...], part: Accumulation | None, state: Any
-    ) -> StepResult:
-        """Take a step from a snapshot, or accumulate the gradients of one element."""
-        x, loss, target = _example(element, self._loss)
-        updates = part is None or part.last
-        counter = self._counter if updates else self._part_counter
-        folds = folds if self._rngs is not None else ()
-        inputs = self._inputs(at, state, (x, loss, target), self._rngs, folds, counter, part)
-        result = self._steps.take(inputs, self._committing(at, inputs) if updates else _ignore)
-        if result.buffers is not None:
-            self._now, self._next = at.next(result.buffers, result.state), None
-        return result
-
-    def _inputs(
-        self,
-        at: Snapshot,
-        state: Any,
-        example: tuple[Any, Callable[..., Tensor], tuple[Any, ...]],
-        key: Tensor | None,
-        folds: tuple[int, ...],
-        counter: StepCounter,
-        part: Accumulation | None,
-    ) -> StepInputs:
-        """Return the inputs of a step that writes in place where the buffers are exclusively owned."""
+    def _inputs(self, at: Snapshot) -> StepInputs:
+        """Return the inputs of a step without its example; it writes in place where it owns the buffers."""
         out = at.buffers if at.buffers.exclusive() else at.buffers.empty_like()
-        return StepInputs(at, out, state, *example, key, folds, True, None, counter, self._clip_norm, part)
+        folds = (at.step,) if self._rngs is not None else ()
+        key, counter, clip = self._rngs, self._counter, self._clip_norm
+        return StepInputs(at, out, at.state, key, folds, True, None, counter, clip_norm=clip)
 
-    def _part(self, at: Snapshot) -> Accumulation:
-        """Return the accumulation of a step, before its first element."""
-        if self._sums is None:
-            layout = at.buffers.layout
-            sums = [np.empty(n, g.dtype) for n, g in zip(layout.sizes, layout.groups, strict=True)]
-            self._sums = sums, [address_of(a) for a in sums]
-        return Accumulation(True, False, 0, 0, 0.0, *self._sums)
+    def _committing(self, at: Snapshot) -> Commit:
+        """Return what is called right before the new parameters are written."""
 
-    def _reduce(self, elements: Sequence[Any], comm: Communicator) -> StepResult:
-        """Take a step on the mean gradient over all ranks, weighted by their numbers of examples."""
-        at = self.now
-        part, state = self._part(at), at.state
-        for k, element in enumerate(elements):
-            part.size = length(element[0])
-            if part.size == 0:  # a batch of fewer examples than ranks
-                continue
-            part.first = part.examples == 0
-            result = self._take(element, at, (at.step, k) if len(elements) > 1 else (at.step,), part, state)
-            state = result.state
-            part.addresses = [address_of(a) for a in part.sums]
-            part.examples += part.size
-            part.total += result.loss * part.size
-        reduce_gradients(comm, part)
-        state = reduce_state(comm, self._steps.state_leaves(state), state, part)
-        inputs = self._inputs(at, state, (None, _no_loss, ()), None, (), self._counter, part)
-        return self._steps.update(inputs, self._committing(at, inputs))
-
-    def _committing(self, at: Snapshot, inputs: StepInputs) -> Callable[[Any], None]:
-        """Return what is called with the model's new state right before the new parameters are written."""
-
-        def commit(new_state: Any) -> None:
-            self._next = self._counter.value() + 1, at.next(inputs.out, new_state)
+        def commit(out: FlatBuffers, new_state: Any) -> None:
+            self._next = self._counter.value() + 1, at.next(out, new_state)
 
         return commit
-
-    def _accumulate(self, elements: Sequence[Any]) -> StepResult:
-        """Take a step on the mean gradient of elements, weighted by their numbers of examples."""
-        at = self.now
-        part = self._part(at)
-        assert self._sums is not None
-        state = at.state
-        for k, element in enumerate(elements):
-            part.first, part.last = k == 0, k == len(elements) - 1
-            part.size = length(element[0])
-            part.examples += part.size
-            result = self._take(element, at, (at.step, k), part, state)
-            if part.sums is not self._sums[0]:
-                part.addresses = [address_of(a) for a in part.sums]
-            state = result.state
-            if not part.last:
-                part.total += result.loss * part.size
-        return result
 
     def _refuse(self, result: StepResult) -> None:
         """Raise, or skip the step with a warning: its loss or its gradients are not finite."""
@@ -205,15 +139,6 @@ class StepRunner:
             )
         warnings.warn(f"Trainer.fit: {what} in step {step}, which is skipped", RuntimeWarning, stacklevel=4)
         self._now, self._state = self.now.skipped(), None
-
-
-def _ignore(_: Any) -> None:
-    """Take no notice of a new state: the element is not the last of its step."""
-
-
-def _no_loss(*_: Any) -> Tensor:
-    """Stand for the loss of a step that has none: the end of a step on several ranks."""
-    raise AssertionError
 
 
 def two(function: str, element: Any) -> tuple[Any, Any]:
@@ -241,18 +166,3 @@ def _example(
             "(input, loss_fn), or (input, target) with loss="
         )
     return x, second, ()
-
-
-def arrays(x: Any) -> list[Any]:
-    """Return the tensors or arrays of an input."""
-    if isinstance(x, tuple | dict):
-        return list(ptree.leaves(x))
-    return [x if hasattr(x, "shape") else as_tensor(x)]
-
-
-def length(x: Any) -> int:
-    """Return the number of examples of an input: the length of its first axis."""
-    if type(x) is Tensor and x._data.shape:
-        return x._data.shape[0]
-    first = arrays(x)[0]
-    return int(first.shape[0]) if first.ndim else 1

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from treepie.autodiff import Tensor, ptree, rng, tape, value_and_grad_aux
+from treepie.autodiff.arguments import as_tensor
 from treepie.autodiff.program.call import inline_calls
 from treepie.autodiff.program.graph import Slice
 from treepie.autodiff.program.program import Program, ProgramFamily
@@ -23,8 +24,9 @@ from treepie.kernels.threads import get_num_threads
 
 from ..layer import Context, Layer, Vars
 from .finish import NONFINITE, finish
-from .inputs import StepInputs, StepResult
+from .inputs import Commit, Part, StepInputs, StepResult
 from .plan import plan
+from .terms import terms_of
 
 if TYPE_CHECKING:
     from .steps import Steps
@@ -49,6 +51,27 @@ def loss_and_gradients(
     return value_and_grad_aux(objective)(vars.params)
 
 
+def _weighted_gradients(model: Layer, vars: Vars, inputs: StepInputs, key: Tensor | None) -> Any:
+    """Return the loss of a part of a batch, its weight, the gradients times it, and the new state."""
+    part = inputs.part
+    assert isinstance(part, Part)
+
+    def objective(params: Any) -> tuple[Tensor, Any]:
+        out, after = model.apply(vars.with_params(params), inputs.x, inputs.training, key, inputs.ctx)
+        loss = check_scalar("value_and_grad_aux", inputs.loss(out, *inputs.target))
+        weight = weight_of(loss, part)
+        return loss * weight, (loss, weight, after.state)
+
+    _, grads, (loss, weight, state) = value_and_grad_aux(objective)(vars.params)
+    return loss, weight, grads, state
+
+
+def weight_of(loss: Tensor, part: Part) -> Tensor:
+    """Return the weight of a part's loss: the number of terms that it is a mean over, or of examples."""
+    terms = terms_of(loss) if part.counted else None
+    return as_tensor(np.array(part.weight, loss.dtype)) if terms is None else without_history(terms)
+
+
 class Step:
     """One step of a model that runs in Python.
 
@@ -67,9 +90,12 @@ class Step:
         self.number = 0  # of the gradient, on the tape
         self.trace: Any = None  # a `Trace`, once it has begun
         self.gradients: list[Tensor | None] | None = None
+        #: What the backward pass starts from: the weight of the loss, None for 1.
+        self.seed: Tensor | None = None
+        self.weight: Tensor | None = None  # of the loss of a part
 
     # ---- traced, then run
-    def take(self, commit: Callable[[Any], None]) -> StepResult:
+    def take(self, commit: Commit) -> StepResult:
         """Take the step by a program, or op by op where a value is read."""
         try:
             return self._traced(commit)
@@ -80,7 +106,7 @@ class Step:
             if self.trace is not None:
                 self.trace.end()
 
-    def _traced(self, commit: Callable[[Any], None]) -> StepResult:
+    def _traced(self, commit: Commit) -> StepResult:
         cache = self.steps.cache
         self.trace = trace = Trace(cache.root(self.key()), depth=1)
         trace.materialize_inputs = self._materialize_inputs
@@ -128,7 +154,7 @@ class Step:
     def key(self) -> Hashable:
         """Return everything that determines the program besides the ops that the Python calls."""
         inputs = self.inputs
-        at, part = inputs.at, inputs.accumulation
+        at, part = inputs.at, inputs.part
         return (
             type(self),
             get_num_threads(),
@@ -138,7 +164,7 @@ class Step:
             len(inputs.folds),
             inputs.clip_norm,
             inputs.check,
-            None if part is None else (part.first, part.last),
+            None if part is None else (type(part), part.sums.empty, isinstance(part, Part) and part.counted),
         )
 
     def description(self) -> dict[str, str]:
@@ -168,6 +194,8 @@ class Step:
         self.loss = check_scalar("value_and_grad_aux", loss)
         self.state = state if state is self.inputs.state else without_history(state)
         if self.trace.python_backward and not self.trace.closed:
+            if self.inputs.part is not None:
+                self.seed = Tensor(self.trace.symbol((), self.loss.dtype), None)
             self.backward()
         tape.clear()
 
@@ -193,8 +221,15 @@ class Step:
             return
         tape.clear()
         assert self.loss is not None
-        one = Tensor(np.ones((), self.loss.dtype), None)
-        self.gradients = tape.backward(self.number, [self.loss], [one], self.variables)
+        seed = self.seed if self.seed is not None else Tensor(np.ones((), self.loss.dtype), None)
+        self.gradients = tape.backward(self.number, [self.loss], [seed], self.variables)
+
+    def weighted(self, grads: list[Tensor]) -> list[Tensor]:
+        """Return gradients times the weight of the loss, where the backward pass has begun with another."""
+        if self.weight is None or self.seed is None or self.weight is self.seed:
+            return grads
+        factor = self.weight / self.seed
+        return [g * factor for g in grads]
 
     def forward_entries(self) -> list[Any]:
         """Return the entries of the forward pass."""
@@ -203,35 +238,42 @@ class Step:
     # ---- op by op
     def _finish(self) -> StepResult:
         """Continue op by op after the forward pass."""
+        part = self.inputs.part
+        assert self.loss is not None
+        if isinstance(part, Part):
+            self.weight = weight_of(self.loss, part)
+            self.seed = self.weight if self.gradients is None else self.seed
         self.backward()
         assert self.gradients is not None
-        assert self.loss is not None
-        grads = [or_zeros(x, v) for x, v in zip(self.gradients, self.variables, strict=True)]
+        grads = self.weighted([or_zeros(x, v) for x, v in zip(self.gradients, self.variables, strict=True)])
         flat = list(self.inputs.at.buffers.layout.flat(grads))
         self.trace.forget_nodes()
-        return finish(self.inputs, self.steps.optimizer, self.loss, flat, self.state)
+        return finish(self.inputs, self.steps.optimizer, self.loss, self.weight, flat, self.state)
 
     def eagerly(self) -> StepResult:
         """Take the step op by op from its beginning."""
         inputs, at = self.inputs, self.inputs.at
 
-        def run() -> tuple[Tensor, Any, Any]:
+        def run() -> tuple[Tensor, Tensor | None, Any, Any]:
             key = None if inputs.key is None else self._folded_key()
-            vars = Vars(at.buffers.trees()[0], inputs.state, at.dtype)
-            return loss_and_gradients(
-                self.steps.model, vars, inputs.x, inputs.loss, inputs.target, inputs.training, key, inputs.ctx
-            )
+            vars, model = Vars(at.buffers.trees()[0], inputs.state, at.dtype), self.steps.model
+            if inputs.part is not None:
+                return _weighted_gradients(model, vars, inputs, key)  # type: ignore[no-any-return]
+            example = inputs.x, inputs.loss, inputs.target
+            loss, grads, state = loss_and_gradients(model, vars, *example, inputs.training, key, inputs.ctx)
+            return loss, None, grads, state
 
-        loss, grads, state = active.call_under(None, run)
+        loss, weight, grads, state = active.call_under(None, run)
         flat = list(at.buffers.layout.flat(ptree.leaves(grads)))
-        return finish(inputs, self.steps.optimizer, loss, flat, state)
+        return finish(inputs, self.steps.optimizer, loss, weight, flat, state)
 
     def _folded_key(self) -> Tensor:
         key = self.inputs.key
         assert key is not None
         for number in self.inputs.folds:
             key = rng.fold_in(key, number)
-        return key
+        part = self.inputs.part
+        return rng.for_rows(key, part.row, part.rows) if isinstance(part, Part) else key
 
     def _materialize_inputs(self) -> None:
         """Give the declared values their elements."""
@@ -240,6 +282,10 @@ class Step:
             values[n].value = value.array
         if self.inputs.key is not None:
             values[self.key_number].value = self._folded_key().array
+        if self.seed is not None:
+            part = self.inputs.part
+            assert isinstance(part, Part)
+            self.seed._data.value = np.array(part.weight, self.seed.dtype)  # type: ignore[union-attr]
 
     def _materialize_after_error(self) -> None:
         """Give tensors that the user has kept their elements, after an error in the user's Python."""
@@ -263,8 +309,8 @@ class Step:
     @property
     def first_leaf(self) -> int:
         """The number of the first external after the buffers, the counter and the accumulated gradients."""
-        part = self.inputs.accumulation
-        return 2 * len(self.inputs.at.buffers.arrays) + 1 + (len(part.sums) if part is not None else 0)
+        part = self.inputs.part
+        return 2 * len(self.inputs.at.buffers.arrays) + 1 + (len(part.sums.arrays) if part is not None else 0)
 
     def tensors(self) -> list[Tensor]:
         """Return the tensors among the program's inputs, in the order of externals."""
@@ -274,21 +320,21 @@ class Step:
             tensors.append(inputs.key)
         return tensors + [trace.values[n] for n in trace.inputs]
 
-    def _run(self, program: Program, kept: tuple[int, ...], commit: Callable[[Any], None]) -> StepResult:
+    def _run(self, program: Program, kept: tuple[int, ...], commit: Commit) -> StepResult:
         """Run the program. kept: numbers of values that the user's Python has kept."""
-        inputs, trace, part = self.inputs, self.trace, self.inputs.accumulation
+        inputs, trace, part = self.inputs, self.trace, self.inputs.part
         at, counter = inputs.at, inputs.counter
         addresses = [*at.buffers.addresses, *inputs.out.addresses, counter.address]
         numbers: list[Any] = [at.count, *inputs.folds]
         if part is not None:
-            addresses += part.addresses
-            numbers += part.size, part.examples, part.total
+            addresses += part.sums.addresses
+            numbers += part.numbers
         tensors = self.tensors()
         addresses += [t.address for t in tensors]
         run = program.prepare(addresses, numbers, trace.numbers)
         trace.closed, trace.tick = True, (counter.array, counter.value() + 1)
         state = self._store(kept, run.fresh())
-        commit(state)
+        commit(inputs.out, state)
         failed = run.go()
         if failed >= 0 and not is_finite_check(program, failed):
             self._materialize_after_launch(kept)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from treepie.autodiff import Tensor, ptree
@@ -10,9 +9,11 @@ from treepie.autodiff.arguments import as_tensor
 from treepie.autodiff.program.cache import ProgramCache
 from treepie.autodiff.program.pure import Pure
 
+from ..distributed.communicator import Communicator
 from ..layer import Layer
 from ..optim.optimizers import Optimizer
-from .inputs import StepInputs, StepResult
+from .inputs import Commit, StepInputs, StepResult
+from .parts import BatchInParts
 from .pure_step import PureModelStep
 from .step import Step
 from .update_step import UpdateStep
@@ -29,14 +30,15 @@ class Steps:
         self.cache = ProgramCache("steps of this model")
         self.models: dict[Any, Pure] = {}
         self._without_tensors: Any = None  # the last such state of the model
+        self._in_parts: dict[Any, BatchInParts] = {}
 
-    def take(self, inputs: StepInputs, commit: Callable[[Any], None]) -> StepResult:
+    def take(self, inputs: StepInputs, commit: Commit) -> StepResult:
         """Take a step.
 
         The library's own models are pure, and so are its losses: their step replays a program. Where a user's
         Python takes part, it runs in every step, on symbolic tensors.
 
-        commit: called with the model's new state right before a program writes the new parameters.
+        commit: called right before a program writes the new parameters.
         """
         if self.model.pure:
             step = PureModelStep(self, inputs)
@@ -44,9 +46,16 @@ class Steps:
                 return step.take(commit)
         return Step(self, inputs).take(commit)
 
-    def update(self, inputs: StepInputs, commit: Callable[[Any], None]) -> StepResult:
+    def update(self, inputs: StepInputs, commit: Commit) -> StepResult:
         """Take the end of a step, from accumulated gradients on."""
         return UpdateStep(self, inputs).take(commit)
+
+    def in_parts(self, comm: Communicator, summed: bool) -> BatchInParts:
+        """Return what takes single steps on the ranks of a communicator, with memory that it keeps."""
+        parts = self._in_parts.get((comm, summed))
+        if parts is None:
+            parts = self._in_parts[comm, summed] = BatchInParts(self, comm, None, summed)
+        return parts
 
     def state_leaves(self, state: Any) -> list[Tensor]:
         """Return the tensors of a model's state."""

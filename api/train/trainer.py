@@ -15,6 +15,7 @@ import numpy as np
 
 from treepie.autodiff import Tensor, float32, ops, ptree, tape
 from treepie.autodiff.arguments import integer
+from treepie.autodiff.ops.random import check_key
 from treepie.autodiff.trace.active import tracing
 from treepie.kernels.compilations import compilations
 
@@ -26,11 +27,12 @@ from ..layer import Context, Layer, Vars
 from ..metric.accumulators import Metric
 from .history import History, Progress
 from .inputs import StepCounter, StepInputs
+from .parts import BatchInParts, arrays, length
 from .predict import Predictor
 from .ranks import Ranks
 from .run import Run
-from .runner import StepRunner, arrays, length, two
-from .state import TrainState, snapshot_of, trained_snapshot_of
+from .runner import StepRunner, two
+from .state import FlatBuffers, TrainState, snapshot_of, trained_snapshot_of
 from .step import loss_and_gradients
 from .steps import Steps
 
@@ -99,12 +101,16 @@ class Trainer:
         training: bool = True,
         rngs: Tensor | None = None,
         ctx: Context | None = None,
+        comm: Communicator | None = None,
+        loss_reduction: str = "mean",
     ) -> tuple[Tensor, TrainState]:
         """Return the loss of one batch, and the state after one step of the optimizer.
 
         x: the model's input.  loss: function of the model's output, which returns a scalar.
         training: whether dropout drops, and batch norm uses the batch.  rngs: the key of this step, which
             dropout draws from.  ctx: tensors for layers, such as an attention mask.
+        comm: the ranks that take the step together, each on its own rows of the batch, from one state.
+        loss_reduction: as for `fit`.
 
         Unlike `fit`, it takes the step also where the loss is not finite.
 
@@ -121,22 +127,20 @@ class Trainer:
             return value, TrainState(Vars(params, state, st.vars.dtype), opt_state, st.step + 1)
         with compilations.watch():
             at = trained_snapshot_of("Trainer.step", self.optimizer, st)
+            buffers = [at.buffers.empty_like()]
             inputs = StepInputs(
-                at,
-                at.buffers.empty_like(),
-                at.state,
-                x,
-                loss,
-                (),
-                rngs,
-                (),
-                training,
-                ctx,
-                StepCounter(),
-                check=False,
+                at, buffers[0], at.state, rngs, (), training, ctx, StepCounter(), x, loss, check=False
             )
-            result = self.steps.take(inputs, lambda state: None)
-            after = at.next(result.buffers or inputs.out, result.state)
+
+            def commit(out: FlatBuffers, _: Any) -> None:
+                buffers[0] = out
+
+            summed = _is_summed("Trainer.step", loss_reduction)
+            if comm is not None and check_communicator("Trainer.step", comm).size > 1:
+                result = self.steps.in_parts(comm, summed).take(inputs, [(x, loss, ())], commit)
+            else:
+                result = self.steps.take(inputs, commit)
+            after = at.next(result.buffers or buffers[0], result.state)
             return Tensor(np.array(result.loss, result.dtype), None), TrainState.of(after)
 
     def fit(
@@ -156,18 +160,22 @@ class Trainer:
         history: History | None = None,
         on_nonfinite: str = "raise",
         comm: Communicator | None = None,
+        micro_shards: int | None = None,
+        loss_reduction: str = "mean",
+        compare_every: int = 100,
     ) -> TrainState:
         """Return the state after training on the data for some epochs.
 
         data: elements (input, loss_fn), or (input, target) with `loss`, a function of (output, target).
-        rngs: a key, into which the number of each step is folded, for dropout.
+        rngs: a key, into which the number of each step is folded. Dropout draws for an example by its index
+            in the step's batch.
         report: called after every step with its number from 1, its loss and the state after it; raise
             tp.EarlyStop in it to end training.
         validate: (data, metrics) for `evaluate` after each epoch.
         progress: whether to show a bar with losses and scores on stderr; None shows it on a terminal.
         clip_norm: largest global norm of the gradients, which are scaled down to it.
-        accumulate_steps: elements of a step. Their gradients are averaged, weighted by examples, as in one
-            big batch. The last step of an epoch takes the rest.
+        accumulate_steps: elements of a step, which equal one big batch. The last step of an epoch takes the
+            rest.
         checkpoint: `tp.checkpoint.every(steps, directory)`.
         resume: continue from the last checkpoint there, if there is one: with the same arguments the result
             has the same bits as an uninterrupted run. `st` gives the structure only.
@@ -177,15 +185,34 @@ class Trainer:
         comm: `tp.distributed.world()`. Each rank trains on its rows of every batch of `data.shard(comm)`,
             from rank 0's state; gradients, losses and running statistics are means over all rows. `report` is
             called on every rank; only rank 0 shows progress and writes checkpoints.
+        micro_shards: into how many parts each batch is cut, for the same bits at any number of ranks (whose
+            number need not divide it). Batch norm normalizes by the rows of a part.
+        loss_reduction: how the losses of a batch's parts (of ranks, micro-shards and accumulated elements)
+            make up that of the batch: "mean", weighted by examples, or by targets for a loss that ignores
+            some; or "sum".
+        compare_every: steps after which ranks compare a digest of their parameters; RuntimeError for a
+            difference.
 
         Ctrl-C ends training and is raised again. Any exception has the last good state as `state`.
         """
         _check_options(epochs, accumulate_steps, on_nonfinite, clip_norm, comm, validate)
-        ranks = Ranks(comm, "Trainer.fit", data, rngs)
-        ranks.check_same(epochs=epochs, clip_norm=clip_norm, accumulate_steps=accumulate_steps)
+        for argument, count in {"micro_shards": micro_shards or 1, "compare_every": compare_every}.items():
+            integer("Trainer.fit", argument, count, least=1)
+        summed = _is_summed("Trainer.fit", loss_reduction)
+        ranks = Ranks(comm, "Trainer.fit", data, micro_shards, compare_every)
+        ranks.check_same(
+            epochs=epochs,
+            clip_norm=clip_norm,
+            accumulate_steps=accumulate_steps,
+            micro_shards=micro_shards,
+            loss_reduction=loss_reduction,
+            rngs=None if rngs is None else check_key("Trainer.fit", rngs).tolist(),
+        )
         run = Run(self.optimizer.name, data, history, rngs, checkpoint, ranks)
         st = ranks.agreed(run.begin(st, resume))
-        runner = StepRunner(self.steps, loss, run.rngs, clip_norm, on_nonfinite, accumulate_steps, comm)
+        whole = accumulate_steps == 1 and micro_shards is None and not ranks.several
+        parts = None if whole else BatchInParts(self.steps, ranks.comm, micro_shards, summed)
+        runner = StepRunner(self.steps, loss, run.rngs, clip_norm, on_nonfinite, accumulate_steps, parts)
         runner.begin(st)
         try:
             try:
@@ -228,6 +255,7 @@ class Trainer:
         elements = iter(run.data)
         while batches := list(itertools.islice(elements, runner.size)):
             loss = runner.step(batches)
+            run.ranks.compare(runner)
             bar.advance(loss, len(batches))
             run.history.add_step(runner.steps, loss)
             if report is not None:
@@ -335,6 +363,12 @@ def _check_options(
         check_communicator("Trainer.fit", comm)
     if validate is not None:
         _rewind(two("Trainer.fit, validate", validate)[0])
+
+
+def _is_summed(function: str, loss_reduction: str) -> bool:
+    if loss_reduction not in ("mean", "sum"):
+        raise ValueError(f"{function}: loss_reduction is {loss_reduction!r}, expected 'mean' or 'sum'")
+    return loss_reduction == "sum"
 
 
 def _rewind(data: Any) -> Data:

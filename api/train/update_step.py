@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from treepie.autodiff import Tensor
@@ -10,7 +9,7 @@ from treepie.autodiff.program.program import ProgramFamily
 from treepie.autodiff.trace import active
 from treepie.autodiff.trace.trace import Trace
 
-from .inputs import StepResult
+from .inputs import Commit, StepResult
 from .plan import plan_update
 from .step import Step
 
@@ -18,7 +17,7 @@ from .step import Step
 class UpdateStep(Step):
     """Takes the mean of accumulated gradients, checks and clips it, and updates the parameters."""
 
-    def take(self, commit: Callable[[Any], None]) -> StepResult:
+    def take(self, commit: Commit) -> StepResult:
         """Take the step by its program."""
         cache = self.steps.cache
         root = cache.root(self.key())

@@ -10,27 +10,27 @@ EDITS = [
     Edit(
         "fit-keeps-no-state",
         "api/train/runner.py",
-        "self._counter.value() + 1, at.next(inputs.out, new_state)",
-        "self._counter.value() + 1, at.next(inputs.out, at.state)",
+        "self._counter.value() + 1, at.next(out, new_state)",
+        "self._counter.value() + 1, at.next(out, at.state)",
         "running statistics are never updated by fit",
         "tests/test_train.py -k running_statistics",
     ),
     # api/window.py:87: `self._state` for the chained state.
     Edit(
         "accumulation-chains-no-state",
-        "api/train/runner.py",
-        "self._take(element, at, (at.step, k), part, state)",
-        "self._take(element, at, (at.step, k), part, at.state)",
+        "api/train/parts.py",
+        "self._take_part(inputs, part, states[shard], sums)",
+        "self._take_part(inputs, part, inputs.state, sums)",
         "running statistics come from the last element of an accumulated step alone",
         "tests/test_train.py -k running_statistics",
     ),
     Edit(
         "accumulation-repeats-its-key",
-        "api/train/runner.py",
-        "self._take(element, at, (at.step, k), part, state)",
-        "self._take(element, at, (at.step, 0), part, state)",
+        "api/train/parts.py",
+        "int(bases[k]) + cut.start",
+        "cut.start",
         "all elements of an accumulated step have the same dropout",
-        "tests/test_train.py -k own_key",
+        "tests/test_train.py -k dropout_of_one_big_batch",
     ),
     # api/window.py:100: `self._shared |= not ran` left out.
     Edit(

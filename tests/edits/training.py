@@ -5,17 +5,17 @@ from .edit import Edit
 EDITS = [
     Edit(
         "accumulate-unweighted",
-        "api/train/finish.py",
-        "weighted = [g * size for g in flat]",
-        "weighted = [g * 1.0 for g in flat]",
+        "api/train/parts.py",
+        "weight = 1.0 if self._summed else float(part.count)",
+        "weight = 1.0",
         "elements of an accumulated step weigh the same",
         "tests/test_train.py -k big_batch",
     ),
     Edit(
         "accumulate-first",
-        "api/train/finish.py",
-        "    if not part.first:\n        weighted",
-        "    if True:\n        weighted",
+        "api/train/plan.py",
+        "    if not part.sums.empty:\n",
+        "    if True:\n",
         "sums begin with what memory holds",
         "tests/test_train.py -k big_batch",
     ),

@@ -1,0 +1,146 @@
+"""A step on a batch in parts: the rows of each rank, micro-shards, elements that are accumulated.
+
+Each part adds its gradients, times the weight of its loss, to sums. The step's end divides them by the sum
+of the weights, and updates the parameters by a program of its own, so that the parts equal one big batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from treepie.autodiff import Tensor, ptree
+from treepie.autodiff.arguments import as_tensor
+
+from ..data.rows import Shards, row_count, rows_of
+from ..distributed.communicator import Communicator
+from .inputs import Commit, Loss, Part, StepCounter, StepInputs, StepResult, Total
+from .reduction import ShardSums, mean_state
+
+if TYPE_CHECKING:
+    from .steps import Steps
+
+#: The input of a model, a loss function, and the loss function's arguments besides the output.
+Example = tuple[Any, Loss, tuple[Any, ...]]
+
+
+@dataclass
+class _Rows:
+    """Rows of an element: count of them, of which the first has the index `first` in the step's batch."""
+
+    example: Example
+    first: int
+    count: int
+
+
+class BatchInParts:
+    """Takes steps, each on a batch in parts.
+
+    comm: the ranks.  micro_shards: into how many parts each batch is cut, whatever the ranks; None cuts it
+        into one for each rank.  summed: whether losses are summed, not averaged.
+    """
+
+    def __init__(self, steps: Steps, comm: Communicator, micro_shards: int | None, summed: bool) -> None:
+        self._steps, self._comm, self._summed = steps, comm, summed
+        self._micro = micro_shards is not None
+        self._shards = Shards(comm, micro_shards)
+        self._sums = ShardSums(comm, self._shards, self._micro)
+        self._counter = StepCounter()  # of the parts, which write no parameters
+
+    def take(self, inputs: StepInputs, examples: Sequence[Example], commit: Commit) -> StepResult:
+        """Take a step.
+
+        inputs: of the step, without an example.  examples: of each element, this rank's rows.
+        """
+        table = np.zeros((self._shards.count, 3))  # of each shard: loss times weight, weight, examples
+        states: dict[int, Any] = {}
+        dtype = None
+        self._sums.begin(inputs.at.buffers.layout)
+        for shard, rows in self._own_parts(examples, inputs.key is not None):
+            sums = self._sums.open(shard, len(rows) == 1)
+            states[shard] = inputs.state
+            for part in rows:
+                result = self._take_part(inputs, part, states[shard], sums)
+                states[shard], dtype, sums.empty = result.state, result.dtype, False
+                table[shard] += (result.loss * result.norm, result.norm, part.count)
+            self._sums.close(shard)
+        self._comm.sum(table)
+        loss, weight, _ = np.add.accumulate(table)[-1].tolist()
+        if weight == 0:
+            raise ValueError(
+                f"Trainer.fit: all targets of step {inputs.at.step + 1} are ignored, expected another one too"
+            )
+        state = mean_state(self._comm, states, table[:, 2], inputs.state, self._steps)
+        total = Total(1.0 if self._summed else weight, loss, self._sums.total())
+        end = replace(inputs, state=state, key=None, folds=(), part=total)
+        result = self._steps.update(end, commit)
+        result.dtype = dtype or result.dtype
+        return result
+
+    def _take_part(self, inputs: StepInputs, part: _Rows, state: Any, sums: Any) -> StepResult:
+        x, loss, target = part.example
+        weight = 1.0 if self._summed else float(part.count)
+        own = Part(weight, not self._summed, part.first, part.count, sums)
+        example = {"x": x, "loss": loss, "target": target, "state": state}
+        step = replace(inputs, **example, counter=self._counter, part=own, clip_norm=None)
+        return self._steps.take(step, _ignore)
+
+    def _own_parts(self, examples: Sequence[Example], indexed: bool) -> list[tuple[int, list[_Rows]]]:
+        """Return this rank's shards, each with its rows of every element that it has some of.
+
+        indexed: whether the indices of rows are needed.
+        """
+        sizes = np.zeros((self._comm.size, len(examples)), np.int64)
+        sizes[self._comm.rank] = [length(x) for x, _, _ in examples]
+        if indexed or self._micro:
+            self._comm.sum(sizes)
+        starts = sizes[: self._comm.rank].sum(0)
+        lengths = sizes.sum(0)
+        bases = np.cumsum(lengths) - lengths
+        parts: list[tuple[int, list[_Rows]]] = []
+        for shard in self._shards.own:
+            rows = []
+            for k, example in enumerate(examples):
+                own = slice(int(starts[k]), int(starts[k] + sizes[self._comm.rank, k]))
+                cut = self._shards.rows(shard, int(lengths[k])) if self._micro else own
+                if cut.stop > cut.start:
+                    part = _cut(example, cut, own) if self._micro else example
+                    rows.append(_Rows(part, int(bases[k]) + cut.start, cut.stop - cut.start))
+            parts.append((shard, rows))
+        return parts
+
+
+def _cut(example: Example, rows: slice, own: slice) -> Example:
+    """Return some rows of an example, of which this rank has those of `own`."""
+    if not own.start <= rows.start <= rows.stop <= own.stop:
+        raise ValueError(
+            "Trainer.fit: this rank's rows are not those of its micro-shards, expected data.shard(comm) of "
+            "the same communicator"
+        )
+    x, loss, target = example
+    element = (x, target)
+    row_count("Trainer.fit, micro_shards", element if target else (x, loss))
+    x, target = rows_of(element, slice(rows.start - own.start, rows.stop - own.start))
+    return x, loss, target
+
+
+def _ignore(*_: Any) -> None:
+    """Take no notice of a new state: a part does not end its step."""
+
+
+def arrays(x: Any) -> list[Any]:
+    """Return the tensors or arrays of an input."""
+    if isinstance(x, tuple | dict):
+        return list(ptree.leaves(x))
+    return [x if hasattr(x, "shape") else as_tensor(x)]
+
+
+def length(x: Any) -> int:
+    """Return the number of examples of an input: the length of its first axis."""
+    if type(x) is Tensor and x._data.shape:
+        return x._data.shape[0]
+    first = arrays(x)[0]
+    return int(first.shape[0]) if first.ndim else 1
