@@ -9,6 +9,7 @@ import pytest
 import treepie as tp
 from treepie.data.rows import Shards
 from treepie.distributed import Local
+from treepie.layer.core import parametric
 from treepie.train.ranks import digest
 from treepie.train.reduction import ShardSums
 
@@ -312,3 +313,23 @@ def test_a_digest_tells_any_change():
             bits[k] ^= 1
             assert digest(arrays) != before
             bits[k] ^= 1
+
+
+def test_the_sign_of_zeros_is_the_same_on_any_number_of_ranks():
+    """Gradients that are -0 in each part, of parameters that are -0."""
+    x, y = np.zeros((8, 6), "f4"), np.ones((8, 3), "f4")
+    negated = parametric(
+        "negated", lambda rngs, dtype: {"w": tp.full((6, 3), -0.0, dtype)}, lambda p, x: x @ -p["w"]
+    )
+
+    def run(comm=None):
+        trainer = tp.Trainer(negated, tp.optim.sgd(0.1))
+        data = tp.Data.prepare((x, y), batch_size=8)
+        data = data if comm is None else data.shard(comm)
+        st = trainer.init(rngs=tp.rng.key(0))
+        st = trainer.fit(st, data, loss=lambda out, y: (out * y).mean(), comm=comm, micro_shards=4)
+        return st.vars.params["w"].numpy().tobytes()
+
+    alone = run()
+    for n in (2, 3, 4):
+        assert Local(n).run(run) == [alone] * n

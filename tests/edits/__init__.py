@@ -13,6 +13,7 @@ from . import (
     ops,
     optimizers,
     programs,
+    shards,
     threads,
     traces,
     training,
@@ -34,5 +35,6 @@ _PARTS = (
     training,
     caches,
     draws,
+    shards,
 )
 ALL = [e for part in _PARTS for e in part.EDITS]
