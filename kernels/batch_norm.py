@@ -175,11 +175,12 @@ def _finish_sums(lo: int, hi: int, partial: A3, sums: A2) -> None:
 
 
 @kernel
-def _rounded(lo: int, hi: int, center: A1, scale: A1, shift: A1, coefficients: A2) -> None:
+def _rounded(lo: int, hi: int, origin: A1, distance: A1, scale: A1, shift: A1, coefficients: A2) -> None:
     own = coefficients.dtype.type
-    for c in range(center.size):
-        coefficients[0, c] = own(center[c])
-        coefficients[1, c] = center[c] - coefficients[0, c]
+    for c in range(origin.size):
+        center = origin[c] + distance[c]
+        coefficients[0, c] = own(center)
+        coefficients[1, c] = center - coefficients[0, c]
         coefficients[2, c], coefficients[3, c] = scale[c], shift[c]
 
 
@@ -252,9 +253,9 @@ def channel_products(g: Operand, x: Operand, origin: Operand, sums: Operand, scr
 
 
 def channel_affine(inputs: list[Operand], y: Operand, scratch: Any) -> list[Launch]:
-    """Plan y = (x - center) * scale + shift of (x, center, scale, shift); x, y: (n, channels, inner).
+    """Plan y = (x - origin - distance) * scale + shift; x, y: (n, channels, inner).
 
-    center, scale, shift: (channels,) float64.
+    inputs: x, and origin, distance, scale and shift, each (channels,) float64.
     """
     x, *numbers = inputs
     coefficients = scratch((4, numbers[0].size), x.dtype)

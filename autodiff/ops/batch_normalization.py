@@ -182,9 +182,10 @@ def _wide(x: TensorLike) -> Tensor:
     return astype(as_float("batch_norm", x), float64)
 
 
-def _part(sums: Tensor, k: int) -> Tensor:
-    """Return a row of sums (2, c)."""
-    return flat_slice(reshape(_wide(sums), (-1,)), k * sums.shape[1], (sums.shape[1],))
+def rows_of(sums: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the two rows of sums (2, c), in float64."""
+    flat, channels = reshape(_wide(sums), (-1,)), sums.shape[1]
+    return flat_slice(flat, 0, (channels,)), flat_slice(flat, channels, (channels,))
 
 
 def _spread(v: Tensor, x: Tensor) -> Tensor:
@@ -193,7 +194,7 @@ def _spread(v: Tensor, x: Tensor) -> Tensor:
 
 
 def _affine(x: Tensor, center: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Return `channel_affine` in elementwise ops, which fuse with others, for gradients."""
+    """Return (x - center) * scale + shift in elementwise ops, which fuse with others."""
     if x.dtype != float64:  # the rest of the center is needed where it is large
         high = stop_gradient(astype(center, x.dtype))
         x, center = sub(x, per_channel(high, x.ndim)), sub(center, _wide(high))
@@ -207,6 +208,20 @@ def _check_channels(x: Tensor, *numbers: Tensor) -> None:
             raise ValueError(
                 f"batch_norm: x has shape {x.shape} and its channels {v.shape} numbers, expected one each"
             )
+
+
+def _moments_vjp(g: Tensor, y: Tensor, x: Tensor, origin: Tensor, dtype: DType) -> tuple[Tensor, Tensor]:
+    (first, second), (total, _) = rows_of(g), rows_of(y)
+    twice, count = mul(second, 2.0), float(x.size // x.shape[1])
+    return _affine(x, origin, twice, first), mul(add(mul(first, count), mul(twice, total)), -1.0)
+
+
+def _products_vjp(
+    h: Tensor, y: Tensor, g: Tensor, x: Tensor, origin: Tensor, dtype: DType
+) -> tuple[Tensor, Tensor, Tensor]:
+    (first, second), (total, _) = rows_of(h), rows_of(y)
+    upstream = mul(mul(second, total), -1.0)
+    return _affine(x, origin, second, first), mul(g, _spread(second, g)), upstream
 
 
 def _column(v: Any, x: Any) -> Any:
@@ -233,16 +248,8 @@ _LARGE: Shape = (64, 32, 14, 14)
     plan=lambda inputs, outputs, scratch, dtype: kernels.channel_moments(
         _channels(inputs[0]), inputs[1], outputs[0], scratch
     ),
-    vjp=(
-        lambda g, y, x, origin, dtype: _affine(x, origin, mul(_part(g, 1), 2.0), _part(g, 0)),
-        lambda g, y, x, origin, dtype: mul(
-            add(
-                mul(_part(g, 0), float(x.size // x.shape[1])),
-                mul(mul(_part(g, 1), 2.0), _part(y, 0)),
-            ),
-            -1.0,
-        ),
-    ),
+    shared=_moments_vjp,
+    vjp=tuple(map(pick, range(2))),
     oracle=_moments_oracle,
     cases=[Case((s, (c,)), _SUMS) for s, c in _BATCH],
     wrong=Case(((3, 5), (4,)), _SUMS),
@@ -267,11 +274,8 @@ def channel_moments(x: TensorLike, origin: TensorLike, dtype: DType) -> BoundArg
     plan=lambda inputs, outputs, scratch, dtype: kernels.channel_products(
         _channels(inputs[0]), _channels(inputs[1]), inputs[2], outputs[0], scratch
     ),
-    vjp=(
-        lambda h, y, g, x, origin, dtype: _affine(x, origin, _part(h, 1), _part(h, 0)),
-        lambda h, y, g, x, origin, dtype: mul(g, _spread(_part(h, 1), g)),
-        lambda h, y, g, x, origin, dtype: mul(mul(_part(h, 1), _part(y, 0)), -1.0),
-    ),
+    shared=_products_vjp,
+    vjp=tuple(map(pick, range(3))),
     oracle=_products_oracle,
     cases=[Case((s, s, (c,)), _SUMS) for s, c in _BATCH],
     wrong=Case(((3, 5), (3, 4), (5,)), _SUMS),
@@ -291,33 +295,41 @@ def channel_products(g: TensorLike, x: TensorLike, origin: TensorLike, dtype: DT
 
 
 def _channel_affine_vjp(
-    g: Tensor, y: Tensor, x: Tensor, center: Tensor, scale: Tensor, shift: Tensor
+    g: Tensor, y: Tensor, x: Tensor, origin: Tensor, distance: Tensor, scale: Tensor, shift: Tensor
 ) -> tuple[Tensor, ...]:
-    sums = channel_products(g, x, center, float64)
-    total, product = _part(sums, 0), _part(sums, 1)
-    return mul(g, _spread(scale, g)), mul(mul(scale, total), -1.0), product, total
+    # About the origin: where the mean is large, origin + distance is rounded by more than a product may be.
+    total, product = rows_of(channel_products(g, x, origin, float64))
+    center = mul(mul(scale, total), -1.0)
+    return mul(g, _spread(scale, g)), center, center, sub(product, mul(distance, total)), total
+
+
+def _channel_affine_oracle(x: Any, *numbers: Any) -> Any:
+    origin, distance, scale, shift = (_column(v, x) for v in numbers)
+    return (x - origin - distance) * scale + shift
 
 
 @op(
-    signature="(n,c,...),(c),(c),(c)->(n,c,...)",
-    infer=lambda x, center, scale, shift: [Spec(x.shape, x.dtype)],
+    signature="(n,c,...),(c),(c),(c),(c)->(n,c,...)",
+    infer=lambda x, *numbers: [Spec(x.shape, x.dtype)],
     plan=lambda inputs, outputs, scratch: kernels.channel_affine(
         [_channels(inputs[0]), *inputs[1:]], _channels(outputs[0]), scratch
     ),
     shared=_channel_affine_vjp,
-    vjp=tuple(map(pick, range(4))),
-    oracle=lambda x, center, scale, shift: (x - _column(center, x)) * _column(scale, x) + _column(shift, x),
-    cases=[Case((s, (c,), (c,), (c,))) for s, c in _BATCH],
-    wrong=Case(((3, 5), (5,), (4,), (5,))),
-    large=Case((_LARGE, (32,), (32,), (32,))),
-    magnitude=lambda x, center, scale, shift: (
-        (np.abs(x).max() + np.abs(center).max()) * np.abs(scale).max() + np.abs(shift).max()
-    ),
+    vjp=tuple(map(pick, range(5))),
+    oracle=_channel_affine_oracle,
+    cases=[Case((s, (c,), (c,), (c,), (c,))) for s, c in _BATCH],
+    wrong=Case(((3, 5), (5,), (4,), (5,), (5,))),
+    large=Case((_LARGE, (32,), (32,), (32,), (32,))),
+    magnitude=lambda x, origin, distance, scale, shift: _channel_affine_oracle(
+        np.abs(x), -np.abs(origin), -np.abs(distance), np.abs(scale), np.abs(shift)
+    ).max(),
     ulp=2,
     recycled=True,
 )
-def channel_affine(x: TensorLike, center: TensorLike, scale: TensorLike, shift: TensorLike) -> BoundArguments:
-    """Return (x - center) * scale + shift, with float64 numbers for each channel (axis 1)."""
-    t, *numbers = as_float("batch_norm", x), *map(_wide, (center, scale, shift))
+def channel_affine(
+    x: TensorLike, origin: TensorLike, distance: TensorLike, scale: TensorLike, shift: TensorLike
+) -> BoundArguments:
+    """Return (x - origin - distance) * scale + shift, with float64 numbers for each channel (axis 1)."""
+    t, *numbers = as_float("batch_norm", x), *map(_wide, (origin, distance, scale, shift))
     _check_channels(t, *numbers)
     return (t, *numbers), {}
