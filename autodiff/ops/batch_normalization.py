@@ -24,7 +24,7 @@ from .arithmetic import add, div, mul, square, sub
 from .elementary import rsqrt
 from .normalization import check_operands
 from .reduction import mean, sum
-from .shape import astype, reshape, stop_gradient
+from .shape import astype, reshape
 from .slicing import flat_slice
 
 
@@ -193,12 +193,9 @@ def _spread(v: Tensor, x: Tensor) -> Tensor:
     return per_channel(astype(v, x.dtype), x.ndim)  # type: ignore[no-any-return]
 
 
-def _affine(x: Tensor, center: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Return (x - center) * scale + shift in elementwise ops, which fuse with others."""
-    if x.dtype != float64:  # the rest of the center is needed where it is large
-        high = stop_gradient(astype(center, x.dtype))
-        x, center = sub(x, per_channel(high, x.ndim)), sub(center, _wide(high))
-    return scale_shift(x, _spread(center, x), _spread(scale, x), _spread(shift, x))
+def _affine(x: Tensor, origin: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Return (x - origin) * scale + shift."""
+    return channel_affine(x, origin, Tensor(np.zeros(origin.shape), None), scale, shift)
 
 
 def _check_channels(x: Tensor, *numbers: Tensor) -> None:
