@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from treepie.autodiff import Tensor, float64, ones, ops, stop_gradient, zeros
 from treepie.autodiff.arguments import as_float, as_tensor, integer
 from treepie.autodiff.ops import batch_normalization as batch, normalization as rows, rsqrt
@@ -159,12 +161,13 @@ def rank_statistics(
     values, as precise as about a value of the batch, and merged without rounding the means of ranks (compare
     Chan et al. 1979). Two sums over ranks, of 1 + c and 2 c numbers, and one of 2 c in the backward pass.
     """
+    batch.check_channels(x, scale, bias)
     channels = x.shape[1]
     w, b = (ops.astype(p, float64) for p in (scale, bias))
     # Any origin gives the same statistics, so no gradient passes through it.
     rows = ops.reshape(stop_gradient(x), (x.shape[0], channels, -1))
     first = ops.strided_slice(rows, (0, 0, 0), (1, 1, 1), (1, channels, 1))
-    number = ops.mul(ones((1,), float64), x.size / channels)
+    number = as_tensor(np.array([x.size / channels]))
     weighted = ops.mul(ops.reshape(ops.astype(first, float64), (channels,)), number)
     total = ops.rank_sum(ops.concatenate([weighted, number]), comm)
     count = ops.flat_slice(total, channels, ())

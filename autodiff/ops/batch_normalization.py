@@ -198,7 +198,8 @@ def _affine(x: Tensor, origin: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return channel_affine(x, origin, Tensor(np.zeros(origin.shape), None), scale, shift)
 
 
-def _check_channels(x: Tensor, *numbers: Tensor) -> None:
+def check_channels(x: Tensor, *numbers: Tensor) -> None:
+    """Raise ValueError where x has no elements, or there is not a number for each channel."""
     _check(x, x)
     for v in numbers:
         if v.shape != x.shape[1:2]:
@@ -261,7 +262,7 @@ def channel_moments(x: TensorLike, origin: TensorLike, dtype: DType) -> BoundArg
     origin: (c,), near the mean, so that no digits cancel.  dtype: of the sums.
     """
     t, o = as_float("batch_norm", x), _wide(origin)
-    _check_channels(t, o)
+    check_channels(t, o)
     return (t, o), {"dtype": np.dtype(dtype)}
 
 
@@ -287,7 +288,7 @@ def channel_products(g: TensorLike, x: TensorLike, origin: TensorLike, dtype: DT
     """Return the sums over channels (axis 1) of g and of g * (x - origin), computed in float64."""
     upstream, t, o = as_float("batch_norm", g), as_float("batch_norm", x), _wide(origin)
     _check(t, upstream)
-    _check_channels(t, o)
+    check_channels(t, o)
     return (upstream, t, o), {"dtype": np.dtype(dtype)}
 
 
@@ -328,5 +329,5 @@ def channel_affine(
 ) -> BoundArguments:
     """Return (x - origin - distance) * scale + shift, with float64 numbers for each channel (axis 1)."""
     t, *numbers = as_float("batch_norm", x), *map(_wide, (origin, distance, scale, shift))
-    _check_channels(t, *numbers)
+    check_channels(t, *numbers)
     return (t, *numbers), {}

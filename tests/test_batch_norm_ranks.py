@@ -1,0 +1,658 @@
+"""Batch norm over the rows of all ranks, and sums over ranks inside of programs."""
+
+import gc
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import weakref
+
+import numpy as np
+import pytest
+
+import treepie as tp
+from treepie.autodiff import ops
+from treepie.autodiff.ops.ranks import EqualRanks
+from treepie.distributed import Local
+from treepie.kernels import threads
+
+ROWS = 23
+RANKS = (1, 2, 3, 5)
+SHAPES = [(4,), (4, 3), (4, 3, 2)]
+#: The first row of each rank: shards of different sizes, some of one row.
+CUTS = {1: [0, 23], 2: [0, 9, 23], 3: [0, 15, 16, 23], 5: [0, 4, 5, 7, 20, 23]}
+EAGER, JIT = (lambda f: f), tp.jit
+
+
+def numbers(shape, seed=0, dtype="f8"):
+    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
+
+
+def array(tree):
+    return tp.ptree.map(lambda t: t.numpy(), tree)
+
+
+class Recorder:
+    """A communicator of `size` equal ranks that notes the shapes of its sums, and may fail at one of them."""
+
+    def __init__(self, size=2, fail_at=None, error=None):
+        self.rank, self.size, self.sums = 0, size, []
+        self.fail_at, self.error = fail_at, error
+
+    def sum(self, array):
+        self.sums.append(array.shape)
+        if len(self.sums) - 1 == self.fail_at:
+            self.error()
+        array *= self.size
+
+    def broadcast(self, array, root=0):
+        pass
+
+    def barrier(self):
+        pass
+
+    def abort(self, status=1):
+        raise SystemExit(status)
+
+
+class Broken(Exception):
+    pass
+
+
+def split(comm, *arrays):
+    """Return the rank's rows of arrays; all of them without a communicator."""
+    first, last = (0, ROWS) if comm is None else CUTS[comm.size][comm.rank :][:2]
+    return [tp.tensor(a[first:last]) for a in arrays]
+
+
+def layer_vars(layer, dtype="f8"):
+    """Return variables with scales and biases of their own."""
+    vars = layer.init(tp.rng.key(0), dtype)
+    keys = iter(range(5, 100))
+    return vars.with_params(tp.ptree.map(lambda t: t + numbers(t.shape, next(keys), dtype), vars.params))
+
+
+def layer_results(comm, x, v, compiled):
+    """Return the output, the state, the loss and the gradients of parameters and input, on own rows."""
+    layer = tp.layer.batch_norm(x.shape[1], eps=1e-3, momentum=0.3, comm=comm)
+    vars = layer_vars(layer, x.dtype)
+    x, v = split(comm, x, v)
+
+    def loss(variables, v):
+        y, after = layer.apply(vars.with_params(variables[0]), variables[1], True)
+        return (tp.sin(y) * v).sum(), (y, after.state)
+
+    function = compiled(lambda variables, v: tp.value_and_grad_aux(lambda p: loss(p, v))(variables))
+    for _ in range(2):
+        value, (params, dx), (y, state) = function((vars.params, x), v)
+    return array((value, params, dx, y, state))
+
+
+def assert_equal_to_one_process(results, alone, tol=1e-12):
+    value, params, dx, y, state = alone
+    np.testing.assert_allclose(sum(r[0] for r in results), value, rtol=tol, atol=tol)
+    np.testing.assert_allclose(np.concatenate([r[2] for r in results]), dx, rtol=tol, atol=tol)
+    np.testing.assert_allclose(np.concatenate([r[3] for r in results]), y, rtol=tol, atol=tol)
+    for name, g in params.items():
+        np.testing.assert_allclose(sum(r[1][name] for r in results), g, rtol=tol, atol=tol)
+    for r in results:
+        for name, s in state.items():
+            np.testing.assert_allclose(r[4][name], s, rtol=tol, atol=tol)
+            np.testing.assert_array_equal(r[4][name], results[0][4][name])
+
+
+@pytest.mark.parametrize("compiled", [EAGER, JIT], ids=["eager", "jit"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("n", RANKS)
+def test_ranks_equal_one_process_on_the_whole_batch(n, shape, compiled):
+    x, v = numbers((ROWS, *shape)) * 3 + 1, numbers((ROWS, *shape), 1)
+    results = Local(n).run(lambda comm: layer_results(comm, x, v, compiled))
+    assert_equal_to_one_process(results, layer_results(None, x, v, compiled))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_large_mean_loses_no_digits(shape):
+    """One process rounds the mean by 6e-11, in outputs too; gradients are compared without the mean."""
+    x, v = numbers((ROWS, *shape)) + 1e6, numbers((ROWS, *shape), 1)
+
+    def results(comm, x):
+        layer = tp.layer.batch_norm(4, comm=comm)
+        vars = layer_vars(layer)
+        own, w = split(comm, x, v)
+        run = lambda params, x: layer.apply(vars.with_params(params), x, True)
+        (y, state), pullback = tp.vjp(lambda *p: (run(*p)[0], run(*p)[1].state), vars.params, own)
+        params, dx = pullback((w, tp.ptree.map(tp.zeros_like, state)))
+        return array((tp.tensor(0.0), params, dx, y, state))
+
+    alone, centered = results(None, x), results(None, x - 1e6)
+    want = (alone[0], *centered[1:3], *alone[3:])
+    assert_equal_to_one_process(Local(3).run(lambda comm: results(comm, x)), want)
+
+
+@pytest.mark.parametrize("mean", [0.0, 300.0])
+def test_float32_is_as_accurate_as_one_process(mean):
+    x, v = numbers((ROWS, 4, 3), dtype="f4") + np.float32(mean), numbers((ROWS, 4, 3), 1, "f4")
+    want = layer_results(None, x.astype("f8"), v.astype("f8"), EAGER)
+    for tree in (layer_results(None, x, v, EAGER), *Local(1).run(lambda c: layer_results(c, x, v, EAGER))):
+        assert np.abs(tree[3] - want[3]).max() < 2e-6
+    results = Local(3).run(lambda comm: layer_results(comm, x, v, EAGER))
+    assert_equal_to_one_process(results, want, 1e-5)
+    assert np.abs(np.concatenate([r[3] for r in results]) - want[3]).max() < 2e-6
+
+
+def test_ranks_with_far_means():
+    """Rank 0 has a mean of 1000, the others -1000."""
+    x, v = numbers((ROWS, 4)), numbers((ROWS, 4), 1)
+    x += np.where(np.arange(ROWS)[:, None] < CUTS[3][1], 1000.0, -1000.0)
+    results = Local(3).run(lambda comm: layer_results(comm, x, v, EAGER))
+    assert_equal_to_one_process(results, layer_results(None, x, v, EAGER))
+
+
+def second(comm, x, v, compiled):
+    """Return the derivative of <gradient of a loss, direction>, on own rows."""
+    layer = tp.layer.batch_norm(x.shape[1], comm=comm)
+    vars = layer_vars(layer)
+    x, v, direction = split(comm, x, v, numbers(x.shape, 2))
+
+    def outer(variables):
+        def loss(p):
+            return (tp.sin(layer.apply(vars.with_params(p[0]), p[1], True)[0]) * v).sum()
+
+        params, dx = tp.grad(loss)(variables)
+        return (dx * direction).sum() + (params["scale"] ** 2 * 0 + params["scale"]).sum()
+
+    value, (params, dx) = compiled(tp.value_and_grad(outer))((vars.params, x))
+    return array((value, params, dx, x, {}))
+
+
+@pytest.mark.parametrize("compiled", [EAGER, JIT], ids=["eager", "jit"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("n", [2, 3])
+def test_second_derivatives_equal_those_of_one_process(n, shape, compiled):
+    x, v = numbers((ROWS, *shape)), numbers((ROWS, *shape), 1)
+    results = Local(n).run(lambda comm: second(comm, x, v, compiled))
+    assert_equal_to_one_process(results, second(None, x, v, compiled))
+
+
+# ---- models
+def network(comm=None, activation=tp.layer.tanh):
+    return tp.layer.sequential(
+        [
+            tp.layer.linear(4, 6),
+            tp.layer.batch_norm(6, comm=comm),
+            activation(),
+            tp.layer.linear(6, 5),
+            tp.layer.batch_norm(5, comm=comm),
+        ]
+    )
+
+
+def python_layer():
+    """Return a layer of a user's Python, which runs in every step."""
+
+    def apply(params, state, x, *, dtype, training, rngs, ctx):
+        return tp.sin(x), state
+
+    return tp.layer.Layer(lambda rngs, dtype: tp.layer.Vars({}, {}, dtype), apply)
+
+
+def weighted(out, v):
+    return (tp.sin(out) * v).sum()
+
+
+def steps(comm, x, v, model=network, count=3):
+    """Return the sums of changes over 3 steps from the same state, and the state after the last one."""
+    trainer = tp.Trainer(model(comm), tp.optim.sgd(1.0))
+    st = trainer.init(rngs=tp.rng.key(0), dtype="f8")
+    (x, v) = split(comm, x, v)
+    for _ in range(count):
+        loss, after = trainer.step(st, x, loss=lambda out: weighted(out, v))
+    names = [path for path, _ in tp.ptree.flatten_with_paths(st.vars.params)]
+    pairs = zip(tp.ptree.leaves(st.vars.params), tp.ptree.leaves(after.vars.params), strict=True)
+    changes = dict(zip(names, [a.numpy() - b.numpy() for a, b in pairs], strict=True))
+    state = {path: t.numpy() for path, t in tp.ptree.flatten_with_paths(after.vars.state)}
+    return loss.numpy(), changes, x.numpy(), x.numpy(), state
+
+
+MODELS = {
+    "pure": network,
+    "python": lambda comm=None: network(comm, python_layer),
+}
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize("n", RANKS)
+def test_training_steps_equal_those_of_one_process(n, model):
+    x, v = numbers((ROWS, 4)), numbers((ROWS, 5), 1)
+    results = Local(n).run(lambda comm: steps(comm, x, v, model))
+    assert_equal_to_one_process(results, steps(None, x, v, model))
+
+
+def test_a_rank_may_run_op_by_op_while_others_run_a_program():
+    """Rank 0 reads the loss in its Python; the sums of all ranks still match."""
+    x, v = numbers((ROWS, 4)), numbers((ROWS, 5), 1)
+
+    def run(comm):
+        trainer = tp.Trainer(network(comm), tp.optim.sgd(1.0))
+        st = trainer.init(rngs=tp.rng.key(0), dtype="f8")
+        own, w = split(comm, x, v)
+
+        def loss(out):
+            value = weighted(out, w)
+            assert comm.rank or value.item() < 1e9
+            return value
+
+        for _ in range(3):
+            result, after = trainer.step(st, own, loss=loss)
+        return result.numpy(), after.vars.state
+
+    results = Local(3).run(run)
+    want = steps(None, x, v)
+    np.testing.assert_allclose(sum(r[0] for r in results), want[0], rtol=1e-12)
+    for path, s in tp.ptree.flatten_with_paths(results[0][1]):
+        np.testing.assert_allclose(s.numpy(), want[4][path], rtol=1e-12, atol=1e-13)
+
+
+def test_threads_do_not_change_the_bits(monkeypatch):
+    monkeypatch.setattr("treepie.kernels.config.PARALLEL_GAIN", 0.0)
+    x, v = numbers((ROWS, 4, 70)), numbers((ROWS, 4, 70), 1)
+    results = []
+    try:
+        for n in (1, 2, 3):
+            threads.set_num_threads(n)
+            results.append(Local(2).run(lambda comm: layer_results(comm, x, v, tp.jit)))
+    finally:
+        threads.set_num_threads("auto")
+    first, *others = [tp.ptree.leaves(list(map(list, r))) for r in results]
+    for other in others:
+        for a, b in zip(other, first, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+# ---- one process, or no rows
+def test_without_other_ranks_the_program_is_that_of_the_local_layer():
+    x, v = numbers((ROWS, 4, 3)), numbers((ROWS, 4, 3), 1)
+    alone = layer_results(None, x, v, tp.jit)
+    (one,) = Local(1).run(lambda comm: layer_results(comm, x, v, tp.jit))
+    for a, b in zip(tp.ptree.leaves(list(alone)), tp.ptree.leaves(list(one)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+    def ops_of(comm):
+        step = tp.jit(lambda vars, x: tp.layer.batch_norm(4, comm=comm).apply(vars, x, True)[0])
+        step(tp.layer.batch_norm(4).init(tp.rng.key(0), "f8"), tp.tensor(x))
+        return [call.op.name for call, _ in step.programs[0].calls]
+
+    assert ops_of(None) == ops_of(Recorder(1))
+    assert "rank_sum" in ops_of(Recorder(2))
+    assert "rank_sum" not in ops_of(Recorder(1))
+
+
+def test_evaluation_does_not_communicate():
+    comm = Recorder()
+    layer, local = tp.layer.batch_norm(4, comm=comm), tp.layer.batch_norm(4)
+    vars = layer_vars(layer)
+    x = tp.tensor(numbers((1, 4)))
+    np.testing.assert_array_equal(layer.apply(vars, x)[0].numpy(), local.apply(vars, x)[0].numpy())
+    assert comm.sums == []
+
+
+def test_wrong_arguments_are_refused_before_any_sum():
+    comm = Recorder()
+    with pytest.raises(TypeError, match=r"layer\.batch_norm: comm is a str, expected a communicator"):
+        tp.layer.batch_norm(4, comm="world")
+    layer = tp.layer.batch_norm(4, comm=comm)
+    vars = layer.init(tp.rng.key(0))
+    for shape in [(0, 4), (3, 4, 0), (3, 5), (4,)]:
+        with pytest.raises(ValueError, match="batch_norm: x has shape"):
+            layer.apply(vars, tp.zeros(shape), True)
+    assert comm.sums == []
+    with pytest.raises(TypeError, match="rank_sum: comm is 3, expected"):
+        ops.rank_sum(tp.ones(2), 3)
+
+
+def test_one_row_on_each_rank():
+    """A rank's own variance would be 0."""
+    x = numbers((2, 4))
+    ys = Local(2).run(
+        lambda c: (
+            (layer := tp.layer.batch_norm(4, comm=c))
+            .apply(layer.init(tp.rng.key(0), "f8"), x[c.rank : c.rank + 1], True)[0]
+            .numpy()
+        )
+    )
+    np.testing.assert_allclose(
+        np.concatenate(ys), (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5), rtol=1e-12, atol=1e-12
+    )
+
+
+# ---- pickling, and memory
+class Picklable(Recorder):
+    def __reduce__(self):
+        return Picklable, (self.size,)
+
+
+def test_a_layer_pickles_with_its_communicator():
+    layer = pickle.loads(pickle.dumps(tp.layer.batch_norm(4, comm=Picklable())))
+    x = tp.tensor(numbers((3, 4)))
+    vars = layer.init(tp.rng.key(0), "f8")
+    mine = tp.layer.batch_norm(4, comm=Picklable()).apply(vars, x, True)[0].numpy()
+    np.testing.assert_array_equal(layer.apply(vars, x, True)[0].numpy(), mine)
+
+
+def test_no_cache_keeps_a_communicator_alive():
+    comm = Recorder()
+    dead = weakref.ref(comm)
+    run_step(comm)()
+    for compiled in (EAGER, JIT):
+        function, params = gradient_step(comm)
+        compiled(function)(params)
+    del comm, function, params
+    gc.collect()
+    assert dead() is None
+
+
+# ---- the order of sums
+def sums_of(compiled, function, *arguments):
+    """Return the shapes of the sums of a second call."""
+    comm = Recorder()
+    run = compiled(lambda *args: function(comm, *args))
+    run(*arguments)
+    comm.sums.clear()
+    run(*arguments)
+    return comm.sums
+
+
+def dead_code(comm, x):
+    ops.rank_sum(x.sum(0), comm)
+    return x + 1.0
+
+
+def constants(comm, x):
+    return x + ops.rank_sum(tp.ones((x.shape[1],), x.dtype), comm)
+
+
+def equal_calls(comm, x):
+    s = x.sum(0)
+    return x + ops.rank_sum(s, comm) + ops.rank_sum(s, comm)
+
+
+def dead_gradient(comm, x):
+    """The gradient of the first sum is computed, and not used."""
+    _, pullback = tp.vjp(lambda a, b: ops.rank_sum(a, comm) + b, x[0, :2], x[0, 2:])
+    return pullback(x[1, :2])[1]
+
+
+def late_operand(comm, x):
+    """The first sum's operand belongs to a group whose last call comes after the second sum."""
+    a = x * 2.0
+    first = ops.rank_sum(a, comm)
+    second = ops.rank_sum(x[0, :3], comm)
+    return first, tp.exp(a) + second.sum()
+
+
+@pytest.mark.parametrize(
+    ("function", "want"),
+    [
+        (dead_code, [(4,)]),
+        (constants, [(4,)]),
+        (equal_calls, [(4,), (4,)]),
+        (dead_gradient, [(2,), (2,)]),
+        (late_operand, [(6, 4), (3,)]),
+    ],
+    ids=lambda f: getattr(f, "__name__", ""),
+)
+@pytest.mark.parametrize("compiled", [EAGER, JIT], ids=["eager", "jit"])
+def test_programs_make_the_sums_of_an_eager_call_in_its_order(function, want, compiled):
+    x = tp.tensor(numbers((6, 4)))
+    assert sums_of(compiled, function, x) == want
+
+
+class _Square:
+    """A loss whose rule is Python, so that the backward pass is traced with it."""
+
+    def __new__(cls):
+        square = tp.custom_vjp(lambda y: (y * y).sum())
+        square.defvjp(lambda y: ((y * y).sum(), y), lambda y, g: (g * y * 2.0,))
+        return square
+
+
+LOSSES = {"ops": lambda out: (out * out).sum(), "a user's rule": lambda out: _Square()(out)}
+
+
+def branches(comm):
+    """Return a model of two branches, whose layers normalize the same input and some more."""
+    first, other = tp.layer.batch_norm(4, comm=comm), tp.layer.batch_norm(4, comm=comm)
+    after = tp.layer.batch_norm(4, comm=comm)
+
+    def init(rngs, dtype):
+        parts = [layer.init(rngs, dtype) for layer in (first, other, after)]
+        return tp.layer.Vars([p.params for p in parts], [p.state for p in parts], dtype)
+
+    def apply(params, state, x, *, dtype, training, rngs, ctx):
+        outs, states = [], []
+        for k, (layer, source) in enumerate([(first, 0), (other, 0), (after, 1)]):
+            operand = x if source == 0 else outs[1] * 2.0
+            y, vars = layer.apply(tp.layer.Vars(params[k], state[k], dtype), operand, training)
+            outs.append(y)
+            states.append(vars.state)
+        return outs[0] + tp.tanh(outs[2]), states
+
+    return tp.layer.Layer(init, apply)
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+@pytest.mark.parametrize("model", [branches, *MODELS.values()], ids=["branches", *MODELS])
+def test_steps_make_the_sums_of_an_eager_step_in_its_order(model, loss, monkeypatch):
+    from tests.op_by_op import run_eagerly
+
+    x = tp.tensor(numbers((6, 4)))
+
+    def sums():
+        comm = Recorder()
+        trainer = tp.Trainer(model(comm), tp.optim.sgd(0.1))
+        st = trainer.init(rngs=tp.rng.key(0), dtype="f8")
+        for _ in range(3):
+            comm.sums.clear()
+            _, st = trainer.step(st, x, loss=loss)
+        return comm.sums, len(trainer.steps.cache.programs)
+
+    program, planned = sums()
+    assert planned == 1
+    run_eagerly(monkeypatch)
+    eager, planned = sums()
+    assert planned == 0
+    assert program == eager
+
+
+# ---- errors
+def gradient_step(comm):
+    layer = tp.layer.batch_norm(4, comm=comm)
+    vars = layer.init(tp.rng.key(0), "f8")
+    gradient = tp.grad(lambda p: tp.sin(layer.apply(vars.with_params(p[0]), p[1], True)[0]).sum())
+    return gradient, (vars.params, X6)
+
+
+X6 = tp.tensor(numbers((6, 4)))
+
+
+def run_eager(comm):
+    function, params = gradient_step(comm)
+    return lambda: function(params)
+
+
+def run_jit(comm):
+    function, params = gradient_step(comm)
+    jitted = tp.jit(function)
+    return lambda: jitted(params)
+
+
+def run_vjp(comm):
+    def run():
+        y, pullback = tp.vjp(lambda x: ops.rank_sum(x, comm), X6)
+        return ops.rank_sum(pullback(y)[0], comm)
+
+    return run
+
+
+def run_step(comm, model=network, loss=lambda out: tp.sin(out).sum()):
+    trainer = tp.Trainer(model(comm), tp.optim.sgd(0.1))
+    st = trainer.init(rngs=tp.rng.key(0), dtype="f8")
+    return lambda: trainer.step(st, X6, loss=loss)[0]
+
+
+RUNS = {
+    "eager": run_eager,
+    "jit": run_jit,
+    "vjp": run_vjp,
+    "step": run_step,
+    "python step": lambda comm: run_step(comm, MODELS["python"]),
+}
+
+
+def raise_broken():
+    raise Broken("rank 1 is gone")
+
+
+def interrupt():
+    signal.raise_signal(signal.SIGINT)
+
+
+def exit_now():
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("fail", "kind"),
+    [(raise_broken, Broken), (interrupt, KeyboardInterrupt), (exit_now, SystemExit)],
+    ids=["exception", "interrupt", "exit"],
+)
+@pytest.mark.parametrize("make", RUNS.values(), ids=RUNS)
+def test_an_exception_of_a_sum_is_raised_unchanged_and_no_sum_follows(make, fail, kind, at, capfd):
+    comm = Recorder()
+    run = make(comm)
+    want = run()
+    comm.sums.clear()
+    comm.fail_at, comm.error = at, fail
+    with pytest.raises(kind):
+        run()
+    assert len(comm.sums) == at + 1
+    assert "ignored" not in capfd.readouterr().err
+    comm.fail_at = None
+    for a, b in zip(tp.ptree.leaves([want]), tp.ptree.leaves([run()]), strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+def test_a_signal_while_kernels_run_is_raised():
+    """The handler runs where Python does next: as the sum after the kernels begins, or after the call."""
+    comm = Recorder()
+    x = tp.tensor(numbers((400, 64, 64)))
+    function = tp.jit(lambda x: ops.rank_sum(tp.exp(tp.sin(x)).sum((0, 2)), comm))
+    function(x)
+    pid = os.getpid()
+    for delay in (0.0005, 0.001, 0.002, 0.004):
+        with pytest.raises(KeyboardInterrupt):
+            before = signal.setitimer if hasattr(signal, "setitimer") else None
+            if before is None:
+                pytest.skip("no timers on this system")
+            handler = signal.signal(signal.SIGALRM, lambda *_: os.kill(pid, signal.SIGINT))
+            try:
+                signal.setitimer(signal.ITIMER_REAL, delay)
+                while True:
+                    function(x)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                signal.signal(signal.SIGALRM, handler)
+
+
+def refuse(y):
+    return ops.check_range(y, -1e9, 0.5, "a value is {}").sum()
+
+
+@pytest.mark.parametrize("make", ["jit", "step", "python step"])
+def test_a_failed_check_after_a_sum_does_not_repeat_the_sum(make):
+    """Other ranks would not take part in a second one."""
+    comm = Recorder()
+    if make == "jit":
+        jitted = tp.jit(lambda x: refuse(ops.rank_sum(x, comm)))
+        run, allowed = (lambda: jitted(X6)), lambda: jitted(-tp.abs(X6))
+        allowed()
+    else:
+        run = run_step(comm, MODELS["python" if make == "python step" else "pure"], refuse)
+    comm.sums.clear()
+    with pytest.raises(ValueError, match="a value is"):
+        run()
+    assert comm.sums == ([(6, 4)] if make == "jit" else [(7,), (2, 6), (6,), (2, 5)])
+
+
+def test_a_failed_check_before_all_sums_may_be_handled():
+    comm = Recorder()
+
+    def loss(out):
+        try:
+            value = refuse(out)
+        except ValueError:
+            value = out.sum()
+        return ops.rank_sum(value, comm)
+
+    trainer = tp.Trainer(tp.layer.linear(4, 3), tp.optim.sgd(0.1))
+    st = trainer.init(rngs=tp.rng.key(0), dtype="f8")
+    for _ in range(2):
+        comm.sums.clear()
+        trainer.step(st, X6, loss=loss)
+        assert comm.sums == [(), ()]
+
+
+def test_a_profile_makes_no_sums(capsys):
+    comm = Recorder()
+    function, params = gradient_step(comm)
+    jitted = tp.jit(function)
+    jitted(params)
+    comm.sums.clear()
+    tp.explain(jitted, profile=True)
+    assert "rank_sum" in capsys.readouterr().out
+    assert comm.sums == []
+
+
+def test_communicators_are_compared_by_identity():
+    """Two that are equal are not the same ranks, and one need not be hashable."""
+
+    class Equal(EqualRanks):
+        def __eq__(self, other):
+            return True
+
+        __hash__ = None
+
+    jitted = tp.jit(lambda x, y: ops.rank_sum(x, Equal(2)) + ops.rank_sum(y, Equal(3)))
+    np.testing.assert_array_equal(jitted(tp.ones(2), tp.ones(2)).numpy(), [5.0, 5.0])
+    two, three = Equal(2), Equal(3)
+    for _ in range(2):
+        assert ops.rank_sum(tp.tensor(1.0), two).item() == 2.0
+        assert ops.rank_sum(tp.tensor(1.0), three).item() == 3.0
+
+
+CHECKED = """
+import numpy as np, treepie as tp
+def run(comm):
+    layer = tp.layer.sequential([tp.layer.linear(4, 3), tp.layer.batch_norm(3, comm=comm)])
+    trainer = tp.Trainer(layer, tp.optim.sgd(0.1))
+    st = trainer.init(rngs=tp.rng.key(0))
+    loss = tp.pure(lambda out, y: tp.square(out - y).mean())
+    x = tp.rng.normal(tp.rng.key(1), (6, 4))
+    jitted = tp.jit(lambda st, x: trainer.step(st, x, loss=lambda out: loss(out, x[:, :3]))[1])
+    for _ in range(3):
+        _, st = trainer.step(st, x, loss=lambda out: loss(out, x[:, :3]))
+        st = jitted(st, x)
+    return st.vars.params[0]["weight"].numpy()
+a, b = tp.distributed.Local(2).run(run)
+print(np.isfinite(a).all(), (a == b).all())
+"""
+
+
+def test_with_checks_of_purity():
+    environment = dict(os.environ, TREEPIE_CHECK="1")
+    result = subprocess.run(
+        [sys.executable, "-c", CHECKED], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert result.stdout == "True True\n", result.stderr
