@@ -116,9 +116,7 @@ def batch_norm(
     eps = check_eps("layer.batch_norm", eps)
     if not 0 <= momentum <= 1:
         raise ValueError(f"layer.batch_norm: momentum is {momentum}, expected 0 to 1")
-    several = None
-    if comm is not None and check_communicator("layer.batch_norm", comm).size > 1:
-        several = comm
+    several = comm is not None and check_communicator("layer.batch_norm", comm).size > 1
 
     def init(rngs: Tensor, dtype: Any) -> Vars:
         def filled(first: str, second: str) -> dict[str, Tensor]:
@@ -138,14 +136,7 @@ def batch_norm(
         mean, var = state["running_mean"], state["running_var"]
         if not training:
             return fn.batch_norm(x, scale, bias, mean, var, eps), state
-        if several is None:
-            y, batch_mean, batch_var = batch_statistics(x, scale, bias, eps)
-            n = x.size // num_features
-            unbiased = stop_gradient(batch_var) * (n / (n - 1))
-        else:
-            y, *moments, count = rank_statistics(x, scale, bias, eps, several)
-            batch_mean, batch_var = (m.astype(x.dtype) for m in moments)
-            unbiased = (stop_gradient(moments[1]) * count / (count - 1)).astype(x.dtype)
+        y, batch_mean, unbiased = _normalized(x, scale, bias, eps, comm if several else None)
         # (new - old) * momentum + old, in one pass each.
         return y, {
             "running_mean": scale_shift(stop_gradient(batch_mean), mean, momentum, mean),
@@ -153,3 +144,15 @@ def batch_norm(
         }
 
     return Layer(init, apply, f"batch_norm({num_features})", pure=True)
+
+
+def _normalized(
+    x: Tensor, scale: Tensor, bias: Tensor, eps: float, comm: Communicator | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return x normalized by the batch's statistics, its mean, and its unbiased variance as a constant."""
+    if comm is None:
+        y, mean, var = batch_statistics(x, scale, bias, eps)
+        n = x.size // x.shape[1]
+        return y, mean, stop_gradient(var) * (n / (n - 1))
+    y, mean, var, count = rank_statistics(x, scale, bias, eps, comm)
+    return y, mean.astype(x.dtype), (stop_gradient(var) * count / (count - 1)).astype(x.dtype)

@@ -2,7 +2,7 @@
 
 from .edit import Edit
 
-_SUMS = "tests/test_batch_norm_ranks.py"
+_NORM, _SUMS = "tests/test_batch_norm_ranks.py", "tests/test_rank_sum.py"
 
 EDITS = [
     Edit(
@@ -27,7 +27,7 @@ EDITS = [
         "first = row + 1\n",
         "first = row + 2\n",
         "the launch after a host call does not run",
-        f"{_SUMS} -k 'equal_one_process and jit'",
+        f"{_NORM} -k 'equal_one_process and jit'",
     ),
     Edit(
         "effects-plans-are-cached",
@@ -35,7 +35,7 @@ EDITS = [
         "        if self.effect:\n",
         "        if False:\n",
         "the table keeps communicators alive",
-        f"{_SUMS} -k alive",
+        f"{_NORM} -k alive",
     ),
     Edit(
         "effects-die",
@@ -123,7 +123,7 @@ EDITS = [
         "    return rank_sum(g, comm)\n",
         "    return g\n",
         "a rank's gradient lacks that of the other ranks' losses",
-        f"{_SUMS} -k 'equal_one_process and eager'",
+        f"{_NORM} -k 'equal_one_process and eager'",
     ),
     Edit(
         "rank-statistics-unweighted",
@@ -131,7 +131,7 @@ EDITS = [
         "number = as_tensor(np.array([x.size / channels]))",
         "number = as_tensor(np.array([1.0]))",
         "each rank counts as one value",
-        f"{_SUMS} -k 'equal_one_process and eager'",
+        f"{_NORM} -k 'equal_one_process and eager'",
     ),
     Edit(
         "rank-statistics-variance",
@@ -139,7 +139,7 @@ EDITS = [
         "var = ops.sub(square, ops.square(distance))",
         "var = square",
         "the variance over ranks is about the mean of first values",
-        f"{_SUMS} -k 'equal_one_process and eager'",
+        f"{_NORM} -k 'equal_one_process and eager'",
     ),
     Edit(
         "rank-statistics-about-zero",
@@ -147,7 +147,7 @@ EDITS = [
         "origin = ops.div(ops.flat_slice(total, 0, (channels,)), count)",
         "origin = ops.mul(ops.flat_slice(total, 0, (channels,)), 0.0)",
         "digits cancel where the mean is large",
-        f"{_SUMS} -k large_mean",
+        f"{_NORM} -k large_mean",
     ),
     Edit(
         "rank-products-about-the-rounded-mean",
@@ -155,7 +155,7 @@ EDITS = [
         "channel_products(g, x, origin, float64))",
         "channel_products(g, x, add(origin, distance), float64))\n    distance = mul(distance, 0.0)",
         "gradients of scale lose digits where the mean is large",
-        f"{_SUMS} -k large_mean",
+        f"{_NORM} -k large_mean",
     ),
     Edit(
         "rank-affine-low-part",
@@ -163,15 +163,15 @@ EDITS = [
         "        coefficients[1, c] = center - coefficients[0, c]\n        coefficients[2, c], ",
         "        coefficients[1, c] = 0.0\n        coefficients[2, c], ",
         "float32 outputs lose digits where the mean is large",
-        f"{_SUMS} -k float32",
+        f"{_NORM} -k float32",
     ),
     Edit(
         "rank-running-variance-biased",
         "api/layer/norm.py",
-        "stop_gradient(moments[1]) * count / (count - 1)",
-        "stop_gradient(moments[1]) * count / count",
+        "stop_gradient(var) * count / (count - 1)",
+        "stop_gradient(var) * count / count",
         "the running variance over ranks is the biased one",
-        f"{_SUMS} -k 'equal_one_process and eager'",
+        f"{_NORM} -k 'equal_one_process and eager'",
     ),
     Edit(
         "one-rank-sums",
@@ -179,6 +179,6 @@ EDITS = [
         'check_communicator("layer.batch_norm", comm).size > 1:',
         'check_communicator("layer.batch_norm", comm).size > 0:',
         "a process alone has another program than without a communicator",
-        f"{_SUMS} -k without_other_ranks",
+        f"{_NORM} -k without_other_ranks",
     ),
 ]
