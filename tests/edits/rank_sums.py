@@ -176,8 +176,8 @@ EDITS = [
     Edit(
         "one-rank-sums",
         "api/layer/norm.py",
-        'check_communicator("layer.batch_norm", comm).size > 1:',
-        'check_communicator("layer.batch_norm", comm).size > 0:',
+        'check_communicator("layer.batch_norm", comm).size > 1',
+        'check_communicator("layer.batch_norm", comm).size > 0',
         "a process alone has another program than without a communicator",
         f"{_NORM} -k without_other_ranks",
     ),
