@@ -85,6 +85,8 @@ class Op:
         `op_accuracy` sweeps in float32.
     second_order: whether the gradient of the gradient is checked too.
     recycled: results reuse freed memory (see `kernels/memory.py`).
+    effect: calls act on something outside, such as other ranks: all run, once each and in order, in programs
+        too, and their plans, which hold that, are not cached.
     in_place: an output may share the memory of an input of its size: the kernel works element by element.
     wrong: a case whose shapes must be rejected.  large: the benchmark's case.
     """
@@ -114,6 +116,7 @@ class Op:
     dtypes: tuple[str, ...] = ("float32", "float64")
     second_order: bool = True
     recycled: bool = False
+    effect: bool = False
     in_place: bool = False
     epilogue: bool = False
     doc: str = ""
@@ -196,6 +199,8 @@ class Op:
 
     def planned(self, inputs: Sequence[tuple[Shape, np.dtype]], attributes: Attributes) -> Plan:
         """Return the launches for inputs of some shapes and dtypes."""
+        if self.effect:
+            return self._plan([Spec(*spec) for spec in inputs], attributes)
         key: list[Any] = [repr(v) if type(v) is float else v for v in attributes.values()]
         for spec in inputs:
             key += spec

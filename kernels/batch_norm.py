@@ -11,9 +11,9 @@ from typing import Any
 from . import config
 from .elementwise import elementwise
 from .kernel import A1, A2, A3, kernel
-from .norm import affine, gradient, joint_moments, moments, row_joint_moments, row_moments, statistics
+from .norm import affine, gradient, joint_moments, moments, row_joint_moments, row_moments, statistics, wide
 from .program import Launch, Operand, Spec
-from .rows import row_map
+from .rows import row_map, row_reduce
 from .vector import Value
 
 
@@ -29,6 +29,18 @@ def _more_joint_moments(
     return first + d, second + square, total + upstream, product + both
 
 
+def _products(g: Value, x: Value, origin: Value) -> tuple[Value, Value]:
+    upstream = wide(g)
+    return upstream, upstream * (wide(x) - origin)
+
+
+def _more_products(first: Value, second: Value, g: Value, x: Value, origin: Value) -> tuple[Value, Value]:
+    total, product = _products(g, x, origin)
+    return first + total, second + product
+
+
+row_products = row_reduce("row_products", _products, lambda a, b: a + b, 0.0)
+_add_products = row_map("row_add_products", _more_products, outs=2)
 _add_moments = row_map("row_add_moments", _more_moments, outs=2)
 _add_joint_moments = row_map("row_add_joint_moments", _more_joint_moments, outs=4)
 _add_to = row_map("row_add_to", lambda total, x: total + x)
@@ -113,6 +125,65 @@ def _finish_backward(
         coefficients[3, c], coefficients[4, c] = total / count, product / count * scale * scale
 
 
+@kernel
+def _moments_about(lo: int, hi: int, x: A3, origin: A1, partial: A3, rows: int) -> None:
+    n, channels, inner = x.shape
+    for chunk in range(lo, hi):
+        if inner == 1:
+            first, second = partial[chunk, 0], partial[chunk, 1]
+            first[:] = 0.0
+            second[:] = 0.0
+            for i in range(chunk * rows, min((chunk + 1) * rows, n)):
+                _add_moments(first, second, first, second, x[i], origin)
+            continue
+        piece, c = chunk // channels, chunk % channels
+        s1, s2 = 0.0, 0.0
+        for i in range(piece * rows, min((piece + 1) * rows, n)):
+            t1, t2 = row_moments(x[i, c], origin[c])
+            s1 += t1
+            s2 += t2
+        partial[piece, 0, c], partial[piece, 1, c] = s1, s2
+
+
+@kernel
+def _products_about(lo: int, hi: int, g: A3, x: A3, origin: A1, partial: A3, rows: int) -> None:
+    n, channels, inner = x.shape
+    for chunk in range(lo, hi):
+        if inner == 1:
+            first, second = partial[chunk, 0], partial[chunk, 1]
+            first[:] = 0.0
+            second[:] = 0.0
+            for i in range(chunk * rows, min((chunk + 1) * rows, n)):
+                _add_products(first, second, first, second, g[i], x[i], origin)
+            continue
+        piece, c = chunk // channels, chunk % channels
+        s1, s2 = 0.0, 0.0
+        for i in range(piece * rows, min((piece + 1) * rows, n)):
+            t1, t2 = row_products(g[i, c], x[i, c], origin[c])
+            s1 += t1
+            s2 += t2
+        partial[piece, 0, c], partial[piece, 1, c] = s1, s2
+
+
+@kernel
+def _finish_sums(lo: int, hi: int, partial: A3, sums: A2) -> None:
+    total = partial[0]
+    for p in range(1, partial.shape[0]):
+        _add_to(total, total, partial[p])
+    for c in range(sums.shape[1]):
+        sums[0, c], sums[1, c] = total[0, c], total[1, c]
+
+
+@kernel
+def _rounded(lo: int, hi: int, origin: A1, distance: A1, scale: A1, shift: A1, coefficients: A2) -> None:
+    own = coefficients.dtype.type
+    for c in range(origin.size):
+        center = origin[c] + distance[c]
+        coefficients[0, c] = own(center)
+        coefficients[1, c] = center - coefficients[0, c]
+        coefficients[2, c], coefficients[3, c] = scale[c], shift[c]
+
+
 def _cut(shape: tuple[int, ...]) -> tuple[int, int, int]:
     """Return the number of examples in a piece, of pieces, and of chunks."""
     n, channels, inner = shape
@@ -158,4 +229,37 @@ def batch_norm_backward(
         _joint_moments(chunks, 0.6 * x.size, g, x, partial, rows),
         _finish_backward(1, 0.0, x, partial, w, coefficients, dw, db, eps),
         elementwise("norm_gradient", gradient, [g, x, *_channel_rows(coefficients, 5)], [dx], 8),
+    ]
+
+
+def channel_moments(x: Operand, origin: Operand, sums: Operand, scratch: Any) -> list[Launch]:
+    """Plan the sums (2, channels) of x - origin and of its square; x: (n, channels, inner)."""
+    rows, pieces, chunks = _cut(x.shape)
+    partial = scratch((pieces, *sums.shape), "float64")
+    return [
+        _moments_about(chunks, 0.3 * x.size, x, origin, partial, rows),
+        _finish_sums(1, 0.0, partial, sums),
+    ]
+
+
+def channel_products(g: Operand, x: Operand, origin: Operand, sums: Operand, scratch: Any) -> list[Launch]:
+    """Plan the sums (2, channels) of g and of g * (x - origin); g, x: (n, channels, inner)."""
+    rows, pieces, chunks = _cut(x.shape)
+    partial = scratch((pieces, *sums.shape), "float64")
+    return [
+        _products_about(chunks, 0.4 * x.size, g, x, origin, partial, rows),
+        _finish_sums(1, 0.0, partial, sums),
+    ]
+
+
+def channel_affine(inputs: list[Operand], y: Operand, scratch: Any) -> list[Launch]:
+    """Plan y = (x - origin - distance) * scale + shift; x, y: (n, channels, inner).
+
+    inputs: x, and origin, distance, scale and shift, each (channels,) float64.
+    """
+    x, *numbers = inputs
+    coefficients = scratch((4, numbers[0].size), x.dtype)
+    return [
+        _rounded(1, 0.0, *numbers, coefficients),
+        elementwise("norm_affine", affine, [x, *_channel_rows(coefficients, 4)], [y], 5),
     ]

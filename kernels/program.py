@@ -6,19 +6,25 @@ result do not depend on how chunks are distributed over threads.
 
 An argument block is a run of 64-bit words: the header below, then the kernel's arguments: an address and a
 shape for an array, the bits of a number for a scalar. A launch table is one buffer: rows of (entry point,
-byte offset of the block), then the blocks. It holds no address of data until it runs, so one table serves
-every call with the same shapes: an eager op has one or two launches, a training step hundreds, and both run
-through `LaunchTable.run`.
+distance of the block in bytes), then the blocks. It holds no address of data until it runs, so one table
+serves every call with the same shapes: an eager op has one or two launches, a training step hundreds, and
+both run through `LaunchTable.run`.
+
+A host call is a launch without an entry point: the native call returns there, a Python function runs in the
+caller's thread on arrays of the operands, and a second native call runs the rest. So an exception of the
+function, or of a signal's handler, is raised to the caller, which a callback from native code can not do.
 """
 
 import ctypes
 import functools
 import struct
 from array import array
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from . import native, threads
 from .atomics import load, store
@@ -97,13 +103,17 @@ Argument = Operand | Address | int | float
 
 @dataclass(frozen=True)
 class Launch:
-    """One kernel call: its entry point, its number of chunks, its arguments in words."""
+    """One kernel call: its entry point, its number of chunks, its arguments in words.
+
+    host: the Python function of a host call, whose entry point is 0.
+    """
 
     entry: int
     chunks: int
     work_ns: float
     words: tuple[int, ...]
     slots: tuple[tuple[int, Operand], ...]  # word of `words` -> the array whose address goes there
+    host: Callable[..., None] | None = None
 
 
 def make_launch(entry: int, chunks: int, work_ns: float, arguments: Sequence[Argument]) -> Launch:
@@ -127,6 +137,11 @@ def make_launch(entry: int, chunks: int, work_ns: float, arguments: Sequence[Arg
     return Launch(entry, chunks, work_ns, tuple(words), tuple(slots))
 
 
+def host_call(function: Callable[..., None], *operands: Operand) -> Launch:
+    """Plan function(*arrays) in Python, on arrays that are valid during the call."""
+    return replace(make_launch(0, 1, 0.0, operands), host=function)
+
+
 class LaunchTable:
     """Launches in order, over numbered buffers."""
 
@@ -136,13 +151,18 @@ class LaunchTable:
         words: list[int] = [0] * (2 * self._count)
         self._slots: list[tuple[int, int, int]] = []
         self._shared = False
+        #: Row of a host call -> its function, and the words of its operands' addresses with their specs.
+        self._host_calls: dict[int, tuple[Callable[..., None], list[tuple[int, Spec]]]] = {}
         for row, launch in enumerate(launches):
-            words[2 * row : 2 * row + 2] = launch.entry, 8 * len(words)
+            words[2 * row : 2 * row + 2] = launch.entry, 8 * (len(words) - 2 * row)
             team = threads.team_size(launch.chunks, launch.work_ns, spinning)
             self._shared |= team > 1
             words += [0, launch.chunks, max(round(launch.work_ns), 1) if team > 1 else 0]
             for word, operand in launch.slots:
                 self._slots.append((len(words) + word, operand.buffer, operand.offset))
+            if launch.host is not None:
+                operands = [(len(words) + word, operand.spec) for word, operand in launch.slots]
+                self._host_calls[row] = launch.host, operands
             words += launch.words
         self._template = array("q", words)
         self._run = _runner()
@@ -169,7 +189,18 @@ class LaunchTable:
     def walk(self, words: "array[int]") -> int:
         """Run the launches of a table with addresses; returns as `run` does."""
         team = threads.team() if self._shared else 0
-        return int(self._run(words.buffer_info()[0], self._count, team))
+        row = int(self._run(words.buffer_info()[0], self._count, team))
+        return self._continue(words, row, team) if row in self._host_calls else row
+
+    def _continue(self, words: "array[int]", row: int, team: int) -> int:
+        """Run the host call at a row, and all launches after it; return as `run` does."""
+        while row in self._host_calls:
+            function, operands = self._host_calls[row]
+            function(*[_array(words[word], spec) for word, spec in operands])
+            first = row + 1
+            row = int(self._run(words.buffer_info()[0] + 16 * first, self._count - first, team))
+            row = row if row < 0 else first + row
+        return row
 
 
 class BoundTable:
@@ -188,6 +219,12 @@ class BoundTable:
         return self._table.walk(self._words)
 
 
+def _array(address: int, spec: Spec) -> NDArray[Any]:
+    """Return the memory at an address as an array."""
+    memory = (ctypes.c_char * spec.nbytes).from_address(address)
+    return np.ndarray(spec.shape, spec.dtype, memory)  # type: ignore[arg-type]
+
+
 @functools.cache
 def _runner() -> "ctypes._FuncPointer":
     address = native.load("walk", lambda: c_function("walk", walk, 3, returns=True))
@@ -195,13 +232,18 @@ def _runner() -> "ctypes._FuncPointer":
 
 
 def walk(base: int, count: int, team: int) -> int:
-    """Run the launches of a table at address `base`; share those marked so with a team, unless `team` is 0.
+    """Run the launches of a table from the row at address `base` on; share those marked so with a team.
 
-    Returns -1, or the row of a launch that reported an error, which is the last that ran.
+    team: its address, or 0 for none.
+
+    Returns -1, or the row, counted from `base`, where it ended: of a launch that reported an error, or of a
+    host call, which the caller runs.
     """
     for row in range(count):
         at = base + 16 * row
-        entry, block = load(at), base + load(at + 8)
+        entry, block = load(at), at + load(at + 8)
+        if entry == 0:
+            return row
         store(block + STATUS, 0)  # a table may be run many times
         chunks = load(block + CHUNKS)
         shared = load(block + SHARED)

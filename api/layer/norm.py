@@ -8,7 +8,8 @@ from treepie.autodiff import Tensor, ones, stop_gradient, zeros
 from treepie.autodiff.ops.batch_normalization import scale_shift
 
 from .. import fn
-from ..fn.norm import batch_statistics, check_eps
+from ..distributed.communicator import Communicator, check_communicator
+from ..fn.norm import batch_statistics, check_eps, rank_statistics
 from ..pickling import constructor
 from .core import Layer, Tree, Vars, check_sizes, parametric
 
@@ -87,7 +88,9 @@ def group_norm(num_groups: int, num_channels: int, eps: float = 1e-5) -> Layer:
 
 
 @constructor
-def batch_norm(num_features: int, eps: float = 1e-5, momentum: float = 0.1) -> Layer:
+def batch_norm(
+    num_features: int, eps: float = 1e-5, momentum: float = 0.1, comm: Communicator | None = None
+) -> Layer:
     """Return the layer that normalizes each channel, axis 1 of 2, 3 or 4 axes (Ioffe & Szegedy 2015).
 
     In training it normalizes by the batch's mean and biased variance over all other axes, and updates the
@@ -95,6 +98,11 @@ def batch_norm(num_features: int, eps: float = 1e-5, momentum: float = 0.1) -> L
     PyTorch's. No gradient flows to them. In evaluation it normalizes by them.
 
     eps: 0 or more.  momentum: 0 to 1. ValueError for others.
+    comm: `tp.distributed.world()`, else TypeError. In training the statistics are those of the rows of all
+        ranks, and gradients flow through them, so that ranks equal one process on the whole batch. Each rank
+        has at least one row. None normalizes on each rank by the statistics of its own rows: faster, without
+        communication, and as good where a rank has 32 rows or more. Synchronize where ranks have few rows,
+        as in detection and segmentation.
 
     Parameters: scale (num_features,), ones at first; bias (num_features,), zeros at first.
     State: running_mean, zeros at first; running_var, ones at first.
@@ -108,6 +116,7 @@ def batch_norm(num_features: int, eps: float = 1e-5, momentum: float = 0.1) -> L
     eps = check_eps("layer.batch_norm", eps)
     if not 0 <= momentum <= 1:
         raise ValueError(f"layer.batch_norm: momentum is {momentum}, expected 0 to 1")
+    several = comm is not None and check_communicator("layer.batch_norm", comm).size > 1
 
     def init(rngs: Tensor, dtype: Any) -> Vars:
         def filled(first: str, second: str) -> dict[str, Tensor]:
@@ -127,9 +136,7 @@ def batch_norm(num_features: int, eps: float = 1e-5, momentum: float = 0.1) -> L
         mean, var = state["running_mean"], state["running_var"]
         if not training:
             return fn.batch_norm(x, scale, bias, mean, var, eps), state
-        y, batch_mean, batch_var = batch_statistics(x, scale, bias, eps)
-        n = x.size // num_features
-        unbiased = stop_gradient(batch_var) * (n / (n - 1))
+        y, batch_mean, unbiased = _normalized(x, scale, bias, eps, comm if several else None)
         # (new - old) * momentum + old, in one pass each.
         return y, {
             "running_mean": scale_shift(stop_gradient(batch_mean), mean, momentum, mean),
@@ -137,3 +144,15 @@ def batch_norm(num_features: int, eps: float = 1e-5, momentum: float = 0.1) -> L
         }
 
     return Layer(init, apply, f"batch_norm({num_features})", pure=True)
+
+
+def _normalized(
+    x: Tensor, scale: Tensor, bias: Tensor, eps: float, comm: Communicator | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return x normalized by the batch's statistics, its mean, and its unbiased variance as a constant."""
+    if comm is None:
+        y, mean, var = batch_statistics(x, scale, bias, eps)
+        n = x.size // x.shape[1]
+        return y, mean, stop_gradient(var) * (n / (n - 1))
+    y, mean, var, count = rank_statistics(x, scale, bias, eps, comm)
+    return y, mean.astype(x.dtype), (stop_gradient(var) * count / (count - 1)).astype(x.dtype)

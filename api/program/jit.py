@@ -152,7 +152,7 @@ class Jitted(Generic[P, R]):
         results = run.fresh()
         failed = run.go()
         if failed >= 0:
-            if donated:
+            if donated or not program.repeatable(failed):
                 raise run.error(failed)
             return self._call(flat, statics, tensors, numbers)  # raises the error, or handles it
         program.done(run)

@@ -19,6 +19,7 @@ from ..data.rows import Shards, row_count, rows_of
 from ..distributed.communicator import Communicator
 from .inputs import Commit, Loss, Part, StepCounter, StepInputs, StepResult, Total
 from .reduction import ShardSums, mean_state
+from .synchronized import sums_over_ranks
 
 if TYPE_CHECKING:
     from .steps import Steps
@@ -49,6 +50,7 @@ class BatchInParts:
         self._shards = Shards(comm, micro_shards)
         self._sums = ShardSums(comm, self._shards, self._micro)
         self._counter = StepCounter()  # of the parts, which write no parameters
+        self._synchronizes: bool | None = None  # whether the model sums over ranks
 
     def take(self, inputs: StepInputs, examples: Sequence[Example], commit: Commit) -> StepResult:
         """Take a step.
@@ -59,7 +61,10 @@ class BatchInParts:
         states: dict[int, Any] = {}
         dtype = None
         self._sums.begin(inputs.at.buffers.layout)
-        for shard, rows in self._own_parts(examples, inputs.key is not None):
+        parts = self._own_parts(examples, inputs.key is not None)
+        if self._micro or any(not length(x) for x, _, _ in examples):
+            self._refuse_sums_over_ranks(inputs, examples[0])
+        for shard, rows in parts:
             sums = self._sums.open(shard, len(rows) == 1)
             states[shard] = inputs.state
             for part in rows:
@@ -79,6 +84,23 @@ class BatchInParts:
         result = self._steps.update(end, commit)
         result.dtype = dtype or result.dtype
         return result
+
+    def _refuse_sums_over_ranks(self, inputs: StepInputs, example: Example) -> None:
+        """Raise ValueError where parts that do not run at once would wait for each other."""
+        if self._synchronizes is None:
+            self._synchronizes = sums_over_ranks(self._steps.model, inputs, example[0])
+        if not self._synchronizes:
+            return
+        if self._micro:
+            raise ValueError(
+                "Trainer.fit: micro_shards is given and the model sums over ranks (batch_norm with comm), "
+                "expected one of the two"
+            )
+        raise ValueError(
+            f"Trainer.fit: rank {self._comm.rank} has no rows of step {inputs.at.step + 1}, and the model "
+            "sums over ranks (batch_norm with comm), expected batches of at least as many rows as ranks (see "
+            "drop_last)"
+        )
 
     def _take_part(self, inputs: StepInputs, part: _Rows, state: Any, sums: Any) -> StepResult:
         x, loss, target = part.example

@@ -337,6 +337,8 @@ class Step:
         commit(inputs.out, state)
         failed = run.go()
         if failed >= 0 and not is_finite_check(program, failed):
+            if not program.repeatable(failed):
+                raise run.error(failed)
             self._materialize_after_launch(kept)
             return self.eagerly()
         trace.tick = None

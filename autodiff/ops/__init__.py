@@ -75,6 +75,7 @@ from .indexing import one_hot as one_hot, scatter_add as scatter_add, take as ta
 from .linalg import batch_matmul as batch_matmul, linear as linear, matmul as matmul
 from .minmax import all as all, any as any, argmax as argmax, argmin as argmin, max as max, min as min
 from .pool import max_pool as max_pool, max_pool_backward as max_pool_backward
+from .ranks import rank_sum as rank_sum
 from .rearrange import (
     flip as flip,
     moveaxis as moveaxis,

@@ -45,7 +45,9 @@ class PureCall:
             self.results = self.run(self.inputs)
             return self.results
         with tape.trace() as self.number:
-            self.variables = [tape.leaf(t, self.number) if t.dtype.kind == "f" else t for t in self.inputs]
+            # Others get no gradient, which would have to be computed where it is a sum over ranks.
+            inputs = [(t, t.dtype.kind == "f" and t.node is not None) for t in self.inputs]
+            self.variables = [tape.leaf(t, self.number) if active else t for t, active in inputs]
             self.results = self.run(self.variables)
         return self.results
 

@@ -4,7 +4,8 @@ Passes: constant folding, elimination of common subexpressions, fusion of elemen
 call joins the matrix product that computes one of its operands, as an epilogue that runs on each tile while
 it is in cache, or else the elementwise call that does. A result that only members of its fusion group read is
 not stored. A formula's operations are neither reordered nor contracted, so a fused chain has the bits of its
-links.
+links. Calls with an effect, which other ranks take part in, all run, in the order of the trace, whichever
+results are live: a rank that runs op by op makes the same calls.
 """
 
 from __future__ import annotations
@@ -36,10 +37,11 @@ def fuse(graph: Graph, calls: Sequence[OpCall], live_out: set[int]) -> list[OpCa
 
 
 def live_calls(calls: Sequence[OpCall], live_out: set[int]) -> list[OpCall]:
-    """Return the calls that the live buffers depend on, and those that may report an error."""
+    """Return the calls that live buffers depend on, that may report an error, or that have an effect."""
     result, live = [], set(live_out)
     for call in reversed(calls):
-        if call.op.failure is not None or not live.isdisjoint(call.written):
+        kept = call.op.failure is not None or call.op.effect
+        if kept or not live.isdisjoint(call.written):
             live.update(p.buffer for p in call.slices)
             result.append(call)
     return result[::-1]
@@ -49,7 +51,8 @@ def _fold_constants(graph: Graph, calls: Sequence[OpCall], live_out: set[int]) -
     """Run the calls whose inputs are constants, and make their results constants of the graph."""
     result = []
     for call in calls:
-        foldable = live_out.isdisjoint(call.written) and call.op.failure is None
+        pure = call.op.failure is None and not call.op.effect
+        foldable = pure and live_out.isdisjoint(call.written)
         size = sum(graph.sizes[b] for b in call.written)
         constant = all(graph.constants[p.buffer] is not None for p, _ in call.inputs)
         if foldable and constant and size <= _MOST_FOLDED:
@@ -75,7 +78,9 @@ def _eliminate_common(calls: Sequence[OpCall], live_out: set[int]) -> list[OpCal
     replacement: dict[int, int] = {}  # buffer -> the equal one that is computed earlier
     for original in calls:
         call = _substitute(original, replacement) if replacement else original
-        key = (call.op, tuple(call.inputs), tuple(call.attributes.items()))
+        # Of calls with an effect, only the same one merges: a forward pass that a recorded VJP repeats.
+        same = id(call.attributes) if call.op.effect else None
+        key = (call.op, tuple(call.inputs), tuple(call.attributes.items()), same)
         if key in first and live_out.isdisjoint(call.written):
             replacement.update(zip(call.written, first[key].written, strict=True))
         else:
@@ -100,8 +105,11 @@ def _group(calls: Sequence[OpCall], live_out: set[int]) -> list[FusionGroup]:
             users.setdefault(p.buffer, set()).add(index)
     groups: list[FusionGroup] = []
     producers: dict[int, FusionGroup] = {}
+    effects: set[FusionGroup] = set()  # the last call with an effect, which the next one waits for
     for index, call in enumerate(calls):
         sources = {producers[p.buffer] for p, _ in call.inputs if p.buffer in producers}
+        if call.op.effect:
+            sources |= effects
         group = None
         if is_elementwise(call):
             # A product first, whose result is in cache, while an elementwise call only saves memory traffic;
@@ -117,6 +125,8 @@ def _group(calls: Sequence[OpCall], live_out: set[int]) -> list[FusionGroup]:
                 if g is group or g.dependencies & group.bit:
                     g.dependencies |= added
         producers.update(dict.fromkeys(call.written, group))
+        if call.op.effect:
+            effects = {group}
     return groups
 
 

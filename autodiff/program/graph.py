@@ -28,6 +28,7 @@ class FusedOp:
     name: str
     in_place: bool
     failure: None = None
+    effect: bool = False
 
 
 @dataclass(frozen=True)

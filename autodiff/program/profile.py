@@ -58,13 +58,18 @@ def profile_calls(program: Program, runs: int = 0) -> list[CallProfile]:
     return profiles
 
 
-def launch_seconds(program: Program, runs: int) -> list[float]:
+def launch_seconds(program: Program, runs: int) -> list[float | None]:
     """Return the median time of each launch, in seconds, after one run to warm up.
+
+    None for a host call, which does not run: other ranks would not take part.
 
     Inputs of floats are small random numbers; integers and bools are 0.
     """
     addresses, arrays = _memory(program)
-    tables = [LaunchTable([launch], spinning=True).bound(addresses) for launch in program.launches]
+    tables = [
+        LaunchTable([launch] if launch.host is None else [], spinning=True).bound(addresses)
+        for launch in program.launches
+    ]
     times: list[list[float]] = [[] for _ in tables]
     for _ in range(runs + 1):
         for table, seconds in zip(tables, times, strict=True):
@@ -72,7 +77,10 @@ def launch_seconds(program: Program, runs: int) -> list[float]:
             table.run()
             seconds.append(time.perf_counter() - start)
     arrays.clear()  # their memory is in use up to here
-    return [statistics.median(seconds[1:]) for seconds in times]
+    return [
+        statistics.median(seconds[1:]) if launch.host is None else None
+        for launch, seconds in zip(program.launches, times, strict=True)
+    ]
 
 
 def _memory(program: Program) -> tuple[list[int], list[Any]]:

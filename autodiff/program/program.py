@@ -213,9 +213,7 @@ class Program:
                 for word, o in launch.slots:
                     p = resolve(call.slices[o.buffer])
                     slots.append((word, Operand(p.buffer, o.spec, p.offset + o.offset)))
-                self.launches.append(
-                    Launch(launch.entry, launch.chunks, launch.work_ns, launch.words, tuple(slots))
-                )
+                self.launches.append(replace(launch, slots=tuple(slots)))
                 self.calls.append((call, inputs))
         used = {o.buffer for launch in self.launches for _, o in launch.slots}
         self.sizes = list(graph.sizes)
@@ -224,6 +222,13 @@ class Program:
         self._addresses = [0 if t is None else t.address for t in self.constants]
         self._table = LaunchTable(self.launches, spinning=True)
         self._pool: deque[Instance] = deque()
+
+    def repeatable(self, failed: int) -> bool:
+        """Whether a run can start again after a launch has reported an error: no host call ran before it.
+
+        Other ranks would not take part in a second one.
+        """
+        return all(launch.host is None for launch in self.launches[:failed])
 
     @property
     def nbytes(self) -> int:

@@ -140,8 +140,8 @@ EDITS = [
     Edit(
         "batch-norm-biased",
         "api/layer/norm.py",
-        "stop_gradient(batch_var) * (n / (n - 1))",
-        "stop_gradient(batch_var)",
+        "stop_gradient(var) * (n / (n - 1))",
+        "stop_gradient(var)",
         "the running variance is the biased one",
         "tests/test_norm.py -k running",
     ),
