@@ -200,9 +200,12 @@ STUCK_ABORT_SECONDS = _seconds("TREEPIE_STUCK_ABORT_SECONDS", 0.0)
 #: nodes do, and with 1 no memory is shared. 0 is all ranks of a node.
 RANKS_PER_NODE = _number("TREEPIE_RANKS_PER_NODE")
 
-#: How long a rank waits actively for another one before it lets others have its core, and then before it
-#: sleeps between looks, each for so many seconds; and for how many once it has waited for a second.
+#: How long a rank waits actively for another one; for how many seconds it then looks again and again, and
+#: lets others have its core between looks; how long it sleeps between looks after that, and how long once it
+#: has waited for a second. Messages of other nodes make progress at looks alone, for which they have more
+#: time, and more for each byte.
 RANK_SPIN_NS, RANK_YIELD_SECONDS, RANK_SLEEP, RANK_LONG_SLEEP = 5e4, 3e-4, 5e-5, 1e-3
+MESSAGE_YIELD_SECONDS, MESSAGE_BYTE_SECONDS = 2e-3, 1e-8
 
 
 def processes() -> tuple[str, int]:

@@ -94,4 +94,4 @@ class Block:
     def offset(self, array: NDArray[Any], address: int) -> int:
         """Return at which byte of this rank's memory an array starts, or -1 where it is elsewhere."""
         at = address - self.first
-        return at if 0 <= at and at + array.nbytes <= self.size else -1
+        return at if at >= 0 and at + array.nbytes <= self.size else -1

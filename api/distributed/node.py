@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from treepie.kernels import memory
+from treepie.kernels import config, memory
 from treepie.kernels.ranks import first_below, set_word, sum_arrays
 
 from .memory import Block, share
-from .nodes import Nodes
+from .nodes import PIECE, Nodes
 from .waiting import Steps
 
-#: Bytes of an array up to which every rank adds up all of it, after one wait instead of two; and of memory
-#: through which larger ones pass, in pieces, that are not in shared memory themselves.
-SMALL, STAGING = 1 << 14, 1 << 21
+#: Bytes of an array up to which every rank adds up all of it, after one wait instead of two. Larger ones that
+#: are not in shared memory pass through such memory in pieces.
+SMALL = 1 << 14
 
 #: Words of a rank that others read, two cache lines apart from the next rank's: how many phases of
 #: collectives it has come to; its current collective, by parity; whether it waits for other nodes.
@@ -84,7 +84,7 @@ class Node:
         if array.nbytes <= SMALL:
             yield from self._sum_small(array)
             return
-        step = STAGING // array.itemsize
+        step = PIECE // array.itemsize
         for first in range(0, array.size, step):
             part = array[first : first + step]
             staged = self._blocks[0].array(part.shape, part.dtype)
@@ -93,7 +93,7 @@ class Node:
             part[...] = staged
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any] | None:
-        """Return an array in shared memory; None where there is none. All ranks call this, after a barrier."""
+        """Return an array in shared memory, or None where there is none; all ranks are here."""
         size = max(math.prod(shape) * dtype.itemsize, 1)
         size += -size % 4096
         # A block that no rank uses any more, if there is one of this size.
@@ -157,8 +157,6 @@ class Node:
     ) -> None:
         """Begin a collective: tell the other ranks which it is, and that this one has come."""
         self._number += 1
-        if self._nodes:
-            self._nodes.number = self._number
         kinds = kind * 8 + (_DTYPES.index(dtype) if dtype is not None else 0)
         word = (offset // 64 % 64 * 64 + block % 64) * 64 + kinds
         self._collectives[self._number % 2][self._own] = word << 44 | size & (1 << 44) - 1
@@ -209,6 +207,8 @@ class Node:
 class Arrival:
     """A wait for the first ranks of a node to come to a phase."""
 
+    patience = config.RANK_YIELD_SECONDS
+
     def __init__(self, node: Node, phase: int, count: int) -> None:
         self._node, self._phase, self._count = node, phase, count
 
@@ -227,7 +227,7 @@ class Arrival:
 
 def control_bytes(count: int) -> int:
     """Return the bytes of memory of each rank that a node of so many ranks needs."""
-    size = _STRIDE * count + 4 * SMALL + STAGING
+    size = _STRIDE * count + 4 * SMALL + PIECE
     return size + -size % 4096
 
 

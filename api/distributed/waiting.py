@@ -15,7 +15,12 @@ _yield = getattr(os, "sched_yield", lambda: time.sleep(0))
 
 
 class Wait(Protocol):
-    """What a collective waits for."""
+    """What a collective waits for.
+
+    patience: seconds for which a wait is looked at all the time, between which others may have the core.
+    """
+
+    patience: float
 
     def ready(self, ns: float = 0) -> bool:
         """Whether it has come; wait actively for so many nanoseconds."""
@@ -41,12 +46,12 @@ class Waiter:
     def __init__(self, rank: int, abort: Callable[[int], object], spin_ns: float) -> None:
         self._rank, self._abort, self._spin_ns = rank, abort, spin_ns
 
-    def run(self, steps: Steps, what: str) -> None:
+    def run(self, steps: Steps, what: Callable[[], str]) -> None:
         """Run a collective to its end. what: its name in messages."""
         for wait in steps:
             self.wait(wait, what)
 
-    def wait(self, wait: Wait, what: str) -> None:
+    def wait(self, wait: Wait, what: Callable[[], str]) -> None:
         """Wait, and let others have the core when it takes long: a helper thread may need it."""
         if wait.ready(self._spin_ns):
             return
@@ -55,7 +60,7 @@ class Waiter:
         tell = min((t for t in (limit, last) if t), default=0.0) / 2
         while not wait.ready():
             waited = time.perf_counter() - start
-            if waited < config.RANK_YIELD_SECONDS:
+            if waited < wait.patience:
                 _yield()
             else:
                 time.sleep(config.RANK_SLEEP if waited < 1 else config.RANK_LONG_SLEEP)
@@ -63,10 +68,10 @@ class Waiter:
                 tell = 0.0
                 wait.tell()
             if limit and waited > limit:
+                self._say(wait.missing(), what(), limit, "it goes on waiting")
                 limit = 0.0
-                self._say(wait.missing(), what, waited, "it goes on waiting")
             if last and waited > last:
-                self._say(wait.missing(), what, waited, "it ends the job")
+                self._say(wait.missing(), what(), last, "it ends the job")
                 self._abort(1)
 
     def _say(self, ranks: Sequence[int], what: str, seconds: float, then: str) -> None:
