@@ -154,18 +154,15 @@ def check(name, figures):
 
 def assumptions(shared, messages):
     """Return what the prediction is made from, in a sentence."""
-    networks = ", ".join(
+    networks = "; ".join(
         f"{name}: {1e6 * latency:.3g} us latency, {1e6 * message:.3g} us a message, 90 % of the bandwidth"
         for name, (_, latency, message) in NETWORKS.items()
     )
-    here = " and ".join(
-        f"{kind} {1e6 * a:.3g} us + {1e9 * b:.3g} us a kB" if b > 1e-9 else f"{kind} {1e6 * a:.3g} us + "
-        f"{1e12 * b:.3g} us a GB / 1000"
-        for kind, (a, b) in (("in shared memory", shared), ("by messages", messages))
-    )
+    ways = (("in shared memory", shared), ("by messages", messages))
+    here = " and ".join(f"{1e6 * a:.3g} us + {1e12 * b:.3g} us a MB {way}" for way, (a, b) in ways)
     return (
-        f"Predicted: a step, and its efficiency, when each node has the batch above, in weak scaling. Each node "
-        f"is this machine; sums of 2 ranks took {here}. Assumed networks ({networks}); nothing is hidden "
+        "Predicted for nodes like this machine, in weak scaling: a step, and its efficiency. Each node has "
+        f"the batch above. Sums of 2 ranks took {here} here. Assumed of networks: {networks}. No sum is hidden "
         "behind computing:"
     )
 
@@ -205,7 +202,9 @@ def main():
     finally:
         for job in jobs.values():
             job.end()
-    print(assumptions(shared, messages), "", *report.table(PREDICTED_HEADER, list(predicted.values())), sep="\n")
+    print(
+        assumptions(shared, messages), "", *report.table(PREDICTED_HEADER, list(predicted.values())), sep="\n"
+    )
     print(*(missed or ["all bars are held"]), sep="\n")
     if options.write:
         steps = ", ".join(f"{name} {turns * (count)}" for name, (turns, count) in TURNS.items())

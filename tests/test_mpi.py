@@ -117,6 +117,47 @@ print("equal")
         assert output.count("equal") == 3
 
 
+def test_the_sum_of_a_first_rank_stays_until_all_have_read_it():
+    code = """
+import numpy as np, treepie as tp
+comm = tp.distributed.world()
+array = comm.empty((1 << 19,), "float64")
+for k in range(30):
+    array[...] = k
+    comm.sum(array)
+    found = array[0], array[-1], array.min(), array.max()
+    array[...] = -1
+    assert set(found) == {4.0 * k}, (k, found)
+print("equal")
+"""
+    status, output, errors = launch(4, code, TREEPIE_RANKS_PER_NODE="2")
+    assert status == 0, errors
+    assert output.count("equal") == 4
+
+
+@pytest.mark.parametrize("per_node", [0, 1, 2])
+def test_calls_complete_what_has_begun_before_them(per_node):
+    code = """
+import numpy as np, treepie as tp
+comm = tp.distributed.world()
+for k in range(20):
+    a, b, c = comm.empty((5000,), "float32"), np.ones(3000), np.ones(2)
+    a[...] = k
+    pending = [comm.begin_sum(x) for x in (a, b)]
+    if k % 2:
+        comm.sum(c)
+        assert (c == comm.size).all()
+    else:
+        comm.barrier()
+    assert all(p.test() for p in pending)
+    assert (a == k * comm.size).all() and (b == comm.size).all()
+print("equal")
+"""
+    status, output, errors = launch(4, code, TREEPIE_RANKS_PER_NODE=str(per_node))
+    assert status == 0, errors
+    assert output.count("equal") == 4
+
+
 @pytest.mark.parametrize("per_node", [0, 1, 2])
 def test_broadcasts_and_barriers(per_node):
     code = """

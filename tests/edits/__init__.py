@@ -9,6 +9,7 @@ from . import (
     formulas,
     functions,
     kernels,
+    mpi,
     ops,
     optimizers,
     programs,
@@ -32,5 +33,6 @@ _PARTS = (
     checkpoints,
     training,
     caches,
+    mpi,
 )
 ALL = [e for part in _PARTS for e in part.EDITS]
