@@ -90,7 +90,7 @@ for dtype in ("float32", "float64", "int64"):
 def test_sums_are_in_the_order_of_ranks_and_nodes(n, per_node):
     """So they have the same bits on all ranks, and in every run."""
     code = SUMS.replace("PER_NODE", str(per_node or n)) + "print('equal')"
-    status, output, errors = launch(n, code, TREEPIE_RANKS_PER_NODE=str(per_node))
+    status, output, errors = launch(n, code, timeout=300, TREEPIE_RANKS_PER_NODE=str(per_node))
     assert status == 0, errors
     assert output.count("equal") == n
 
