@@ -2,7 +2,7 @@
 
 import ctypes
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -57,8 +57,8 @@ def _table(size: int, dtype: np.dtype, sources: int, targets: int) -> LaunchTabl
 def sum_arrays(size: int, dtype: np.dtype, sources: Sequence[int], targets: Sequence[int]) -> None:
     """Add up arrays at addresses, in their order, and store the sum at other addresses.
 
-    Sources and targets may be the same arrays, in the same order; else the first target must be none of the
-    sources but the first.
+    Targets may be among the sources; the first target may be none of them but the first two, since the sum is
+    built up there.
     """
     if size:
         _table(size, dtype, len(sources), len(targets)).run([*sources, *targets])
@@ -82,7 +82,8 @@ def publish(address: int, value: int) -> int:
 
 @functools.cache
 def _c(name: str, arguments: int) -> "ctypes._FuncPointer":
-    function = {"wait_words": wait, "publish_word": publish}[name]
+    functions: dict[str, Callable[..., int]] = {"wait_words": wait, "publish_word": publish}
+    function = functions[name]
     address = native.load(name, lambda: c_function(name, function, arguments, returns=True))
     return ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * arguments)(address)
 

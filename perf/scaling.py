@@ -162,8 +162,8 @@ def assumptions(shared, messages):
     here = " and ".join(f"{1e6 * a:.3g} us + {1e12 * b:.3g} us a MB {way}" for way, (a, b) in ways)
     return (
         "Predicted for nodes like this machine, in weak scaling: a step, and its efficiency. Each node has "
-        f"the batch above. Sums of 2 ranks took {here} here. Assumed of networks: {networks}. No sum is hidden "
-        "behind computing:"
+        f"the batch above. Sums of 2 ranks took {here} here. Assumed of networks: {networks}. No sum is "
+        "hidden behind computing:"
     )
 
 
@@ -172,8 +172,8 @@ def overlap(job):
     for size in (1 << 20, 1 << 22, 1 << 24):
         alone, work, tested, untested = (1e3 * t for t in job.ask("overlap", str(size), 15))
         print(
-            f"a sum of {size >> 20} MB by messages takes {alone:.2f} ms, of which computing for {work:.1f} ms "
-            f"hides {1 - (tested - work) / alone:.0%} with a test every 0.5 ms, "
+            f"a sum of {size >> 20} MB by messages takes {alone:.2f} ms; computing for {work:.1f} ms "
+            f"meanwhile hides {1 - (tested - work) / alone:.0%} with a test every 0.5 ms, "
             f"{1 - (untested - work) / alone:.0%} without",
             flush=True,
         )

@@ -21,11 +21,16 @@ class Communicator(Protocol):
     dtype on all ranks. `tp.distributed.world()` is the communicator of MPI's processes; any object with these
     methods will do, for another engine.
 
-    Two more methods are optional. `empty(shape, dtype)` returns an uninitialized array whose sums are faster,
+    More methods are optional. `empty(shape, dtype)` returns an uninitialized array whose sums are faster,
     such as one in memory that ranks share; all ranks call it. `begin_sum(array)` begins a sum and returns an
     object with `test()`, which makes progress and returns whether the sum is complete, and `wait()`, which
     completes it; until then nobody reads or writes the array. Sums complete in the order in which they began,
     and the other methods complete all of them first.
+
+    Three more, of flat arrays of `empty`, let ranks share an update: `part(array)` is the slice that is this
+    rank's, `sum_part(array)` adds up that part alone, and leaves the rest unspecified, and
+    `gather_parts(array)` replaces each part by that of its rank. An array whose part was summed is written
+    again after the next call of any other method. Ranks that share no memory have all of an array as part.
 
     >>> import treepie as tp
     >>> isinstance(tp.distributed.world(), tp.distributed.Communicator)

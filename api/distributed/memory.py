@@ -32,7 +32,7 @@ def share(node: Any, size: int) -> list[Bytes] | None:
         # of this rank's NUMA node.
         os.posix_fallocate(own, 0, size)
         status = os.fstat(own)
-        mine: Any = (os.getpid(), own, status.st_dev, status.st_ino)
+        mine: tuple[int, int, int, int] | None = (os.getpid(), own, status.st_dev, status.st_ino)
     except OSError as error:
         mine, problem = None, str(error)
     memories: list[Bytes] = []
@@ -40,7 +40,7 @@ def share(node: Any, size: int) -> list[Bytes] | None:
         for other in node.allgather(mine):
             if other is None:
                 raise OSError(problem or "another rank has no memory")
-            memories.append(_mapped(*other, size))
+            memories.append(_mapped(other, size))
     except OSError:
         memories.clear()
     everybody = node.allreduce(len(memories) == node.size, MPI.LAND)
@@ -49,15 +49,20 @@ def share(node: Any, size: int) -> list[Bytes] | None:
     return memories if everybody else None
 
 
-def _mapped(process: int, number: int, device: int, inode: int, size: int) -> Bytes:
-    """Map a file that a process has open; raise OSError where it is another file, as in another container."""
+def _mapped(of: tuple[int, int, int, int], size: int) -> Bytes:
+    """Map a file that a process has open; raise OSError where it is another file, as in another container.
+
+    of: the process, the number that the file has there, its device and its inode.
+    """
+    process, number, *identity = of
     file = os.open(f"/proc/{process}/fd/{number}", os.O_RDWR)
     try:
         status = os.fstat(file)
-        if (status.st_dev, status.st_ino) != (device, inode):
+        if [status.st_dev, status.st_ino] != identity:
             raise OSError(f"/proc/{process} is another process")
         flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
-        return np.frombuffer(mmap.mmap(file, size, flags), np.uint8)
+        memory: Any = mmap.mmap(file, size, flags)
+        return np.frombuffer(memory, np.uint8)
     finally:
         os.close(file)
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from treepie.kernels import config, memory
 
 from .memory import share
-from .node import Node, control_bytes, supported
+from .node import Node, check_dtype, control_bytes
 from .nodes import Nodes
 from .waiting import Steps, Wait, Waiter
 
@@ -106,6 +106,28 @@ class MPIWorld:
         array = self._node.empty(shape, dtype) if self.size > 1 and self._node else None
         return memory.aligned(shape, dtype) if array is None else array
 
+    def part(self, array: NDArray[Any]) -> slice:
+        """Return which elements of a flat array are this rank's part of it; see `Communicator`."""
+        return slice(*self._node.part(array)) if self._node else slice(0, array.size)
+
+    def sum_part(self, array: NDArray[Any]) -> None:
+        """Replace this rank's part of an array by its sum over ranks; see `Communicator`."""
+        self._run_parts(array, "a sum of parts", lambda node: node.sum_part(_flat(array)))
+
+    def gather_parts(self, array: NDArray[Any]) -> None:
+        """Replace an array's parts by those of the ranks that they belong to; see `Communicator`."""
+        if self._node:
+            self._run_parts(array, "a gathering of parts", lambda node: node.gather_parts(_flat(array)))
+
+    def _run_parts(self, array: NDArray[Any], what: str, steps: Callable[[Node], Steps]) -> None:
+        node = self._node
+        if node is None:
+            self.sum(array)
+        elif array.size:
+            self._finish()
+            check_dtype(array)
+            self._waiter.run(self._collective(lambda _: steps(node)), lambda: what)
+
     def broadcast(self, array: NDArray[Any], root: int = 0) -> None:
         """Replace an array by that of rank `root`."""
         self._wait_for_all(lambda: "a broadcast")  # with a limit, which a broadcast does not have
@@ -124,10 +146,7 @@ class MPIWorld:
         self._waiter.run(self._collective(lambda parts: parts.barrier()), what)
 
     def _sum(self, array: NDArray[Any]) -> Steps:
-        if not supported(array.dtype):
-            raise TypeError(
-                f"Communicator.sum: array is {array.dtype}, expected float32, float64, int32 or int64"
-            )
+        check_dtype(array)
         flat = _flat(array)
         return self._collective(lambda parts: parts.sum(flat))
 

@@ -25,7 +25,7 @@ SMALL = 1 << 14
 _ARRIVED, _COLLECTIVE, _OUTSIDE = 0, 8, 24
 _STRIDE = 128
 
-_KINDS = ("a barrier", "a sum", "a sum in shared memory")
+_KINDS = ("a barrier", "a sum", "a sum in shared memory", "a sum of parts", "a gathering of parts")
 _DTYPES = tuple(map(np.dtype, ("float32", "float64", "int32", "int64")))
 
 
@@ -75,12 +75,10 @@ class Node:
 
     def sum(self, array: NDArray[Any]) -> Steps:
         """Replace a flat array by its sum over all ranks of all nodes."""
-        address = memory.address_of(array)
-        for number, block in enumerate(self._blocks):
-            offset = block.offset(array, address)
-            if offset >= 0:
-                yield from self._sum_block(number, offset, array)
-                return
+        found = self._find(array)
+        if found is not None:
+            yield from self._sum_block(*found, array)
+            return
         if array.nbytes <= SMALL:
             yield from self._sum_small(array)
             return
@@ -91,6 +89,59 @@ class Node:
             staged[...] = part
             yield from self._sum_block(0, 0, staged)
             part[...] = staged
+
+    def part(self, array: NDArray[Any]) -> tuple[int, int]:
+        """Return the first element of this rank's part of a flat array, and the one after the last.
+
+        Parts begin at cache lines.
+        """
+        line = 64 // array.itemsize
+        length = -(-array.size // (self._count * line)) * line
+        return min(length * self._own, array.size), min(length * (self._own + 1), array.size)
+
+    def sum_part(self, array: NDArray[Any]) -> Steps:
+        """Replace this rank's part of a flat array by the sum; the rest is unspecified.
+
+        On one node that is half of a sum: a rank reads its part of all arrays and writes its own.
+        """
+        found = self._find(array)
+        if found is None or self._several:
+            yield from self.sum(array)
+            return
+        number, offset = found
+        self._begin(3, array.size, array.dtype, number, offset)
+        yield self._all()
+        self._check(self._count)
+        first, last = self.part(array)
+        at = [a + offset + first * array.itemsize for a in self._blocks[number].addresses]
+        own = self._own
+        # The first target is where the sum is built up: none of the sources that are still to be added.
+        sum_arrays(last - first, array.dtype, at, [at[own]] if own < 2 else [at[0], at[own]])
+
+    def gather_parts(self, array: NDArray[Any]) -> Steps:
+        """Give the other ranks of the node this one's part of a flat array, which is in shared memory."""
+        found = self._find(array)
+        if found is None:
+            raise ValueError("Communicator.gather_parts: array is not one of empty")
+        number, offset = found
+        self._begin(4, array.size, array.dtype, number, offset)
+        yield self._all()  # nobody reads the old values any more
+        self._check(self._count)
+        first, last = self.part(array)
+        at = [a + offset + first * array.itemsize for a in self._blocks[number].addresses]
+        own = at.pop(self._own)
+        sum_arrays(last - first, array.dtype, [own], at)
+        self._arrive()
+        yield self._all()
+
+    def _find(self, array: NDArray[Any]) -> tuple[int, int] | None:
+        """Return the number of the block that an array is in, and its offset there."""
+        address = memory.address_of(array)
+        for number, block in enumerate(self._blocks):
+            offset = block.offset(array, address)
+            if offset >= 0:
+                return number, offset
+        return None
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any] | None:
         """Return an array in shared memory, or None where there is none; all ranks are here."""
@@ -130,10 +181,7 @@ class Node:
         self._begin(2, array.size, array.dtype, number, offset)
         yield self._all()
         self._check(self._count)
-        # Slices begin at cache lines.
-        line = 64 // array.itemsize
-        part = -(-array.size // (self._count * line)) * line
-        first, last = (min(part * (self._own + k), array.size) for k in (0, 1))
+        first, last = self.part(array)
         addresses = [a + offset for a in self._blocks[number].addresses]
         at = [a + first * array.itemsize for a in addresses]
         sum_arrays(last - first, array.dtype, at, at[:1] if self._several else at)
@@ -231,9 +279,12 @@ def control_bytes(count: int) -> int:
     return size + -size % 4096
 
 
-def supported(dtype: np.dtype[Any]) -> bool:
-    """Whether arrays of a dtype can be added up."""
-    return dtype in _DTYPES
+def check_dtype(array: NDArray[Any]) -> None:
+    """Raise TypeError for an array that ranks do not add up."""
+    if array.dtype not in _DTYPES:
+        raise TypeError(
+            f"Communicator.sum: array is {array.dtype}, expected float32, float64, int32 or int64"
+        )
 
 
 def _described(word: int) -> str:

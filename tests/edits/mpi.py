@@ -22,10 +22,18 @@ EDITS = [
     Edit(
         "node-slices-overlap",
         "api/distributed/node.py",
-        "(min(part * (self._own + k), array.size) for k in (0, 1))",
-        "(min(part * (self._own + 2 * k), array.size) for k in (0, 1))",
+        "return min(length * self._own, array.size), min(",
+        "return min(length * self._own, array.size), min(length + ",
         "two ranks add up the same slice, one of them sums",
         "tests/test_mpi.py -k 'order_of_ranks and 4-0'",
+    ),
+    Edit(
+        "node-part-overwrites",
+        "api/distributed/node.py",
+        "[at[own]] if own < 2 else [at[0], at[own]]",
+        "[at[own]]",
+        "the third rank's part lacks its own values",
+        "tests/test_mpi.py -k 'parts_are and 4-0'",
     ),
     Edit(
         "node-small-one-slot",
