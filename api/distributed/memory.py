@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import sys
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from mpi4py import MPI
@@ -61,7 +61,7 @@ def _mapped(of: tuple[int, int, int, int], size: int) -> Bytes:
         if [status.st_dev, status.st_ino] != identity:
             raise OSError(f"/proc/{process} is another process")
         flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
-        memory: Any = mmap.mmap(file, size, flags)
+        memory = cast(Any, mmap.mmap(file, size, flags))
         return np.frombuffer(memory, np.uint8)
     finally:
         os.close(file)
