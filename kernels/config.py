@@ -177,6 +177,37 @@ def environment() -> dict[str, str]:
 RUN_FOLDER = os.environ.get("TREEPIE_RUN_FOLDER")
 
 
+def _seconds(variable: str, default: float) -> float:
+    """Return a variable of the environment that is a number of seconds; 0 is never."""
+    text = os.environ.get(variable, "").strip()
+    if not text:
+        return default
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not seconds >= 0:
+        raise ValueError(f"{variable} is {text!r}, expected a number of seconds, or 0 for never")
+    return seconds
+
+
+#: After how many seconds ranks that wait name those that have not arrived, and after how many they end the
+#: job; 0 is never.
+STUCK_SECONDS = _seconds("TREEPIE_STUCK_SECONDS", 300.0)
+STUCK_ABORT_SECONDS = _seconds("TREEPIE_STUCK_ABORT_SECONDS", 0.0)
+
+#: How many ranks share memory at most: with fewer than a node has, ranks of one machine talk as several
+#: nodes do, and with 1 no memory is shared. 0 is all ranks of a node.
+RANKS_PER_NODE = _number("TREEPIE_RANKS_PER_NODE")
+
+#: How long a rank waits actively for another one; for how many seconds it then looks again and again, and
+#: lets others have its core between looks; how long it sleeps between looks after that, and how long once it
+#: has waited for a second. Messages of other nodes make progress at looks alone, for which they have more
+#: time, and more for each byte.
+RANK_SPIN_NS, RANK_YIELD_SECONDS, RANK_SLEEP, RANK_LONG_SLEEP = 5e4, 3e-4, 5e-5, 1e-3
+MESSAGE_YIELD_SECONDS, MESSAGE_BYTE_SECONDS = 2e-3, 1e-8
+
+
 def processes() -> tuple[str, int]:
     """Return how many processes a launcher started together, and the variable that says so.
 

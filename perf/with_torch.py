@@ -62,15 +62,19 @@ def fill(model, weights):
     assert next(given, None) is None
 
 
-def batches(name):
-    """Return the batches as tensors."""
-    pairs = [tuple(map(torch.from_numpy, b)) for b in models.batches(name)]
+def batches(name, part=0, parts=1):
+    """Return the batches as tensors; of each, one of several parts of as many rows."""
+    pairs = [
+        tuple(torch.from_numpy(a[len(a) * part // parts : len(a) * (part + 1) // parts]) for a in b)
+        for b in models.batches(name)
+    ]
     if name == "cnn":
         pairs = [(x.to(memory_format=torch.channels_last), y) for x, y in pairs]
     return pairs if name in models.SQUARES else [(x, y.long().flatten()) for x, y in pairs]
 
 
-def step(name, weights=None, compiled=False):
+def step(name, weights=None, compiled=False, ranks=None):
+    """Return a function that takes a step. ranks: the number of this one and how many, with DDP."""
     torch.manual_seed(0)
     model = {
         "xor": lambda: dense(2, 4, 1, act=nn.Tanh),
@@ -82,6 +86,8 @@ def step(name, weights=None, compiled=False):
     }[name]()
     if weights is not None:
         fill(model, weights)
+    if ranks is not None:
+        model = nn.parallel.DistributedDataParallel(model)
     adam = {"lr": models.RATE, "betas": (models.B1, models.B2), "eps": models.EPS, "fused": True}
     if name == "tabular":
         rms = {"lr": models.RATE, "alpha": models.RMS_DECAY, "eps": models.EPS}
@@ -96,7 +102,7 @@ def step(name, weights=None, compiled=False):
     if compiled:
         loss = torch.compile(loss)
         update = torch.compile(update) if name == "tabular" else update
-    turns = itertools.cycle(batches(name))
+    turns = itertools.cycle(batches(name, *(ranks or ())))
 
     def run():
         optimizer.zero_grad()

@@ -63,6 +63,50 @@ def test_the_plot_is_of_medians_over_ours(perf):
     assert perf("plot").ratios(header, rows) == {"m": {"JAX": 2.5}}
 
 
+def test_the_model_of_sums_is_fitted_to_what_is_measured(perf):
+    scaling = perf("scaling")
+    alpha, beta = scaling.fit([(size, 3e-6 + size / 5e9) for size in scaling.SIZES])
+    np.testing.assert_allclose((alpha, beta), (3e-6, 2e-10), rtol=1e-6)
+
+
+def test_steps_on_more_nodes_are_predicted(perf, monkeypatch):
+    scaling = perf("scaling")
+    monkeypatch.setattr(scaling, "NETWORKS", {"net": (1e9, 1e-5, 1e-6)})
+    assert scaling.sum_of_nodes(1, 10**6, "net") == 0
+    # Two latencies, six messages, and six quarters of the bytes.
+    assert scaling.sum_of_nodes(4, 10**6, "net") == pytest.approx(2e-5 + 6e-6 + 1.5e-3)
+    cells, lines = scaling.predict("mlp", 1e-3, 10**6)
+    assert lines["`mlp`, net"][1] == 1
+    assert lines["`mlp`, net"][2] == pytest.approx(1e-3 / (1e-3 + 2.2e-5 + 1e-3))
+    assert cells["`mlp`, net"][1:3] == ["1.02", "2.02 ms, 49%"]
+
+
+def test_steps_on_ranks_are_compared_with_one_process_and_ddp(perf):
+    scaling = perf("scaling")
+    seconds = {scaling.ONE: 2.0, scaling.TWO: 2.1, "2 ranks, without sums": 2.0, "DDP, 2 ranks": 4.2}
+    times = {row: [s * 1e-3] * 3 for row, s in seconds.items()}
+    cells, figures = scaling.rows_of("gpt", times, {scaling.TWO: (3, 2000)})
+    row = ["2.1 / 2.1", "1.05", "0.50", "0.1 (5%)", "3", "2"]
+    assert cells["`gpt`, 2 ranks"][1:] == row
+    assert scaling.check("gpt", figures) == []
+    assert scaling.check("gpt", figures | {"DDP": 0.9}) == ["gpt, DDP: 0.900, at most 0.8"]
+
+
+def test_the_ranks_that_are_timed_train_and_sum(perf):
+    pytest.importorskip("mpi4py")
+    jobs = perf("scaling_jobs")
+    job = jobs.Job("treepie", 2, 1)
+    try:
+        for what in ("steps", "without sums"):
+            assert len(job.ask(what, "mlp", 3)) == 2
+        calls, size = job.ask("counts", "mlp", 3)
+        assert calls < 8
+        assert size > 4 * 535_000
+        assert min(job.ask("sum", "shared", 4096)) > 0
+    finally:
+        job.end()
+
+
 def test_the_calls_whose_overhead_is_timed_run(perf, monkeypatch):
     monkeypatch.setattr(perf("arena"), "CALLS", 9)
     overhead = perf("overhead")

@@ -8,6 +8,8 @@ from typing import Any, NoReturn, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from treepie.kernels import memory
+
 
 @runtime_checkable
 class Communicator(Protocol):
@@ -18,6 +20,17 @@ class Communicator(Protocol):
     Every rank calls the same methods in the same order. Arrays are C-contiguous, with the same shape and
     dtype on all ranks. `tp.distributed.world()` is the communicator of MPI's processes; any object with these
     methods will do, for another engine.
+
+    More methods are optional. `empty(shape, dtype)` returns an uninitialized array whose sums are faster,
+    such as one in memory that ranks share; all ranks call it. `begin_sum(array)` begins a sum and returns an
+    object with `test()`, which makes progress and returns whether the sum is complete, and `wait()`, which
+    completes it; until then nobody reads or writes the array. Sums complete in the order in which they began,
+    and the other methods complete all of them first.
+
+    Three more, of flat arrays of `empty`, let ranks share an update: `part(array)` is the slice that is this
+    rank's, `sum_part(array)` adds up that part alone, and leaves the rest unspecified, and
+    `gather_parts(array)` replaces each part by that of its rank. An array whose part was summed is written
+    again after the next call of any other method. Ranks that share no memory have all of an array as part.
 
     >>> import treepie as tp
     >>> isinstance(tp.distributed.world(), tp.distributed.Communicator)
@@ -43,6 +56,43 @@ class Communicator(Protocol):
 
     def abort(self, status: int = 1) -> NoReturn:
         """End all ranks, with an exit status."""
+
+
+class Pending(Protocol):
+    """A sum that has begun."""
+
+    def test(self) -> bool:
+        """Return whether it is complete; makes progress, and does not wait."""
+
+    def wait(self) -> None:
+        """Complete it."""
+
+
+class Completed:
+    """A sum that is complete."""
+
+    def test(self) -> bool:
+        """Return True."""
+        return True
+
+    def wait(self) -> None:
+        """Return at once."""
+
+
+def empty(comm: Communicator, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """Return an uninitialized array, in the memory in which a communicator adds up fastest."""
+    allocate = getattr(comm, "empty", None)
+    dtype = np.dtype(dtype)
+    return memory.aligned(shape, dtype) if allocate is None else allocate(shape, dtype)
+
+
+def begin_sum(comm: Communicator, array: NDArray[Any]) -> Pending:
+    """Begin a sum over ranks; a communicator that cannot begin one completes it."""
+    begin = getattr(comm, "begin_sum", None)
+    if begin is not None:
+        return begin(array)  # type: ignore[no-any-return]
+    comm.sum(array)
+    return Completed()
 
 
 class Single:

@@ -13,7 +13,7 @@ from treepie.autodiff import Tensor, ptree
 from treepie.autodiff.arguments import as_tensor
 
 from ..data.rows import Shards
-from ..distributed.communicator import Communicator
+from ..distributed.communicator import Communicator, Single, empty
 from ..optim.flat import FlatLayout
 from .inputs import Sums
 
@@ -50,12 +50,14 @@ class ShardSums:
         self._comm, self._shards, self._ordered = comm, shards, ordered
         self._nodes: list[_Node] = []
         self._free: list[Sums] = []
-        self._layout: FlatLayout | None = None
+        self._layout: Any = None  # a `FlatLayout`, once a step has begun
 
     def begin(self, layout: FlatLayout) -> None:
         """Begin a step. layout: of the gradients."""
         if layout is not self._layout:
-            self._layout, self._nodes, self._free = layout, [], []
+            # On all ranks at once, the memory that they share.
+            self._layout, self._nodes = layout, []
+            self._free = [_buffers(self._comm, layout)]
         self._free += [node.sums for node in reversed(self._nodes)]
         self._nodes.clear()
 
@@ -65,7 +67,7 @@ class ShardSums:
         if left is not None and once and shard % 2 and left.first == shard - 1:
             left.span = 2
             return left.sums
-        sums = self._free.pop() if self._free else self._new()
+        sums = self._free.pop() if self._free else _buffers(Single(), self._layout)
         sums.empty = True
         self._nodes.append(_Node(shard, 1, sums))
         return sums
@@ -120,11 +122,10 @@ class ShardSums:
             self._comm.sum(rows)
             total[part] = _added(dict(zip(nodes, rows, strict=True)), 0, root, self._shards.count)
 
-    def _new(self) -> Sums:
-        assert self._layout is not None
-        sizes, groups = self._layout.sizes, self._layout.groups
-        empty = getattr(self._comm, "empty", np.empty)
-        return Sums([empty((n,), g.dtype) for n, g in zip(sizes, groups, strict=True)])
+
+def _buffers(comm: Communicator, layout: FlatLayout) -> Sums:
+    """Return uninitialized sums, in memory that ranks share where they can."""
+    return Sums([empty(comm, (n,), g.dtype) for n, g in zip(layout.sizes, layout.groups, strict=True)])
 
 
 def _fill(sums: Sums) -> None:

@@ -10,6 +10,7 @@ from . import (
     formulas,
     functions,
     kernels,
+    mpi,
     ops,
     optimizers,
     programs,
@@ -38,5 +39,6 @@ _PARTS = (
     caches,
     draws,
     shards,
+    mpi,
 )
 ALL = [e for part in _PARTS for e in part.EDITS]

@@ -1,0 +1,294 @@
+"""Sums over the ranks of a node, in memory that they share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from treepie.kernels import config, memory
+from treepie.kernels.ranks import first_below, set_word, sum_arrays
+
+from .memory import Block, share
+from .nodes import PIECE, Nodes
+from .waiting import Steps
+
+#: Bytes of an array up to which every rank adds up all of it, after one wait instead of two. Larger ones that
+#: are not in shared memory pass through such memory in pieces.
+SMALL = 1 << 14
+
+#: Words of a rank that others read, two cache lines apart from the next rank's: how many phases of
+#: collectives it has come to; its current collective, by parity; whether it waits for other nodes.
+_ARRIVED, _COLLECTIVE, _OUTSIDE = 0, 8, 24
+_STRIDE = 128
+
+_KINDS = ("a barrier", "a sum", "a sum in shared memory", "a sum of parts", "a gathering of parts")
+_DTYPES = tuple(map(np.dtype, ("float32", "float64", "int32", "int64")))
+
+
+class Node:
+    """The ranks of a node. The first of them talks to the other nodes, by `nodes`.
+
+    ranks: their numbers in the job.
+
+    Every rank counts the phases that it has come to, in a word that the others read. A sum is in the order
+    of ranks whatever their number and timing: each rank adds up a slice of the array over all ranks, where
+    they are, and stores it in the arrays of all.
+    """
+
+    def __init__(self, comm: Any, ranks: list[int], nodes: Nodes | None, memories: list[Any]) -> None:
+        """Take MPI's communicator of the node, and memory of `control_bytes` of each rank.
+
+        nodes: on the node's first rank, where there are several nodes.
+        """
+        self._comm, self._own, self._count = comm, comm.rank, comm.size
+        self._ranks, self._nodes = ranks, nodes
+        self._several = comm.bcast(nodes is not None)
+        words = memories[0][: _STRIDE * self._count].view(np.int64).reshape(self._count, -1)
+        self._words = words.ctypes.data
+        self._arrived = words[:, _ARRIVED // 8]
+        self._collectives = [words[:, _COLLECTIVE // 8 + k] for k in (0, 1)]
+        self._outside = words[:, _OUTSIDE // 8]
+        self._number = self._phase = 0
+        starts = [_STRIDE * self._count + k * SMALL for k in range(5)]
+        self._slots = [[m.ctypes.data + at for m in memories] for at in starts[:2]]
+        self._inputs = [memories[self._own][at : at + SMALL] for at in starts[:2]]
+        self._results = [memories[0][at : at + SMALL] for at in starts[2:4]]
+        self._blocks = [Block([m[starts[4] :] for m in memories], self._own)]
+
+    def barrier(self) -> Steps:
+        """Wait for all ranks of all nodes."""
+        self._begin(0, 0)
+        if self._several and not self._nodes:
+            self._arrive()
+            yield self._first()
+            self._check(1)
+            return
+        yield self._all()
+        self._check(self._count)
+        if self._nodes:
+            yield from self._outside_steps(self._nodes.barrier())
+            self._arrive()
+
+    def sum(self, array: NDArray[Any]) -> Steps:
+        """Replace a flat array by its sum over all ranks of all nodes."""
+        found = self._find(array)
+        if found is not None:
+            yield from self._sum_block(*found, array)
+            return
+        if array.nbytes <= SMALL:
+            yield from self._sum_small(array)
+            return
+        step = PIECE // array.itemsize
+        for first in range(0, array.size, step):
+            part = array[first : first + step]
+            staged = self._blocks[0].array(part.shape, part.dtype)
+            staged[...] = part
+            yield from self._sum_block(0, 0, staged)
+            part[...] = staged
+
+    def part(self, array: NDArray[Any]) -> tuple[int, int]:
+        """Return the first element of this rank's part of a flat array, and the one after the last.
+
+        Parts begin at cache lines.
+        """
+        line = 64 // array.itemsize
+        length = -(-array.size // (self._count * line)) * line
+        return min(length * self._own, array.size), min(length * (self._own + 1), array.size)
+
+    def sum_part(self, array: NDArray[Any]) -> Steps:
+        """Replace this rank's part of a flat array by the sum; the rest is unspecified.
+
+        On one node that is half of a sum: a rank reads its part of all arrays and writes its own.
+        """
+        found = self._find(array)
+        if found is None or self._several:
+            yield from self.sum(array)
+            return
+        number, offset = found
+        self._begin(3, array.size, array.dtype, number, offset)
+        yield self._all()
+        self._check(self._count)
+        first, last = self.part(array)
+        at = [a + offset + first * array.itemsize for a in self._blocks[number].addresses]
+        own = self._own
+        # The first target is where the sum is built up: none of the sources that are still to be added.
+        sum_arrays(last - first, array.dtype, at, [at[own]] if own < 2 else [at[0], at[own]])
+
+    def gather_parts(self, array: NDArray[Any]) -> Steps:
+        """Give the other ranks of the node this one's part of a flat array, which is in shared memory."""
+        found = self._find(array)
+        if found is None:
+            raise ValueError("Communicator.gather_parts: array is not one of empty")
+        number, offset = found
+        self._begin(4, array.size, array.dtype, number, offset)
+        yield self._all()  # nobody reads the old values any more
+        self._check(self._count)
+        first, last = self.part(array)
+        at = [a + offset + first * array.itemsize for a in self._blocks[number].addresses]
+        own = at.pop(self._own)
+        sum_arrays(last - first, array.dtype, [own], at)
+        self._arrive()
+        yield self._all()
+
+    def _find(self, array: NDArray[Any]) -> tuple[int, int] | None:
+        """Return the number of the block that an array is in, and its offset there."""
+        address = memory.address_of(array)
+        for number, block in enumerate(self._blocks):
+            offset = block.offset(array, address)
+            if offset >= 0:
+                return number, offset
+        return None
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any] | None:
+        """Return an array in shared memory, or None where there is none; all ranks are here."""
+        size = max(math.prod(shape) * dtype.itemsize, 1)
+        size += -size % 4096
+        # A block that no rank uses any more, if there is one of this size.
+        fits = [block.size == size and block.free() for block in self._blocks[1:]]
+        unused = [all(column) for column in zip(*self._comm.allgather(fits), strict=True)]
+        if any(unused):
+            return self._blocks[1 + unused.index(True)].array(shape, dtype)
+        memories = share(self._comm, size)
+        if memories is None:
+            return None
+        self._blocks.append(Block(memories, self._own))
+        return self._blocks[-1].array(shape, dtype)
+
+    def _sum_small(self, array: NDArray[Any]) -> Steps:
+        parity = (self._number + 1) % 2
+        self._inputs[parity][: array.nbytes] = array.view(np.uint8)
+        self._begin(1, array.size, array.dtype)
+        if self._several and not self._nodes:
+            self._arrive()
+            yield self._first()
+            self._check(1)
+            array.view(np.uint8)[...] = self._results[parity][: array.nbytes]
+            return
+        yield self._all()
+        self._check(self._count)
+        sum_arrays(array.size, array.dtype, self._slots[parity], [memory.address_of(array)])
+        if self._nodes:
+            yield from self._outside_steps(self._nodes.sum(array))
+            self._results[parity][: array.nbytes] = array.view(np.uint8)
+            self._arrive()
+
+    def _sum_block(self, number: int, offset: int, array: NDArray[Any]) -> Steps:
+        """Sum arrays at the same offset of a block."""
+        self._begin(2, array.size, array.dtype, number, offset)
+        yield self._all()
+        self._check(self._count)
+        first, last = self.part(array)
+        addresses = [a + offset for a in self._blocks[number].addresses]
+        at = [a + first * array.itemsize for a in addresses]
+        sum_arrays(last - first, array.dtype, at, at[:1] if self._several else at)
+        self._arrive()
+        if not self._several:
+            yield self._all()
+            return
+        if self._nodes:
+            yield self._all()
+            yield from self._outside_steps(self._nodes.sum(array))
+        self._arrive()
+        yield self._first()
+        if not self._nodes:
+            sum_arrays(array.size, array.dtype, addresses[:1], [addresses[self._own]])
+        self._arrive()
+        if self._nodes:  # its array stays until all have read it
+            yield self._all()
+
+    def _begin(
+        self, kind: int, size: int, dtype: np.dtype[Any] | None = None, block: int = 0, offset: int = 0
+    ) -> None:
+        """Begin a collective: tell the other ranks which it is, and that this one has come."""
+        self._number += 1
+        kinds = kind * 8 + (_DTYPES.index(dtype) if dtype is not None else 0)
+        word = (offset // 64 % 64 * 64 + block % 64) * 64 + kinds
+        self._collectives[self._number % 2][self._own] = word << 44 | size & (1 << 44) - 1
+        self._arrive()
+
+    def _arrive(self) -> None:
+        self._phase += 1
+        set_word(self._words + _STRIDE * self._own + _ARRIVED, self._phase)
+
+    def _all(self) -> Arrival:
+        return Arrival(self, self._phase, self._count)
+
+    def _first(self) -> Arrival:
+        return Arrival(self, self._phase, 1)
+
+    def _check(self, count: int) -> None:
+        """Raise RuntimeError where one of the first ranks is in another collective than this one."""
+        words = self._collectives[self._number % 2][:count].tolist()
+        own = int(self._collectives[self._number % 2][self._own])
+        for rank, word in zip(self._ranks, words, strict=False):
+            if word != own:
+                raise RuntimeError(
+                    f"distributed: rank {self._ranks[self._own]} is at {_described(own)} and rank {rank} at "
+                    f"{_described(word)}, expected the same calls in the same order on all ranks"
+                )
+
+    def _outside_steps(self, steps: Steps) -> Steps:
+        """Run steps of the first rank with other nodes; it names who is missing there."""
+        self._outside[self._own] = 1
+        yield from steps
+        self._outside[self._own] = 0
+
+    def missing(self, phase: int, count: int) -> Sequence[int]:
+        """Return which of the first ranks have not come to a phase, unless they wait for other nodes."""
+        late = [r for r in range(count) if self._arrived[r] < phase and not self._outside[r]]
+        return [self._ranks[r] for r in late]
+
+    def ready(self, phase: int, count: int, ns: float) -> bool:
+        """Whether the first ranks have come to a phase."""
+        return first_below(self._words + _ARRIVED, _STRIDE, count, phase, ns) < 0
+
+    def tell(self, missing: Sequence[int]) -> None:
+        """Tell other nodes which ranks are missing."""
+        if self._nodes:
+            self._nodes.tell(missing)
+
+
+class Arrival:
+    """A wait for the first ranks of a node to come to a phase."""
+
+    patience = config.RANK_YIELD_SECONDS
+
+    def __init__(self, node: Node, phase: int, count: int) -> None:
+        self._node, self._phase, self._count = node, phase, count
+
+    def ready(self, ns: float = 0) -> bool:
+        """Whether they have come."""
+        return self._node.ready(self._phase, self._count, ns)
+
+    def tell(self) -> None:
+        """Tell other nodes who is missing."""
+        self._node.tell(self.missing())
+
+    def missing(self) -> Sequence[int]:
+        """Return the ranks that have not come."""
+        return self._node.missing(self._phase, self._count)
+
+
+def control_bytes(count: int) -> int:
+    """Return the bytes of memory of each rank that a node of so many ranks needs."""
+    size = _STRIDE * count + 4 * SMALL + PIECE
+    return size + -size % 4096
+
+
+def check_dtype(array: NDArray[Any]) -> None:
+    """Raise TypeError for an array that ranks do not add up."""
+    if array.dtype not in _DTYPES:
+        raise TypeError(
+            f"Communicator.sum: array is {array.dtype}, expected float32, float64, int32 or int64"
+        )
+
+
+def _described(word: int) -> str:
+    kind, dtype = divmod(word >> 44 & 63, 8)
+    size = word & (1 << 44) - 1
+    name = _KINDS[kind] if kind < len(_KINDS) else "nothing"
+    return f"{name} of {size} {_DTYPES[dtype % len(_DTYPES)].name}" if kind else name
