@@ -1,5 +1,6 @@
 """Sums over the processes of MPI: in shared memory, by messages between nodes, and waits with a limit."""
 
+import os
 import time
 
 import numpy as np
@@ -249,15 +250,33 @@ print("again")
     assert output.count("again") == 3
 
 
-def test_memory_that_cannot_be_shared_is_a_warning():
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="Linux only")
+def test_memory_of_another_process_is_not_mapped():
+    """In another container the same numbers are another file."""
+    from treepie.distributed import memory
+
+    file = os.memfd_create("test")
+    try:
+        os.posix_fallocate(file, 0, 4096)
+        of = os.getpid(), file, os.fstat(file).st_dev, os.fstat(file).st_ino
+        memory._mapped(of, 4096)[:] = 1
+        assert os.pread(file, 2, 0) == bytes([1, 1])
+        with pytest.raises(OSError, match="another process"):
+            memory._mapped((*of[:3], of[3] + 1), 4096)
+    finally:
+        os.close(file)
+
+
+@pytest.mark.parametrize("call", ["os.posix_fallocate", "mmap.mmap"])
+def test_memory_that_cannot_be_shared_is_a_warning(call):
     code = (
         """
-import errno, os, warnings
+import errno, mmap, os, warnings
 import treepie as tp
 if os.environ.get("PMI_RANK", os.environ.get("OMPI_COMM_WORLD_RANK")) == "1":
     def full(*_):
         raise OSError(errno.ENOSPC, "no space")
-    os.posix_fallocate = full
+    CALL = full
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     comm = tp.distributed.world()
@@ -267,7 +286,7 @@ assert [str(w.message).startswith("distributed.world: the ranks of this node can
         + SUMS.replace("PER_NODE", "1").partition("comm = ")[0]
         + SUMS.replace("PER_NODE", "1").partition("world()")[2]
     )
-    status, output, errors = launch(3, code + "print('equal')")
+    status, output, errors = launch(3, code.replace("CALL", call) + "print('equal')")
     assert status == 0, errors
     assert output.count("equal") == 3
 
