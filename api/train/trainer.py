@@ -178,7 +178,8 @@ class Trainer:
             from rank 0's state; gradients, losses and running statistics are means over all rows. `report` is
             called on every rank; only rank 0 shows progress and writes checkpoints.
 
-        Ctrl-C ends training and is raised again. Any exception has the last good state as `state`.
+        Ctrl-C ends training and is raised again. With `checkpoint`, SIGTERM and SIGUSR1 end it with
+        `tp.Preempted` once a checkpoint is written. Any exception has the last good state as `state`.
         """
         _check_options(epochs, accumulate_steps, on_nonfinite, clip_norm, comm, validate)
         ranks = Ranks(comm, "Trainer.fit", data, rngs)
@@ -210,7 +211,7 @@ class Trainer:
         progress: bool | None,
     ) -> TrainState:
         """Return the state after the remaining epochs."""
-        with Progress(progress, run.done, len(run.data) * epochs) as bar:
+        with run.preemption, Progress(progress, run.done, len(run.data) * epochs) as bar:
             try:
                 with contextlib.suppress(EarlyStop):
                     for _ in run.epochs(epochs):
@@ -219,6 +220,7 @@ class Trainer:
                         run.after_epoch(runner)
                         bar.note(run.history.epochs[-1] if validate else {})
                 run.finish(runner)
+                run.leave_if_asked(runner)
             finally:
                 self.steps.cache.release()
         return runner.end()
@@ -239,6 +241,7 @@ class Trainer:
                 if run.ranks.any(stop):
                     raise EarlyStop
             run.after_step(runner)
+            run.leave_if_asked(runner)
 
     def _scores(self, runner: StepRunner, validate: Validation | None) -> dict[str, Any]:
         if validate is None:
