@@ -41,7 +41,7 @@ def handlers():
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
 @pytest.mark.parametrize("step", [1, 3, 6, 7, 18, 36])
 def test_at_a_step(tmp_path, whole, name, step):
-    """Batches of 7 of 40 rows: step 6 ends an epoch, 18 too with a checkpoint that is due, and 36 is the last."""
+    """Batches of 7 of 40 rows: 6 ends an epoch, 18 one with a checkpoint that is due, 36 is the last."""
     with pytest.raises(tp.Preempted) as caught:
         preempted.run(tmp_path, EPOCHS, at_step(step, name))
     assert caught.value.code == 85
@@ -78,7 +78,7 @@ def test_while_a_checkpoint_is_written(tmp_path, whole, monkeypatch):
 
 
 def test_at_random_instants_of_real_processes(tmp_path, whole):
-    """Thirty times: in the first steps, in one of them, in a checkpoint, in an epoch's scores, or at the end."""
+    """Thirty times: in a step, in a checkpoint, in an epoch's end, or after the last one."""
     draw = random.Random(0)
     command = [sys.executable, preempted.__file__, None, str(EPOCHS)]
     ended = []

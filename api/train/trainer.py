@@ -168,7 +168,7 @@ class Trainer:
         clip_norm: largest global norm of the gradients, which are scaled down to it.
         accumulate_steps: elements of a step. Their gradients are averaged, weighted by examples, as in one
             big batch. The last step of an epoch takes the rest.
-        checkpoint: `tp.checkpoint.every(steps, directory)`.
+        checkpoint: `tp.checkpoint.every(steps, directory)`; on SIGTERM, one more and `tp.Preempted`.
         resume: continue from the last checkpoint there, if there is one: with the same arguments the result
             has the same bits as an uninterrupted run. `st` gives the structure only.
         history: receives losses and scores.
@@ -178,8 +178,7 @@ class Trainer:
             from rank 0's state; gradients, losses and running statistics are means over all rows. `report` is
             called on every rank; only rank 0 shows progress and writes checkpoints.
 
-        Ctrl-C ends training and is raised again. With `checkpoint`, SIGTERM and SIGUSR1 end it with
-        `tp.Preempted` once a checkpoint is written. Any exception has the last good state as `state`.
+        Ctrl-C ends training and is raised again. Any exception has the last good state as `state`.
         """
         _check_options(epochs, accumulate_steps, on_nonfinite, clip_norm, comm, validate)
         ranks = Ranks(comm, "Trainer.fit", data, rngs)
