@@ -219,6 +219,7 @@ def share() -> None:
             each.chmod(0o755)
         for file in path.glob("*.o"):
             file.chmod(0o644)
+        (path / "locks").unlink(missing_ok=True)  # which this user alone needs
 
 
 @functools.cache

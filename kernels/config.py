@@ -170,7 +170,7 @@ def _quota(group: Path) -> list[int]:
 
 def environment() -> dict[str, str]:
     """Return a copy of the environment, for processes that are started."""
-    return dict(os.environ)
+    return {name: value for name, value in os.environ.items() if name != "TREEPIE_RANK_PROCESS"}
 
 
 #: The folder in which ranks note for `python -m treepie.run` that they have begun, and ended.
@@ -189,3 +189,26 @@ def processes() -> tuple[str, int]:
     sizes = {name: int(os.environ[name]) for name in names if os.environ.get(name, "").isdecimal()}
     most = max(sizes, key=lambda name: sizes[name], default="")
     return most, sizes.get(most, 1)
+
+
+def rank() -> int:
+    """Return the number of this process among those that a launcher started together."""
+    names = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
+    return next((_number(name) for name in names if name in os.environ), 0)
+
+
+def started_by_open_mpi() -> bool:
+    """Return whether Open MPI's launcher started this process."""
+    return "OMPI_COMM_WORLD_SIZE" in os.environ
+
+
+def process_manager() -> int | None:
+    """Return the descriptor on which this process talks to MPICH's or Intel MPI's launcher, if it has one."""
+    # Slurm's has the same name, for another protocol.
+    return _number("PMI_FD") or None if "SLURM_STEP_ID" not in os.environ else None
+
+
+def is_rank() -> bool:
+    """Return whether a launcher started this process; its children have the same environment."""
+    process = str(os.getpid())
+    return os.environ.setdefault("TREEPIE_RANK_PROCESS", process) == process

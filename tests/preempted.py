@@ -1,10 +1,12 @@
 """A training for test_preemption.py, as a program: `python preempted.py FOLDER [EPOCHS]`.
 
-It prints "started" after the first step, and at the end the bits of the result.
+It prints its process, "ready", each step, and at the end "result" and a digest of the result.
 """
 
 import hashlib
+import os
 import sys
+import time
 
 import numpy as np
 
@@ -45,7 +47,14 @@ if __name__ == "__main__":
     def report(step, loss, st):
         if comm.rank == 0:
             print("step", step, flush=True)
+        if several:
+            time.sleep(0.01)
 
+    print("process", comm.rank, os.getpid(), flush=True)
+    comm.barrier()
+    time.sleep(0.1)
+    if comm.rank == 0:
+        print("ready", flush=True)
     result = run(sys.argv[1], int(sys.argv[2]), report, several)
     if comm.rank == 0:
         print("result", result)
