@@ -115,12 +115,50 @@ def cores() -> int:
     if fixed := _number("NUMBA_NUM_THREADS"):
         return fixed
     total = os.cpu_count() or 1
-    # Windows and macOS have no affinity masks that Python can read.
-    limits = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else total, *quotas()]
-    limits += [_number("OMP_NUM_THREADS"), _number("SLURM_CPUS_PER_TASK")]
-    if ranks := max(map(_number, ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"))):
+    limits = [_bound_cores(total), *quotas(), _number("OMP_NUM_THREADS"), _number("SLURM_CPUS_PER_TASK")]
+    if ranks := _local_ranks():
         limits.append(max(total // ranks, 1))
     return min(limit for limit in limits if limit)
+
+
+def _bound_cores(total: int) -> int:
+    """Return the number of cores of the affinity mask."""
+    # Windows and macOS have no affinity masks that Python can read.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else total
+
+
+def _local_ranks() -> int:
+    """Return how many processes a launcher started on this machine, 0 where it does not say."""
+    ranks = max(map(_number, ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")))
+    if ranks or "SLURM_STEP_ID" not in os.environ:
+        return ranks
+    counts: list[int] = []  # "2(x3),1": two on each of three machines, one on the fourth
+    for word in os.environ.get("SLURM_STEP_TASKS_PER_NODE", "").split(","):
+        count, _, times = word.rstrip(")").partition("(x")
+        if count.isdecimal():
+            counts += [int(count)] * int(times or 1)
+    node = _number("SLURM_NODEID")
+    return counts[node] if node < len(counts) else 0
+
+
+def binding() -> tuple[int, int, str] | None:
+    """Return the cores that this rank is bound to, its share of those that may be used, and what frees it.
+
+    None where the first is not less than the second, or than the threads that the user has asked for.
+    """
+    ranks, total = _local_ranks(), os.cpu_count() or 1
+    if not ranks:
+        return None
+    # Slurm's allocation may be a part of the machine.
+    share = min([total, *quotas(), _number("SLURM_CPUS_ON_NODE") or total]) // ranks
+    bound = _bound_cores(total)
+    threads = _number("NUMBA_NUM_THREADS") or _number("OMP_NUM_THREADS") or share
+    if bound >= min(share, threads):
+        return None
+    if started_by_open_mpi():
+        return bound, share, "mpirun --bind-to none"
+    slurm = "SLURM_STEP_ID" in os.environ
+    return bound, share, f"srun --cpus-per-task={share}" if slurm else "mpiexec -bind-to none"
 
 
 def _number(variable: str) -> int:

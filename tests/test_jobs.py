@@ -184,3 +184,25 @@ def test_preemption(target, name, tmp_path, whole):
     with Job(3, preempted.__file__, tmp_path, EPOCHS) as job:
         assert job.read_until("result").split()[1] == whole
         assert job.end()[0] == 0
+
+
+# ---- launchers
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("n", [2, 4])
+def test_digits(n, plain):
+    with Job(n, "-m", "treepie.examples.digits", plain=plain) as job:
+        status, _, output, errors = job.end(timeout=200)
+    assert status == 0, errors
+    assert output.count("test accuracy 9") == 1  # of rank 0 alone
+    assert output.count("parameters") == 1
+
+
+def test_stdin_is_the_scripts():
+    command = [sys.executable, "-m", "treepie.run", "-n", "2", "-c", "import sys; print(sys.stdin.read())"]
+    done = subprocess.run(command, input="a line", capture_output=True, text=True, timeout=60, check=True)
+    assert "a line" in done.stdout
+
+
+def test_the_status_is_the_scripts():
+    assert launch(2, "raise SystemExit(7)")[0] == 7
+    assert launch(2, "import sys; sys.exit(7)")[0] == 7
