@@ -55,8 +55,8 @@ def _check_binding() -> None:
     if binding is not None:
         bound, share, flags = binding
         warnings.warn(
-            f"distributed.world: each rank is bound to {bound} of the {share} cores that are its share, expected "
-            f"{flags}, or python -m treepie.run",
+            f"distributed.world: each rank is bound to {bound} of the {share} cores that are its share, "
+            f"expected {flags}, or python -m treepie.run",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -8,6 +8,7 @@ from . import (
     data,
     formulas,
     functions,
+    jobs,
     kernels,
     ops,
     optimizers,
@@ -32,5 +33,6 @@ _PARTS = (
     checkpoints,
     training,
     caches,
+    jobs,
 )
 ALL = [e for part in _PARTS for e in part.EDITS]
