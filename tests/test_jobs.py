@@ -162,8 +162,8 @@ if comm.rank == 0:
 @pytest.mark.parametrize("target", ["one rank", "run", "plain", "group"])
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
 def test_preemption(target, name, tmp_path, whole):
-    if target == "plain" and name == "SIGTERM" and open_mpi():
-        pytest.skip("mpirun of Open MPI ends all ranks on SIGTERM")
+    # Open MPI's launcher ends all ranks on SIGTERM.
+    ended = open_mpi() and name == "SIGTERM" and target in ("plain", "group")
     number = getattr(signal, name)
     for trial in range(2):
         with Job(3, preempted.__file__, tmp_path, EPOCHS, plain=target == "plain") as job:
@@ -177,7 +177,7 @@ def test_preemption(target, name, tmp_path, whole):
             else:
                 job.process.send_signal(number)
             status, seconds, output, errors = job.end()
-        assert status == 85, (output, errors)
+        assert status != 0 if ended else status == 85, (output, errors)
         assert seconds < 10.0
         assert "Traceback" not in errors
         assert job.left() == []
