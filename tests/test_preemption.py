@@ -122,6 +122,7 @@ def test_what_that_handler_raises_is_raised_after_the_checkpoint(tmp_path, whole
     finally:
         signal.signal(signal.SIGTERM, before)
     assert caught.value.state.step == 4
+    assert (tmp_path / "step-00000004").is_dir()
     assert preempted.run(tmp_path, EPOCHS) == whole
 
 
