@@ -47,8 +47,7 @@ if __name__ == "__main__":
     def report(step, loss, st):
         if comm.rank == 0:
             print("step", step, flush=True)
-        if several:
-            time.sleep(0.01)
+        time.sleep(0.01)
 
     print("process", comm.rank, os.getpid(), flush=True)
     comm.barrier()
