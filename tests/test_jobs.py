@@ -131,7 +131,7 @@ def test_a_rank_that_fails_ends_the_job(moment, end, tmp_path):
     known = {"exception": 1, "SIGINT": 130, "sys.exit": 3}
     if (moment, end) == ("checkpoint", "SIGTERM"):
         assert status == 85
-    else:
+    elif "import" not in moment:  # before MPI_Init, Open MPI's launcher may tell of another rank first
         assert status == known.get(end, status)
 
 
@@ -159,36 +159,36 @@ if comm.rank == 0:
     return output.strip()
 
 
-@pytest.mark.parametrize("target", ["one rank", "run", "plain", "group"])
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
-def test_preemption(target, name, tmp_path, whole):
+TARGETS = [("SIGTERM", target) for target in ("one rank", "run", "plain", "group")]
+
+
+@pytest.mark.parametrize(("name", "target"), [*TARGETS, ("SIGUSR1", "run"), ("SIGUSR1", "plain")])
+def test_preemption(name, target, tmp_path, whole):
     # Open MPI's launcher ends all ranks on SIGTERM.
     ended = open_mpi() and name == "SIGTERM" and target in ("plain", "group")
     number = getattr(signal, name)
-    for trial in range(2):
-        with Job(3, preempted.__file__, tmp_path, EPOCHS, plain=target == "plain") as job:
-            job.read_until("ready")
-            for _ in range(3 + 7 * trial):
-                job.read_until("step")
-            if target == "one rank":
-                os.kill(job.processes[2], number)
-            elif target == "group":
-                os.killpg(job.process.pid, number)
-            else:
-                job.process.send_signal(number)
-            status, seconds, output, errors = job.end()
-        assert status != 0 if ended else status == 85, (output, errors)
-        assert seconds < 10.0
-        assert "Traceback" not in errors
-        assert job.left() == []
+    with Job(3, preempted.__file__, tmp_path, EPOCHS, plain=target == "plain") as job:
+        job.read_until("ready")
+        for _ in range(10):
+            job.read_until("step")
+        if target == "one rank":
+            os.kill(job.processes[2], number)
+        elif target == "group":
+            os.killpg(job.process.pid, number)
+        else:
+            job.process.send_signal(number)
+        status, seconds, output, errors = job.end()
+    assert status != 0 if ended else status == 85, (output, errors)
+    assert seconds < 10.0
+    assert "Traceback" not in errors
+    assert job.left() == []
     with Job(3, preempted.__file__, tmp_path, EPOCHS) as job:
         assert job.read_until("result").split()[1] == whole
         assert job.end()[0] == 0
 
 
 # ---- launchers
-@pytest.mark.parametrize("plain", [False, True])
-@pytest.mark.parametrize("n", [2, 4])
+@pytest.mark.parametrize(("n", "plain"), [(4, False), (2, True)])
 def test_digits(n, plain):
     with Job(n, "-m", "treepie.examples.digits", plain=plain) as job:
         status, _, output, errors = job.end(timeout=200)
@@ -198,8 +198,17 @@ def test_digits(n, plain):
 
 
 def test_stdin_is_the_scripts():
-    command = [sys.executable, "-m", "treepie.run", "-n", "2", "-c", "import sys; print(sys.stdin.read())"]
-    done = subprocess.run(command, input="a line", capture_output=True, text=True, timeout=60, check=True)
+    """Of rank 0, a line at a time: Open MPI does not pass the end on."""
+    command = [
+        sys.executable,
+        "-m",
+        "treepie.run",
+        "-n",
+        "2",
+        "-c",
+        "import sys; print(sys.stdin.readline())",
+    ]
+    done = subprocess.run(command, input="a line\n", capture_output=True, text=True, timeout=60, check=True)
     assert "a line" in done.stdout
 
 
