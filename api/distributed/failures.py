@@ -28,7 +28,7 @@ _EXIT_TIME = 3.0
 #: Seconds by which a rank waits for each rank before it to show an interrupt: Ctrl-C reaches all of them.
 _TURN, _LAST_TURN = 0.1, 1.0
 
-#: Seconds in which a launcher should have passed a traceback on, of which an abort drops what is on its way.
+#: Seconds in which a launcher should have passed on what a rank has printed: an abort drops the rest.
 _TIME_TO_SHOW = 0.5
 
 #: Seconds in which a launcher ends this process once it was told to.
@@ -72,6 +72,7 @@ def abort(status: int) -> NoReturn:
     with contextlib.suppress(OSError, ValueError):  # a closed pipe or file
         sys.stdout.flush()
         sys.stderr.flush()
+    time.sleep(_TIME_TO_SHOW)
     mpi = sys.modules.get("mpi4py.MPI")
     if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized():
         mpi.COMM_WORLD.Abort(status)
@@ -113,8 +114,6 @@ def _end(previous: Any, kind: type[BaseException], error: BaseException, where: 
     else:  # the program's own
         previous(kind, error, where)
         sys.stderr.write(f"[rank {_rank}] ends all ranks: {kind.__name__}\n")
-    sys.stderr.flush()
-    time.sleep(_TIME_TO_SHOW)
     abort(130 if interrupted else 1)
 
 
