@@ -139,6 +139,7 @@ from .namespace import public_names as _public_names
 from .program.explain import explain as explain
 from .program.jit import jit as jit
 from .train.history import History as History
+from .train.preemption import Preempted as Preempted
 from .train.trainer import EarlyStop as EarlyStop, Trainer as Trainer
 
 bool = bool_

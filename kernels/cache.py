@@ -19,15 +19,22 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import llvmlite
 import llvmlite.binding as llvm
 import numpy as np
 
 from . import config
+
+fcntl: Any
+try:
+    import fcntl
+except ImportError:  # Windows: every process compiles what it lacks
+    fcntl = None
 
 #: The value of TREEPIE_CACHE_DIR with which kernels stay in memory, without a warning.
 OFF = "off"
@@ -39,6 +46,13 @@ _READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 #: Seconds after which a temporary file is one of a process that was killed: writing takes milliseconds.
 _LEFTOVER_AGE = 3600
+
+#: Seconds after which a process compiles a kernel that another one should have compiled: it may be stopped.
+#: A kernel takes 0.3 to 1 s, and the processes that wait for it need no core.
+_PATIENCE = 30.0
+
+#: Seconds between two looks at a lock, at first and at most.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.02
 
 
 class Folder(NamedTuple):
@@ -127,6 +141,61 @@ def write(name: str, code: bytes) -> None:
         _warn(f"{path}: {error.strerror}")
 
 
+@contextlib.contextmanager
+def compiling(name: str) -> Iterator[None]:
+    """Let one process at a time compile a kernel; the others find it in the cache afterwards.
+
+    A lock ends with its holder. Where the file system has no locks, and where the holder takes more than
+    `_PATIENCE`, a process goes on without it: kernels are then compiled twice, which does no harm. Kernels
+    that need each other are locked in the order of their needs, so that no two processes wait for each other.
+    """
+    path, problem = store()
+    if fcntl is None or path is None or problem:
+        yield
+        return
+    # One byte of one file for each kernel. A process has these locks, not a descriptor: closing one would
+    # release those of all kernels, so it stays open.
+    place, descriptor, locked = _place(name), -1, False
+    try:
+        with contextlib.suppress(OSError):
+            descriptor = _lock_file(path)
+            locked = _lock(descriptor, place)
+        yield
+    finally:
+        if locked:
+            with contextlib.suppress(OSError):
+                fcntl.lockf(descriptor, fcntl.LOCK_UN, 1, place)
+
+
+def _place(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "little")
+
+
+def _lock(descriptor: int, place: int) -> bool:
+    """Lock a byte, and return whether that took less than `_PATIENCE`; OSError where there are no locks."""
+    end, pause = time.monotonic() + _PATIENCE, _FIRST_PAUSE
+    while True:
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+            return True
+        except (BlockingIOError, PermissionError):  # EAGAIN or EACCES, by the system: another process has it
+            if time.monotonic() > end:
+                return False
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+_lock_files: dict[Path, int] = {}
+
+
+def _lock_file(path: Path) -> int:
+    """Return a descriptor of the file of locks in a folder, which stays open."""
+    descriptor = _lock_files.get(path)
+    if descriptor is None or not os.fstat(descriptor).st_nlink:  # the folder was removed meanwhile
+        descriptor = _lock_files[path] = os.open(path / "locks", os.O_RDWR | os.O_CREAT, 0o600)
+    return descriptor
+
+
 def sizes() -> list[int]:
     """Return the sizes, in bytes, of the kernels in the primary folder."""
     path, _ = primary()
@@ -150,6 +219,7 @@ def share() -> None:
             each.chmod(0o755)
         for file in path.glob("*.o"):
             file.chmod(0o644)
+        (path / "locks").unlink(missing_ok=True)  # which this user alone needs
 
 
 @functools.cache

@@ -115,12 +115,50 @@ def cores() -> int:
     if fixed := _number("NUMBA_NUM_THREADS"):
         return fixed
     total = os.cpu_count() or 1
-    # Windows and macOS have no affinity masks that Python can read.
-    limits = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else total, *quotas()]
-    limits += [_number("OMP_NUM_THREADS"), _number("SLURM_CPUS_PER_TASK")]
-    if ranks := max(map(_number, ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"))):
+    limits = [_bound_cores(total), *quotas(), _number("OMP_NUM_THREADS"), _number("SLURM_CPUS_PER_TASK")]
+    if ranks := _local_ranks():
         limits.append(max(total // ranks, 1))
     return min(limit for limit in limits if limit)
+
+
+def _bound_cores(total: int) -> int:
+    """Return the number of cores of the affinity mask."""
+    # Windows and macOS have no affinity masks that Python can read.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else total
+
+
+def _local_ranks() -> int:
+    """Return how many processes a launcher started on this machine, 0 where it does not say."""
+    ranks = max(map(_number, ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")))
+    if ranks or "SLURM_STEP_ID" not in os.environ:
+        return ranks
+    counts: list[int] = []  # "2(x3),1": two on each of three machines, one on the fourth
+    for word in os.environ.get("SLURM_STEP_TASKS_PER_NODE", "").split(","):
+        count, _, times = word.rstrip(")").partition("(x")
+        if count.isdecimal():
+            counts += [int(count)] * int(times or 1)
+    node = _number("SLURM_NODEID")
+    return counts[node] if node < len(counts) else 0
+
+
+def binding() -> tuple[int, int, str] | None:
+    """Return the cores that this rank is bound to, its share of those that may be used, and what frees it.
+
+    None where the first is not less than the second, or than the threads that the user has asked for.
+    """
+    ranks, total = _local_ranks(), os.cpu_count() or 1
+    if not ranks:
+        return None
+    # Slurm's allocation may be a part of the machine.
+    share = min([total, *quotas(), _number("SLURM_CPUS_ON_NODE") or total]) // ranks
+    bound = _bound_cores(total)
+    threads = _number("NUMBA_NUM_THREADS") or _number("OMP_NUM_THREADS") or share
+    if bound >= min(share, threads):
+        return None
+    if started_by_open_mpi():
+        return bound, share, "mpirun --bind-to none"
+    slurm = "SLURM_STEP_ID" in os.environ
+    return bound, share, f"srun --cpus-per-task={share}" if slurm else "mpiexec -bind-to none"
 
 
 def _number(variable: str) -> int:
@@ -170,7 +208,7 @@ def _quota(group: Path) -> list[int]:
 
 def environment() -> dict[str, str]:
     """Return a copy of the environment, for processes that are started."""
-    return dict(os.environ)
+    return {name: value for name, value in os.environ.items() if name != "TREEPIE_RANK_PROCESS"}
 
 
 #: The folder in which ranks note for `python -m treepie.run` that they have begun, and ended.
@@ -220,3 +258,26 @@ def processes() -> tuple[str, int]:
     sizes = {name: int(os.environ[name]) for name in names if os.environ.get(name, "").isdecimal()}
     most = max(sizes, key=lambda name: sizes[name], default="")
     return most, sizes.get(most, 1)
+
+
+def rank() -> int:
+    """Return the number of this process among those that a launcher started together."""
+    names = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
+    return next((_number(name) for name in names if name in os.environ), 0)
+
+
+def started_by_open_mpi() -> bool:
+    """Return whether Open MPI's launcher started this process."""
+    return "OMPI_COMM_WORLD_SIZE" in os.environ
+
+
+def process_manager() -> int | None:
+    """Return the descriptor on which this process talks to MPICH's or Intel MPI's launcher, if it has one."""
+    # Slurm's has the same name, for another protocol.
+    return _number("PMI_FD") or None if "SLURM_STEP_ID" not in os.environ else None
+
+
+def is_rank() -> bool:
+    """Return whether a launcher started this process; its children have the same environment."""
+    process = str(os.getpid())
+    return os.environ.setdefault("TREEPIE_RANK_PROCESS", process) == process

@@ -60,6 +60,19 @@ def _compile(name: str, ir: str, calls: frozenset[str]) -> bytes:
     return code
 
 
+def _read_or_compile(name: str, build: Callable[[], str], calls: frozenset[str]) -> bytes:
+    """Return the object code that another process compiles meanwhile, or compile it."""
+    with cache.compiling(name):
+        code = cache.read(name)
+        if code is not None:
+            compilations.loaded += 1
+            return code
+        with compilations.one():
+            code = _compile(name, build(), calls)
+        cache.write(name, code)
+    return code
+
+
 def load(name: str, build: Callable[[], str], calls: frozenset[str] = frozenset()) -> int:
     """Return the address of the function `name`.
 
@@ -73,9 +86,7 @@ def load(name: str, build: Callable[[], str], calls: frozenset[str] = frozenset(
         if name not in _addresses:
             code = cache.read(name)
             if code is None:
-                with compilations.one():
-                    code = _compile(name, build(), calls)
-                cache.write(name, code)
+                code = _read_or_compile(name, build, calls)
             else:
                 compilations.loaded += 1
             if name in _addresses:  # a signal handler has loaded it meanwhile

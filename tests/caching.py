@@ -56,7 +56,7 @@ def objects(folder):
 
 
 def names(folder):
-    return sorted(p.name for p in folder.iterdir())
+    return sorted(p.name for p in folder.iterdir() if p.name != "locks")
 
 
 def modes(path, below):

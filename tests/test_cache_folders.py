@@ -295,7 +295,7 @@ assert all(os.waitpid(child, 0)[1] == 0 for child in children)
     assert out.count(line) == 32
     assert line.endswith("] 3")
     (folder,) = tmp_path.iterdir()
-    assert [p.suffix for p in folder.iterdir()] == [".o"] * 3
+    assert [Path(name).suffix for name in names(folder)] == [".o"] * 3
     assert "Warning" not in err
 
 

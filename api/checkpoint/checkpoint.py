@@ -14,7 +14,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from treepie.autodiff import Tensor, ptree, tensor
 from treepie.autodiff.arguments import as_tensor, integer
 
 from ..optim.opt_state import described
+from ..train.preemption import check_signals
 from ..train.state import TrainState
 from . import files as storage
 
@@ -129,7 +130,7 @@ def _filled(function: str, file: Path, like: Tree, arrays: Mapping[str, Any]) ->
 # ---- all of training
 @dataclass(frozen=True)
 class Every:
-    """The interval, folder and number of checkpoints of `Trainer.fit`; `every` constructs it.
+    """The interval, folder, number and signals of checkpoints of `Trainer.fit`; `every` constructs it.
 
     >>> import treepie as tp
     >>> tp.checkpoint.every(100, "runs/digits").keep
@@ -139,15 +140,24 @@ class Every:
     steps: int
     directory: Path
     keep: int
+    on_signals: tuple[str, ...]
 
 
-def every(steps: int, directory: PathLike, keep: int = 3) -> Every:
+def every(
+    steps: int,
+    directory: PathLike,
+    keep: int = 3,
+    on_signals: Iterable[str] = ("SIGTERM", "SIGUSR1"),
+) -> Every:
     """Return the plan for `Trainer.fit(checkpoint=...)`: a checkpoint every `steps` steps, and at the end.
 
     directory: the folder; it need not exist.
     keep: how many checkpoints of the run are kept, the newest ones; those of other runs are never removed.
+    on_signals: signals that preempt a `fit` of the main thread: at the end of the step, on all ranks, it
+        writes a checkpoint and raises `tp.Preempted`, with exit status 85. A handler of the program's own is
+        called too. () leaves all signals alone.
 
-    Raises ValueError for steps or keep below 1.
+    Raises ValueError for steps or keep below 1, and for a name that is no such signal.
 
     >>> import treepie as tp
     >>> tp.checkpoint.every(100, "runs/digits", keep=1).steps
@@ -155,7 +165,8 @@ def every(steps: int, directory: PathLike, keep: int = 3) -> Every:
     """
     for argument, value in (("steps", steps), ("keep", keep)):
         integer("checkpoint.every", argument, value, least=1)
-    return Every(int(steps), _path("checkpoint.every", directory), int(keep))
+    signals = check_signals("checkpoint.every", on_signals)
+    return Every(int(steps), _path("checkpoint.every", directory), int(keep), signals)
 
 
 def save_state(folder: PathLike, st: TrainState) -> None:

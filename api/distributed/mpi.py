@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
 import os
-import sys
-import threading
-import traceback
 import warnings
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from types import TracebackType
 from typing import Any, NoReturn
 
 import numpy as np
@@ -21,6 +15,7 @@ from numpy.typing import NDArray
 
 from treepie.kernels import config, memory
 
+from . import failures
 from .memory import share
 from .node import Node, check_dtype, control_bytes
 from .nodes import Nodes
@@ -48,10 +43,8 @@ class MPIWorld:
         self._nodes: Nodes | None = None
         self._waiter = Waiter(self.rank, self.abort, 0)
         if self.size > 1:
-            _end_all_with_one(self)
+            failures.install(self.rank)
             self._connect()
-        if config.RUN_FOLDER:
-            note_rank(self.rank, Path(config.RUN_FOLDER))
 
     def _connect(self) -> None:
         """Find the ranks of this node, share memory with them, and connect the first ranks of nodes."""
@@ -171,17 +164,7 @@ class MPIWorld:
 
     def abort(self, status: int = 1) -> NoReturn:
         """End all ranks, with an exit status."""
-        sys.stdout.flush()
-        sys.stderr.flush()
-        self._comm.Abort(status)
-        os._exit(status)  # where the library returns
-
-
-def note_rank(rank: int, folder: Path) -> None:
-    """Leave a file until this process ends as it should: some MPIs take os._exit(0) for that."""
-    file = folder / f"rank {rank}"
-    file.touch()
-    atexit.register(file.unlink, missing_ok=True)
+        failures.abort(status)
 
 
 class Pending:
@@ -228,19 +211,3 @@ def _flat(array: NDArray[Any]) -> NDArray[Any]:
 
 def _name(array: NDArray[Any]) -> str:
     return f"a sum of {array.size} {array.dtype}"
-
-
-def _end_all_with_one(comm: MPIWorld) -> None:
-    """End all ranks where an exception ends one, and show it once, with its rank."""
-
-    def end(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
-        text = "".join(traceback.format_exception(kind, error, where))
-        lines = "".join(f"[rank {comm.rank}] {line}\n" for line in text.splitlines())
-        sys.stderr.write(lines)
-        sys.stderr.flush()
-        comm.abort(130 if issubclass(kind, KeyboardInterrupt) else 1)
-
-    sys.excepthook = end
-    threading.excepthook = lambda arguments: end(
-        arguments.exc_type, arguments.exc_value or arguments.exc_type(), arguments.exc_traceback
-    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import warnings
 
 from treepie.kernels import config
 
@@ -43,4 +44,19 @@ def world() -> Communicator:
             f"MPI than the library, {comm.library}. Use the launcher of that MPI, or python -m treepie.run; "
             "under srun, choose its interface with --mpi (srun --mpi=list)"
         )
+    if comm.size > 1 and comm.rank == 0:
+        _check_binding()
     return comm if comm.size > 1 else Single()
+
+
+def _check_binding() -> None:
+    """Warn where the launcher has bound ranks to fewer cores than their share, so that others idle."""
+    binding = config.binding()
+    if binding is not None:
+        bound, share, flags = binding
+        warnings.warn(
+            f"distributed.world: each rank is bound to {bound} of the {share} cores that are its share, "
+            f"expected {flags}, or python -m treepie.run",
+            RuntimeWarning,
+            stacklevel=3,
+        )

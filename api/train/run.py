@@ -12,6 +12,7 @@ from treepie.autodiff import Tensor, tensor
 from ..checkpoint.checkpoint import Entry, Every, Store
 from ..data.pipeline import Data, check_data, check_not_empty
 from .history import History
+from .preemption import Preemption
 from .ranks import Ranks
 from .runner import StepRunner
 from .state import TrainState
@@ -21,7 +22,7 @@ class Run:
     """The epochs of a `fit`, and its checkpoints.
 
     epoch: number of the current epoch, from 0.  ended: whether it has ended, validation included.
-    rngs: the key of the run.
+    rngs: the key of the run.  preemption: the signals that end it early.
     """
 
     def __init__(
@@ -42,6 +43,8 @@ class Run:
             kind = type(plan).__name__
             raise TypeError(f"Trainer.fit: checkpoint is a {kind}, expected tp.checkpoint.every(...)")
         self._plan = plan
+        self.preemption = Preemption(plan.on_signals if plan else ())
+        ranks.check_same(checkpoint=plan and (plan.steps, plan.on_signals))
         self._store = Store("Trainer.fit", plan.directory) if plan else None
         self._number: int | None = None
         self._written: tuple[int, int, bool] | None = None
@@ -115,6 +118,12 @@ class Run:
         """Write a checkpoint of the last state, unless it has been written."""
         if self._plan and self._written != (runner.steps, self.epoch, self.ended):
             self._write(runner.state())
+
+    def leave_if_asked(self, runner: StepRunner) -> None:
+        """Write a checkpoint and raise Preempted, where a signal has asked some rank to leave."""
+        if self.preemption.signals and self.ranks.any(self.preemption.asked):
+            self.finish(runner)
+            self.preemption.leave()
 
     def _write_if_due(self, runner: StepRunner) -> None:
         if self._plan and runner.steps % self._plan.steps == 0:

@@ -176,7 +176,7 @@ class Trainer:
         clip_norm: largest global norm of the gradients, which are scaled down to it.
         accumulate_steps: elements of a step, which equal one big batch. The last step of an epoch takes the
             rest.
-        checkpoint: `tp.checkpoint.every(steps, directory)`.
+        checkpoint: `tp.checkpoint.every(steps, directory)`; on SIGTERM, one more and `tp.Preempted`.
         resume: continue from the last checkpoint there, if there is one: with the same arguments the result
             has the same bits as an uninterrupted run. `st` gives the structure only.
         history: receives losses and scores.
@@ -237,7 +237,7 @@ class Trainer:
         progress: bool | None,
     ) -> TrainState:
         """Return the state after the remaining epochs."""
-        with Progress(progress, run.done, len(run.data) * epochs) as bar:
+        with run.preemption, Progress(progress, run.done, len(run.data) * epochs) as bar:
             try:
                 with contextlib.suppress(EarlyStop):
                     for _ in run.epochs(epochs):
@@ -246,6 +246,7 @@ class Trainer:
                         run.after_epoch(runner)
                         bar.note(run.history.epochs[-1] if validate else {})
                 run.finish(runner)
+                run.leave_if_asked(runner)
             finally:
                 self.steps.cache.release()
         return runner.end()
@@ -267,6 +268,7 @@ class Trainer:
                 if run.ranks.any(stop):
                     raise EarlyStop
             run.after_step(runner)
+            run.leave_if_asked(runner)
 
     def _scores(self, runner: StepRunner, validate: Validation | None) -> dict[str, Any]:
         if validate is None:

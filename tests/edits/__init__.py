@@ -9,6 +9,7 @@ from . import (
     draws,
     formulas,
     functions,
+    jobs,
     kernels,
     mpi,
     ops,
@@ -40,5 +41,6 @@ _PARTS = (
     draws,
     shards,
     mpi,
+    jobs,
 )
 ALL = [e for part in _PARTS for e in part.EDITS]

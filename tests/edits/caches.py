@@ -159,8 +159,8 @@ EDITS = [
     Edit(
         "loaded-kernels-uncounted",
         "kernels/native.py",
-        "compilations.loaded += 1",
-        "compilations.loaded += 0",
+        "            else:\n                compilations.loaded += 1",
+        "            else:\n                compilations.loaded += 0",
         "tp.cache_info does not count kernels that come from disk",
         "tests/test_cache_folders.py -k test_info",
     ),

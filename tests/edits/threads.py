@@ -94,8 +94,8 @@ EDITS = [
     Edit(
         "cores-without-quota",
         "kernels/config.py",
-        'hasattr(os, "sched_getaffinity") else total, *quotas()]',
-        'hasattr(os, "sched_getaffinity") else total]',
+        "    limits = [_bound_cores(total), *quotas(), ",
+        "    limits = [_bound_cores(total), ",
         "quotas of control groups are not seen",
         "tests/test_threads.py -k cores_are",
     ),
