@@ -85,8 +85,13 @@ class Job:
         return self.process.returncode, time.monotonic() - start, output, errors
 
     def left(self):
-        """Return the processes of ranks that still run."""
-        return [number for number in self.processes.values() if not has_ended(number)]
+        """Return the processes of ranks that still run a second after their launcher, which may end first."""
+        end = time.monotonic() + 1.0
+        while True:
+            left = [number for number in self.processes.values() if not has_ended(number)]
+            if not left or time.monotonic() > end:
+                return left
+            time.sleep(0.02)
 
 
 def has_ended(process):
