@@ -73,7 +73,8 @@ def _window(node: Any, size: int) -> list[Bytes] | None:
         window = MPI.Win.Allocate_shared(size, 1, MPI.INFO_NULL, node)
     except MPI.Exception:
         return None
-    return [np.frombuffer(window.Shared_query(rank)[0], np.uint8) for rank in range(node.size)]
+    buffers: list[Any] = [window.Shared_query(rank)[0] for rank in range(node.size)]
+    return [np.frombuffer(buffer, np.uint8) for buffer in buffers]
 
 
 class Block:
