@@ -146,7 +146,7 @@ class Treepie:
         rows = len(batches[0][0])
         arrays = tuple(np.concatenate(parts) for parts in zip(*rounds, strict=True))
         data = tp.Data.prepare(arrays, batch_size=rows)
-        options = {"micro_shards": 4} if what == "micro_shards" else {}
+        options = {"compare_every": 10**9} | ({"micro_shards": 4} if what == "micro_shards" else {})
         if comm.size > 1:
             data, options = data.shard(comm), options | {"comm": comm}
         loss = tp.loss.mse if name in models.SQUARES else tp.loss.cross_entropy_sparse
