@@ -64,8 +64,11 @@ class Job:
             os.killpg(self.process.pid, 9)
         self.process.communicate()
 
-    def read_until(self, word):
-        """Read lines up to one with a word, and those of all ranks that are "process RANK NUMBER"."""
+    def read_until(self, word, everybody=False):
+        """Read lines up to one with a word; those that are "process RANK NUMBER" are noted.
+
+        everybody: read on until all ranks have printed theirs.
+        """
         found = None
         for line in self.process.stdout:
             words = line.split()
@@ -74,7 +77,7 @@ class Job:
             elif words[:1] == [word]:
                 found = line
             # A launcher passes on the lines of a rank in order, those of several as they come.
-            if found and len(self.processes) == self._count:
+            if found and len(self.processes) >= (self._count if everybody else 0):
                 return found
         raise AssertionError(f"no {word}: {self.process.communicate()[1]}")
 

@@ -165,7 +165,7 @@ def test_preemption(name, target, tmp_path, whole):
     ended = open_mpi() and name == "SIGTERM" and target in ("plain", "group")
     number = getattr(signal, name)
     with Job(3, preempted.__file__, tmp_path, EPOCHS, plain=target == "plain") as job:
-        job.read_until("ready")
+        job.read_until("ready", everybody=True)
         for _ in range(10):
             job.read_until("step")
         if target == "one rank":

@@ -9,7 +9,7 @@ import pytest
 from treepie.distributed import Local
 from treepie.distributed.communicator import begin_sum, empty
 
-from .test_distributed import launch, needs_mpi
+from .jobs import launch, needs_mpi
 
 pytestmark = needs_mpi
 
