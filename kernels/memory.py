@@ -80,12 +80,15 @@ def recycled(shape: tuple[int, ...], dtype: np.dtype) -> NDArray[Any]:
 
 
 def exclusive(arrays: list[NDArray[Any]]) -> bool:
-    """Whether the arrays of a list, which this module returned, are exclusively owned by the list."""
+    """Whether the arrays of a list are exclusively owned by the list.
+
+    They are of this module, or in memory of another kind, where a view holds a reference to its array.
+    """
     for a in arrays:
         if sys.getrefcount(a) > 3:  # the list, this name, and the argument
             return False
         owner = a.base
-        if owner is None:
+        if not isinstance(owner, np.ndarray):
             continue
         kept = any(owner is m for m in tuple(_kept.get(owner.nbytes - config.LINE, ())))
         if sys.getrefcount(owner) > 3 + kept:  # the array, this name, the argument

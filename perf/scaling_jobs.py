@@ -109,6 +109,14 @@ class Watched:
         if self._counts(array):
             self._comm.sum(array)
 
+    def sum_part(self, array):
+        if self._counts(array):
+            self._comm.sum_part(array)
+
+    def gather_parts(self, array):
+        if self._counts(array):
+            self._comm.gather_parts(array)
+
     def begin_sum(self, array):
         from treepie.distributed.communicator import Completed
 

@@ -29,6 +29,8 @@ mine, want = t.train(comm, clip_norm=0.3), t.train(clip_norm=0.3)
 for a, b in zip(mine, want, strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13)
 assert tp.get_num_threads() >= 1
+from tests import test_shared_update as u
+assert u.reading_run(comm, True) == u.reading_run(comm, False)
 if comm.rank == 0:
     print("equal on", comm.size)
 """

@@ -27,10 +27,12 @@ class Communicator(Protocol):
     completes it; until then nobody reads or writes the array. Sums complete in the order in which they began,
     and the other methods complete all of them first.
 
-    Three more, of flat arrays of `empty`, let ranks share an update: `part(array)` is the slice that is this
+    Five more, of flat arrays of `empty`, let ranks share an update: `part(array)` is the slice that is this
     rank's, `sum_part(array)` adds up that part alone, and leaves the rest unspecified, and
     `gather_parts(array)` replaces each part by that of its rank. An array whose part was summed is written
-    again after the next call of any other method. Ranks that share no memory have all of an array as part.
+    again after the next call of any other method. `empty_piece(size, dtype)` returns an array that begins
+    with this rank's part of `size` elements, and `collect(piece, size)` all parts as they are at the moment,
+    without the other ranks. Ranks that share no memory have all of an array as part.
 
     >>> import treepie as tp
     >>> isinstance(tp.distributed.world(), tp.distributed.Communicator)
@@ -56,6 +58,10 @@ class Communicator(Protocol):
 
     def abort(self, status: int = 1) -> NoReturn:
         """End all ranks, with an exit status."""
+
+
+#: The optional methods by which ranks share an update.
+_SHARED = ("empty", "part", "sum_part", "gather_parts", "empty_piece", "collect")
 
 
 class Pending(Protocol):
@@ -84,6 +90,11 @@ def empty(comm: Communicator, shape: tuple[int, ...], dtype: Any) -> NDArray[Any
     allocate = getattr(comm, "empty", None)
     dtype = np.dtype(dtype)
     return memory.aligned(shape, dtype) if allocate is None else allocate(shape, dtype)
+
+
+def shares_updates(comm: Communicator) -> bool:
+    """Whether a communicator has what lets ranks share an update."""
+    return all(hasattr(comm, name) for name in _SHARED)
 
 
 def begin_sum(comm: Communicator, array: NDArray[Any]) -> Pending:

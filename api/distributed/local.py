@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+import numpy as np
 from numpy.typing import NDArray
 
 from treepie.autodiff.arguments import integer
+from treepie.kernels.memory import address_of
 
 
 class Local:
@@ -65,6 +68,8 @@ class Rank:
 
     def __init__(self, ranks: Local, rank: int) -> None:
         self._ranks, self.rank, self.size = ranks, rank, ranks.size
+        #: Address of an array of `empty` -> the arrays of all ranks.
+        self._peers: dict[int, list[NDArray[Any]]] = {}
 
     def __repr__(self) -> str:
         """Return the class, the number of ranks, and the rank."""
@@ -84,6 +89,49 @@ class Rank:
             total += other
         self.barrier()
         array[...] = total
+
+    # ---- the optional methods by which ranks share an update
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+        """Return an uninitialized array."""
+        array: NDArray[Any] = np.empty(shape, dtype)
+        self._peers[address_of(array)] = self._exchange(array)
+        self.barrier()
+        return array
+
+    def empty_piece(self, size: int, dtype: Any) -> NDArray[Any]:
+        """Return an array for this rank's part of one of `size` elements."""
+        return self.empty((-(-size // self.size),), dtype)
+
+    def part(self, array: NDArray[Any]) -> slice:
+        """Return which elements of a flat array are this rank's part of it."""
+        return self._part(array.size, self.rank)
+
+    def _part(self, size: int, rank: int) -> slice:
+        length = -(-size // self.size)
+        return slice(min(length * rank, size), min(length * (rank + 1), size))
+
+    def sum_part(self, array: NDArray[Any]) -> None:
+        """Replace this rank's part of an array by its sum over ranks."""
+        arrays, own = self._exchange(array), self.part(array)
+        total = functools.reduce(np.add, [a[own] for a in arrays])
+        self.barrier()
+        array[own] = total
+
+    def gather_parts(self, array: NDArray[Any]) -> None:
+        """Replace each part of an array by that of its rank."""
+        for rank, other in enumerate(self._exchange(array)):
+            rows = self._part(array.size, rank)
+            if rank != self.rank:
+                array[rows] = other[rows]
+        self.barrier()
+
+    def collect(self, piece: NDArray[Any], size: int) -> NDArray[Any]:
+        """Return the array whose parts are in the ranks' pieces at the moment."""
+        if not size:
+            return piece.copy()
+        rows = [self._part(size, rank) for rank in range(self.size)]
+        pieces = self._peers[address_of(piece)]
+        return np.concatenate([p[: s.stop - s.start] for p, s in zip(pieces, rows, strict=True)])
 
     def broadcast(self, array: NDArray[Any], root: int = 0) -> None:
         """Replace an array by that of rank `root`."""

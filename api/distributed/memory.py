@@ -97,6 +97,10 @@ class Block:
         """Return this rank's memory as an array."""
         return np.ndarray(shape, dtype, self._own)
 
+    def peers(self, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> list[NDArray[Any]]:
+        """Return the arrays at an offset of the memory of each rank."""
+        return [np.ndarray(shape, dtype, memory, offset) for memory in self._others]
+
     def offset(self, array: NDArray[Any], address: int) -> int:
         """Return at which byte of this rank's memory an array starts, or -1 where it is elsewhere."""
         at = address - self.first

@@ -103,6 +103,15 @@ class MPIWorld:
         """Return which elements of a flat array are this rank's part of it; see `Communicator`."""
         return slice(*self._node.part(array)) if self._node else slice(0, array.size)
 
+    def empty_piece(self, size: int, dtype: Any) -> NDArray[Any]:
+        """Return an array for this rank's part of one of `size` elements; see `Communicator`."""
+        dtype = np.dtype(dtype)
+        return self.empty((self._node.piece(size, dtype) if self._node else size,), dtype)
+
+    def collect(self, piece: NDArray[Any], size: int) -> NDArray[Any]:
+        """Return the array whose parts are in the ranks' pieces; see `Communicator`."""
+        return self._node.collect(piece, size) if self._node else piece.copy()
+
     def sum_part(self, array: NDArray[Any]) -> None:
         """Replace this rank's part of an array by its sum over ranks; see `Communicator`."""
         self._run_parts(array, "a sum of parts", lambda node: node.sum_part(_flat(array)))

@@ -95,9 +95,26 @@ class Node:
 
         Parts begin at cache lines.
         """
-        line = 64 // array.itemsize
-        length = -(-array.size // (self._count * line)) * line
-        return min(length * self._own, array.size), min(length * (self._own + 1), array.size)
+        return self._bounds(array.size, array.dtype, self._own)
+
+    def piece(self, size: int, dtype: np.dtype[Any]) -> int:
+        """Return the number of elements of the largest part of `size`."""
+        return self._bounds(size, dtype, 0)[1]
+
+    def _bounds(self, size: int, dtype: np.dtype[Any], rank: int) -> tuple[int, int]:
+        line = 64 // dtype.itemsize
+        length = -(-size // (self._count * line)) * line
+        return min(length * rank, size), min(length * (rank + 1), size)
+
+    def collect(self, piece: NDArray[Any], size: int) -> NDArray[Any]:
+        """Return the flat array whose parts the ranks have in their pieces at the moment."""
+        found = self._find(piece)
+        if found is None:
+            raise ValueError("Communicator.collect: piece is not one of empty_piece")
+        number, offset = found
+        pieces = self._blocks[number].peers(offset, piece.shape, piece.dtype)
+        bounds = [self._bounds(size, piece.dtype, rank) for rank in range(self._count)]
+        return np.concatenate([p[: b - a] for p, (a, b) in zip(pieces, bounds, strict=True)])
 
     def sum_part(self, array: NDArray[Any]) -> Steps:
         """Replace this rank's part of a flat array by the sum; the rest is unspecified.

@@ -81,16 +81,18 @@ class Total:
     """The whole batch of a step, after all of its parts.
 
     weight: the sum of the weights.  loss: the sum of the losses, each times its weight.
+    norm: of the gradients, where the sums are a part of them.
     """
 
     weight: float
     loss: float
     sums: Sums
+    norm: float | None = None
 
     @property
-    def numbers(self) -> tuple[float, float]:
+    def numbers(self) -> tuple[float, ...]:
         """The numbers that a program takes by value."""
-        return self.weight, self.loss
+        return (self.weight, self.loss) if self.norm is None else (self.weight, self.loss, self.norm)
 
 
 @dataclass

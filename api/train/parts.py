@@ -19,6 +19,7 @@ from ..data.rows import Shards, row_count, rows_of
 from ..distributed.communicator import Communicator
 from .inputs import Commit, Loss, Part, StepCounter, StepInputs, StepResult, Total
 from .reduction import ShardSums, mean_state
+from .shared_update import SharedUpdate
 from .synchronized import sums_over_ranks
 
 if TYPE_CHECKING:
@@ -44,11 +45,20 @@ class BatchInParts:
         into one for each rank.  summed: whether losses are summed, not averaged.
     """
 
-    def __init__(self, steps: Steps, comm: Communicator, micro_shards: int | None, summed: bool) -> None:
+    def __init__(
+        self,
+        steps: Steps,
+        comm: Communicator,
+        micro_shards: int | None,
+        summed: bool,
+        shared: SharedUpdate | None = None,
+    ) -> None:
+        """shared: takes updates that ranks share; None where each rank takes the whole."""
         self._steps, self._comm, self._summed = steps, comm, summed
         self._micro = micro_shards is not None
         self._shards = Shards(comm, micro_shards)
         self._sums = ShardSums(comm, self._shards, self._micro)
+        self._shared = shared
         self._counter = StepCounter()  # of the parts, which write no parameters
         self._synchronizes: bool | None = None  # whether the model sums over ranks
 
@@ -57,7 +67,9 @@ class BatchInParts:
 
         inputs: of the step, without an example.  examples: of each element, this rank's rows.
         """
-        table = np.zeros((self._shards.count, 3))  # of each shard: loss times weight, weight, examples
+        # Of each shard: loss times weight, weight, examples. Of each rank: see `SharedUpdate`.
+        count = self._shards.count
+        table = np.zeros((count + self._comm.size, 3))
         states: dict[int, Any] = {}
         dtype = None
         self._sums.begin(inputs.at.buffers.layout)
@@ -72,16 +84,22 @@ class BatchInParts:
                 states[shard], dtype, sums.empty = result.state, result.dtype, False
                 table[shard] += (result.loss * result.norm, result.norm, part.count)
             self._sums.close(shard)
+        sums = self._sums.total(self._shared is not None)
+        if self._shared:
+            table[count + self._comm.rank] = self._shared.report(inputs.at.buffers, sums)
         self._comm.sum(table)
-        loss, weight, _ = np.add.accumulate(table)[-1].tolist()
+        loss, weight, _ = np.add.accumulate(table[:count])[-1].tolist()
         if weight == 0:
             raise ValueError(
                 f"Trainer.fit: all targets of step {inputs.at.step + 1} are ignored, expected another one too"
             )
-        state = mean_state(self._comm, states, table[:, 2], inputs.state, self._steps)
-        total = Total(1.0 if self._summed else weight, loss, self._sums.total())
+        state = mean_state(self._comm, states, table[:count, 2], inputs.state, self._steps)
+        total = Total(1.0 if self._summed else weight, loss, sums)
         end = replace(inputs, state=state, key=None, folds=(), part=total)
-        result = self._steps.update(end, commit)
+        if self._shared:
+            result = self._shared.update(end, total, table[count:])
+        else:
+            result = self._steps.update(end, commit)
         result.dtype = dtype or result.dtype
         return result
 

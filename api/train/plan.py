@@ -81,7 +81,8 @@ def plan_update(step: Step) -> ProgramFamily:
     sums = _externals(step, specs, 2 * len(inputs.at.buffers.arrays) + 1)
     loss = numbers.number(2).operand(float64) / weight
     # With + 0, a sum of zeros is 0: its sign depends on how ranks have added them up.
-    outputs = _update(step, numbers, loss, [(g + 0.0) / weight.astype(g.dtype) for g in sums])
+    norm = None if part.norm is None else numbers.number(3).operand(float64)
+    outputs = _update(step, numbers, loss, [(g + 0.0) / weight.astype(g.dtype) for g in sums], norm)
     request = _request(step, numbers, outputs, outputs.late)
     family = ProgramFamily(trace, trace.entries, request, step.steps.cache.arenas, 0)
     family.result = loss.dtype
@@ -152,11 +153,17 @@ def _finish(step: Step, numbers: Numbers) -> _Outputs:
     return _Outputs([loss, ops.astype(step.weight, float64)], filled, [], late)
 
 
-def _update(step: Step, numbers: Numbers, loss: Tensor, flat: list[Tensor]) -> _Outputs:
-    """Trace the update by gradients in flat buffers, where they and the loss are finite."""
+def _update(
+    step: Step, numbers: Numbers, loss: Tensor, flat: list[Tensor], norm: Tensor | None = None
+) -> _Outputs:
+    """Trace the update by gradients in flat buffers, where they and the loss are finite.
+
+    norm: of all gradients, where `flat` is a part of them.
+    """
     inputs, trace, buffers = step.inputs, step.trace, step.inputs.at.buffers
     count = len(buffers.arrays)
-    norm = global_norm(flat) if inputs.check or inputs.clip_norm is not None else loss
+    if norm is None:
+        norm = global_norm(flat) if inputs.check or inputs.clip_norm is not None else loss
     checked = finish.check_finite(loss, norm) if inputs.check else norm
     late = len(trace.entries)
     grads = flat if inputs.clip_norm is None else finish.clip(flat, inputs.clip_norm, checked)

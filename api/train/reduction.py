@@ -83,8 +83,8 @@ class ShardSums:
             nodes[-1].span *= 2
             self._free.append(right.sums)
 
-    def total(self) -> Sums:
-        """Return the sums over all shards, on every rank."""
+    def total(self, shared: bool = False) -> Sums:
+        """Return the sums over all shards, on every rank; if `shared`, this rank's part of them at least."""
         own = [node.key for node in self._nodes]
         if not own:  # there are more ranks than shards
             _fill(self.open(0, once=False))
@@ -93,7 +93,9 @@ class ShardSums:
         # Two numbers have one sum, whatever the order.
         direct = not self._ordered or (len(nodes) <= 2 and len(own) <= 1)
         for k, array in enumerate(mine.arrays):
-            if direct:
+            if direct and shared:
+                self._comm.sum_part(array)  # type: ignore[attr-defined]
+            elif direct:
                 self._comm.sum(array)
             else:
                 self._exchange(nodes, own, k, array)

@@ -46,6 +46,10 @@ class FlatBuffers:
         """Whether the arrays are exclusively owned, so that they may be written to in place."""
         return self.owned and exclusive(self.arrays)
 
+    def whole(self) -> FlatBuffers:
+        """Return buffers that hold all of the moments: these."""
+        return self
+
     def trees(self) -> tuple[Any, tuple[tuple[Tensor, ...], ...]]:
         """Return the tree of parameters and the buffers of each moment, as views."""
         views = [Tensor(a[:], None) for a in self.arrays]
@@ -68,6 +72,13 @@ class Snapshot:
     ) -> None:
         self.buffers, self.moments, self.count, self.step = buffers, moments, count, step
         self.state, self.dtype = state, dtype
+
+    def whole(self) -> Snapshot:
+        """Return the same snapshot with buffers that hold all of the moments."""
+        buffers = self.buffers.whole()
+        if buffers is self.buffers:
+            return self
+        return Snapshot(buffers, self.moments, self.count, self.step, self.state, self.dtype)
 
     @property
     def now(self) -> Snapshot:
@@ -127,7 +138,7 @@ class TrainState:
         source = fields.get("_source")
         if source is None:
             return
-        at: Snapshot = source.now
+        at: Snapshot = source.now.whole()
         params, moments = at.buffers.trees()
         fields["vars"] = Vars(params, at.state, at.dtype)
         fields["opt_state"] = OptState(at.count, moments[: at.moments], at.buffers.layout)
@@ -139,7 +150,7 @@ class TrainState:
         """Depend on the current snapshot alone, not on what runs the steps."""
         source = self.__dict__.get("_source")
         if source is not None:
-            self.__dict__["_source"] = source.now
+            self.__dict__["_source"] = source.now.whole()
 
     @property
     def snapshot(self) -> Snapshot | None:
@@ -163,7 +174,7 @@ register_state(TrainState)
 
 def trained_snapshot_of(function: str, optimizer: Optimizer, st: TrainState) -> Snapshot:
     """Return the snapshot of a state to train on; ValueError for one of another optimizer."""
-    snapshot = snapshot_of(optimizer, st)
+    snapshot = snapshot_of(optimizer, st).whole()
     layout = snapshot.buffers.layout
     optimizer.check_state(function, layout, snapshot.moments, lambda: snapshot.buffers.trees()[0])
     return snapshot

@@ -22,7 +22,7 @@ from treepie.kernels.compilations import compilations
 from .. import optim
 from ..checkpoint.checkpoint import Every
 from ..data.pipeline import Data, check_data, check_not_empty
-from ..distributed.communicator import Communicator, check_communicator
+from ..distributed.communicator import Communicator, check_communicator, shares_updates
 from ..layer import Context, Layer, Vars
 from ..metric.accumulators import Metric
 from .history import History, Progress
@@ -32,6 +32,7 @@ from .predict import Predictor
 from .ranks import Ranks
 from .run import Run
 from .runner import StepRunner, two
+from .shared_update import SharedUpdate
 from .state import FlatBuffers, TrainState, snapshot_of, trained_snapshot_of
 from .step import loss_and_gradients
 from .steps import Steps
@@ -163,6 +164,7 @@ class Trainer:
         micro_shards: int | None = None,
         loss_reduction: str = "mean",
         compare_every: int = 100,
+        shard_optimizer: bool = True,
     ) -> TrainState:
         """Return the state after training on the data for some epochs.
 
@@ -192,6 +194,8 @@ class Trainer:
             some; or "sum".
         compare_every: steps after which ranks compare a digest of their parameters; RuntimeError for a
             difference.
+        shard_optimizer: whether ranks that share memory share the update (ZeRO, stage 1): each computes a
+            part of it, and holds that part of the optimizer's state. Results have the same bits.
 
         Ctrl-C ends training and is raised again. Any exception has the last good state as `state`.
         """
@@ -206,12 +210,17 @@ class Trainer:
             accumulate_steps=accumulate_steps,
             micro_shards=micro_shards,
             loss_reduction=loss_reduction,
+            shard_optimizer=shard_optimizer,
             rngs=None if rngs is None else check_key("Trainer.fit", rngs).tolist(),
         )
         run = Run(self.optimizer.name, data, history, rngs, checkpoint, ranks)
         st = ranks.agreed(run.begin(st, resume))
         whole = accumulate_steps == 1 and micro_shards is None and not ranks.several
-        parts = None if whole else BatchInParts(self.steps, ranks.comm, micro_shards, summed)
+        # The norm of parts has other bits than that of the whole, which clipping would pass on.
+        same_bits = micro_shards is None or clip_norm is None
+        shares = shard_optimizer and ranks.several and same_bits and shares_updates(ranks.comm)
+        shared = SharedUpdate(self.steps, ranks.comm) if shares else None
+        parts = None if whole else BatchInParts(self.steps, ranks.comm, micro_shards, summed, shared)
         runner = StepRunner(self.steps, loss, run.rngs, clip_norm, on_nonfinite, accumulate_steps, parts)
         runner.begin(st)
         try:

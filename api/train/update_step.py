@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 from treepie.autodiff import Tensor
@@ -9,7 +10,7 @@ from treepie.autodiff.program.program import ProgramFamily
 from treepie.autodiff.trace import active
 from treepie.autodiff.trace.trace import Trace
 
-from .inputs import Commit, StepResult
+from .inputs import Commit, StepResult, Total
 from .plan import plan_update
 from .step import Step
 
@@ -33,6 +34,12 @@ class UpdateStep(Step):
             return self._run(family.program(), (), commit)
         finally:
             self.trace.end()
+
+    def key(self) -> Hashable:
+        """Return everything that determines the program."""
+        part = self.inputs.part
+        assert isinstance(part, Total)
+        return super().key(), part.norm is None, tuple([a.size for a in part.sums.arrays])
 
     def _store(self, kept: tuple[int, ...], results: Any) -> Any:
         """Return the model's state."""

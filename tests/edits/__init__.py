@@ -17,6 +17,7 @@ from . import (
     programs,
     rank_sums,
     shards,
+    shared_update,
     threads,
     traces,
     training,
@@ -40,6 +41,7 @@ _PARTS = (
     caches,
     draws,
     shards,
+    shared_update,
     mpi,
     jobs,
 )

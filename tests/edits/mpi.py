@@ -22,8 +22,8 @@ EDITS = [
     Edit(
         "node-slices-overlap",
         "api/distributed/node.py",
-        "return min(length * self._own, array.size), min(",
-        "return min(length * self._own, array.size), min(length + ",
+        "return min(length * rank, size), min(",
+        "return min(length * rank, size), min(length + ",
         "two ranks add up the same slice, one of them sums",
         "tests/test_mpi.py -k 'order_of_ranks and 4-0'",
     ),

@@ -1,0 +1,131 @@
+"""Updates that ranks share: each updates a part of the parameters, and keeps that part of the moments.
+
+ZeRO, stage 1 (Rajbhandari et al. 2020), among the ranks of a node: each element is updated once, by the same
+formula, so results have the same bits. A rank computes 1 / size of the update, and holds as much of the
+optimizer's state.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from treepie.autodiff import Tensor
+
+from ..optim.flat import FlatLayout
+from ..optim.optimizers import global_norm
+from .inputs import StepInputs, StepResult, Sums, Total
+from .state import FlatBuffers, Snapshot
+
+if TYPE_CHECKING:
+    from .steps import Steps
+
+
+class SharedBuffers(FlatBuffers):
+    """Parameters in memory that ranks share, and this rank's part of each moment.
+
+    comm: whose `collect` returns the moments of all ranks.
+    """
+
+    __slots__ = ("comm",)
+
+    def __init__(self, layout: FlatLayout, arrays: list[NDArray[Any]], comm: Any) -> None:
+        super().__init__(layout, arrays, owned=True)
+        self.comm = comm
+
+    def whole(self) -> FlatBuffers:
+        """Return buffers that hold all of the moments.
+
+        Other ranks do not take part: they write moments only in an update, which waits for this rank.
+        """
+        sizes = self.layout.sizes
+        count = len(sizes)
+        pieces = enumerate(self.arrays[count:])
+        moments = [self.comm.collect(piece, sizes[k % count]) for k, piece in pieces]
+        return FlatBuffers(self.layout, [*self.arrays[:count], *moments])
+
+    def empty_like(self) -> FlatBuffers:
+        """Return these buffers: a part of a step writes none, and an update takes new ones on all ranks."""
+        return self
+
+    def trees(self) -> Any:
+        """Return the tree of parameters, as views, and the buffers of each moment."""
+        return self.whole().trees()
+
+
+class SharedUpdate:
+    """Takes the ends of steps together with the other ranks of a communicator.
+
+    comm: which has the optional methods for this; see `Communicator`.
+    """
+
+    def __init__(self, steps: Steps, comm: Any) -> None:
+        self._steps, self._comm = steps, comm
+
+    def report(self, buffers: FlatBuffers, sums: Sums) -> tuple[float, bool, int]:
+        """Return what the ranks add up before an update.
+
+        This is the squared norm of this rank's part of the gradients, whether it needs new buffers, and the
+        number of elements, since each node has all parts.
+        """
+        own = [Tensor(a[self._comm.part(a)], None) for a in sums.arrays]
+        in_place = isinstance(buffers, SharedBuffers) and buffers.exclusive()
+        return global_norm(own).item() ** 2, not in_place, sum(t.size for t in own)
+
+    def update(self, inputs: StepInputs, total: Total, reports: NDArray[Any]) -> StepResult:
+        """Update the parameters. reports: of all ranks."""
+        at, sums = inputs.at, total.sums
+        layout = at.buffers.layout
+        squares, new, elements = reports.sum(0).tolist()
+        norm = math.sqrt(squares * sum(layout.sizes) / max(elements, 1)) / total.weight
+        buffers = self._new_buffers(at) if new else at.buffers
+        own = Sums([a[self._comm.part(a)] for a in sums.arrays])
+        before = Snapshot(self._own(at.buffers), at.moments, at.count, at.step, at.state, at.dtype)
+        part = replace(total, sums=own, norm=norm)
+        step = replace(inputs, at=before, out=self._own(buffers), part=part)
+        result = self._steps.update(step, lambda *_: None)
+        if result.gradients is not None:
+            for array in sums.arrays:
+                self._comm.gather_parts(array)
+            result.gradients = [a / a.dtype.type(total.weight) for a in sums.arrays]
+            return result
+        for array in buffers.arrays[: len(layout.groups)]:
+            self._comm.gather_parts(array)
+        result.buffers = buffers
+        return result
+
+    def _own(self, buffers: FlatBuffers) -> FlatBuffers:
+        """Return this rank's part of buffers, as views."""
+        layout = buffers.layout
+        count = len(layout.groups)
+        parts = [self._comm.part(a) for a in buffers.arrays[:count]]
+        arrays = []
+        for k, a in enumerate(buffers.arrays):
+            rows = parts[k % count]
+            piece = k >= count and isinstance(buffers, SharedBuffers)
+            arrays.append(a[: rows.stop - rows.start] if piece else a[rows])
+        return FlatBuffers(layout, arrays)
+
+    def _new_buffers(self, at: Snapshot) -> FlatBuffers:
+        """Return uninitialized buffers; all ranks are here."""
+        layout, comm = at.buffers.layout, self._comm
+        groups = list(zip(layout.sizes, layout.groups, strict=True))
+        params = [_counted(comm.empty((n,), g.dtype)) for n, g in groups]
+        pieces = [_counted(comm.empty_piece(n, g.dtype)) for _ in range(at.moments) for n, g in groups]
+        return SharedBuffers(layout, [*params, *pieces], comm)
+
+
+def _counted(array: NDArray[Any]) -> NDArray[Any]:
+    """Return an array in the same memory, whose views hold references to it, as `exclusive` counts them.
+
+    A view of a view of NumPy's holds one to the first array.
+    """
+    if not array.size:
+        return array
+    owner = (ctypes.c_char * array.nbytes).from_buffer(array)  # type: ignore[arg-type]
+    return np.ndarray(array.shape, array.dtype, owner)  # type: ignore[arg-type]
