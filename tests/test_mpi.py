@@ -159,35 +159,6 @@ print("equal")
     assert output.count("equal") == 4
 
 
-@pytest.mark.parametrize(("n", "per_node"), [(2, 0), (4, 0), (4, 1), (5, 3)])
-def test_parts_are_summed_and_gathered(n, per_node):
-    """An update of parts has the bits of one of all."""
-    code = """
-import numpy as np, treepie as tp
-comm = tp.distributed.world()
-for dtype in ("float32", "float64"):
-    for size in (3, 5001, 300007):
-        rows = [np.random.default_rng(r).standard_normal(size).astype(dtype) for r in range(comm.size)]
-        grads, total, params = (comm.empty((size,), dtype) for _ in range(3))
-        params[...] = 1
-        for step in range(3):
-            total[...] = rows[comm.rank]
-            grads[...] = total
-            comm.sum(total)
-            comm.sum_part(grads)
-            own = comm.part(params)
-            assert (grads[own] == total[own]).all()
-            before = params.copy()
-            params[own] -= 0.1 * grads[own]
-            comm.gather_parts(params)
-            assert (params == before - 0.1 * total).all()
-print("equal")
-"""
-    status, output, errors = launch(n, code, TREEPIE_RANKS_PER_NODE=str(per_node))
-    assert status == 0, errors
-    assert output.count("equal") == n
-
-
 def test_arrays_that_cannot_be_summed_are_an_error():
     code = """
 import numpy as np, treepie as tp

@@ -9,6 +9,8 @@ import treepie as tp
 from treepie.distributed import Local
 from treepie.train.shared_update import SharedBuffers
 
+from .jobs import launch, needs_mpi
+
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(53, 6)).astype("f4"), RNG.normal(size=(53, 3)).astype("f4")
 OPTIMIZERS = [
@@ -235,3 +237,44 @@ def test_updates_are_in_place():
         return len(addresses)
 
     assert Local(2).run(run) == [1, 1]
+
+
+# ---- in memory that processes share
+@needs_mpi
+@pytest.mark.parametrize(("n", "per_node"), [(2, 0), (4, 0), (4, 1), (5, 3)])
+def test_parts_are_summed_and_gathered(n, per_node):
+    """An update of parts has the bits of one of all."""
+    code = """
+import numpy as np, treepie as tp
+comm = tp.distributed.world()
+for dtype in ("float32", "float64"):
+    for size in (3, 5001, 300007):
+        rows = [np.random.default_rng(r).standard_normal(size).astype(dtype) for r in range(comm.size)]
+        grads, total, private = (comm.empty((size,), dtype) for _ in range(3))
+        common, piece = comm.empty_common((size,), dtype), comm.empty_piece(size, dtype)
+        for step in range(6):
+            params = common if step < 3 else private
+            if step in (0, 3):
+                params[...] = 1
+            comm.barrier()
+            total[...] = rows[comm.rank]
+            grads[...] = total
+            comm.sum(total)
+            comm.sum_part(grads)
+            own = comm.part(params)
+            assert (grads[own] == total[own]).all()
+            before = params.copy()
+            comm.barrier()
+            params[own] -= 0.1 * grads[own]
+            comm.gather_parts(params)
+            assert (params == before - 0.1 * total).all()
+            piece[: own.stop - own.start] = params[own]
+            comm.barrier()
+            if comm.rank == comm.size - 1:  # the others take no part
+                assert (comm.collect(piece, size) == params).all()
+            comm.barrier()
+print("equal")
+"""
+    status, output, errors = launch(n, code, TREEPIE_RANKS_PER_NODE=str(per_node))
+    assert status == 0, errors
+    assert output.count("equal") == n

@@ -27,12 +27,14 @@ class Communicator(Protocol):
     completes it; until then nobody reads or writes the array. Sums complete in the order in which they began,
     and the other methods complete all of them first.
 
-    Five more, of flat arrays of `empty`, let ranks share an update: `part(array)` is the slice that is this
-    rank's, `sum_part(array)` adds up that part alone, and leaves the rest unspecified, and
+    Seven more, of flat arrays, let ranks share an update. `part(array)` is the slice that is this rank's;
+    `sum_part(array)` adds up that part alone, of an array of `empty`, and leaves the rest unspecified;
     `gather_parts(array)` replaces each part by that of its rank. An array whose part was summed is written
-    again after the next call of any other method. `empty_piece(size, dtype)` returns an array that begins
-    with this rank's part of `size` elements, and `collect(piece, size)` all parts as they are at the moment,
-    without the other ranks. Ranks that share no memory have all of an array as part.
+    again after the next call of any other method. `empty_common(shape, dtype)` returns an array whose memory
+    ranks may have in common, so that gathering its parts is to wait for them. `empty_piece(size, dtype)`
+    returns an array that begins with this rank's part of `size` elements, and `collect(piece, size)` all
+    parts as they are at the moment, without the other ranks. Ranks that share no memory have all of an array
+    as part.
 
     >>> import treepie as tp
     >>> isinstance(tp.distributed.world(), tp.distributed.Communicator)
@@ -61,7 +63,7 @@ class Communicator(Protocol):
 
 
 #: The optional methods by which ranks share an update.
-_SHARED = ("empty", "part", "sum_part", "gather_parts", "empty_piece", "collect")
+_SHARED = ("empty", "empty_common", "empty_piece", "part", "sum_part", "gather_parts", "collect")
 
 
 class Pending(Protocol):

@@ -98,6 +98,12 @@ class Rank:
         self.barrier()
         return array
 
+    def empty_common(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+        """Return an uninitialized array that all ranks have in common."""
+        array: NDArray[Any] = self._exchange(np.empty(shape, dtype))[0]
+        self.barrier()
+        return array
+
     def empty_piece(self, size: int, dtype: Any) -> NDArray[Any]:
         """Return an array for this rank's part of one of `size` elements."""
         return self.empty((-(-size // self.size),), dtype)
@@ -121,7 +127,7 @@ class Rank:
         """Replace each part of an array by that of its rank."""
         for rank, other in enumerate(self._exchange(array)):
             rows = self._part(array.size, rank)
-            if rank != self.rank:
+            if rank != self.rank and other is not array:
                 array[rows] = other[rows]
         self.barrier()
 

@@ -14,39 +14,46 @@ from numpy.typing import NDArray
 Bytes = NDArray[np.uint8]
 
 
-def share(node: Any, size: int) -> list[Bytes] | None:
+def share(node: Any, size: int, common: bool = False) -> list[Bytes] | None:
     """Return memory of `size` bytes of each rank of a node, in their order; None where one rank has none.
 
     node: MPI's communicator of the node, whose ranks all call this with the same size.
+    common: whether all of them have that of the first.
 
     On Linux each rank makes a file in memory, that has no name, and the others map it: nothing is left when
     a job is killed, and the size of /dev/shm is no limit, which is 64 MB in many containers. There
     `MPI.Win.Allocate_shared` of MPICH ends the process with SIGBUS when it is full, instead of an error.
     """
     if not hasattr(os, "memfd_create"):
-        return _window(node, size)
+        windows = _window(node, size)
+        return windows[:1] * node.size if windows and common else windows
     own, problem = -1, ""
+    mine: tuple[int, int, int, int] | None = None
     try:
-        own = os.memfd_create("treepie")
-        # A page that the system cannot provide is an error here, and not a signal at the first access. It is
-        # of this rank's NUMA node.
-        os.posix_fallocate(own, 0, size)
-        status = os.fstat(own)
-        mine: tuple[int, int, int, int] | None = (os.getpid(), own, status.st_dev, status.st_ino)
+        if node.rank == 0 or not common:
+            own = os.memfd_create("treepie")
+            # A page that the system cannot provide is an error here, and not a signal at the first access.
+            # It is of this rank's NUMA node.
+            os.posix_fallocate(own, 0, size)
+            status = os.fstat(own)
+            mine = os.getpid(), own, status.st_dev, status.st_ino
     except OSError as error:
-        mine, problem = None, str(error)
+        problem = str(error)
     memories: list[Bytes] = []
+    files = node.allgather(mine)[: 1 if common else node.size]
     try:
-        for other in node.allgather(mine):
+        for other in files:
             if other is None:
                 raise OSError(problem or "another rank has no memory")
             memories.append(_mapped(other, size))
     except OSError:
         memories.clear()
-    everybody = node.allreduce(len(memories) == node.size, MPI.LAND)
+    everybody = node.allreduce(len(memories) == len(files), MPI.LAND)
     if own >= 0:
         os.close(own)
-    return memories if everybody else None
+    if not everybody:
+        return None
+    return memories * node.size if common else memories
 
 
 def _mapped(of: tuple[int, int, int, int], size: int) -> Bytes:
@@ -80,7 +87,8 @@ def _window(node: Any, size: int) -> list[Bytes] | None:
 class Block:
     """Memory of a node's ranks for one array at a time."""
 
-    def __init__(self, memories: list[Bytes], own: int) -> None:
+    def __init__(self, memories: list[Bytes], own: int, common: bool = False) -> None:
+        self.common = common
         self.size = memories[own].size
         self._own = memories[own]
         self._others = memories

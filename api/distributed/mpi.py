@@ -94,9 +94,15 @@ class MPIWorld:
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
         """Return an array that `sum` need not copy; see `Communicator`."""
-        dtype = np.dtype(dtype)
+        return self._empty(shape, np.dtype(dtype), False)
+
+    def empty_common(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+        """Return an array that the ranks of a node have in common; see `Communicator`."""
+        return self._empty(shape, np.dtype(dtype), True)
+
+    def _empty(self, shape: tuple[int, ...], dtype: np.dtype[Any], common: bool) -> NDArray[Any]:
         self.barrier()
-        array = self._node.empty(shape, dtype) if self.size > 1 and self._node else None
+        array = self._node.empty(shape, dtype, common) if self.size > 1 and self._node else None
         return memory.aligned(shape, dtype) if array is None else array
 
     def part(self, array: NDArray[Any]) -> slice:

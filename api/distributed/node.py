@@ -143,6 +143,9 @@ class Node:
         number, offset = found
         self._begin(4, array.size, array.dtype, number, offset)
         yield self._all()  # nobody reads the old values any more
+        if self._blocks[number].common:
+            self._check(self._count)
+            return
         self._check(self._count)
         first, last = self.part(array)
         at = [a + offset + first * array.itemsize for a in self._blocks[number].addresses]
@@ -160,19 +163,24 @@ class Node:
                 return number, offset
         return None
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any] | None:
-        """Return an array in shared memory, or None where there is none; all ranks are here."""
+    def empty(
+        self, shape: tuple[int, ...], dtype: np.dtype[Any], common: bool = False
+    ) -> NDArray[Any] | None:
+        """Return an array in shared memory, or None where there is none; all ranks are here.
+
+        common: whether all ranks have the same memory.
+        """
         size = max(math.prod(shape) * dtype.itemsize, 1)
         size += -size % 4096
         # A block that no rank uses any more, if there is one of this size.
-        fits = [block.size == size and block.free() for block in self._blocks[1:]]
+        fits = [b.size == size and b.common == common and b.free() for b in self._blocks[1:]]
         unused = [all(column) for column in zip(*self._comm.allgather(fits), strict=True)]
         if any(unused):
             return self._blocks[1 + unused.index(True)].array(shape, dtype)
-        memories = share(self._comm, size)
+        memories = share(self._comm, size, common)
         if memories is None:
             return None
-        self._blocks.append(Block(memories, self._own))
+        self._blocks.append(Block(memories, self._own, common))
         return self._blocks[-1].array(shape, dtype)
 
     def _sum_small(self, array: NDArray[Any]) -> Steps:

@@ -133,6 +133,9 @@ class BatchInParts:
 
         indexed: whether the indices of rows are needed.
         """
+        if not (indexed or self._micro) and len(examples) == 1:
+            count = length(examples[0][0])
+            return [(self._comm.rank, [_Rows(examples[0], 0, count)] if count else [])]
         sizes = np.zeros((self._comm.size, len(examples)), np.int64)
         sizes[self._comm.rank] = [length(x) for x, _, _ in examples]
         if indexed or self._micro:

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 class SharedBuffers(FlatBuffers):
     """Parameters in memory that ranks share, and this rank's part of each moment.
 
+    Ranks write their parts of the parameters in an update alone, when none of them reads any: each has come
+    to the sum of gradients before, and to the gathering of parts after it.
+
     comm: whose `collect` returns the moments of all ranks.
     """
 
@@ -115,7 +118,7 @@ class SharedUpdate:
         """Return uninitialized buffers; all ranks are here."""
         layout, comm = at.buffers.layout, self._comm
         groups = list(zip(layout.sizes, layout.groups, strict=True))
-        params = [_counted(comm.empty((n,), g.dtype)) for n, g in groups]
+        params = [_counted(comm.empty_common((n,), g.dtype)) for n, g in groups]
         pieces = [_counted(comm.empty_piece(n, g.dtype)) for _ in range(at.moments) for n, g in groups]
         return SharedBuffers(layout, [*params, *pieces], comm)
 

@@ -33,7 +33,7 @@ EDITS = [
         "[at[own]] if own < 2 else [at[0], at[own]]",
         "[at[own]]",
         "the third rank's part lacks its own values",
-        "tests/test_mpi.py -k 'parts_are and 4-0'",
+        "tests/test_shared_update.py -k 'parts_are and 4-0'",
     ),
     Edit(
         "node-small-one-slot",
