@@ -10,6 +10,8 @@ import pytest
 from treepie import run
 from treepie.kernels import config
 
+from .jobs import launch, needs_mpi
+
 VARIABLES = (
     *("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"),
     *("MPI_LOCALNRANKS", "PMI_RANK", "PMI_FD", "TREEPIE_RANK_PROCESS", "SLURM_STEP_ID", "SLURM_NODEID"),
@@ -155,3 +157,21 @@ def test_errors_of_the_launcher(words, message, capsys):
     with pytest.raises(SystemExit):
         run.main(words)
     assert message in capsys.readouterr().err
+
+
+@needs_mpi
+@pytest.mark.parametrize("end", ["raise SystemExit(0)", "sys.exit(0)", "raise SystemExit(4)", "return"])
+def test_a_rank_that_ends_while_others_go_on_ends_the_job(end):
+    code = f"""
+import sys, numpy as np, treepie as tp
+comm = tp.distributed.world()
+def main():
+    for step in range(10**9):
+        if comm.rank == 1 and step == 100:
+            {end}
+        comm.sum(np.ones(3))
+main()
+"""
+    status, _, errors = launch(3, code, timeout=60)
+    assert status != 0
+    assert "at the end of its program" in errors, errors

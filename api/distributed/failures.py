@@ -152,9 +152,14 @@ def _noting_status(exit: Any) -> Any:
     return noting
 
 
+def exits_with_error() -> bool:
+    """Whether the program has called sys.exit with an error."""
+    return _exit_status not in (None, 0, False)
+
+
 def _end_after_exit() -> None:
     """End all ranks where this one exits with an error and the others do not: they would wait for it."""
-    if _exit_status in (None, 0, False) or not config.is_rank():
+    if not exits_with_error() or not config.is_rank():
         return
     mpi = sys.modules.get("mpi4py.MPI")
     if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
 import warnings
 from collections import deque
 from collections.abc import Callable
@@ -45,6 +47,7 @@ class MPIWorld:
         if self.size > 1:
             failures.install(self.rank)
             self._connect()
+            atexit.register(self._end)
 
     def _connect(self) -> None:
         """Find the ranks of this node, share memory with them, and connect the first ranks of nodes."""
@@ -147,11 +150,21 @@ class MPIWorld:
         """Wait until all ranks are here."""
         self._wait_for_all(lambda: "a barrier")
 
-    def _wait_for_all(self, what: Callable[[], str]) -> None:
+    def _end(self) -> None:
+        """Wait for the ends of all programs; end the job where a rank of this node goes on without it."""
+        if not config.is_rank() or failures.exits_with_error():
+            return
+        try:
+            self._wait_for_all(lambda: "the end of the program", end=True)
+        except RuntimeError as error:
+            sys.stderr.write(f"[rank {self.rank}] {error}\n")
+            self.abort(1)
+
+    def _wait_for_all(self, what: Callable[[], str], end: bool = False) -> None:
         self._finish()
         if self.size == 1:
             return
-        self._waiter.run(self._collective(lambda parts: parts.barrier()), what)
+        self._waiter.run(self._collective(lambda parts: parts.barrier(end)), what)
 
     def _sum(self, array: NDArray[Any]) -> Steps:
         check_dtype(array)

@@ -25,7 +25,15 @@ SMALL = 1 << 14
 _ARRIVED, _COLLECTIVE, _OUTSIDE = 0, 8, 24
 _STRIDE = 128
 
-_KINDS = ("a barrier", "a sum", "a sum in shared memory", "a sum of parts", "a gathering of parts")
+_KINDS = (
+    "a barrier",
+    "a sum",
+    "a sum in shared memory",
+    "a sum of parts",
+    "a gathering of parts",
+    "the end of its program",
+)
+_END = 5
 _DTYPES = tuple(map(np.dtype, ("float32", "float64", "int32", "int64")))
 
 
@@ -59,9 +67,9 @@ class Node:
         self._results = [memories[0][at : at + SMALL] for at in starts[2:4]]
         self._blocks = [Block([m[starts[4] :] for m in memories], self._own)]
 
-    def barrier(self) -> Steps:
-        """Wait for all ranks of all nodes."""
-        self._begin(0, 0)
+    def barrier(self, end: bool = False) -> Steps:
+        """Wait for all ranks of all nodes. end: whether it is the last one."""
+        self._begin(_END if end else 0, 0)
         if self._several and not self._nodes:
             self._arrive()
             yield self._first()
@@ -316,4 +324,4 @@ def _described(word: int) -> str:
     kind, dtype = divmod(word >> 44 & 63, 8)
     size = word & (1 << 44) - 1
     name = _KINDS[kind] if kind < len(_KINDS) else "nothing"
-    return f"{name} of {size} {_DTYPES[dtype % len(_DTYPES)].name}" if kind else name
+    return f"{name} of {size} {_DTYPES[dtype % len(_DTYPES)].name}" if 0 < kind < _END else name

@@ -56,7 +56,7 @@ class Nodes:
         for first in range(0, array.size, step):
             yield from self._sum_piece(array[first : first + step])
 
-    def barrier(self) -> Steps:
+    def barrier(self, end: bool = False) -> Steps:
         """Wait for all nodes."""
         yield Request(self, self._comm.Ibarrier())
 

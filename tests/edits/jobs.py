@@ -155,4 +155,12 @@ EDITS = [
         "other processes wait for a kernel whose compilation has failed",
         "tests/test_cache_lock.py -k errors",
     ),
+    Edit(
+        "ranks-end-alone",
+        "api/distributed/mpi.py",
+        "            atexit.register(self._end)\n",
+        "",
+        "a rank that ends leaves the others waiting",
+        "tests/test_launch.py -k ends_while",
+    ),
 ]
