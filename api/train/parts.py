@@ -100,7 +100,7 @@ class BatchInParts:
             result = self._shared.update(end, total, table[count:])
         else:
             result = self._steps.update(end, commit)
-        result.dtype = dtype or result.dtype
+        result.dtype = result.dtype if dtype is None else dtype  # None on a rank without rows
         return result
 
     def _refuse_sums_over_ranks(self, inputs: StepInputs, example: Example) -> None:

@@ -47,7 +47,12 @@ class ShardSums:
 
     def __init__(self, comm: Communicator, shards: Shards, ordered: bool) -> None:
         """ordered: whether the order matters, or the communicator's will do."""
-        self._comm, self._shards, self._ordered = comm, shards, ordered
+        self._comm, self._count = comm, shards.count
+        ranks = [_spans(shards.of(rank)) for rank in range(comm.size)]
+        #: The nodes of all ranks.
+        self._tree = [node for nodes in ranks for node in nodes]
+        # Two numbers have one sum, whatever the order.
+        self._direct = not ordered or (len(self._tree) <= 2 and max(map(len, ranks)) <= 1)
         self._nodes: list[_Node] = []
         self._free: list[Sums] = []
         self._layout: Any = None  # a `FlatLayout`, once a step has begun
@@ -89,32 +94,18 @@ class ShardSums:
         if not own:  # there are more ranks than shards
             _fill(self.open(0, once=False))
         mine = self._nodes[0].sums
-        nodes = [node for rank in range(self._comm.size) for node in self._spans(rank)]
-        # Two numbers have one sum, whatever the order.
-        direct = not self._ordered or (len(nodes) <= 2 and len(own) <= 1)
         for k, array in enumerate(mine.arrays):
-            if direct and shared:
+            if self._direct and shared:
                 self._comm.sum_part(array)  # type: ignore[attr-defined]
-            elif direct:
+            elif self._direct:
                 self._comm.sum(array)
             else:
-                self._exchange(nodes, own, k, array)
+                self._exchange(own, k, array)
         return mine
 
-    def _spans(self, rank: int) -> list[tuple[int, int]]:
-        """Return (first, span) of the sums that a rank adds up by itself."""
-        nodes: list[tuple[int, int]] = []
-        for shard in self._shards.of(rank):
-            nodes.append((shard, 1))
-            while len(nodes) > 1 and _siblings(nodes[-2], nodes[-1]):
-                nodes[-2:] = [(nodes[-2][0], 2 * nodes[-2][1])]
-        return nodes
-
-    def _exchange(
-        self, nodes: list[tuple[int, int]], own: list[tuple[int, int]], group: int, total: NDArray[Any]
-    ) -> None:
+    def _exchange(self, own: list[tuple[int, int]], group: int, total: NDArray[Any]) -> None:
         """Replace an array by the sum of the nodes of all ranks, in the order of the tree."""
-        root = 1 << (self._shards.count - 1).bit_length()
+        nodes, root = self._tree, 1 << (self._count - 1).bit_length()
         for start in range(0, total.size, _EXCHANGED):
             part = slice(start, start + _EXCHANGED)
             # A sum with zeros is exact: each rank fills in the rows of its own nodes.
@@ -122,12 +113,22 @@ class ShardSums:
             for node, span in zip(self._nodes, own, strict=False):
                 rows[nodes.index(span)] = node.sums.arrays[group][part]
             self._comm.sum(rows)
-            total[part] = _added(dict(zip(nodes, rows, strict=True)), 0, root, self._shards.count)
+            total[part] = _added(dict(zip(nodes, rows, strict=True)), 0, root, self._count)
 
 
 def _buffers(comm: Communicator, layout: FlatLayout) -> Sums:
     """Return uninitialized sums, in memory that ranks share where they can."""
     return Sums([empty(comm, (n,), g.dtype) for n, g in zip(layout.sizes, layout.groups, strict=True)])
+
+
+def _spans(shards: range) -> list[tuple[int, int]]:
+    """Return (first, span) of the sums that a rank with some shards adds up by itself."""
+    nodes: list[tuple[int, int]] = []
+    for shard in shards:
+        nodes.append((shard, 1))
+        while len(nodes) > 1 and _siblings(nodes[-2], nodes[-1]):
+            nodes[-2:] = [(nodes[-2][0], 2 * nodes[-2][1])]
+    return nodes
 
 
 def _fill(sums: Sums) -> None:

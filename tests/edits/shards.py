@@ -70,8 +70,8 @@ EDITS = [
     Edit(
         "shards-added-in-order",
         "api/train/reduction.py",
-        "        direct = not self._ordered or (len(nodes) <= 2 and len(own) <= 1)\n",
-        "        direct = not self._ordered or len(own) <= 1\n",
+        "not ordered or (len(self._tree) <= 2 and max(map(len, ranks)) <= 1)",
+        "not ordered or max(map(len, ranks)) <= 1",
         "sums of micro-shards depend on the number of ranks",
         "tests/test_shards.py -k 'order_of_sums'",
     ),
