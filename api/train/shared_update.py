@@ -71,22 +71,23 @@ class SharedUpdate:
         self._steps, self._comm = steps, comm
 
     def report(self, buffers: FlatBuffers, sums: Sums) -> tuple[float, bool, int]:
-        """Return what the ranks add up before an update.
+        """Return what the ranks tell each other before an update.
 
-        This is the squared norm of this rank's part of the gradients, whether it needs new buffers, and the
-        number of elements, since each node has all parts.
+        This is the norm of this rank's part of the gradients, whether it needs new buffers, and the number of
+        elements, since each node has all parts.
         """
         own = [Tensor(a[self._comm.part(a)], None) for a in sums.arrays]
         in_place = isinstance(buffers, SharedBuffers) and buffers.exclusive()
-        return global_norm(own).item() ** 2, not in_place, sum(t.size for t in own)
+        return global_norm(own).item(), not in_place, sum(t.size for t in own)
 
     def update(self, inputs: StepInputs, total: Total, reports: NDArray[Any]) -> StepResult:
         """Update the parameters. reports: of all ranks."""
         at, sums = inputs.at, total.sums
         layout = at.buffers.layout
-        squares, new, elements = reports.sum(0).tolist()
-        norm = math.sqrt(squares * sum(layout.sizes) / max(elements, 1)) / total.weight
-        buffers = self._new_buffers(at) if new else at.buffers
+        norms, new, elements = reports.T
+        nodes = elements.sum() / max(sum(layout.sizes), 1)
+        norm = float(np.linalg.norm(norms / (total.weight * math.sqrt(nodes or 1.0))))
+        buffers = self._new_buffers(at) if new.any() else at.buffers
         own = Sums([a[self._comm.part(a)] for a in sums.arrays])
         before = Snapshot(self._own(at.buffers), at.moments, at.count, at.step, at.state, at.dtype)
         part = replace(total, sums=own, norm=norm)
