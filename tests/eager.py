@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import treepie as tp
+from treepie.autodiff.rng import for_rows
 from treepie.layer import Vars
 from treepie.train.state import TrainState
 
@@ -75,7 +76,7 @@ class Eager:
                         data.reset()
                     elements = iter(data)
                     while batches := list(itertools.islice(elements, accumulate_steps)):
-                        value, grads, state = self._mean(st, batches, loss, rngs)
+                        value, grads, state = self._mean(st, batches, loss, rngs, accumulate_steps > 1)
                         # The norm is taken of the buffers that the optimizer keeps gradients in: leaf by
                         # leaf it would round differently.
                         flat = self.optimizer.flat(st.opt_state, grads)
@@ -95,22 +96,36 @@ class Eager:
             raise
         return st
 
-    def _mean(self, st, batches, loss, rngs):
-        """Return the loss of some batches, its gradients, and the model's new state."""
+    def _mean(self, st, batches, loss, rngs, in_parts):
+        """Return the loss of some batches, its gradients, and the model's new state.
+
+        in_parts: whether they are parts of one batch, of which there may be one: each has the random numbers
+            of its rows, and gradients of its loss times its number of examples.
+        """
         key = None if rngs is None else tp.rng.fold_in(rngs, st.step)
         total, count, summed, state = 0.0, 0, None, st.vars.state
-        for k, (x, second) in enumerate(batches):
+        for x, second in batches:
             objective = second if loss is None else lambda out, y=second: loss(out, y)
-            one = TrainState(st.vars.with_state(state), st.opt_state, st.step)
-            own = tp.rng.fold_in(key, k) if key is not None and len(batches) > 1 else key
-            value, grads, state = self.gradients(one, x, objective, True, own)
-            if len(batches) == 1:
+            if not in_parts:
+                one = TrainState(st.vars.with_state(state), st.opt_state, st.step)
+                value, grads, state = self.gradients(one, x, objective, True, key)
                 return value.item(), grads, state
-            size = len(x)
+            size, own = len(x), key if key is None else for_rows(key, count, len(x))
+            value, grads, state = self._weighted(st.vars.with_state(state), x, objective, own, float(size))
             total, count = total + value.item() * size, count + size
-            grads = tp.ptree.map(lambda g, n=float(size): g * n, grads)
             summed = grads if summed is None else tp.ptree.map(lambda a, b: a + b, summed, grads)
-        return total / count, tp.ptree.map(lambda g: g / float(count), summed), state
+        return total / count, tp.ptree.map(lambda g: (g + 0.0) / float(count), summed), state
+
+    def _weighted(self, vars, x, loss, key, weight):
+        """Return the loss, the gradients of its product with a weight, and the model's new state."""
+
+        def objective(params):
+            out, after = self.model.apply(vars.with_params(params), x, True, key)
+            value = loss(out)
+            return value * weight, (value, after.state)
+
+        _, grads, (value, state) = tp.value_and_grad_aux(objective)(vars.params)
+        return value, grads, state
 
 
 def finite(value, flat, step, on_nonfinite):
