@@ -100,9 +100,9 @@ def batch_norm(
     eps: 0 or more.  momentum: 0 to 1. ValueError for others.
     comm: `tp.distributed.world()`, else TypeError. In training the statistics are those of the rows of all
         ranks, and gradients flow through them, so that ranks equal one process on the whole batch. Each rank
-        has at least one row. None normalizes on each rank by the statistics of its own rows: faster, without
-        communication, and as good where a rank has 32 rows or more. Synchronize where ranks have few rows,
-        as in detection and segmentation.
+        has at least one row. None is local: each rank normalizes by the statistics of its own rows, without
+        communication. Synchronize where ranks have few rows, as in detection and segmentation: below about
+        32, local statistics are noisy (Wu & He 2018 measure it).
 
     Parameters: scale (num_features,), ones at first; bias (num_features,), zeros at first.
     State: running_mean, zeros at first; running_var, ones at first.
