@@ -133,6 +133,12 @@ def test_another_loss_reduction_is_refused():
 
 
 # ---- micro-shards
+@pytest.mark.parametrize("argument", ["micro_shards", "compare_every"])
+def test_counts_below_1_are_refused(argument):
+    with pytest.raises(ValueError, match=f"Trainer.fit: {argument} is 0, expected at least 1"):
+        fit(**{argument: 0})
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 8, 12])
 @pytest.mark.parametrize("loss", ["mse", "ignoring"])
 def test_micro_shards_have_the_same_bits_on_any_number_of_ranks(count, loss):

@@ -151,10 +151,9 @@ class Node:
         number, offset = found
         self._begin(4, array.size, array.dtype, number, offset)
         yield self._all()  # nobody reads the old values any more
-        if self._blocks[number].common:
-            self._check(self._count)
-            return
         self._check(self._count)
+        if self._blocks[number].common:
+            return
         first, last = self.part(array)
         at = [a + offset + first * array.itemsize for a in self._blocks[number].addresses]
         own = at.pop(self._own)

@@ -199,9 +199,9 @@ class Trainer:
 
         Ctrl-C ends training and is raised again. Any exception has the last good state as `state`.
         """
-        _check_options(epochs, accumulate_steps, on_nonfinite, clip_norm, comm, validate)
-        for argument, count in {"micro_shards": micro_shards or 1, "compare_every": compare_every}.items():
-            integer("Trainer.fit", argument, count, least=1)
+        counts = {"epochs": epochs, "accumulate_steps": accumulate_steps, "compare_every": compare_every}
+        counts |= {} if micro_shards is None else {"micro_shards": micro_shards}
+        _check_options(counts, on_nonfinite, clip_norm, comm, validate)
         summed = _is_summed("Trainer.fit", loss_reduction)
         ranks = Ranks(comm, "Trainer.fit", data, micro_shards, compare_every)
         ranks.check_same(
@@ -357,14 +357,13 @@ class Trainer:
 
 
 def _check_options(
-    epochs: int,
-    accumulate_steps: int,
+    counts: Mapping[str, int],
     on_nonfinite: str,
     clip_norm: float | None,
     comm: Communicator | None,
     validate: Validation | None,
 ) -> None:
-    for argument, count in {"epochs": epochs, "accumulate_steps": accumulate_steps}.items():
+    for argument, count in counts.items():
         integer("Trainer.fit", argument, count, least=1)
     if on_nonfinite not in ("raise", "skip"):
         raise ValueError(f"Trainer.fit: on_nonfinite is {on_nonfinite!r}, expected 'raise' or 'skip'")
