@@ -25,8 +25,9 @@ from treepie.kernels import config
 #: Seconds in which the other ranks should exit too, after one has called sys.exit with an error.
 _EXIT_TIME = 3.0
 
-#: Seconds by which a rank waits for each rank before it to show an interrupt: Ctrl-C reaches all of them.
-_TURN, _LAST_TURN = 0.1, 1.0
+#: Seconds by which a rank waits for each rank before it to show an interrupt, longer than that one's end takes
+#: where nothing is in its way: Ctrl-C reaches all of them.
+_TURN, _LAST_TURN = 0.8, 2.4
 
 #: Seconds in which a launcher should have passed on what a rank has printed: an abort drops the rest.
 _TIME_TO_SHOW = 0.5
@@ -108,6 +109,8 @@ def _end(previous: Any, kind: type[BaseException], error: BaseException, where: 
     if interrupted:
         with contextlib.suppress(KeyboardInterrupt):
             time.sleep(min(_TURN * _rank, _LAST_TURN))
+        if not _is_first_to_show():
+            abort(130)
     if previous in (sys.__excepthook__, threading.__excepthook__):
         text = "".join(traceback.format_exception(kind, error, _of_the_script(where)))
         sys.stderr.write("".join(f"[rank {_rank}] {line}\n" for line in text.splitlines()))
@@ -115,6 +118,19 @@ def _end(previous: Any, kind: type[BaseException], error: BaseException, where: 
         previous(kind, error, where)
         sys.stderr.write(f"[rank {_rank}] ends all ranks: {kind.__name__}\n")
     abort(130 if interrupted else 1)
+
+
+def _is_first_to_show() -> bool:
+    """Return whether no other rank of this machine has shown an interrupt: ranks that are slow miss their turn."""
+    if not config.RUN_FOLDER:
+        return True
+    try:
+        (Path(config.RUN_FOLDER) / "interrupted").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError:  # on another machine, or after the launcher's end
+        return True
+    return True
 
 
 def _end_by_thread(previous: Any, arguments: Any) -> None:
