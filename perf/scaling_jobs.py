@@ -110,8 +110,7 @@ class Watched:
             self._comm.sum(array)
 
     def sum_part(self, array):
-        if self._counts(array):
-            self._comm.sum_part(array)
+        return self._comm.sum_part(array) if self._counts(array) else 0.0
 
     def gather_parts(self, array):
         if self._counts(array):

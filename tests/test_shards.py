@@ -214,7 +214,7 @@ def test_the_order_of_sums_is_that_of_a_tree():
             own.arrays[0][...] = numbers[shard] if own.empty else own.arrays[0] + numbers[shard]
             own.empty = False
             sums.close(shard)
-        return sums.total().arrays[0]
+        return sums.total()[0].arrays[0]
 
     for n in range(1, 14):
         for total in Local(n).run(run):

@@ -28,7 +28,8 @@ class Communicator(Protocol):
     and the other methods complete all of them first.
 
     Seven more, of flat arrays, let ranks share an update. `part(array)` is the slice that is this rank's;
-    `sum_part(array)` adds up that part alone, of an array of `empty`, and leaves the rest unspecified;
+    `sum_part(array)` adds up that part alone, of an array of `empty`, and leaves the rest unspecified; it
+    returns the Euclidean norm of the part, or None where that would take another pass;
     `gather_parts(array)` replaces each part by that of its rank. An array whose part was summed is written
     again after the next call of any other method. `empty_common(shape, dtype)` returns an array whose memory
     ranks may have in common, so that gathering its parts is to wait for them. `empty_piece(size, dtype)`

@@ -25,8 +25,8 @@ from treepie.kernels import config
 #: Seconds in which the other ranks should exit too, after one has called sys.exit with an error.
 _EXIT_TIME = 3.0
 
-#: Seconds by which a rank waits for each rank before it to show an interrupt, longer than that one's end takes
-#: where nothing is in its way: Ctrl-C reaches all of them.
+#: Seconds by which a rank waits for each rank before it to show an interrupt, longer than that one's end
+#: takes where nothing is in its way: Ctrl-C reaches all of them.
 _TURN, _LAST_TURN = 0.8, 2.4
 
 #: Seconds in which a launcher should have passed on what a rank has printed: an abort drops the rest.
@@ -121,7 +121,7 @@ def _end(previous: Any, kind: type[BaseException], error: BaseException, where: 
 
 
 def _is_first_to_show() -> bool:
-    """Return whether no other rank of this machine has shown an interrupt: ranks that are slow miss their turn."""
+    """Return whether no other rank of this machine has shown an interrupt: slow ones miss their turns."""
     if not config.RUN_FOLDER:
         return True
     try:

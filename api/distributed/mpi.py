@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any, NoReturn
 
@@ -21,7 +21,7 @@ from . import failures
 from .memory import share
 from .node import Node, check_dtype, control_bytes
 from .nodes import Nodes
-from .waiting import Steps, Wait, Waiter
+from .waiting import Steps, T, Wait, Waiter
 
 #: Bytes of one broadcast at most: MPI counts in 32 bits.
 _MOST = 1 << 30
@@ -89,7 +89,7 @@ class MPIWorld:
 
     def begin_sum(self, array: NDArray[Any]) -> Pending:
         """Begin to replace an array by its sum over ranks; see `Communicator`."""
-        steps: Steps = self._sum(array) if array.size and self.size > 1 else iter(())
+        steps = self._sum(array) if array.size and self.size > 1 else _nothing()
         pending = Pending(self, steps, partial(_name, array))
         self._pending.append(pending)
         self._advance()
@@ -121,23 +121,26 @@ class MPIWorld:
         """Return the array whose parts are in the ranks' pieces; see `Communicator`."""
         return self._node.collect(piece, size) if self._node else piece.copy()
 
-    def sum_part(self, array: NDArray[Any]) -> None:
+    def sum_part(self, array: NDArray[Any]) -> float | None:
         """Replace this rank's part of an array by its sum over ranks; see `Communicator`."""
-        self._run_parts(array, "a sum of parts", lambda node: node.sum_part(_flat(array)))
+        if self._node:
+            return self._run_parts(array, "a sum of parts", self._node.sum_part)
+        self.sum(array)
+        return None
 
     def gather_parts(self, array: NDArray[Any]) -> None:
         """Replace an array's parts by those of the ranks that they belong to; see `Communicator`."""
         if self._node:
-            self._run_parts(array, "a gathering of parts", lambda node: node.gather_parts(_flat(array)))
+            self._run_parts(array, "a gathering of parts", self._node.gather_parts)
 
-    def _run_parts(self, array: NDArray[Any], what: str, steps: Callable[[Node], Steps]) -> None:
-        node = self._node
-        if node is None:
-            self.sum(array)
-        elif array.size:
-            self._finish()
-            check_dtype(array)
-            self._waiter.run(self._collective(lambda _: steps(node)), lambda: what)
+    def _run_parts(
+        self, array: NDArray[Any], what: str, steps: Callable[[NDArray[Any]], Generator[Wait, None, T]]
+    ) -> T | None:
+        if not array.size:
+            return None
+        self._finish()
+        check_dtype(array)
+        return self._waiter.run(self._collective(lambda _: steps(_flat(array))), lambda: what)
 
     def broadcast(self, array: NDArray[Any], root: int = 0) -> None:
         """Replace an array by that of rank `root`."""
@@ -171,13 +174,15 @@ class MPIWorld:
         flat = _flat(array)
         return self._collective(lambda parts: parts.sum(flat))
 
-    def _collective(self, steps: Callable[[Node | Nodes], Steps]) -> Steps:
+    def _collective(
+        self, steps: Callable[[Node | Nodes], Generator[Wait, None, T]]
+    ) -> Generator[Wait, None, T]:
         """Yield the steps of a collective of this rank's node, or of nodes where it shares no memory."""
         if self._nodes:
             self._nodes.number += 1  # when it begins: others may be pending
         parts = self._node or self._nodes
         assert parts is not None
-        yield from steps(parts)
+        return (yield from steps(parts))
 
     def _advance(self) -> None:
         """Take the steps of pending sums that need not wait."""
@@ -235,6 +240,10 @@ class Pending:
 def _flat(array: NDArray[Any]) -> NDArray[Any]:
     assert array.flags.c_contiguous, "expected a C-contiguous array"
     return array.reshape(-1)
+
+
+def _nothing() -> Steps:
+    yield from ()
 
 
 def _name(array: NDArray[Any]) -> str:

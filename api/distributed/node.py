@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from treepie.kernels import config, memory
-from treepie.kernels.ranks import first_below, set_word, sum_arrays
+from treepie.kernels.ranks import come, set_word, squares_size, sum_arrays
 
 from .memory import Block, share
 from .nodes import PIECE, Nodes
-from .waiting import Steps
+from .waiting import Steps, Wait
 
 #: Bytes of an array up to which every rank adds up all of it, after one wait instead of two. Larger ones that
 #: are not in shared memory pass through such memory in pieces.
@@ -35,6 +35,10 @@ _KINDS = (
 )
 _END = 5
 _DTYPES = tuple(map(np.dtype, ("float32", "float64", "int32", "int64")))
+
+
+#: The arguments of `come`.
+Place = tuple[int, int, int, int, int, int, int]
 
 
 class Node:
@@ -60,7 +64,7 @@ class Node:
         self._arrived = words[:, _ARRIVED // 8]
         self._collectives = [words[:, _COLLECTIVE // 8 + k] for k in (0, 1)]
         self._outside = words[:, _OUTSIDE // 8]
-        self._number = self._phase = 0
+        self._number = self._phase = self._collective = 0
         starts = [_STRIDE * self._count + k * SMALL for k in range(5)]
         self._slots = [[m.ctypes.data + at for m in memories] for at in starts[:2]]
         self._inputs = [memories[self._own][at : at + SMALL] for at in starts[:2]]
@@ -71,24 +75,22 @@ class Node:
         """Wait for all ranks of all nodes. end: whether it is the last one."""
         self._begin(_END if end else 0, 0)
         if self._several and not self._nodes:
-            self._arrive()
+            self._phase += 1
             yield self._first()
-            self._check(1)
             return
         yield self._all()
-        self._check(self._count)
         if self._nodes:
             yield from self._outside_steps(self._nodes.barrier())
-            self._arrive()
+            self._leave()
 
     def sum(self, array: NDArray[Any]) -> Steps:
         """Replace a flat array by its sum over all ranks of all nodes."""
+        if array.nbytes <= SMALL:
+            yield from self._sum_small(array)
+            return
         found = self._find(array)
         if found is not None:
             yield from self._sum_block(*found, array)
-            return
-        if array.nbytes <= SMALL:
-            yield from self._sum_small(array)
             return
         step = PIECE // array.itemsize
         for first in range(0, array.size, step):
@@ -124,24 +126,26 @@ class Node:
         bounds = [self._bounds(size, piece.dtype, rank) for rank in range(self._count)]
         return np.concatenate([p[: b - a] for p, (a, b) in zip(pieces, bounds, strict=True)])
 
-    def sum_part(self, array: NDArray[Any]) -> Steps:
-        """Replace this rank's part of a flat array by the sum; the rest is unspecified.
+    def sum_part(self, array: NDArray[Any]) -> Generator[Wait, None, float | None]:
+        """Replace this rank's part of a flat array by the sum; the rest is unspecified. Return its norm.
 
-        On one node that is half of a sum: a rank reads its part of all arrays and writes its own.
+        On one node that is half of a sum: a rank reads its part of all arrays and writes its own. The norm is
+        None where it would take another pass over the array.
         """
         found = self._find(array)
         if found is None or self._several:
             yield from self.sum(array)
-            return
+            return None
         number, offset = found
         self._begin(3, array.size, array.dtype, number, offset)
         yield self._all()
-        self._check(self._count)
         first, last = self.part(array)
         at = [a + offset + first * array.itemsize for a in self._blocks[number].addresses]
         own = self._own
         # The first target is where the sum is built up: none of the sources that are still to be added.
-        sum_arrays(last - first, array.dtype, at, [at[own]] if own < 2 else [at[0], at[own]])
+        squares = np.empty(squares_size(last - first))
+        sum_arrays(last - first, array.dtype, at, [at[own]] if own < 2 else [at[0], at[own]], squares)
+        return math.sqrt(np.add.reduce(squares))
 
     def gather_parts(self, array: NDArray[Any]) -> Steps:
         """Give the other ranks of the node this one's part of a flat array, which is in shared memory."""
@@ -151,14 +155,13 @@ class Node:
         number, offset = found
         self._begin(4, array.size, array.dtype, number, offset)
         yield self._all()  # nobody reads the old values any more
-        self._check(self._count)
         if self._blocks[number].common:
             return
         first, last = self.part(array)
         at = [a + offset + first * array.itemsize for a in self._blocks[number].addresses]
         own = at.pop(self._own)
         sum_arrays(last - first, array.dtype, [own], at)
-        self._arrive()
+        self._phase += 1
         yield self._all()
 
     def _find(self, array: NDArray[Any]) -> tuple[int, int] | None:
@@ -195,73 +198,74 @@ class Node:
         self._inputs[parity][: array.nbytes] = array.view(np.uint8)
         self._begin(1, array.size, array.dtype)
         if self._several and not self._nodes:
-            self._arrive()
+            self._phase += 1
             yield self._first()
-            self._check(1)
             array.view(np.uint8)[...] = self._results[parity][: array.nbytes]
             return
         yield self._all()
-        self._check(self._count)
         sum_arrays(array.size, array.dtype, self._slots[parity], [memory.address_of(array)])
         if self._nodes:
             yield from self._outside_steps(self._nodes.sum(array))
             self._results[parity][: array.nbytes] = array.view(np.uint8)
-            self._arrive()
+            self._leave()
 
     def _sum_block(self, number: int, offset: int, array: NDArray[Any]) -> Steps:
         """Sum arrays at the same offset of a block."""
         self._begin(2, array.size, array.dtype, number, offset)
         yield self._all()
-        self._check(self._count)
         first, last = self.part(array)
         addresses = [a + offset for a in self._blocks[number].addresses]
         at = [a + first * array.itemsize for a in addresses]
         sum_arrays(last - first, array.dtype, at, at[:1] if self._several else at)
-        self._arrive()
+        self._leave()
         if not self._several:
             yield self._all()
             return
         if self._nodes:
             yield self._all()
             yield from self._outside_steps(self._nodes.sum(array))
-        self._arrive()
+        self._leave()
         yield self._first()
         if not self._nodes:
             sum_arrays(array.size, array.dtype, addresses[:1], [addresses[self._own]])
-        self._arrive()
+        self._leave()
         if self._nodes:  # its array stays until all have read it
             yield self._all()
 
     def _begin(
         self, kind: int, size: int, dtype: np.dtype[Any] | None = None, block: int = 0, offset: int = 0
     ) -> None:
-        """Begin a collective: tell the other ranks which it is, and that this one has come."""
+        """Begin a collective. The other ranks see which it is when this one waits for them, or goes on."""
         self._number += 1
+        self._phase += 1
         kinds = kind * 8 + (_DTYPES.index(dtype) if dtype is not None else 0)
         word = (offset // 64 % 64 * 64 + block % 64) * 64 + kinds
-        self._collectives[self._number % 2][self._own] = word << 44 | size & (1 << 44) - 1
-        self._arrive()
+        self._collective = word << 44 | size & (1 << 44) - 1
 
-    def _arrive(self) -> None:
+    def _leave(self) -> None:
+        """Tell the ranks that wait for it that this one has come to the next phase."""
         self._phase += 1
         set_word(self._words + _STRIDE * self._own + _ARRIVED, self._phase)
 
     def _all(self) -> Arrival:
-        return Arrival(self, self._phase, self._count)
+        return Arrival(self, self._place(self._count))
 
     def _first(self) -> Arrival:
-        return Arrival(self, self._phase, 1)
+        return Arrival(self, self._place(1))
 
-    def _check(self, count: int) -> None:
-        """Raise RuntimeError where one of the first ranks is in another collective than this one."""
-        words = self._collectives[self._number % 2][:count].tolist()
-        own = int(self._collectives[self._number % 2][self._own])
-        for rank, word in zip(self._ranks, words, strict=False):
-            if word != own:
-                raise RuntimeError(
-                    f"distributed: rank {self._ranks[self._own]} is at {_described(own)} and rank {rank} at "
-                    f"{_described(word)}, expected the same calls in the same order on all ranks"
-                )
+    def _place(self, count: int) -> Place:
+        """Return what `come` takes, to wait for the first ranks to come to this phase of this collective."""
+        at = _COLLECTIVE - _ARRIVED + 8 * (self._number % 2)
+        return self._words + _ARRIVED, _STRIDE, self._own, count, self._phase, at, self._collective
+
+    def different(self, rank: int) -> RuntimeError:
+        """Return the error for a rank in another collective than this one."""
+        words = self._collectives[self._number % 2]
+        own, other = self._ranks[self._own], self._ranks[rank]
+        return RuntimeError(
+            f"distributed: rank {own} is at {_described(int(words[self._own]))} and rank {other} at "
+            f"{_described(int(words[rank]))}, expected the same calls in the same order on all ranks"
+        )
 
     def _outside_steps(self, steps: Steps) -> Steps:
         """Run steps of the first rank with other nodes; it names who is missing there."""
@@ -274,10 +278,6 @@ class Node:
         late = [r for r in range(count) if self._arrived[r] < phase and not self._outside[r]]
         return [self._ranks[r] for r in late]
 
-    def ready(self, phase: int, count: int, ns: float) -> bool:
-        """Whether the first ranks have come to a phase."""
-        return first_below(self._words + _ARRIVED, _STRIDE, count, phase, ns) < 0
-
     def tell(self, missing: Sequence[int]) -> None:
         """Tell other nodes which ranks are missing."""
         if self._nodes:
@@ -289,12 +289,16 @@ class Arrival:
 
     patience = config.RANK_YIELD_SECONDS
 
-    def __init__(self, node: Node, phase: int, count: int) -> None:
-        self._node, self._phase, self._count = node, phase, count
+    def __init__(self, node: Node, place: Place) -> None:
+        self._node, self._place = node, place
 
     def ready(self, ns: float = 0) -> bool:
-        """Whether they have come."""
-        return self._node.ready(self._phase, self._count, ns)
+        """Whether they have come, as this rank has; RuntimeError where one is in another collective."""
+        found = come(*self._place, ns=ns)
+        count = self._place[3]
+        if 0 <= found < count:
+            raise self._node.different(found)
+        return found < 0
 
     def tell(self) -> None:
         """Tell other nodes who is missing."""
@@ -302,7 +306,8 @@ class Arrival:
 
     def missing(self) -> Sequence[int]:
         """Return the ranks that have not come."""
-        return self._node.missing(self._phase, self._count)
+        _, _, _, count, phase, _, _ = self._place
+        return self._node.missing(phase, count)
 
 
 def control_bytes(count: int) -> int:

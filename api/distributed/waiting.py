@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Generator, Sequence
+from typing import Protocol, TypeVar
 
 from treepie.kernels import config
 
@@ -33,7 +33,9 @@ class Wait(Protocol):
 
 
 #: A collective: each element is waited for before the next one is asked for.
-Steps = Iterator[Wait]
+Steps = Generator[Wait, None, None]
+
+T = TypeVar("T")
 
 
 class Waiter:
@@ -46,9 +48,13 @@ class Waiter:
     def __init__(self, rank: int, abort: Callable[[int], object], spin_ns: float) -> None:
         self._rank, self._abort, self._spin_ns = rank, abort, spin_ns
 
-    def run(self, steps: Steps, what: Callable[[], str]) -> None:
-        """Run a collective to its end. what: its name in messages."""
-        for wait in steps:
+    def run(self, steps: Generator[Wait, None, T], what: Callable[[], str]) -> T:
+        """Run a collective to its end, and return its result. what: its name in messages."""
+        while True:
+            try:
+                wait = next(steps)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
             self.wait(wait, what)
 
     def wait(self, wait: Wait, what: Callable[[], str]) -> None:

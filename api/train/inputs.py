@@ -121,6 +121,13 @@ class StepInputs:
     part: Part | Total | None = None
     check: bool = True
 
+    def but(self, **changes: Any) -> StepInputs:
+        """Return these inputs with changes; in a quarter of the time of `dataclasses.replace`."""
+        other = object.__new__(StepInputs)
+        other.__dict__.update(self.__dict__)
+        other.__dict__.update(changes)
+        return other
+
 
 @dataclass
 class StepResult:

@@ -7,7 +7,7 @@ of the weights, and updates the parameters by a program of its own, so that the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -84,18 +84,20 @@ class BatchInParts:
                 states[shard], dtype, sums.empty = result.state, result.dtype, False
                 table[shard] += (result.loss * result.norm, result.norm, part.count)
             self._sums.close(shard)
-        sums = self._sums.total(self._shared is not None)
+        sums, norms = self._sums.total(self._shared is not None)
         if self._shared:
-            table[count + self._comm.rank] = self._shared.report(inputs.at.buffers, sums)
+            table[count + self._comm.rank] = self._shared.report(inputs.at.buffers, sums, norms)
         self._comm.sum(table)
-        loss, weight, _ = np.add.accumulate(table[:count])[-1].tolist()
+        loss = weight = 0.0
+        for weighted, own, _ in table[:count].tolist():  # in order, as `reduction` adds up gradients
+            loss, weight = loss + weighted, weight + own
         if weight == 0:
             raise ValueError(
                 f"Trainer.fit: all targets of step {inputs.at.step + 1} are ignored, expected another one too"
             )
         state = mean_state(self._comm, states, table[:count, 2], inputs.state, self._steps)
         total = Total(1.0 if self._summed else weight, loss, sums)
-        end = replace(inputs, state=state, key=None, folds=(), part=total)
+        end = inputs.but(state=state, key=None, folds=(), part=total)
         if self._shared:
             result = self._shared.update(end, total, table[count:])
         else:
@@ -125,7 +127,7 @@ class BatchInParts:
         weight = 1.0 if self._summed else float(part.count)
         own = Part(weight, not self._summed, part.first, part.count, sums)
         example = {"x": x, "loss": loss, "target": target, "state": state}
-        step = replace(inputs, **example, counter=self._counter, part=own, clip_norm=None)
+        step = inputs.but(**example, counter=self._counter, part=own, clip_norm=None)
         return self._steps.take(step, _ignore)
 
     def _own_parts(self, examples: Sequence[Example], indexed: bool) -> list[tuple[int, list[_Rows]]]:

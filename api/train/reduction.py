@@ -88,20 +88,24 @@ class ShardSums:
             nodes[-1].span *= 2
             self._free.append(right.sums)
 
-    def total(self, shared: bool = False) -> Sums:
-        """Return the sums over all shards, on every rank; if `shared`, this rank's part of them at least."""
+    def total(self, shared: bool = False) -> tuple[Sums, list[float | None]]:
+        """Return the sums over all shards, on every rank; if `shared`, this rank's part of them at least.
+
+        Also the norm of this rank's part of each buffer, None where it is not known.
+        """
         own = [node.key for node in self._nodes]
         if not own:  # there are more ranks than shards
             _fill(self.open(0, once=False))
         mine = self._nodes[0].sums
+        norms: list[float | None] = [None] * len(mine.arrays)
         for k, array in enumerate(mine.arrays):
             if self._direct and shared:
-                self._comm.sum_part(array)  # type: ignore[attr-defined]
+                norms[k] = self._comm.sum_part(array)  # type: ignore[attr-defined]
             elif self._direct:
                 self._comm.sum(array)
             else:
                 self._exchange(own, k, array)
-        return mine
+        return mine, norms
 
     def _exchange(self, own: list[tuple[int, int]], group: int, total: NDArray[Any]) -> None:
         """Replace an array by the sum of the nodes of all ranks, in the order of the tree."""

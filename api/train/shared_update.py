@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,29 +69,36 @@ class SharedUpdate:
 
     def __init__(self, steps: Steps, comm: Any) -> None:
         self._steps, self._comm = steps, comm
+        self._sums: tuple[Sums, Sums] | None = None
 
-    def report(self, buffers: FlatBuffers, sums: Sums) -> tuple[float, bool, int]:
+    def report(
+        self, buffers: FlatBuffers, sums: Sums, norms: Sequence[float | None]
+    ) -> tuple[float, bool, int]:
         """Return what the ranks tell each other before an update.
 
         This is the norm of this rank's part of the gradients, whether it needs new buffers, and the number of
-        elements, since each node has all parts.
+        elements, since each node has all parts. norms: of the parts in each buffer, where they are known.
         """
-        own = [Tensor(a[self._comm.part(a)], None) for a in sums.arrays]
         in_place = isinstance(buffers, SharedBuffers) and buffers.exclusive()
-        return global_norm(own).item(), not in_place, sum(t.size for t in own)
+        parts = [self._comm.part(a) for a in sums.arrays]
+        known = [
+            global_norm(Tensor(a[rows], None)).item() if norm is None else norm
+            for a, rows, norm in zip(sums.arrays, parts, norms, strict=True)
+        ]
+        return math.hypot(*known), not in_place, sum(rows.stop - rows.start for rows in parts)
 
     def update(self, inputs: StepInputs, total: Total, reports: NDArray[Any]) -> StepResult:
         """Update the parameters. reports: of all ranks."""
         at, sums = inputs.at, total.sums
         layout = at.buffers.layout
-        norms, new, elements = reports.T
-        nodes = elements.sum() / max(sum(layout.sizes), 1)
-        norm = float(np.linalg.norm(norms / (total.weight * math.sqrt(nodes or 1.0))))
-        buffers = self._new_buffers(at) if new.any() else at.buffers
-        own = Sums([a[self._comm.part(a)] for a in sums.arrays])
+        norms, new, elements = zip(*reports.tolist(), strict=True)
+        nodes = sum(elements) / max(sum(layout.sizes), 1)
+        norm = math.hypot(*norms) / (total.weight * math.sqrt(nodes or 1.0))
+        buffers = self._new_buffers(at) if any(new) else at.buffers
         before = Snapshot(self._own(at.buffers), at.moments, at.count, at.step, at.state, at.dtype)
-        part = replace(total, sums=own, norm=norm)
-        step = replace(inputs, at=before, out=self._own(buffers), part=part)
+        part = Total(total.weight, total.loss, self._own_sums(sums), norm)
+        # Not the buffers of `before` themselves: others see these views, which are not exclusive.
+        step = inputs.but(at=before, out=self._own(buffers), part=part)
         result = self._steps.update(step, lambda *_: None)
         if result.gradients is not None:
             for array in sums.arrays:
@@ -103,17 +110,25 @@ class SharedUpdate:
         result.buffers = buffers
         return result
 
+    def _own_sums(self, sums: Sums) -> Sums:
+        """Return this rank's part of sums, as views."""
+        if self._sums is None or self._sums[0] is not sums:
+            self._sums = sums, Sums([a[self._comm.part(a)] for a in sums.arrays])
+        return self._sums[1]
+
     def _own(self, buffers: FlatBuffers) -> FlatBuffers:
         """Return this rank's part of buffers, as views."""
         layout = buffers.layout
         count = len(layout.groups)
         parts = [self._comm.part(a) for a in buffers.arrays[:count]]
-        arrays = []
-        for k, a in enumerate(buffers.arrays):
+        arrays, addresses = [], []
+        for k, (a, address) in enumerate(zip(buffers.arrays, buffers.addresses, strict=True)):
             rows = parts[k % count]
-            piece = k >= count and isinstance(buffers, SharedBuffers)
-            arrays.append(a[: rows.stop - rows.start] if piece else a[rows])
-        return FlatBuffers(layout, arrays)
+            if k >= count and isinstance(buffers, SharedBuffers):  # a piece begins with this rank's part
+                rows = slice(0, rows.stop - rows.start)
+            arrays.append(a[rows])
+            addresses.append(address + rows.start * a.itemsize)
+        return FlatBuffers(layout, arrays, addresses=addresses)
 
     def _new_buffers(self, at: Snapshot) -> FlatBuffers:
         """Return uninitialized buffers; all ranks are here."""

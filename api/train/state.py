@@ -26,9 +26,16 @@ class FlatBuffers:
 
     __slots__ = ("addresses", "arrays", "layout", "owned")
 
-    def __init__(self, layout: FlatLayout, arrays: list[np.ndarray], owned: bool = False) -> None:
+    def __init__(
+        self,
+        layout: FlatLayout,
+        arrays: list[np.ndarray],
+        owned: bool = False,
+        addresses: list[int] | None = None,
+    ) -> None:
+        """Take arrays, and their addresses where those are known."""
         self.layout, self.arrays, self.owned = layout, arrays, owned
-        self.addresses = [address_of(a) for a in arrays]
+        self.addresses = [address_of(a) for a in arrays] if addresses is None else addresses
 
     @staticmethod
     def of(optimizer: Optimizer, opt_state: OptState, params: Any) -> FlatBuffers:
