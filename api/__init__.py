@@ -7,6 +7,7 @@ from treepie.autodiff import (
     check_grads as check_grads,
     checkpoint_activations as checkpoint_activations,
     custom_vjp as custom_vjp,
+    elementwise as elementwise,
     eye as eye,
     float32 as float32,
     float64 as float64,
@@ -15,12 +16,15 @@ from treepie.autodiff import (
     grad as grad,
     int32 as int32,
     int64 as int64,
+    kernel as kernel,
     linspace as linspace,
+    math as math,
     ones as ones,
     ones_like as ones_like,
     ptree as ptree,
     pure as pure,
     rng as rng,
+    spec as spec,
     stop_gradient as stop_gradient,
     value_and_grad as value_and_grad,
     value_and_grad_aux as value_and_grad_aux,
@@ -136,6 +140,7 @@ from .data.pipeline import Data as Data
 from .layer import Context as Context
 from .machine import cache_info as cache_info, show_config as show_config
 from .namespace import public_names as _public_names
+from .program.check_kernel import check_kernel as check_kernel
 from .program.explain import explain as explain
 from .program.jit import jit as jit
 from .train.history import History as History
@@ -144,7 +149,22 @@ from .train.trainer import EarlyStop as EarlyStop, Trainer as Trainer
 
 bool = bool_
 
-_MODULES = (checkpoint, data, datasets, distributed, fn, hub, init, layer, loss, metric, optim, ptree, rng)
+_MODULES = (
+    checkpoint,
+    data,
+    datasets,
+    distributed,
+    fn,
+    hub,
+    init,
+    layer,
+    loss,
+    math,
+    metric,
+    optim,
+    ptree,
+    rng,
+)
 __all__ = [*_public_names(globals(), *_MODULES), "__version__"]
 
 

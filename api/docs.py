@@ -18,7 +18,7 @@ from typing import Any
 
 #: The pages besides the one of `treepie` itself.
 SUBMODULES = (
-    *("checkpoint", "data", "datasets", "distributed", "fn", "hub", "init", "layer", "loss"),
+    *("checkpoint", "data", "datasets", "distributed", "fn", "hub", "init", "layer", "loss", "math"),
     *("metric", "optim", "optim.schedule", "ptree", "rng"),
 )
 

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from pickle import PicklingError
 from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
+from treepie.autodiff.own import OwnFunction
+
 P = ParamSpec("P")
 R = TypeVar("R")
 Self = TypeVar("Self", bound="Constructed")
@@ -139,6 +141,8 @@ def _functions(x: Any) -> Iterator[Any]:
             yield from _functions(child)
     elif isinstance(x, dict):
         yield from _functions(list(x.values()))
+    elif isinstance(x, OwnFunction) and x.importable_name():
+        return
     elif hasattr(x, "__wrapped__") and not _importable(x):
         yield from _functions(x.__wrapped__)
 

@@ -4,7 +4,7 @@ Read in this order: `table.py` (the definition of a row), `elementwise.py` and `
 `tape.py`, `transform.py`, then the package `program`.
 """
 
-from . import ops as ops, ptree as ptree, rng as rng
+from . import math as math, ops as ops, ptree as ptree, rng as rng
 from .check import check_grads as check_grads
 from .convert import tensor as tensor
 from .creation import (
@@ -20,6 +20,7 @@ from .creation import (
 )
 from .custom import checkpoint_activations as checkpoint_activations, custom_vjp as custom_vjp
 from .ops import stop_gradient as stop_gradient
+from .own import elementwise as elementwise, kernel as kernel, spec as spec
 from .program.pure import pure as pure
 from .table import OPS as OPS
 from .tensor import (

@@ -9,7 +9,7 @@ import numpy as np
 
 from .arguments import LARGEST, allocated, as_tensor, filled, integer, real, shape_of, shown
 from .convert import fits_int32, tensor
-from .elementwise import stored_constant
+from .promotion import stored_constant
 from .table import Shape
 from .tensor import DType, Tensor, TensorLike, check_dtype, float32, float64, int32, int64
 from .trace.number import Number

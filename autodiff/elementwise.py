@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, Protocol, cast, overload
 
-import numpy as np
 from llvmlite import ir
 
 from treepie.kernels.elementwise import elementwise as plan_elementwise
@@ -17,118 +15,9 @@ from treepie.kernels.program import Launch, Operand, Spec
 from treepie.kernels.vector import Formula, Value, vector_type
 
 from . import tape
-from .convert import tensor
+from .promotion import Accepts, broadcast, constant, promoted
 from .table import VJP, BoundArguments, Case, Op, public, register
-from .tensor import Tensor, TensorLike, bool_, float64
-from .trace import active
-from .trace.number import Number, does_not_fit, fitting
-
-Accepts = Literal["any", "number", "signed", "float", "bool"]
-
-_constants: dict[tuple[float, np.dtype], Tensor] = {}
-
-
-def constant(number: float | int | bool | Number, dtype: np.dtype, name: str = "tensor") -> Tensor:
-    """Return a number as a tensor of shape (); numbers of traced user code are inputs of its program.
-
-    name: of the function, for the ValueError where the dtype can not hold the number.
-    """
-    trace = active.state.trace
-    if trace is not None and not trace.closed:
-        if type(number) is Number:
-            return number.operand(dtype, name)
-        if trace.user and dtype.kind == "f":
-            return Tensor(trace.number(fitting(number, dtype, name), dtype), None)
-    elif type(number) is Number:
-        number = number.sample
-    return stored_constant(number, dtype, name)
-
-
-def stored_constant(number: Any, dtype: np.dtype, name: str = "tensor") -> Tensor:
-    """Return a constant from a cache."""
-    negative_zero = not number and math.copysign(1.0, number) < 0  # equal to 0.0 as a key
-    stored = _constants.get((number, dtype))
-    if stored is not None and not negative_zero:
-        return stored
-    try:
-        with np.errstate(over="ignore"):
-            created = Tensor(np.array(number, dtype), None)
-    except OverflowError:
-        raise does_not_fit(name, number, dtype) from None
-    if len(_constants) < 4096 and not negative_zero:
-        _constants[number, dtype] = created
-    return created
-
-
-def promoted(name: str, args: tuple[TensorLike, ...], accepts: Accepts = "any") -> tuple[Tensor, ...]:
-    """Return operands as tensors of one dtype, promoted as NumPy does; Python numbers are weak.
-
-    accepts: "any", "number" (bools become int64), "signed" (no bools), "float" (other dtypes become float64)
-        or "bool".
-    """
-    dtype = _common_dtype(args)
-    if dtype is not None and accepts != "bool" and (accepts == "any" or dtype.kind == "f"):
-        return tuple(a if type(a) is Tensor else constant(a, dtype, name) for a in args)  # type: ignore[arg-type]
-    operands: list[Any] = [
-        a if isinstance(a, Tensor | bool | int | float | Number) else tensor(a) for a in args
-    ]
-    if not any(isinstance(a, Tensor) for a in operands):  # numbers alone: converted as by `tensor`
-        operands = [tensor(a) for a in operands]
-    try:
-        dtype = np.result_type(*[_promoting(a) for a in operands])
-    except (TypeError, OverflowError) as error:
-        raise TypeError(f"{name}: operands do not have a common dtype ({error})") from None
-    if accepts == "float" and dtype.kind != "f":
-        dtype = float64
-    elif accepts == "signed" and dtype.kind == "b":
-        raise TypeError(f"{name}: operands are bools, expected numbers (use logical_not, !=, or astype)")
-    elif accepts == "number" and dtype.kind == "b":
-        dtype = np.dtype("int64")
-    elif accepts == "bool" and dtype.kind != "b":
-        raise TypeError(f"{name}: an operand has dtype {dtype.name}, expected bool")
-    return tuple(_as(a, dtype, name) for a in operands)
-
-
-def _promoting(a: Any) -> Any:
-    """Return the dtype or number that NumPy promotes for an operand."""
-    return a.dtype if isinstance(a, Tensor) else a.sample if type(a) is Number else a
-
-
-def _common_dtype(args: Sequence[Any]) -> np.dtype | None:
-    """Return the dtype of tensors of one dtype and weak numbers, the usual case, else None."""
-    dtype, number = None, None
-    for a in args:
-        if type(a) is Tensor:
-            if dtype is None:
-                dtype = a._data.dtype
-            elif a._data.dtype is not dtype:
-                return None
-        elif type(a) is float or type(a) is int or (type(a) is Number and type(a.sample) in (float, int)):
-            number = a
-        else:
-            return None
-    return dtype if number is None or (dtype is not None and dtype.kind == "f") else None
-
-
-def _as(a: Any, dtype: np.dtype, name: str) -> Tensor:
-    if not isinstance(a, Tensor):
-        return constant(a, dtype, name)
-    return a if a._data.dtype == dtype else a.astype(dtype)
-
-
-def broadcast(name: str, specs: Sequence[Spec]) -> tuple[int, ...]:
-    """Return the shape that operands broadcast to, or raise ValueError naming them."""
-    first = specs[0].shape
-    if all(s.shape == first for s in specs):
-        return first
-    try:
-        return np.broadcast_shapes(*[s.shape for s in specs])
-    except ValueError:
-        shapes = " and ".join(str(s.shape) for s in specs)
-        raise ValueError(
-            f"{name}: operands have shapes {shapes}, expected shapes that broadcast: from the last "
-            "axis on, equal sizes or 1"
-        ) from None
+from .tensor import Tensor, TensorLike, bool_
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,12 +90,8 @@ class _Backward:
         # A rule that returns g itself needs no kernel, and an argument that no rule reads is not kept for
         # the backward pass: run the rules once on the arguments of a throw-away function to find out.
         conditions = [k + 2 for k in row.cases[0].integers]
-        kinds = [vector_type("bool" if k in conditions else "float64", 2) for k in range(count + 2)]
-        probe = ir.Function(ir.Module(), ir.FunctionType(ir.VoidType(), kinds), "probe")
-        builder = ir.IRBuilder(probe.append_basic_block())
-        g, *others = (
-            Value(builder, "bool" if k in conditions else "float64", 2, a) for k, a in enumerate(probe.args)
-        )
+        kinds = ["bool" if k in conditions else "float64" for k in range(count + 2)]
+        function, (g, *others) = probe(kinds)
         results: list[Any] = [rule(g, *others) for rule in rules]
         self.passed = [out is g for out in results]
         kernels = [r for r, p in zip(rules, self.passed, strict=True) if not p]
@@ -214,7 +99,7 @@ class _Backward:
         if kernels:
             read = _sources([out.ir for out, p in zip(results, self.passed, strict=True) if not p])
             #: Positions in (g, result, operands) of the kernel's inputs; g always, since it has the shape.
-            self.operands = [k for k, a in enumerate(probe.args) if not k or a in read]
+            self.operands = [k for k, a in enumerate(function.args) if not k or a in read]
             name = f"{row.name}_vjp{''.join('1' if w else '0' for w in needed)}"
             formula, flops = _formula_of(kernels, self.operands, count + 2), row.flops + 2
             self.op = replace(
@@ -234,6 +119,14 @@ class _Backward:
             results = iter(self.op.run(tuple(arguments[k] for k in self.operands), {}))
         passed = iter(self.passed)
         return [(g if next(passed) else next(results)) if w else None for w in self.needed]
+
+
+def probe(dtypes: Sequence[str]) -> tuple[ir.Function, list[Value]]:
+    """Return a throw-away function, and its arguments as values, to run a formula on once."""
+    kinds = [vector_type(dtype, 2) for dtype in dtypes]
+    function = ir.Function(ir.Module(), ir.FunctionType(ir.VoidType(), kinds), "probe")
+    builder = ir.IRBuilder(function.append_basic_block())
+    return function, [Value(builder, d, 2, a) for d, a in zip(dtypes, function.args, strict=True)]
 
 
 def _sources(values: list[ir.Value]) -> set[ir.Value]:
@@ -325,28 +218,16 @@ def elementwise(
     def decorate(formula: Callable[..., Any]) -> Any:
         own = name or formula.__name__
         parameters = inspect.signature(formula).parameters
-        count = len(parameters)
-        first_value = next(k for k in range(count) if k not in conditions)
-
-        def infer(*specs: Spec) -> list[Spec]:
-            dtype = bool_ if result == "bool" else specs[first_value].dtype
-            return [Spec(broadcast(own, specs), dtype)]
-
-        integers = dict.fromkeys(conditions, 2)
-        row = Elementwise(
+        row = elementwise_row(
             own,
-            _binder(own, count, accepts, conditions),
-            infer,
-            _planner(own, formula, flops),
+            formula,
+            len(parameters),
             (vjp,) if callable(vjp) else vjp,
-            oracle,
-            _cases(count, integers),
-            signature="(...)" + ",(...)" * (count - 1) + "->(...)",
-            wrong=Case(((2, 3),) * (count - 1) + ((4,),), integers=integers) if count > 1 else None,
-            large=Case(((1000, 1000),) * count, integers=integers),
-            doc=(formula.__doc__ or "").split("\n")[0],
-            formula=formula,
-            flops=flops,
+            flops,
+            accepts,
+            result,
+            conditions,
+            oracle=oracle,
             **options,
         )
         kind = inspect.Parameter.POSITIONAL_ONLY
@@ -357,6 +238,44 @@ def elementwise(
         return call
 
     return cast(_Decorator, decorate)
+
+
+def elementwise_row(
+    name: str,
+    formula: Formula,
+    count: int,
+    rules: tuple[VJP | None, ...] | None,
+    flops: float,
+    accepts: Accepts = "float",
+    result: Literal["same", "bool"] = "same",
+    conditions: Sequence[int] = (),
+    oracle: Callable[..., Any] = lambda *_: None,
+    **options: Any,
+) -> Elementwise:
+    """Return a row of a formula of `count` operands; see `elementwise`."""
+    first_value = next(k for k in range(count) if k not in conditions)
+
+    def infer(*specs: Spec) -> list[Spec]:
+        dtype = bool_ if result == "bool" else specs[first_value].dtype
+        return [Spec(broadcast(name, specs), dtype)]
+
+    integers = dict.fromkeys(conditions, 2)
+    return Elementwise(
+        name,
+        _binder(name, count, accepts, conditions),
+        infer,
+        _planner(name, formula, flops),
+        rules,
+        oracle,
+        _cases(count, integers),
+        signature="(...)" + ",(...)" * (count - 1) + "->(...)",
+        wrong=Case(((2, 3),) * (count - 1) + ((4,),), integers=integers) if count > 1 else None,
+        large=Case(((1000, 1000),) * count, integers=integers),
+        doc=(formula.__doc__ or "").split("\n")[0],
+        formula=formula,
+        flops=flops,
+        **options,
+    )
 
 
 def _binder(

@@ -81,8 +81,14 @@ def _named(value: Any) -> list[Any]:
 
 
 def _in_key(module: str) -> bool:
-    """Whether the key of the cache covers a module: of this package, not of one below it, or of a library."""
-    return module.rpartition(".")[0] == __package__ or module.partition(".")[0] in _LIBRARIES
+    """Whether the key of the cache covers a module: of this library, but for its examples, or of another one.
+
+    The key has the sources of this package, and the version of the rest, which compiles nothing by itself.
+    """
+    if module.rpartition(".")[0] == __package__ or module.partition(".")[0] in _LIBRARIES:
+        return True
+    root = (__package__ or "").partition(".")[0]
+    return module.partition(".")[0] == root and module.split(".")[1:2] != ["examples"]
 
 
 def _content(cell: types.CellType) -> Any:
@@ -94,15 +100,16 @@ def _content(cell: types.CellType) -> Any:
 
 def _globals(function: types.FunctionType) -> list[Any]:
     """Return the names and values of the globals that a function reads, and functions inside of it."""
-    names = dict.fromkeys(name for code in _codes(function.__code__) for name in code.co_names)
+    names = dict.fromkeys(name for code in code_objects(function.__code__) for name in code.co_names)
     return _reads(list(names), function.__globals__)
 
 
-def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
+def code_objects(code: types.CodeType) -> Iterator[types.CodeType]:
+    """Return the code of a function, and of functions inside of it."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            yield from _codes(constant)
+            yield from code_objects(constant)
 
 
 def _reads(names: Iterable[str], namespace: dict[str, Any]) -> list[Any]:

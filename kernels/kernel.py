@@ -79,7 +79,7 @@ class Kernel:
                 kinds.append(kind)
             else:
                 kinds.append(types.float64 if kind is float else types.int64)
-        body, arguments = compilable(self.body), _arguments_intrinsic(kinds)
+        body, arguments = compilable(self.body), arguments_intrinsic(kinds)
 
         def entry(block, lo, hi):  # type: ignore[no-untyped-def]
             body(lo, hi, *arguments(block))
@@ -92,7 +92,7 @@ def kernel(body: Callable[..., None]) -> Kernel:
     return Kernel(body)
 
 
-def _arguments_intrinsic(kinds: list[Any]) -> Any:
+def arguments_intrinsic(kinds: list[Any]) -> Any:
     """Return an intrinsic that reads a kernel's arguments from its block, as a tuple."""
     from numba import types
     from numba.extending import intrinsic
@@ -126,6 +126,8 @@ def _arguments_intrinsic(kinds: list[Any]) -> Any:
                 values.append(array(kind, address, [word() for _ in range(kind.ndim)]))
             elif kind == types.float64:
                 values.append(builder.bitcast(word(), ir.DoubleType()))
+            elif kind == types.float32:
+                values.append(builder.fptrunc(builder.bitcast(word(), ir.DoubleType()), ir.FloatType()))
             else:
                 values.append(word())
         return context.make_tuple(builder, results, values)

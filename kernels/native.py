@@ -17,6 +17,11 @@ from .compilations import compilations
 #: What kernels may call: the C library's memory functions. They do not allocate and can not raise.
 _KNOWN = {"memcpy", "memmove", "memset"}
 
+
+class ForbiddenCall(RuntimeError):
+    """A kernel calls a function that kernels may not call."""
+
+
 _lock = threading.RLock()
 _addresses: dict[str, int] = {}
 
@@ -55,7 +60,7 @@ def _compile(name: str, ir: str, calls: frozenset[str]) -> bytes:
     called = {f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")}
     if unknown := called - _KNOWN - calls:
         # An exception or an allocation: neither is allowed in a kernel, and the linker would not find them.
-        raise RuntimeError(f"kernel {name} calls {sorted(unknown)}, which kernels may not")
+        raise ForbiddenCall(f"kernel {name} calls {sorted(unknown)}, which kernels may not")
     code: bytes = machine.emit_object(module)
     return code
 

@@ -166,6 +166,28 @@ class Value:
 
     __hash__ = None  # type: ignore[assignment]
 
+    #: NumPy's functions raise TypeError for a value.
+    __array_ufunc__ = None
+
+    def __bool__(self) -> bool:
+        """Raise TypeError: the elements of a vector differ."""
+        raise TypeError("a formula has no branches, since it computes many elements at once: use where")
+
+    def __pow__(self, exponent: int) -> "Value":
+        """Return a power of a small integer, by multiplications."""
+        if type(exponent) is not int or not 1 <= exponent <= 16:
+            raise TypeError(
+                f"a formula has a power of {exponent!r}, expected an integer from 1 to 16, or power"
+            )
+        half = self if exponent < 4 else self ** (exponent // 2)
+        if exponent >= 4:
+            return half * half * self if exponent % 2 else half * half
+        return (self, self * self, self * self * self)[exponent - 1]
+
+    def __abs__(self) -> "Value":
+        """Absolute value."""
+        return fabs(self)
+
     # ---- bits
     def _bitwise(self, name: str, other: Number) -> "Value":
         return self.like(getattr(self.builder, name)(self.ir, self.coerce(other).ir))

@@ -28,7 +28,12 @@ runpy.run_module("treepie.examples." + sys.argv[1], run_name="__main__")
 
 
 @pytest.mark.parametrize(
-    ("example", "expected"), [("xor", "a xor b  predicted"), ("digits", "test accuracy 9")]
+    ("example", "expected"),
+    [
+        ("xor", "a xor b  predicted"),
+        ("digits", "test accuracy 9"),
+        ("own_kernel", "moving averages: 2.000 and -1.000"),
+    ],
 )
 def test_example(example, expected):
     # PATH is left alone: pytest itself may need it, and a compiler found there must not be used.

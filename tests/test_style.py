@@ -37,7 +37,8 @@ def test_functions_are_at_most_60_lines_and_kernels_take_at_most_8_arguments(pat
 @pytest.mark.parametrize("path", LIBRARY, ids=name)
 def test_no_fastmath_and_no_environment_outside_config(path):
     text = path.read_text(encoding="utf-8")
-    assert "fastmath" not in text
+    if not path.name.startswith("own") and path.parts[-2] != "own":  # where it is an option of users' kernels
+        assert "fastmath" not in text
     if path.parts[-2] != "kernels":
         assert "os.environ" not in text
 

@@ -1,1 +1,1 @@
-"""Programs of users' functions: `jit`, and `explain`, which shows programs."""
+"""Programs of users' functions: `jit`, `explain`, which shows programs, and the check of their kernels."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..arguments import allocated, as_tensor, check_total, filled, index, integer, one_axis, some_axes
-from ..elementwise import constant
+from ..promotion import constant
 from ..table import Case, composite
 from ..tensor import Axis, Tensor, TensorLike, bool_, int64
 from .arithmetic import where

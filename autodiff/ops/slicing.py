@@ -13,7 +13,7 @@ from treepie.kernels.elementwise import fill
 from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_tensor, one_axis
-from ..elementwise import promoted
+from ..promotion import promoted
 from ..table import BoundArguments, Case, Shape, op
 from ..tensor import Tensor, TensorLike
 from .shape import expand_dims, reshape

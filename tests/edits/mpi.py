@@ -54,8 +54,8 @@ EDITS = [
     Edit(
         "node-calls-unchecked",
         "api/distributed/node.py",
-        "            if word != own:\n",
-        "            if word < 0:\n",
+        "if 0 <= found < count:\n            raise",
+        "if found < -1:\n            raise",
         "different calls on ranks give wrong sums",
         "tests/test_mpi.py -k different_calls",
     ),

@@ -1,0 +1,383 @@
+"""Kernels and formulas of one's own: values, gradients, programs, the cache, and what misuse is told."""
+
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import treepie as tp
+from treepie.examples import own_kernel as examples
+
+THIS = Path(__file__).name
+X = np.random.default_rng(0).standard_normal((33, 7)).astype("f4")
+W = np.random.default_rng(1).standard_normal(7).astype("f4")
+
+
+@tp.kernel(out=lambda x, w: tp.spec(x.shape[:1], x.dtype))
+def weighted_row_sums(rows, x, w, out):
+    for i in rows:
+        total = 0.0
+        for j in range(x.shape[1]):
+            total += x[i, j] * w[j]
+        out[i] = total
+
+
+@weighted_row_sums.defvjp
+def weighted_row_sums_rule(g, y, x, w):
+    return g[:, None] * w, (g[:, None] * x).sum(axis=0)
+
+
+def shifted(x):
+    return x + SHIFT
+
+
+SHIFT = 1.0
+
+
+@tp.kernel(out=lambda x: tp.spec(x.shape, x.dtype))
+def with_helper(rows, x, out):
+    for i in rows:
+        for j in range(x.shape[1]):
+            out[i, j] = shifted(x[i, j])
+
+
+@with_helper.defvjp
+def _(g, y, x):
+    return g * SHIFT
+
+
+silu2 = tp.elementwise(
+    lambda x: x * tp.math.sigmoid(x), vjp=lambda g, y, x: g * (y + tp.math.sigmoid(x) * (1 - y)), name="silu2"
+)
+scaled = tp.elementwise(lambda x: x * SHIFT, vjp=lambda g, y, x: g * SHIFT, name="scaled")
+
+
+# ---- values, laws and gradients
+def test_a_kernel_has_its_values_and_gradients():
+    np.testing.assert_allclose(weighted_row_sums(X, W).numpy(), X @ W, rtol=1e-5)
+    tp.check_kernel(weighted_row_sums, tp.zeros((33, 7)), tp.zeros(7))
+
+
+def test_a_formula_has_its_values_and_gradients():
+    np.testing.assert_allclose(silu2(X).numpy(), X / (1 + np.exp(-X)), rtol=1e-6, atol=1e-7)
+    tp.check_kernel(silu2, tp.zeros((33, 7)))
+
+
+def test_a_formula_of_several_operands():
+    hypot = tp.elementwise(
+        lambda x, y: tp.math.sqrt(x * x + y * y), vjp=lambda g, r, x, y: (g * x / r, g * y / r), name="hypot"
+    )
+    tp.check_kernel(hypot, tp.zeros((3, 4)), tp.zeros(4))
+    np.testing.assert_allclose(hypot(X, W).numpy(), np.hypot(X, W), rtol=1e-6)
+
+
+def test_formulas_continue_each_other():
+    outer = tp.elementwise(lambda x: silu2(x) * 2.0, name="outer")
+    np.testing.assert_array_equal(outer(X).numpy(), 2 * silu2(X).numpy())
+
+
+@pytest.mark.parametrize("name", ["quantile_loss_gradient", "moving_average_gradient"])
+def test_the_kernels_of_gradients_obey_the_laws_too(name):
+    kernel = getattr(examples, name)
+    if name == "quantile_loss_gradient":
+        shapes = ((9,), (9,), (9, 3), (9,), (3,))
+        tp.check_kernel(kernel, *[tp.zeros(s) for s in shapes])
+    else:
+        tp.check_kernel(kernel, tp.zeros((3, 6, 5)), decay=0.7)
+
+
+def test_the_example_has_the_values_of_plain_ops():
+    rng = np.random.default_rng(3)
+    p, y, q = rng.standard_normal((50, 3)), rng.standard_normal(50), np.array([0.1, 0.5, 0.9])
+    error = y[:, None] - p
+    want = np.maximum(q * error, (q - 1) * error).sum(1)
+    np.testing.assert_allclose(examples.quantile_loss(p, y, q).numpy(), want, rtol=1e-5, atol=1e-6)
+    x = rng.standard_normal((3, 5, 6))
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1)), "edge")
+    want = padded[:, :-2, 1:-1] + padded[:, 2:, 1:-1] + padded[:, 1:-1, :-2] + padded[:, 1:-1, 2:] - 4 * x
+    np.testing.assert_allclose(examples.laplacian(x).numpy(), want, rtol=1e-4, atol=1e-5)
+    y = np.zeros((3, 6))
+    for t in range(5):
+        y = 0.9 * y + 0.1 * x[:, t]
+        np.testing.assert_allclose(
+            examples.moving_average(x, decay=0.9).numpy()[:, t], y, rtol=1e-5, atol=1e-6
+        )
+
+
+# ---- outputs, scratch, static arguments, errors
+def of_rows(x):
+    if x.shape[1] == 0:
+        raise ValueError("largest_square: there are no columns")
+    return tp.spec(x.shape[:1], x.dtype), tp.spec(x.shape[:1], tp.int64)
+
+
+@tp.kernel(
+    out=of_rows,
+    scratch=lambda x: tp.spec(x.shape, x.dtype),
+)
+def largest_square(rows, x, out, where, squares):
+    for i in rows:
+        best = 0
+        for j in range(x.shape[1]):
+            squares[i, j] = x[i, j] * x[i, j]
+            if not squares[i, j] <= squares[i, best]:
+                best = j
+        where[i] = best
+        out[i] = squares[i, best]
+
+
+@largest_square.defvjp
+def _(g, y, x):
+    columns = tp.arange(x.shape[1])
+    hit = (columns == y[1][:, None]).astype(x.dtype)
+    return 2.0 * g[0][:, None] * hit * x
+
+
+def test_several_outputs_and_scratch():
+    top, where = largest_square(X)
+    np.testing.assert_array_equal(where.numpy(), (X * X).argmax(1))
+    np.testing.assert_array_equal(top.numpy(), (X * X).max(1))
+    tp.check_kernel(largest_square, X[:5, 1:])
+
+
+@tp.kernel(
+    out=lambda x, *, keep: tp.spec((x.shape[0] if keep else 1, x.shape[1]), x.dtype),
+    rows=lambda x: x.shape[1],
+)
+def column_work(rows, x, out, *, mode, keep, scale=1.0, power=1):
+    for j in rows:
+        if keep:
+            for i in range(x.shape[0]):
+                if mode == "exp":
+                    out[i, j] = tp.math.exp(scale * x[i, j])
+                else:
+                    out[i, j] = scale * x[i, j] ** float(power)
+        else:
+            out[0, j] = x[:, j].sum()
+
+
+def test_static_arguments():
+    np.testing.assert_allclose(column_work(X, mode="exp", keep=True).numpy(), np.exp(X), rtol=1e-6)
+    found = column_work(X, mode="power", keep=True, scale=np.float64(0.5), power=3).numpy()
+    np.testing.assert_allclose(found, 0.5 * X**3, rtol=1e-5)
+    np.testing.assert_allclose(
+        column_work(X, mode="", keep=False).numpy(), X.sum(0)[None], rtol=1e-4, atol=1e-5
+    )
+    assert column_work(X, mode="power", keep=True).dtype == tp.float32
+
+
+def test_other_numbers_compile_nothing():
+    from treepie.kernels.compilations import compilations
+
+    column_work(X, mode="power", keep=True, scale=0.5)
+    before = compilations.count + compilations.loaded
+    for scale in (0.25, 3.5, -1.0):
+        found = column_work(X, mode="power", keep=True, scale=scale).numpy()
+        np.testing.assert_allclose(found, np.float32(scale) * X)
+    assert compilations.count + compilations.loaded == before
+
+
+@tp.kernel(out=lambda x: tp.spec(x.shape, x.dtype), errors=("a weight is negative", "a weight is too large"))
+def weights(rows, x, out, status):
+    for i in rows:
+        out[i] = x[i]
+        if x[i] < 0:
+            status[0] = 1
+        elif x[i] > 10:
+            status[0] = 2
+
+
+@pytest.mark.parametrize(("value", "text"), [(-1.0, "a weight is negative"), (11.0, "a weight is too large")])
+def test_an_error_of_a_kernel_is_a_value_error(value, text):
+    x = np.ones(1000, "f4")
+    x[700] = value
+    run = tp.jit(lambda x: weights(x * 1.0).sum())
+    assert run(tp.ones(1000)).item() == 1000
+    for call in (weights, run):
+        with pytest.raises(ValueError, match=f"^weights: {text}$"):
+            call(tp.tensor(x))
+
+
+def test_numbers_and_integers_are_arguments():
+    @tp.kernel(out=lambda x, k, factor: tp.spec(k.shape, x.dtype))
+    def taken(rows, x, k, factor, out):
+        for i in rows:
+            out[i] = x[k[i]] * factor[0]
+
+    k = np.array([3, 0, 3])
+    np.testing.assert_array_equal(taken(X[0], k, 2.0).numpy(), X[0][k] * 2)
+    assert taken(X[0].astype("f8"), k, 2.0).dtype == tp.float64
+
+
+# ---- programs
+def layer(kernel):
+    def init(rngs, dtype):
+        return tp.layer.Vars({"w": tp.ones(7, dtype)}, {}, dtype)
+
+    return tp.layer.Layer(init, lambda params, state, x, **_: (kernel(x, params["w"]), state))
+
+
+def train(model, **options):
+    trainer = tp.Trainer(model, tp.optim.sgd(0.01))
+    data = tp.Data.prepare((X, X @ W), batch_size=11)
+    st = trainer.fit(
+        trainer.init(rngs=tp.rng.key(0)), data, loss=tp.loss.mse, epochs=20, progress=False, **options
+    )
+    return trainer, st
+
+
+def test_it_trains_inside_of_a_program(capsys):
+    _, own = train(layer(weighted_row_sums))
+    trainer, plain = train(layer(lambda x, w: (x * w).sum(axis=-1)))
+    np.testing.assert_allclose(own.vars.params["w"].numpy(), plain.vars.params["w"].numpy(), rtol=1e-4)
+    trainer, _ = train(layer(weighted_row_sums))
+    tp.explain(trainer)
+    text = capsys.readouterr().out
+    assert "weighted_row_sums" in text
+    assert "op by op" not in text
+
+
+def test_a_program_has_the_bits_of_eager_calls_and_gradients():
+    def f(x, w):
+        return (weighted_row_sums(silu2(x), w) ** 2.0).sum()
+
+    eager, jitted = tp.value_and_grad(lambda a: f(*a)), tp.jit(tp.value_and_grad(lambda a: f(*a)))
+    arguments = (tp.tensor(X), tp.tensor(W))
+    for a, b in zip(tp.ptree.leaves(eager(arguments)), tp.ptree.leaves(jitted(arguments)), strict=True):
+        assert a.numpy().tobytes() == b.numpy().tobytes()
+
+
+def test_any_number_of_threads_gives_the_same_bits():
+    code = """
+import numpy as np, treepie as tp, sys
+from tests.test_own_kernels import weighted_row_sums
+x = np.random.default_rng(0).standard_normal((50000, 40)).astype("f4")
+print(weighted_row_sums(x, x[0]).numpy().tobytes().hex()[:20000])
+"""
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "NUMBA_NUM_THREADS": str(n)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for n in (1, 2, 3)
+    }
+    assert len(found) == 1
+
+
+def test_pickled_by_name_with_the_trainer():
+    for own in (weighted_row_sums, silu2):
+        assert pickle.loads(pickle.dumps(own)) is own
+    trainer = tp.Trainer(
+        tp.layer.sequential([tp.layer.linear(7, 3), tp.layer.lambda_(silu2)]), tp.optim.sgd(0.1)
+    )
+    again = pickle.loads(pickle.dumps(trainer))
+    st = trainer.init(rngs=tp.rng.key(0))
+    np.testing.assert_array_equal(trainer.predict(st, X).numpy(), again.predict(st, X).numpy())
+
+
+# ---- nothing stale
+def test_another_global_gives_another_kernel(monkeypatch):
+    calls = [
+        with_helper,
+        scaled,
+        tp.jit(lambda x: with_helper(x) + scaled(x), check=False),
+        tp.grad(lambda x: (with_helper(x) + scaled(x)).sum()),
+    ]
+    x = tp.tensor(X)
+    step = [f(x).numpy() for f in calls]
+    np.testing.assert_array_equal(step[0], X + np.float32(1))
+    monkeypatch.setitem(globals(), "SHIFT", 2.0)
+    np.testing.assert_array_equal(with_helper(x).numpy(), X + np.float32(2))
+    np.testing.assert_array_equal(scaled(x).numpy(), X * np.float32(2))
+    np.testing.assert_array_equal(calls[3](x).numpy(), np.full_like(X, 4))
+
+
+def test_another_rule_replaces_the_first():
+    @tp.kernel(out=lambda x: tp.spec(x.shape, x.dtype))
+    def same(rows, x, out):
+        for i in rows:
+            out[i] = x[i]
+
+    same.defvjp(lambda g, y, x: g)
+    assert tp.grad(lambda x: same(x).sum())(tp.ones(2)).tolist() == [1, 1]
+    same.defvjp(lambda g, y, x: 3.0 * g)
+    assert tp.grad(lambda x: same(x).sum())(tp.ones(2)).tolist() == [3, 3]
+
+
+def test_an_edit_of_a_body_or_of_a_helper_leaves_no_stale_kernel(tmp_path):
+    source = """
+    import numba, numpy as np, treepie as tp
+    import helpers
+    @tp.kernel(out=lambda x: tp.spec(x.shape, x.dtype))
+    def f(rows, x, out):
+        for i in rows:
+            out[i] = BODY
+    print(f(np.full(4, 3.0)).tolist()[0])
+    """
+    helper = "import numba\n@numba.njit\ndef {name}(x):\n    return {value}\n{rest}"
+
+    def run(body, value, inner="x"):
+        text = textwrap.dedent(source).replace("BODY", body)
+        (tmp_path / "script.py").write_text(text)
+        inner = "\n@numba.njit\ndef inner(x):\n    return " + inner
+        (tmp_path / "helpers.py").write_text(helper.format(name="helped", value=value, rest=inner))
+        env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+        command = [sys.executable, "script.py"]
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return float(done.stdout)
+
+    call = "helpers.helped(x[i])"
+    assert run("x[i] + 1", "x") == 4
+    assert run("x[i] + 2", "x") == 5
+    assert run(call, "x * 2") == 6
+    assert run(call, "x * 3") == 9
+    assert run(call, "inner(x) / 2", "x * 4") == 6
+    assert run(call, "inner(x) / 2", "x * 8") == 12
+
+
+# ---- tp.math
+FUNCTIONS = [
+    ("exp", np.exp), ("expm1", np.expm1), ("log1p", np.log1p), ("sqrt", np.sqrt), ("sin", np.sin),
+    ("cos", np.cos), ("tanh", np.tanh), ("sigmoid", None), ("erf", None), ("silu", None), ("gelu", None),
+    ("softplus", None), ("abs", np.abs), ("floor", np.floor), ("log", np.log),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "of_numpy"), FUNCTIONS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_functions_of_elements_have_the_bits_of_the_ops(name, of_numpy, dtype):
+    function = getattr(tp.math, name)
+
+    @tp.kernel(out=lambda x: tp.spec(x.shape, x.dtype))
+    def mapped(rows, x, out):
+        for i in rows:
+            out[i] = function(x[i])
+
+    x = np.abs(X.ravel()).astype(dtype)
+    want = function(tp.tensor(x)).numpy()
+    found = mapped(x).numpy()
+    assert found.dtype == want.dtype == dtype
+    assert found.tobytes() == want.tobytes()
+    formula = tp.elementwise(lambda x: function(x) + 0.0, name="mapped")
+    assert formula(tp.tensor(x)).numpy().tobytes() == (want + want.dtype.type(0)).tobytes()
+    if of_numpy is not None:
+        np.testing.assert_allclose(want, of_numpy(x), rtol=1e-5)
+
+
+def test_functions_of_two_numbers_and_of_integers():
+    @tp.kernel(out=lambda x: tp.spec(x.shape, tp.float64))
+    def mapped(rows, x, out):
+        for i in rows:
+            out[i] = tp.math.maximum(x[i], 2) + tp.math.pow(x[i], 0.5) + tp.math.exp(1)
+
+    x = np.array([1.0, 4.0])
+    np.testing.assert_allclose(mapped(x).numpy(), [3 + np.e, 6 + np.e])
