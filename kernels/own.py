@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +24,15 @@ from .digest import digest
 from .kernel import arguments_intrinsic
 from .own_code import (
     KernelError,
-    check_body,
     compilable_with_calls,
     declare_formulas_to_numba,
     positional,
     reachable,
     where,
     with_constants,
+    without_raising,
 )
-from .program import Launch, LaunchTable, Operand, make_launch
+from .program import Launch, Operand, make_launch
 
 #: Functions of the C library that a kernel may call: what Numba makes of `math.exp` and `np.exp`.
 _LIBM = frozenset(
@@ -58,20 +57,19 @@ Static = Constant | int | float
 
 
 class OwnKernel:
-    """A function `(rows, *arrays, status, *, statics)`, and its entry points, one for each set of dtypes.
+    """A function `(rows, *arrays, *, statics)`, and its entry points, one for each set of dtypes.
 
-    readonly: how many of the arrays, the first ones, are inputs.  status: whether it takes an array of one
-        int64 that it sets to report an error.  fastmath: Numba's option of that name.
+    readonly: how many of the arrays, the first ones, are inputs.  fastmath: Numba's option of that name.
+
+    An exception sets the status of the launch; its text stays in Python.
     """
 
-    def __init__(
-        self, function: Callable[..., None], readonly: int, status: bool, fastmath: bool | frozenset[str]
-    ) -> None:
+    def __init__(self, function: Callable[..., None], readonly: int, fastmath: bool | frozenset[str]) -> None:
         code = function.__code__
         self._fastmath = fastmath if isinstance(fastmath, bool) else set(fastmath)
-        self.function, self._readonly, self._status = function, readonly, status
+        self.function, self._readonly = function, readonly
         self.name = function.__name__
-        self.arrays = code.co_varnames[1 : code.co_argcount - status]
+        self.arrays = code.co_varnames[1 : code.co_argcount]
         self.statics = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
         self._entries: dict[Any, int] = {}
 
@@ -93,16 +91,15 @@ class OwnKernel:
     def _entry(
         self, arrays: tuple[tuple[np.dtype, int], ...], numbers: tuple[type, ...], constants: dict[str, Any]
     ) -> int:
-        check_body(self.function)
         names = "_".join(f"{d.kind}{d.itemsize}x{n}" for d, n in arrays)
-        kinds = [type_.__name__ for type_ in numbers], self._readonly, self._status, self._fastmath, constants
+        kinds = [type_.__name__ for type_ in numbers], self._readonly, self._fastmath, constants
         symbol = "_".join(["own", _plain(self.name), names, digest(self.function, *kinds)])
         try:
             return native.load(symbol, lambda: self._build(symbol, arrays, numbers, constants), _LIBM)
         except native.ForbiddenCall as error:
             raise KernelError(
-                f"{where(self.function)} raises an exception, as integer powers do, or allocates "
-                "memory, which kernels may not: name memory in scratch=, report errors by errors= and status"
+                f"{where(self.function)} allocates memory, as an array expression does, or calls "
+                "Python, which kernels may not: write a loop, or name the memory in scratch="
             ) from error
         except Exception as error:
             if not type(error).__module__.startswith("numba."):
@@ -123,32 +120,25 @@ class OwnKernel:
 
         declare_formulas_to_numba()
         body = compilable_with_calls(positional(with_constants(self.function, constants)), self._fastmath)
-        kinds: list[Any] = [types.int64, types.int64]
+        kinds: list[Any] = []
         for k, (dtype, ndim) in enumerate(arrays):
             kinds.append(types.Array(from_dtype(dtype), ndim, "C", readonly=k < self._readonly))
-        kinds += ["status"] * self._status
         # A float is as wide as the arrays, as Python's are beside tensors.
         wide = next((d for d, _ in arrays if d.kind == "f"), np.dtype("float64"))
         kinds += [from_dtype(wide) if number is float else types.int64 for number in numbers]
-        arguments, failed = arguments_intrinsic(["status", *kinds]), self._status
+        run = without_raising(body, tuple(kinds))
+        arguments = arguments_intrinsic(["status", types.int64, types.int64, *kinds])
 
         def entry(block, lo, hi):  # type: ignore[no-untyped-def]
             found = arguments(block)
             status, rows, size = found[0], found[1], found[2]
             for chunk in range(lo, hi):
                 first = chunk * size
-                body(range(first, min(first + size, rows)), *found[3:])
-                if failed and status[0]:
+                if run(range(first, min(first + size, rows)), *found[3:]):
+                    status[0] = 1
                     return
 
         return c_function(symbol, entry, 3)
-
-
-def status_of(launch: Launch, addresses: Sequence[int]) -> int:
-    """Run a launch on one thread, and return the status that it sets."""
-    alone = LaunchTable([replace(launch, work_ns=0.0)]).bound(addresses)
-    alone.run()
-    return alone.status()
 
 
 def _is_constant(value: Static) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import dis
 import functools
 import inspect
 import textwrap
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .digest import code_objects
-from .intrinsics import scalar
+from .intrinsics import scalar, unpacked
 from .vector import Formula
 
 #: Python's functions that stand for formulas in kernels, such as those of `tp.math`: (formula, operands).
@@ -33,18 +32,6 @@ def where(function: Callable[..., Any], name: str | None = None) -> str:
     """Return a function's name, file and line, for messages."""
     code = function.__code__
     return f"kernel {name or function.__name__} ({Path(code.co_filename).name}, line {code.co_firstlineno})"
-
-
-def check_body(function: Callable[..., Any]) -> None:
-    """Raise KernelError for a statement that no kernel may have, with its line."""
-    for code in reachable(function):
-        for instruction in dis.get_instructions(code):
-            if instruction.opname == "RAISE_VARARGS" or "AssertionError" in instruction.argrepr:
-                line = instruction.positions.lineno if instruction.positions else code.co_firstlineno
-                raise KernelError(
-                    f"{where(function)} raises an exception in line {line} of {Path(code.co_filename).name}, "
-                    "which kernels may not: set status[0] to k, with errors= the text of each k from 1"
-                )
 
 
 def reachable(function: Callable[..., Any]) -> Iterator[python_types.CodeType]:
@@ -150,9 +137,7 @@ def compilable_with_calls(function: python_types.FunctionType, fastmath: Any) ->
         if inner not in done:
             done[inner] = None  # until it is complete: of a function that calls itself
             done[inner] = _jitted(_compilable_copy(inner, swap), fast)
-        if done[inner] is None:
-            raise KernelError(f"{where(inner)} calls itself, which kernels may not")
-        return done[inner]
+        return value if done[inner] is None else done[inner]
 
     def _jitted(copy: Callable[..., Any], fast: Any) -> Any:
         return njit(
@@ -165,6 +150,31 @@ def compilable_with_calls(function: python_types.FunctionType, fastmath: Any) ->
         )(copy)
 
     return _jitted(_compilable_copy(function, swap), fastmath)
+
+
+def without_raising(body: Any, kinds: tuple[Any, ...]) -> Any:
+    """Compile a function of a range and of arguments of Numba's types `kinds`.
+
+    Returns a function for Numba that runs it, and returns whether it has raised an exception.
+    """
+    from numba import types
+    from numba.extending import intrinsic
+
+    whole = (types.range_state64_type, *kinds)
+    body.compile(whole)
+    compiled = body.overloads[whole]
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        context.active_code_library.add_linking_library(compiled.library)
+        values = [args[0], *unpacked(builder, args[1])]
+        status, _ = context.call_internal_no_propagate(builder, compiled.fndesc, compiled.signature, values)
+        return status.is_error
+
+    @intrinsic
+    def run(typingctx, rows, *arguments):  # type: ignore[no-untyped-def]
+        return types.boolean(rows, types.StarArgTuple.from_types(arguments)), codegen
+
+    return run
 
 
 def _module_like(

@@ -222,10 +222,6 @@ class BoundTable:
         """Return the address of the argument block of the first launch."""
         return self._words.buffer_info()[0] + self._words[1]
 
-    def status(self) -> int:
-        """Return the error status of the first launch after a run, 0 for none."""
-        return self._words[self._words[1] // 8 + STATUS // 8]
-
 
 def _array(address: int, spec: Spec) -> NDArray[Any]:
     """Return the memory at an address as an array."""

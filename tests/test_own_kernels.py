@@ -182,25 +182,51 @@ def test_other_numbers_compile_nothing():
     assert compilations.count + compilations.loaded == before
 
 
-@tp.kernel(out=lambda x: tp.spec(x.shape, x.dtype), errors=("a weight is negative", "a weight is too large"))
-def weights(rows, x, out, status):
+@tp.kernel(out=lambda x: tp.spec(x.shape, x.dtype))
+def weights(rows, x, out):
     for i in rows:
         out[i] = x[i]
         if x[i] < 0:
-            status[0] = 1
-        elif x[i] > 10:
-            status[0] = 2
+            raise ValueError("a weight is negative")
+        if x[i] > 10:
+            raise AssertionError("a weight is too large")  # pytest rewrites `assert`
 
 
-@pytest.mark.parametrize(("value", "text"), [(-1.0, "a weight is negative"), (11.0, "a weight is too large")])
-def test_an_error_of_a_kernel_is_a_value_error(value, text):
+@pytest.mark.parametrize(
+    ("value", "error", "text", "line"),
+    [(-1.0, ValueError, "a weight is negative", 5), (11.0, AssertionError, "a weight is too large", 7)],
+)
+def test_an_exception_of_a_kernel_is_raised_with_its_line(value, error, text, line):
     x = np.ones(1000, "f4")
     x[700] = value
     run = tp.jit(lambda x: weights(x * 1.0).sum())
     assert run(tp.ones(1000)).item() == 1000
+    number = weights.function.__code__.co_firstlineno + line
     for call in (weights, run):
-        with pytest.raises(ValueError, match=f"^weights: {text}$"):
+        with pytest.raises(error, match=rf"^weights: {text}.* \({THIS}, line {number}\)$"):
             call(tp.tensor(x))
+    assert run(tp.ones(1000)).item() == 1000
+
+
+def test_an_exception_ends_training_with_the_state_before_it():
+    def layer(params, state, x, **_):
+        return weights(x) * params["w"], state
+
+    def init(rngs, dtype):
+        return tp.layer.Vars({"w": tp.ones((), dtype)}, {}, dtype)
+
+    trainer = tp.Trainer(tp.layer.Layer(init, layer), tp.optim.sgd(0.1))
+    x = np.ones((40, 1), "f4")
+    x[25] = -1
+    weights.defvjp(lambda g, y, x: g)
+    with pytest.raises(ValueError, match=r"^weights: a weight is negative") as caught:
+        trainer.fit(
+            trainer.init(rngs=tp.rng.key(0)),
+            tp.Data.prepare((x[:, 0], 2 * x[:, 0]), batch_size=10),
+            loss=tp.loss.mse,
+            progress=False,
+        )
+    assert caught.value.state.step == 2
 
 
 def test_numbers_and_integers_are_arguments():
@@ -298,6 +324,23 @@ def test_another_global_gives_another_kernel(monkeypatch):
     np.testing.assert_array_equal(with_helper(x).numpy(), X + np.float32(2))
     np.testing.assert_array_equal(scaled(x).numpy(), X * np.float32(2))
     np.testing.assert_array_equal(calls[3](x).numpy(), np.full_like(X, 4))
+
+
+TABLE = np.array([1.0, 2.0])
+
+
+@tp.kernel(out=lambda x: tp.spec(x.shape, x.dtype))
+def looked_up(rows, x, out):
+    for i in rows:
+        out[i] = x[i] * TABLE[i % 2]
+
+
+def test_an_array_that_changes_gives_another_kernel():
+    assert looked_up(np.ones(2)).tolist() == [1, 2]
+    TABLE[1] = 5
+    assert looked_up(np.ones(2)).tolist() == [1, 5]
+    TABLE[1] = 2
+    assert looked_up(np.ones(2)).tolist() == [1, 2]
 
 
 def test_another_rule_replaces_the_first():

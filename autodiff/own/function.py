@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from types import FunctionType, ModuleType
 from typing import Any
 
+import numpy as np
+
 from treepie.kernels.digest import code_objects
 from treepie.kernels.own_code import where
 
@@ -30,7 +32,7 @@ class OwnFunction:
         self.function = function
         self.rule: Callable[..., Any] | None = None
         self._op: Op | None = None
-        self._reads: list[tuple[dict[str, Any], str, Any]] = []
+        self._reads: list[tuple[dict[str, Any], str, Any, bytes | None]] = []
 
     def __repr__(self) -> str:
         """Return the name, with the file and line of the function."""
@@ -57,8 +59,8 @@ class OwnFunction:
     @property
     def op(self) -> Op:
         """The op, of the functions and of the globals that they read as these are now."""
-        for namespace, name, value in self._reads:
-            if namespace.get(name, _MISSING) is not value:
+        for namespace, name, value, content in self._reads:
+            if namespace.get(name, _MISSING) is not value or (content and value.tobytes() != content):
                 self._op = None
                 break
         if self._op is None:
@@ -77,9 +79,18 @@ class OwnFunction:
 _MISSING = object()
 
 
-def _reads(functions: Sequence[Any]) -> list[tuple[dict[str, Any], str, Any]]:
-    """Return (namespace, name, value) of the globals that functions read, and those that they call."""
-    found, seen, stack = [], set(), list(functions)
+#: Bytes of a global array at most, which is compared at each call: an argument costs nothing.
+_LARGEST_ARRAY = 1 << 14
+
+
+def _reads(functions: Sequence[Any]) -> list[tuple[dict[str, Any], str, Any, bytes | None]]:
+    """Return the globals that functions read, and those that they call.
+
+    Each is (namespace, name, value, the bytes of an array). Raises TypeError for a large array.
+    """
+    found: list[tuple[dict[str, Any], str, Any, bytes | None]] = []
+    seen: set[Any] = set()
+    stack = list(functions)
     while stack:
         function = stack.pop()
         function = getattr(function, "py_func", getattr(function, "function", function))
@@ -89,12 +100,34 @@ def _reads(functions: Sequence[Any]) -> list[tuple[dict[str, Any], str, Any]]:
         names = {name for code in code_objects(function.__code__) for name in code.co_names}
         for name in sorted(names & function.__globals__.keys()):
             value = function.__globals__[name]
-            found.append((function.__globals__, name, value))
+            found.append((function.__globals__, name, value, _content(function, name, value)))
             stack.append(value)
             if isinstance(value, ModuleType) and not _is_of_library(value.__name__):
-                found += [(vars(value), n, vars(value)[n]) for n in sorted(names & vars(value).keys())]
-        stack += [c.cell_contents for c in function.__closure__ or ()]
+                found += [
+                    (vars(value), n, x, _content(function, n, x))
+                    for n, x in vars(value).items()
+                    if n in names
+                ]
+        cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+        for name, cell in cells:
+            value = cell.cell_contents
+            content = _content(function, name, value)
+            if content:
+                found.append(({name: value}, name, value, content))
+            stack.append(value)
     return found
+
+
+def _content(function: FunctionType, name: str, value: Any) -> bytes | None:
+    """Return the bytes of an array, which may change."""
+    if not isinstance(value, np.ndarray):
+        return None
+    if value.nbytes > _LARGEST_ARRAY:
+        raise TypeError(
+            f"{where(function)} reads the array {name}, of {value.nbytes} bytes: expected an argument, or a "
+            f"global of at most {_LARGEST_ARRAY} bytes, which is compiled in"
+        )
+    return value.tobytes()
 
 
 def _is_of_library(module: str | None) -> bool:

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import functools
 import inspect
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from treepie.kernels.own import OwnKernel, Static, status_of, work_ns
+from treepie.kernels.own import OwnKernel, Static, work_ns
 from treepie.kernels.own_code import where
 from treepie.kernels.program import Launch, Operand, Spec
 
 from .. import tape
 from ..arguments import as_tensor
 from ..table import Attributes, BoundArguments, Op
-from ..tensor import DType, Tensor, address_of, float32
+from ..tensor import DType, Tensor, float32
 from .function import OwnFunction
 
 #: A rule of shapes: (specs of the inputs, static arguments) -> one spec or several.
 Rule = Callable[..., Any]
+
+#: Exceptions of a kernel that are raised as they are, with the line in their text.
+_RAISED = (ValueError, AssertionError, ZeroDivisionError, IndexError, FloatingPointError)
+
+Array = NDArray[Any]
 
 _STATIC = (str, bool, int, float, type(None))
 
@@ -109,13 +117,12 @@ class Kernel(OwnFunction):
         out: Rule,
         scratch: Rule | None,
         rows: Callable[..., int] | None,
-        errors: Sequence[str],
         flops: float,
         fastmath: bool | set[str],
     ) -> None:
         super().__init__(function)
         self._out, self._scratch, self._rows = out, scratch, rows
-        self.errors, self._flops = tuple(errors), flops
+        self._flops = flops
         self.inputs = tuple([p.name for p in inspect.signature(out).parameters.values() if _is_positional(p)])
         parameters = inspect.signature(function).parameters.values()
         self._defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
@@ -129,8 +136,6 @@ class Kernel(OwnFunction):
                 f"{self!r}: out takes ({', '.join(self.inputs)}), and after rows the kernel "
                 f"({', '.join(names[1:])}), expected the same inputs first"
             )
-        if self.errors and names[-1] != "status":
-            raise TypeError(f"{self!r} has errors, expected status as its last array")
         self._fastmath = fastmath if isinstance(fastmath, bool) else frozenset(fastmath)
 
     def __call__(self, *arguments: Any, **statics: Any) -> Any:
@@ -148,7 +153,7 @@ class Kernel(OwnFunction):
         return rule
 
     def _make(self) -> Op:
-        compiled = OwnKernel(self.function, len(self.inputs), bool(self.errors), self._fastmath)
+        compiled = OwnKernel(self.function, len(self.inputs), self._fastmath)
         return OwnOp(
             name=self.__name__,
             bind=self._bind,
@@ -157,7 +162,7 @@ class Kernel(OwnFunction):
             vjp=tuple([lambda *_, **__: None] * len(self.inputs)),
             oracle=_no_oracle,
             cases=(),
-            failure=self._failure if self.errors else None,
+            failure=self._failure,
             owner=self,
             rule=self.rule,
         )
@@ -187,8 +192,8 @@ class Kernel(OwnFunction):
             return as_tensor(argument)
         except (TypeError, ValueError) as error:
             raise TypeError(
-                f"{self!r}: {self.inputs[k]} is of type {type(argument).__name__}, expected a tensor, an array or "
-                f"a number ({error})"
+                f"{self!r}: {self.inputs[k]} is of type {type(argument).__name__}, expected a tensor, an "
+                f"array or a number ({error})"
             ) from None
 
     def _static(self, name: str, value: Any) -> Static:
@@ -256,17 +261,50 @@ class Kernel(OwnFunction):
         count = self.row_count(specs, outputs[0].shape)
         return [compiled.launch(count, work_ns(arrays, self._flops), arrays, statics)]
 
+    # ---- the function in Python
+    def run_in_python(self, tensors: Sequence[Tensor], statics: Attributes) -> list[Array]:
+        """Run the function in Python, on inputs that it can not write to; return the outputs."""
+        specs = [Spec(t.shape, t.dtype) for t in tensors]
+        outputs = [_unwritten(s) for s in self.output_specs(specs, statics)]
+        scratch = [_unwritten(s) for s in self.scratch_specs(specs, statics)]
+        inputs = [t.array.copy() for t in tensors]
+        for a in inputs:
+            a.flags.writeable = False
+        arrays = [a.reshape(a.shape or 1) for a in (*inputs, *outputs, *scratch)]
+        if any(a.size for a in outputs):
+            count = self.row_count(specs, outputs[0].shape)
+            with np.errstate(all="ignore"):
+                self.function(range(count), *arrays, **statics)
+        return outputs
+
+    def line_of(self, error: BaseException) -> tuple[str, str]:
+        """Return the place in the function's file where an error was raised, and the text of that line."""
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [f for f in frames if f.filename == self.function.__code__.co_filename]
+        if not own:
+            return repr(self), ""
+        return f"{Path(own[-1].filename).name}, line {own[-1].lineno}", own[-1].line or ""
+
     def _failure(self, *inputs: Tensor, **statics: Any) -> Exception:
-        """Return the error for the status that the kernel sets."""
-        op = self.op
-        plan = op.planned([(t.shape, t.dtype) for t in inputs], statics)
-        results, scratch = plan.results(op.name, False), plan.scratch_buffers(op.name)
-        arrays = [*inputs, *results]
-        addresses = [*(t.address for t in arrays), *map(address_of, scratch)]
-        status = status_of(plan.launches[0], addresses)
-        if not 1 <= status <= len(self.errors):
-            return ValueError(f"{self!r} set status to {status}, expected 1 to {len(self.errors)}")
-        return ValueError(f"{self.__name__}: {self.errors[status - 1]}")
+        """Return the exception that the function raises; compiled, it tells only that it has raised one."""
+        try:
+            self.run_in_python(inputs, statics)
+        except Exception as error:
+            text = f"{self.__name__}: {error} ({self.line_of(error)[0]})"
+            known = type(error) in (
+                ValueError,
+                AssertionError,
+                ZeroDivisionError,
+                IndexError,
+                FloatingPointError,
+            )
+            return type(error)(text) if known else RuntimeError(f"{type(error).__name__}: {text}")
+        return RuntimeError(f"{self!r} raises an exception where it is compiled, and none in Python")
+
+
+def _unwritten(spec: Spec) -> Array:
+    """Return an array that a kernel is to fill."""
+    return np.full(spec.shape, np.nan if spec.dtype.kind == "f" else 0, spec.dtype)
 
 
 def _is_positional(parameter: inspect.Parameter) -> bool:
@@ -282,7 +320,6 @@ def kernel(
     out: Rule,
     scratch: Rule | None = None,
     rows: Callable[..., int] | None = None,
-    errors: Sequence[str] = (),
     flops: float = 20.0,
     fastmath: bool | set[str] = False,
 ) -> Callable[[Callable[..., Any]], Kernel]:
@@ -294,14 +331,13 @@ def kernel(
     shapes alone. The function is compiled when it is first used, once for each combination of dtypes, and
     cached on disk under a digest of its code and of all that it calls, which needs no decorator.
     Keyword-only parameters are static arguments: numbers, texts, bools and None. Division by zero gives inf
-    or NaN; exceptions, and memory other than scratch, are errors.
+    or NaN. An exception that it raises is raised to the caller, with its line; indices are not checked. It
+    allocates no memory, so that it has loops in place of array expressions.
 
     out: (specs of the inputs) -> `tp.spec` of the output, or a tuple of several; takes static arguments by
-        their names, if it has such parameters.
+        their names, if it has such parameters. It raises ValueError for shapes that do not fit.
     scratch: the same, of uninitialized arrays after the outputs, that all ranges have in common.
     rows: (specs of the inputs) -> the length of the axis that is cut into ranges, where it is another one.
-    errors: texts; the function then takes `status` as its last array, an int64 of shape (1,), and where it
-        sets it to k, the k-th of them, from 1, is the text of a ValueError.
     flops: operations for each element of its largest array; decides whether threads share the work.
     fastmath: of Numba: {"reassoc"} lets sums be reordered, so that they are vectorised; True also assumes
         that nothing is NaN.
@@ -322,4 +358,4 @@ def kernel(
     >>> tp.grad(lambda x: row_sums(x)[0])(tp.ones((2, 2))).tolist()
     [[1.0, 1.0], [0.0, 0.0]]
     """
-    return lambda function: Kernel(function, out, scratch, rows, errors, flops, fastmath)
+    return lambda function: Kernel(function, out, scratch, rows, flops, fastmath)

@@ -6,7 +6,6 @@ They show what a call can not: what is out of bounds, what is not written, what 
 from __future__ import annotations
 
 import ctypes
-import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -30,44 +29,21 @@ class BrokenLaw(AssertionError):
     """A law does not hold; the message says why."""
 
 
-def in_python(kernel: Kernel, tensors: Sequence[Tensor], statics: Attributes) -> tuple[list[Array], int]:
-    """Run a kernel's function in Python, on inputs that it can not write to; return outputs and status.
+def in_python(kernel: Kernel, tensors: Sequence[Tensor], statics: Attributes) -> list[Array]:
+    """Run a kernel's function in Python, and return the outputs.
 
     Raises BrokenLaw with the line of an error, such as an index out of bounds.
     """
-    specs = [Spec(t.shape, t.dtype) for t in tensors]
-    outputs = [_unwritten(s) for s in kernel.output_specs(specs, statics)]
-    scratch = [_unwritten(s) for s in kernel.scratch_specs(specs, statics)]
-    status = [np.zeros(1, np.int64)] if kernel.errors else []
-    inputs = [t.array.copy() for t in tensors]
-    for a in inputs:
-        a.flags.writeable = False
-    arrays = [a.reshape(a.shape or 1) for a in (*inputs, *outputs, *scratch)]
-    if any(a.size for a in outputs):
-        count = kernel.row_count(specs, outputs[0].shape)
-        try:
-            with np.errstate(all="ignore"):
-                kernel.function(range(count), *arrays, *status, **statics)
-        except Exception as error:
-            raise BrokenLaw(_told(kernel, error)) from None
-    return outputs, int(status[0][0]) if status else 0
-
-
-def _unwritten(spec: Spec) -> Array:
-    """Return an array that a kernel is to fill."""
-    return np.full(spec.shape, np.nan if spec.dtype.kind == "f" else 0, spec.dtype)
-
-
-def _told(kernel: Kernel, error: Exception) -> str:
-    """Return what an error in a kernel's function is, and in which line."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if f.filename == kernel.function.__code__.co_filename]
-    at = f"line {own[-1].lineno}, {own[-1].line}" if own else "its body"
-    if "read-only" in str(error):
-        return f"{kernel!r}: {at}: writes to an input"
-    if isinstance(error, IndexError):
-        return f"{kernel!r}: {at}: an index is out of bounds ({error})"
-    return f"{kernel!r}: {at}: {type(error).__name__}: {error}"
+    try:
+        return kernel.run_in_python(tensors, statics)
+    except Exception as error:
+        place, line = kernel.line_of(error)
+        what = f"{type(error).__name__}: {error}"
+        if "read-only" in str(error):
+            what = "writes to an input"
+        elif isinstance(error, IndexError):
+            what = f"an index is out of bounds ({error})"
+        raise BrokenLaw(f"{kernel!r}: {place}, {line}: {what}") from None
 
 
 def between_bands(op: Op, tensors: Sequence[Tensor], statics: Attributes, fill: int) -> list[bytes]:
