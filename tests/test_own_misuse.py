@@ -218,6 +218,33 @@ def test_check_kernel_finds_what_is_broken(body, text, capsys):
     assert f"check_kernel: {body.__name__}" in capsys.readouterr().out
 
 
+def beside(rows, x, out):
+    for i in rows:
+        out[i] = x[i]
+        if i == x.size - 1 and x.size > 1 and rows.stop == x.size:
+            out[i + 1] = 1.0
+
+
+def test_check_kernel_sees_writes_beside_an_output(monkeypatch):
+    """The bands see it too, where Python would not: an index computed in another way, say."""
+    kernel = broken(beside)
+    monkeypatch.setattr(kernel, "run_in_python", lambda tensors, statics: [t.array for t in tensors])
+    with pytest.raises(AssertionError, match="the kernel writes outside of an output or of scratch"):
+        tp.check_kernel(kernel, tp.zeros(8))
+
+
+@pytest.mark.parametrize("wrong", [lambda g: g.sum(), lambda g: g.astype(tp.float64)])
+def test_a_gradient_of_another_shape_or_dtype_is_an_error(wrong):
+    def same(rows, x, out):
+        for i in rows:
+            out[i] = x[i]
+
+    kernel = broken(same)
+    kernel.defvjp(lambda g, y, x: wrong(g))
+    with pytest.raises(ValueError, match=r"returned a gradient of shape .* for argument 0, expected \(3,\)"):
+        tp.grad(lambda x: kernel(x).sum())(tp.ones(3))
+
+
 def test_check_kernel_finds_a_wrong_rule():
     def double(rows, x, out):
         for i in rows:
