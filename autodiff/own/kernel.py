@@ -19,9 +19,9 @@ from treepie.kernels.own_code import where
 from treepie.kernels.program import Launch, Operand, Spec
 
 from .. import tape
-from ..arguments import as_tensor
+from ..arguments import as_tensor, shape_of
 from ..table import Attributes, BoundArguments, Op
-from ..tensor import DType, Tensor, float32
+from ..tensor import DType, Tensor, check_dtype, float32
 from .function import OwnFunction
 
 #: A rule of shapes: (specs of the inputs, static arguments) -> one spec or several.
@@ -35,19 +35,18 @@ Array = NDArray[Any]
 _STATIC = (str, bool, int, float, type(None))
 
 
-def spec(shape: tuple[int, ...] | list[int], dtype: DType) -> Spec:
+def spec(shape: int | Sequence[int], dtype: DType) -> Spec:
     """Return the shape and dtype of an array, for the rules of `tp.kernel`.
 
-    Raises ValueError for a negative size, TypeError for what is no shape or no dtype.
+    shape: sizes, or one for a vector.
+
+    Raises ValueError for a negative size, TypeError for an unsupported dtype.
 
     >>> import treepie as tp
     >>> tp.spec((3, 4), tp.float32).shape
     (3, 4)
     """
-    sizes = tuple([int(np.asarray(n).item()) for n in shape])
-    if any(n < 0 for n in sizes):
-        raise ValueError(f"spec: shape is {sizes}, expected sizes of at least 0")
-    return Spec(sizes, np.dtype(dtype))
+    return Spec(shape_of("spec", shape), check_dtype("spec", dtype))
 
 
 @dataclass(frozen=True, eq=False)
