@@ -217,6 +217,10 @@ def test_numbers_and_integers_are_arguments():
     k = np.array([3, 0, 3])
     np.testing.assert_array_equal(taken(X[0], k, 2.0).numpy(), X[0][k] * 2)
     assert taken(X[0].astype("f8"), k, 2.0).dtype == tp.float64
+    run = tp.jit(lambda x, factor: taken(x, k, factor))
+    for factor in (2.0, 3.0, -1.5):
+        np.testing.assert_array_equal(run(X[0], factor).numpy(), X[0][k] * np.float32(factor))
+    assert len(run.programs) == 1
 
 
 @tp.kernel(out=lambda x, labels, w: tp.spec((x.shape[0],), x.dtype))

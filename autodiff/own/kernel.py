@@ -20,8 +20,10 @@ from treepie.kernels.program import Launch, Operand, Spec
 
 from .. import tape
 from ..arguments import as_tensor, shape_of
+from ..promotion import constant
 from ..table import Attributes, BoundArguments, Op
 from ..tensor import DType, Tensor, check_dtype, float32
+from ..trace.number import Number
 from .function import OwnFunction
 
 #: A rule of shapes: (specs of the inputs, static arguments) -> one spec or several.
@@ -172,19 +174,20 @@ class Kernel(OwnFunction):
                 f"{self!r}: {len(arguments)} arguments given, expected {len(self.inputs)}: "
                 f"{', '.join(self.inputs)}"
             )
-        tensors = [
-            None if isinstance(a, int | float) else self._tensor(k, a) for k, a in enumerate(arguments)
-        ]
+        tensors = [None if _is_number(a) else self._tensor(k, a) for k, a in enumerate(arguments)]
         dtype = next((t.dtype for t in tensors if t is not None and t.dtype.kind == "f"), np.dtype(float32))
-        filled = [
-            Tensor(np.array(a, dtype if isinstance(a, float) else None), None) if t is None else t
-            for t, a in zip(tensors, arguments, strict=True)
-        ]
+        filled = [self._number(a, dtype) if t is None else t for t, a in zip(tensors, arguments, strict=True)]
         for name in statics:
             if name not in self._defaults:
                 known = ", ".join(self._defaults) or "none"
                 raise TypeError(f"{self!r}: no argument {name}, expected of {known}")
         return tuple(filled), {n: self._static(n, statics.get(n, d)) for n, d in self._defaults.items()}
+
+    def _number(self, number: Any, dtype: np.dtype) -> Tensor:
+        """Return a number as a tensor: a float of the dtype of the other floats, an int or a bool as it is."""
+        sample = number.sample if type(number) is Number else number
+        own = dtype if type(sample) is float else np.asarray(sample).dtype
+        return constant(number, own, self.__name__)
 
     def _tensor(self, k: int, argument: Any) -> Tensor:
         try:
@@ -199,6 +202,11 @@ class Kernel(OwnFunction):
         value = value.item() if isinstance(value, np.generic) else value
         if value is inspect.Parameter.empty:
             raise TypeError(f"{self!r}: {name} is missing")
+        if type(value) is Number:
+            raise TypeError(
+                f"{self!r}: {name} is an argument of a jitted function, expected one of its static arguments, "
+                "or an input of the kernel"
+            )
         if not isinstance(value, _STATIC):
             raise TypeError(
                 f"{self!r}: {name} is a {type(value).__name__}, expected a number, a text, a bool or None"
@@ -304,6 +312,10 @@ class Kernel(OwnFunction):
 def _unwritten(spec: Spec) -> Array:
     """Return an array that a kernel is to fill."""
     return np.full(spec.shape, np.nan if spec.dtype.kind == "f" else 0, spec.dtype)
+
+
+def _is_number(argument: Any) -> bool:
+    return isinstance(argument, int | float) or type(argument) is Number
 
 
 def _is_positional(parameter: inspect.Parameter) -> bool:
