@@ -175,7 +175,8 @@ class Kernel(OwnFunction):
                 f"{', '.join(self.inputs)}"
             )
         tensors = [None if _is_number(a) else self._tensor(k, a) for k, a in enumerate(arguments)]
-        dtype = next((t.dtype for t in tensors if t is not None and t.dtype.kind == "f"), np.dtype(float32))
+        floats = (t.dtype for t in tensors if t is not None and t.dtype.kind == "f")
+        dtype = next(floats, np.dtype(float32))
         filled = [self._number(a, dtype) if t is None else t for t, a in zip(tensors, arguments, strict=True)]
         for name in statics:
             if name not in self._defaults:
@@ -204,8 +205,8 @@ class Kernel(OwnFunction):
             raise TypeError(f"{self!r}: {name} is missing")
         if type(value) is Number:
             raise TypeError(
-                f"{self!r}: {name} is an argument of a jitted function, expected one of its static arguments, "
-                "or an input of the kernel"
+                f"{self!r}: {name} is an argument of a jitted function, expected one of its static "
+                "arguments, or an input of the kernel"
             )
         if not isinstance(value, _STATIC):
             raise TypeError(
