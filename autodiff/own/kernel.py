@@ -185,7 +185,7 @@ class Kernel(OwnFunction):
         return tuple(filled), {n: self._static(n, statics.get(n, d)) for n, d in self._defaults.items()}
 
     def _number(self, number: Any, dtype: np.dtype) -> Tensor:
-        """Return a number as a tensor: a float of the dtype of the other floats, an int or a bool as it is."""
+        """Return a number as a tensor: a float of the dtype of the other floats, others as they are."""
         sample = number.sample if type(number) is Number else number
         own = dtype if type(sample) is float else np.asarray(sample).dtype
         return constant(number, own, self.__name__)
