@@ -151,6 +151,9 @@ class Mean(_Mean):
         # Functions are not compared: one that was pickled on another rank is not the same object.
         return {"fn": None if self._fn is None else "a function"}
 
+    def _arguments(self) -> dict[str, Any]:
+        return {"fn": self._fn}
+
     def update(
         self, pred: TensorLike, target: TensorLike | None = None, *, weight: float | None = None
     ) -> None:

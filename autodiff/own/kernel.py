@@ -50,7 +50,7 @@ def spec(shape: tuple[int, ...] | list[int], dtype: DType) -> Spec:
     return Spec(sizes, np.dtype(dtype))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class OwnOp(Op):
     """The op of a kernel of one's own.
 
