@@ -1,7 +1,6 @@
 """How objects are shown: calls of constructors, values, trees by their shapes, and HTML tables for notebooks.
 
-A repr reads no elements of tensors, except those of a tensor itself, calls no function of the user's, and never
-shows an address.
+A repr reads no elements of tensors, except that of a tensor itself, and never shows an address.
 """
 
 from __future__ import annotations
@@ -148,9 +147,9 @@ def count_text(tree: Any) -> str:
     return f"{sum(size_of(leaf) for _, leaf in tree_leaves(tree)):,}"
 
 
-def counted(n: int, noun: str) -> str:
-    """Return a number with its noun, in the plural unless it is 1."""
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+def counted(n: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun, in the plural (by default with an s) unless it is 1."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {plural or f'{noun}s'}"
 
 
 def number_text(x: Any) -> str:

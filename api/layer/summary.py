@@ -17,6 +17,8 @@ from treepie.autodiff.tensor import check_dtype
 from ..display import count_text, counted, html_table, size_of, tree_leaves
 from .core import Layer, LayerNode, Tree, Vars, init_node, summary_rows
 
+#: The shape of an input, or those of several.
+Shapes = Sequence[int] | Sequence[Sequence[int]] | Mapping[str, Sequence[int]]
 Row = tuple[str, ...]
 #: (label, name) of a layer, its number of parameters, how often it occurs in a row, the lines of its layers.
 Line = tuple[str, str, int, int, "tuple[Line, ...]"]
@@ -56,7 +58,7 @@ class Table(str):
         return self._html
 
 
-def summary(model: Layer, input_shape: Any, input_dtype: Any = float32) -> Table:
+def summary(model: Layer, input_shape: Shapes, input_dtype: Any = float32) -> Table:
     """Return a table of a model's layers, their output shapes and their numbers of parameters: a str.
 
     input_shape: shape of a batch, such as (1, 784); for a model of several inputs a tuple or dict of shapes.
