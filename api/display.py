@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from treepie.autodiff import Tensor, ptree
+from treepie.autodiff.trace.number import Number
 
 #: Characters of a repr, of one value in it, and of a tree that is shown leaf by leaf.
 _LONGEST, _LONGEST_VALUE, _LONGEST_TREE = 200, 160, 120
@@ -90,6 +91,8 @@ def _value(x: Any) -> str:
         return f"{x.dtype.name} {x.shape}"
     if isinstance(x, np.dtype):
         return x.name
+    if isinstance(x, Number):  # its value is not known while a function is traced
+        return "traced"
     if type(x) in (list, tuple):
         parts = _some(x, value_text)
         end = "," if type(x) is tuple and len(x) == 1 else ""

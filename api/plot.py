@@ -18,9 +18,6 @@ _LOGARITHMIC = 30.0
 #: Classes up to which a confusion matrix shows its counts, and the name of every class.
 _MOST_COUNTS, _MOST_NAMES = 25, 60
 
-#: Without lines at the top and on the right.
-_STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3}
-
 
 def pyplot() -> Any:
     """Return `matplotlib.pyplot`; ImportError, which says how to install it, where it is missing."""
@@ -34,9 +31,7 @@ def pyplot() -> Any:
 
 
 # ---- histories
-def plot_history(
-    steps: Sequence[tuple[int, float]], epochs: Sequence[Mapping[str, Any]], title: str | None = None
-) -> NDArray[Any]:
+def plot_history(steps: Sequence[tuple[int, float]], epochs: Sequence[Mapping[str, Any]]) -> NDArray[Any]:
     """Draw losses by step and scores by epoch in a new figure; return an array of its axes.
 
     Losses among the scores are drawn with those of the steps, other scores in panels of similar ranges.
@@ -46,17 +41,18 @@ def plot_history(
     count = 1 + len(panels)
     columns = min(count, 3)
     rows = -(-count // columns)
-    with plt.rc_context(_STYLE):
-        size = (1.2 + 4.8 * columns, 0.4 + 3.4 * rows)
-        figure, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    size = (1.2 + 4.8 * columns, 0.4 + 3.4 * rows)
+    _, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
     axes = grid.ravel()
+    for panel in axes:
+        # Not by `rc_context`: a notebook's backend, which is set up by the first figure, would be undone.
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(alpha=0.3)
     _draw_losses(axes[0], steps, epochs, losses)
     for panel, names in zip(axes[1:], panels, strict=False):
         _draw_scores(panel, epochs, names)
     for unused in axes[count:]:
         unused.remove()
-    if title:
-        figure.suptitle(title)
     return np.asarray(axes[:count])
 
 
@@ -153,7 +149,7 @@ def plot_confusion(counts: NDArray[Any], labels: Sequence[Any] | None = None, ax
     names = [str(x) for x in (range(n) if labels is None else labels)]
     plt = pyplot()
     if ax is None:
-        side = min(max(3.2, 1.6 + 0.55 * n), 11.0)
+        side = min(2.4 + 0.55 * n, 11.0)
         _, ax = plt.subplots(figsize=(side + 1.2, side), layout="constrained")
     totals = counts.sum(1, keepdims=True)
     shares = counts / np.maximum(totals, 1)
@@ -161,7 +157,7 @@ def plot_confusion(counts: NDArray[Any], labels: Sequence[Any] | None = None, ax
     ax.figure.colorbar(image, ax=ax, shrink=0.8, label="share of the true class")
     if n <= _MOST_COUNTS:
         # A digit is 0.6 of the font's size wide; a cell is 0.55 inches or less, of 72 points each.
-        cell = 72 * min(0.55, 9.4 / n)
+        cell = 72 * min(0.55, 8.6 / n)
         size = min(10.0, 0.85 * cell / (0.6 * len(f"{counts.max():,}")))
         for true, predicted in _pairs(n):
             colour = "white" if shares[true, predicted] > 0.5 else "black"
