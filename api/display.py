@@ -63,8 +63,8 @@ class ShownAsCall:
 
     def __repr__(self) -> str:
         """Show the call."""
-        function, args = self.__reduce__()[:2]
-        return call_text(function, args, {})  # type: ignore[arg-type]
+        reduced: Any = self.__reduce__()
+        return call_text(reduced[0], reduced[1], {})
 
 
 def _is_default(value: Any, default: Any) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from treepie.autodiff import Tensor, float32, ptree, rng, zeros
 from treepie.autodiff.arguments import shape_of
@@ -20,8 +20,6 @@ from .core import Layer, LayerNode, Tree, Vars, init_node, summary_rows
 #: The shape of an input, or those of several.
 Shapes = Sequence[int] | Sequence[Sequence[int]] | Mapping[str, Sequence[int]]
 Row = tuple[str, ...]
-#: (label, name) of a layer, its number of parameters, how often it occurs in a row, the lines of its layers.
-Line = tuple[str, str, int, int, "tuple[Line, ...]"]
 
 #: Equal layers one after another from which on they share one line.
 _LEAST_EQUAL = 3
@@ -107,6 +105,19 @@ def _shape(y: Any) -> str:
 
 
 # ---- the tree of layers
+class _Line(NamedTuple):
+    """A layer in a tree: the label before its name, its number of parameters, and the lines of its layers.
+
+    times: how many equal layers follow one another.
+    """
+
+    label: str
+    name: str
+    count: int
+    times: int
+    inner: tuple[_Line, ...]
+
+
 def tree(model: Layer) -> Table:
     """Return the table of a model's layers, nested as they are, with their numbers of parameters.
 
@@ -130,10 +141,10 @@ def tree(model: Layer) -> Table:
             collect(None)
     except Exception:  # a user's own, whatever it is: printing a model explains no error
         return _lone(repr(model))
-    ((_, name, count, _, lines),) = _lines(root)
-    if not lines:
-        return _lone(f"{name}: {counted(count, 'parameter')}")
-    return Table.of([("layer", "parameters"), (name, f"{count:,}"), *_rows(lines, 1)])
+    (top,) = _lines(root)
+    if not top.inner:
+        return _lone(f"{top.name}: {counted(top.count, 'parameter')}")
+    return Table.of([("layer", "parameters"), *_rows([top], 0)])
 
 
 def _lone(text: str) -> Table:
@@ -142,31 +153,31 @@ def _lone(text: str) -> Table:
     return table
 
 
-def _rows(lines: Sequence[Line], depth: int) -> Iterator[Row]:
-    for label, name, count, times, inner in lines:
-        repeated = f"{times} x " if times > 1 else ""
-        yield f"{'  ' * depth}{label}{repeated}{name}", f"{repeated}{count:,}"
-        yield from _rows(inner, depth + 1)
+def _rows(lines: Sequence[_Line], depth: int) -> Iterator[Row]:
+    for line in lines:
+        repeated = f"{line.times} x " if line.times > 1 else ""
+        yield f"{'  ' * depth}{line.label}{repeated}{line.name}", f"{repeated}{line.count:,}"
+        yield from _rows(line.inner, depth + 1)
 
 
-def _lines(node: LayerNode) -> tuple[Line, ...]:
+def _lines(node: LayerNode) -> tuple[_Line, ...]:
     """Return the lines of a container's layers, equal ones after one another as one."""
-    lines: list[Line] = []
+    lines: list[_Line] = []
     labelled = [(path, _line(child)) for path, child in _children(node)]
     for line, group in itertools.groupby(labelled, key=lambda pair: pair[1]):
         paths = [path for path, _ in group]
         if len(paths) < _LEAST_EQUAL:
-            lines += [(f"{path}: " if path else "", *line[1:]) for path in paths]
+            lines += [line._replace(label=f"{path}: " if path else "") for path in paths]
         else:
             ends = f"{paths[0]} to {paths[-1]}: " if paths[0] else ""
-            lines.append((ends, line[1], line[2], len(paths), line[4]))
+            lines.append(line._replace(label=ends, times=len(paths)))
     return tuple(lines)
 
 
-def _line(node: LayerNode) -> Line:
+def _line(node: LayerNode) -> _Line:
     assert node.layer is not None
     count = sum(size_of(leaf) for _, leaf in tree_leaves(node.params))
-    return "", node.layer.name, count, 1, _lines(node)
+    return _Line("", node.layer.name, count, 1, _lines(node))
 
 
 def _children(node: LayerNode) -> Iterator[tuple[str, LayerNode]]:
