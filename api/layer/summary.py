@@ -106,14 +106,14 @@ def _shape(y: Any) -> str:
 
 # ---- the tree of layers
 class _Line(NamedTuple):
-    """A layer in a tree: the label before its name, its number of parameters, and the lines of its layers.
+    """A layer in a tree: the label before its name, its number of parameters, the lines of its layers.
 
     times: how many equal layers follow one another.
     """
 
     label: str
     name: str
-    count: int
+    parameters: int
     times: int
     inner: tuple[_Line, ...]
 
@@ -143,7 +143,7 @@ def tree(model: Layer) -> Table:
         return _lone(repr(model))
     (top,) = _lines(root)
     if not top.inner:
-        return _lone(f"{top.name}: {counted(top.count, 'parameter')}")
+        return _lone(f"{top.name}: {counted(top.parameters, 'parameter')}")
     return Table.of([("layer", "parameters"), *_rows([top], 0)])
 
 
@@ -156,7 +156,7 @@ def _lone(text: str) -> Table:
 def _rows(lines: Sequence[_Line], depth: int) -> Iterator[Row]:
     for line in lines:
         repeated = f"{line.times} x " if line.times > 1 else ""
-        yield f"{'  ' * depth}{line.label}{repeated}{line.name}", f"{repeated}{line.count:,}"
+        yield f"{'  ' * depth}{line.label}{repeated}{line.name}", f"{repeated}{line.parameters:,}"
         yield from _rows(line.inner, depth + 1)
 
 

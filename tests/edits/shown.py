@@ -49,7 +49,7 @@ EDITS = [
         "{html.escape(str(text))}",
         "{text}",
         "names of layers are HTML in notebooks",
-        "tests/test_reprs.py -k escaped",
+        "tests/test_printed.py -k escaped",
     ),
     Edit(
         "printing-allocates",
@@ -57,7 +57,7 @@ EDITS = [
         "            abstractly(collect)\n",
         "            collect(None)\n",
         "printing a model allocates its parameters",
-        "tests/test_reprs.py -k 'allocate_no_parameters'",
+        "tests/test_printed.py -k allocate_no_parameters",
     ),
     Edit(
         "printing-fails-with-the-model",
@@ -65,7 +65,7 @@ EDITS = [
         "    except Exception:  # a user's own",
         "    except ArithmeticError:  # a user's own",
         "printing a model whose init raises is an error",
-        "tests/test_reprs.py -k can_not_be_initialized",
+        "tests/test_printed.py -k can_not_be_initialized",
     ),
     Edit(
         "tree-of-containers-in-between",
@@ -73,7 +73,7 @@ EDITS = [
         "        if path is None and node.layer is not None and child.children:\n",
         "        if False:\n",
         "a printed compose has a sequential that its parameters do not have",
-        "tests/test_reprs.py -k tree_of_its_layers",
+        "tests/test_printed.py -k tree_of_its_layers",
     ),
     Edit(
         "plot-means-at-the-end",
