@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import math
 import operator
 import sys
 import types
@@ -17,6 +18,8 @@ from pickle import PicklingError
 from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
 from treepie.autodiff.own import OwnFunction
+
+from .display import call_text
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,6 +44,16 @@ class Constructed:
     """
 
     __slots__ = ()
+    #: Up to how many required arguments the repr shows without their names.
+    _unnamed = math.inf
+
+    def __repr__(self) -> str:
+        """Show the recorded call, else the class and the name."""
+        call: Call | None = getattr(self, "_call", None)
+        if call is not None:
+            return call_text(*call, unnamed=self._unnamed)
+        name = getattr(self, "name", getattr(self, "__name__", ""))
+        return f"{type(self).__name__}({name})"
 
     def __copy__(self: Self) -> Self:
         """Return itself."""
@@ -68,11 +81,7 @@ class Function(Constructed, functools.partial[Any]):
     __name__: str
     _call: Call
 
-    def __repr__(self) -> str:
-        """Show the recorded call."""
-        _, args, kwargs = self._call
-        shown = [*map(repr, args), *(f"{k}={v!r}" for k, v in kwargs.items())]
-        return f"{self.__name__}({', '.join(shown)})"
+    __repr__ = Constructed.__repr__  # not that of `partial`
 
 
 def constructor(function: Callable[P, R]) -> Callable[P, R]:

@@ -19,12 +19,13 @@ from treepie.autodiff.arguments import as_tensor, integer
 from treepie.autodiff.tensor import TensorLike
 
 from ..distributed.communicator import Communicator, check_communicator
+from .calls import ShownByCalls, noted
 from .element import T_co, U, unpacking
 from .prefetch import Prefetcher
 from .rows import Shards, array_of, read_rows, row_count, rows_of
 
 
-class Data(Generic[T_co]):
+class Data(ShownByCalls, Generic[T_co]):
     """A lazy pipeline of elements; iterating yields each once, until `reset()` begins the next pass.
 
     length: number of elements.  element: (pass, k) -> element k of a pass; usually one of `of_array`,
@@ -67,6 +68,7 @@ class Data(Generic[T_co]):
     @staticmethod
     def of_array(array: NDArray[Any]) -> Data[Any]: ...
     @staticmethod
+    @noted
     def of_array(array: Sequence[Any] | NDArray[Any]) -> Data[Any]:
         """Return the elements of a list, or the slices of an array along its first axis.
 
@@ -80,11 +82,13 @@ class Data(Generic[T_co]):
         return Data(len(array), lambda e, k: array[k])
 
     @staticmethod
+    @noted
     def of_tensor(x: TensorLike) -> Data[Tensor]:
         """Return the slices of a tensor along its first axis."""
         return Data.of_tensors((x,)).map(lambda row: row[0])
 
     @staticmethod
+    @noted
     def of_tensors(xs: tuple[TensorLike, ...]) -> Data[tuple[Tensor, ...]]:
         """Return tuples of slices of tensors along their first axes; ValueError for different lengths."""
         tensors = tuple(as_tensor(x) for x in xs)
@@ -92,12 +96,14 @@ class Data(Generic[T_co]):
         return Data(length, lambda e, k: tuple(Tensor(np.asarray(x.array[k]), None) for x in tensors))
 
     @staticmethod
+    @noted
     def of_fn(n: int, fn: Callable[[int], U]) -> Data[U]:
         """Return fn(0), ..., fn(n - 1), each computed when it is read."""
         _check_callable("Data.of_fn", fn)
         return Data(_count("Data.of_fn", "n", n, 0), lambda e, k: fn(k))
 
     @staticmethod
+    @noted
     def repeat(n: int, value: U) -> Data[U]:
         """Return one value n times."""
         return Data(_count("Data.repeat", "n", n, 0), lambda e, k: value)
@@ -113,6 +119,7 @@ class Data(Generic[T_co]):
         arrays: Tensor | NDArray[Any], batch_size: int, shuffle: Tensor | None = ..., drop_last: bool = ...
     ) -> Data[Tensor]: ...
     @staticmethod
+    @noted
     def prepare(arrays: Any, batch_size: int, shuffle: Tensor | None = None, drop_last: bool = False) -> Any:
         """Return batches of arrays as tensors: a tuple for a tuple of arrays, else a tensor.
 
@@ -153,16 +160,19 @@ class Data(Generic[T_co]):
     def map(self, fn: Callable[[T_co], U]) -> Data[U]: ...
     @overload
     def map(self, fn: Callable[..., U]) -> Data[U]: ...
+    @noted
     def map(self, fn: Callable[..., Any]) -> Data[Any]:
         """Return fn(element) for each element."""
         _check_callable("Data.map", fn)
         call = unpacking(fn)
         return self._with(Data(self._length, lambda e, k: call(self._element(e, k))))
 
+    @noted
     def batch(self, batch_size: int, drop_last: bool = False) -> Data[list[T_co]]:
         """Return lists of `batch_size` elements; drop_last omits a last one that is short."""
         return self.map_batch(batch_size, lambda elements: elements, drop_last)
 
+    @noted
     def map_batch(
         self, batch_size: int, collate: Callable[[list[T_co]], U], drop_last: bool = False
     ) -> Data[U]:
@@ -182,6 +192,7 @@ class Data(Generic[T_co]):
 
         return Data(length, batch)
 
+    @noted
     def shuffle(self, key: Tensor) -> Data[T_co]:
         """Return the elements in random order; pass e is ordered by fold_in(key, e).
 
@@ -192,6 +203,7 @@ class Data(Generic[T_co]):
         order = _Shuffled(key, self._length)
         return Data(self._length, lambda e, k: self._element(e, int(order.of_pass(e)[k])))
 
+    @noted
     def prefetch(self, n: int = 2) -> Data[T_co]:
         """Return the same elements, up to n of them computed ahead by a background thread.
 
@@ -205,6 +217,7 @@ class Data(Generic[T_co]):
         ahead = Prefetcher(self._element, self._length, _count("Data.prefetch", "n", n, 1))
         return self._with(Data(self._length, ahead))
 
+    @noted
     def take(self, n: int) -> Data[T_co]:
         """Return the first n elements."""
         return self._with(Data(min(_count("Data.take", "n", n, 0), self._length), self._element, self._part))
@@ -245,6 +258,7 @@ class Data(Generic[T_co]):
             raise ValueError(f"Data.seek: position is {position}, expected at most {self._length}")
         self._pass, self._next = number, start
 
+    @noted
     def shard(self, comm: Communicator) -> Data[T_co]:
         """Return this rank's rows of each element: of n rows, those from n * rank // size on.
 

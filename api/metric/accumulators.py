@@ -7,8 +7,8 @@ precision, recall and F1. Accumulators therefore keep counts, sums or moments, i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -16,8 +16,13 @@ from treepie.autodiff import Tensor, tensor
 from treepie.autodiff.arguments import as_tensor, integer
 from treepie.autodiff.tensor import TensorLike
 
+from ..display import counted
+from ..plot import plot_confusion
 from .base import Accumulator, Metric as Metric
 from .inputs import Array, binary_of, classes_of, counts_of, errors_of, hits_of, scores_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Average = Literal["macro", "micro", "weighted"]
 
@@ -151,6 +156,9 @@ class Mean(_Mean):
         # Functions are not compared: one that was pickled on another rank is not the same object.
         return {"fn": None if self._fn is None else "a function"}
 
+    def _arguments(self) -> dict[str, Any]:
+        return {"fn": self._fn}
+
     def update(
         self, pred: TensorLike, target: TensorLike | None = None, *, weight: float | None = None
     ) -> None:
@@ -201,6 +209,29 @@ class ConfusionMatrix(Accumulator):
     def _score(self, statistics: Array) -> Tensor | float:
         self._check_any(int(statistics.sum()))
         return tensor(statistics)
+
+    def _score_text(self) -> str:
+        if type(self) is not ConfusionMatrix or self._statistics is None:
+            return super()._score_text()
+        counts = self._statistics
+        return f"{counted(len(counts), 'class', 'classes')}, {counted(int(counts.sum()), 'example')}"
+
+    def plot(self, labels: Sequence[str] | None = None, ax: Axes | None = None) -> Axes:
+        """Draw the counts, coloured by their share of the true class; return the axes of matplotlib.
+
+        labels: a name for each class; None for their numbers.  ax: axes to draw on; None for a new figure.
+        `ax.figure.savefig("confusion.png")` writes it, `matplotlib.pyplot.show()` opens a window.
+
+        Raises ImportError without matplotlib, ValueError before any element, and for another number of labels
+        than classes.
+
+        >>> import treepie as tp
+        >>> m = tp.metric.ConfusionMatrix()
+        >>> m.update([[0.1, 0.9], [0.8, 0.2]], [1, 1])
+        >>> ax = m.plot(labels=["cat", "dog"])  # doctest: +SKIP
+        """
+        self._check_any(self._statistics is not None)
+        return plot_confusion(self._statistics, labels, ax)
 
 
 def _ratio(a: Any, b: Any) -> Any:

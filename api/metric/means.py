@@ -9,6 +9,7 @@ from treepie.autodiff import Tensor
 
 from ..data.element import unpacking
 from ..data.pipeline import Data, check_not_empty
+from ..display import cut, number_text
 
 
 # ---- over data
@@ -68,6 +69,10 @@ class Tracker:
 
     def __init__(self) -> None:
         self._values: dict[str, tuple[float, int]] = {}
+
+    def __repr__(self) -> str:
+        """Show the means."""
+        return cut(f"Tracker({', '.join(f'{name}={number_text(mean)}' for name, mean in self.to_list())})")
 
     def observe(self, name: str, value: float | Tensor) -> None:
         """Add a number to the mean of a name."""

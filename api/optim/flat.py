@@ -17,6 +17,7 @@ from treepie.autodiff.ptree.structure import Flattened, builder, register_static
 from treepie.autodiff.tensor import address_of
 from treepie.autodiff.trace.entry import Symbol
 
+from ..display import counted
 from ..pickling import Constructed
 
 Tree = Any
@@ -60,6 +61,10 @@ class FlatLayout(Constructed):
     optimizer: str = ""
     #: The optimizer that has checked the layout, so that it does so once.
     accepted: object = None
+
+    def __repr__(self) -> str:
+        """Show the number of leaves and the sizes of the buffers."""
+        return f"FlatLayout({counted(len(self.shapes), 'tensor')}, sizes={self.sizes})"
 
     def __init__(self, params: Tree, mask: Tree | None, optimizer: str = "") -> None:
         self.optimizer = optimizer

@@ -9,6 +9,7 @@ from treepie.autodiff import Tensor, ptree
 from treepie.autodiff.arguments import as_tensor
 from treepie.autodiff.ptree.structure import register_state
 
+from ..display import value_text
 from .flat import FlatLayout
 
 Tree = Any
@@ -27,6 +28,11 @@ class OptState:
     count: int
     buffers: tuple[tuple[Tensor, ...], ...]
     layout: FlatLayout | None
+
+    def __repr__(self) -> str:
+        """Show the optimizer's name, the count and the number of moments."""
+        optimizer = self.optimizer or "unknown"
+        return f"OptState(optimizer={optimizer}, count={value_text(self.count)}, moments={len(self.buffers)})"
 
     @property
     def optimizer(self) -> str:

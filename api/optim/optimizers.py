@@ -55,6 +55,10 @@ class Optimizer(Constructed):
     numbers: Callable[[int], tuple[float, ...]]
     mask: Mask = None
 
+    _unnamed = 0
+
+    __repr__ = Constructed.__repr__  # not that of a dataclass
+
     def init(self, params: Tree) -> OptState:
         """Return the state before the first step; TypeError for a parameter that is not floating point."""
         for path, value in ptree.flatten_with_paths(params):

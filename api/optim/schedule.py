@@ -13,6 +13,11 @@ from ..pickling import constructor
 
 __all__ = ["constant", "cosine_decay", "exponential_decay", "join", "warmup_cosine", "warmup_linear"]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 Schedule = Callable[[int], float]
 
 

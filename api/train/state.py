@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from treepie.autodiff.ptree.structure import register_state
 from treepie.autodiff.tensor import address_of
 from treepie.kernels.memory import exclusive, recycled
 
+from ..display import count_text, html_table, value_text
 from ..layer import Vars
 from ..optim.flat import FlatLayout
 from ..optim.optimizers import Optimizer, OptState
@@ -138,6 +140,26 @@ class TrainState:
             self.realize()
             return self.__dict__[name]
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def _shown(self) -> dict[str, str]:
+        """Return what a person is shown: steps, number of parameters, optimizer, dtype."""
+        # Not of the trees where there is a snapshot: building them is for who reads them.
+        at = self.snapshot
+        if at is None or "vars" in self.__dict__:
+            step, dtype = self.step, self.vars.dtype
+            parameters, optimizer = count_text(self.vars.params), getattr(self.opt_state, "optimizer", "")
+        else:
+            layout, step, dtype = at.buffers.layout, at.step, at.dtype
+            parameters, optimizer = f"{sum(map(math.prod, layout.shapes)):,}", layout.optimizer
+        rows = {"step": value_text(step), "parameters": parameters, "optimizer": optimizer or "unknown"}
+        return rows | {"dtype": value_text(dtype)}
+
+    def __repr__(self) -> str:
+        """Show the step, the optimizer and the number of parameters."""
+        return f"TrainState({', '.join(f'{k}={v}' for k, v in self._shown().items())})"
+
+    def _repr_html_(self) -> str:
+        return html_table([], list(self._shown().items()), numbers=[1])
 
     def realize(self) -> None:
         """Build the trees; later steps do not change them."""

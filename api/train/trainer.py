@@ -22,6 +22,7 @@ from treepie.kernels.compilations import compilations
 from .. import optim
 from ..checkpoint.checkpoint import Every
 from ..data.pipeline import Data, check_data, check_not_empty
+from ..display import ShownAsCall
 from ..distributed.communicator import Communicator, check_communicator, shares_updates
 from ..layer import Context, Layer, Vars
 from ..metric.accumulators import Metric
@@ -52,7 +53,7 @@ class EarlyStop(Exception):
     """
 
 
-class Trainer:
+class Trainer(ShownAsCall):
     """Trains a model with an optimizer.
 
     A trainer holds no state of the training: methods take a `TrainState` and return the next. It holds the

@@ -51,7 +51,7 @@ def spec(shape: int | Sequence[int], dtype: DType) -> Spec:
     return Spec(shape_of("spec", shape), check_dtype("spec", dtype))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class OwnOp(Op):
     """The op of a kernel of one's own.
 

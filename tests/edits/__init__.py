@@ -19,6 +19,7 @@ from . import (
     rank_sums,
     shards,
     shared_update,
+    shown,
     threads,
     traces,
     training,
@@ -46,5 +47,6 @@ _PARTS = (
     shared_update,
     mpi,
     jobs,
+    shown,
 )
 ALL = [e for part in _PARTS for e in part.EDITS]
