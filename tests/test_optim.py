@@ -210,7 +210,7 @@ ERRORS = [
     (lambda: tp.optim.clip_by_global_norm(0, w), ValueError, "max_norm is 0, expected a positive"),
     (lambda: schedule.cosine_decay(1.0, 0), ValueError, "schedule.cosine_decay: decay_steps is 0"),
     (lambda: schedule.exponential_decay(1.0, 0.0, 5), ValueError, "decay_rate is 0.0, expected a pos"),
-    (lambda: schedule.join([], []), ValueError, "schedule.join: 0 schedules and 0 boundaries given"),
+    (lambda: schedule.join([], []), ValueError, "schedule.join: 0 schedules and 0 boundaries, exp"),
     (
         lambda: schedule.join([schedule.constant(1.0)] * 3, [5, 5]),
         ValueError,
