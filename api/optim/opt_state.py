@@ -136,8 +136,10 @@ def check_labels(function: str, layout: FlatLayout, expected: FlatLayout | None)
         ptree.flatten_with_paths(layout.numbered), mine, layout.labels, strict=False
     ):
         if label != other:
-            what = "a mask that is" if isinstance(other, bool) else "labels that are"
+            names = [x[0] if isinstance(x, tuple) else x for x in (other, label)]
+            parts = names[0] != names[1] and all(isinstance(name, str) for name in names)
+            what, was, now = ("in the part", *names) if parts else ("made with a mask that is", other, label)
             raise ValueError(
-                f"{function}: the state was made with {what} {other} for {path!r}, expected {label} "
+                f"{function}: the state was {what} {was} for {path!r}, expected {now} "
                 "(optimizer.state_of_trees(*state.to_trees()) converts it)"
             )

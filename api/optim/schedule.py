@@ -161,7 +161,7 @@ def cosine_restarts(
     first_steps: length of the first cycle, which falls from init_value towards alpha * init_value.
     growth: each cycle is as many times as long as the one before; at least 1.
     decay: each cycle starts at this multiple of the start of the one before, and falls towards the same end;
-        positive.
+        above 0, at most 1.
 
     Raises ValueError for others.
 
@@ -171,22 +171,24 @@ def cosine_restarts(
     (1.0, 0.5, 1.0, 0.5, 1.0)
     """
     _steps("cosine_restarts", "first_steps", first_steps)
-    if not (1 <= growth < math.inf and 0 < decay < math.inf):
+    if not (1 <= growth < math.inf and 0 < decay <= 1):
         raise ValueError(
             f"schedule.cosine_restarts: growth is {growth} and decay {decay}, expected at least 1 and a "
-            "positive number"
+            "number above 0 and at most 1"
         )
+    log = math.log1p(growth - 1)
+
+    def begin(cycle: int) -> float:
+        return first_steps * (math.expm1(cycle * log) / (growth - 1) if log else cycle)
 
     def schedule(step: int) -> float:
-        cycle, start = step // first_steps, float(step // first_steps * first_steps)
-        length = float(first_steps)
-        if growth > 1:
-            cycle, start = 0, 0.0
-            while step >= start + length:
-                cycle, start, length = cycle + 1, start + length, length * growth
-        end = alpha * init_value
-        top = init_value * decay**cycle
-        return _half_cosine(top, end, (step - start) / length)
+        cycle = int(math.log1p(step / first_steps * (growth - 1)) / log) if log else step // first_steps
+        # The logarithm is rounded.
+        cycle += begin(cycle + 1) <= step
+        cycle -= begin(cycle) > step
+        start = begin(cycle)
+        top, end = init_value * decay**cycle, alpha * init_value
+        return _half_cosine(top, end, (step - start) / (begin(cycle + 1) - start))
 
     return schedule
 
