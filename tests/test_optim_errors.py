@@ -125,3 +125,9 @@ def test_a_state_with_other_shapes_of_moments_is_refused():
     second = optim.Optimizer(lambda p: (tp.zeros((2,), p.dtype),), lambda p, g, s, t: (g, s), name="mine")
     with pytest.raises(ValueError, match="the moments in the state have other shapes than mine's"):
         second.update(first.init(PARAMS), PARAMS, PARAMS)
+
+
+def test_a_prefix_ends_at_a_component_of_the_path():
+    params = {"a": tp.ones(1), "ab": tp.ones(1)}
+    state = optim.partition({"x": A, "y": B}, {"": "x", "a": "y"}).init(params)
+    assert [t.size for t in tp.ptree.leaves(state.moments)] == [0, 1] * 2

@@ -56,6 +56,8 @@ class Optimizer(Constructed):
     ([0.8999..., 2.0999...], 1)
     """
 
+    #: The name of the class in messages.
+    kind = "Optimizer"
     name: str
     #: Whether each element is updated by itself, so that ranks can update slices of the flat buffers.
     elementwise: bool

@@ -188,9 +188,8 @@ def _nadam_rule(sqrt: Callable[[Any], Any]) -> Callable[..., Any]:
         lr: Any, b1: Any, rest1: Any, b2: Any, rest2: Any, next1: Any, now1: Any, unbias2: Any, eps: Any,
         decay: Any,
     ) -> Any:  # fmt: skip
-        m = b1 * m + rest1 * g
-        v = b2 * v + rest2 * (g * g)
-        return -lr * ((next1 * m + now1 * g) / (sqrt(v * unbias2) + eps) + decay * p), m, v
+        m, v = b1 * m + rest1 * g, b2 * v + rest2 * (g * g)
+        return -lr * (decay * p + (next1 * m + now1 * g) / (sqrt(v * unbias2) + eps)), m, v
 
     return formula
 

@@ -63,7 +63,7 @@ EDITS = [
     Edit(
         "states-not-shared",
         "api/train/state.py",
-        "buffers = FlatBuffers(self.buffers.layout, self.buffers.arrays)\n        return",
+        "buffers = FlatBuffers(self.buffers.layout, self.buffers.arrays, frozen=self.buffers.frozen)\n        return",
         "buffers = self.buffers\n        return",
         "fit changes the state it begins with",
         "tests/test_train.py -k nobody_has_read",
