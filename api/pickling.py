@@ -68,7 +68,8 @@ class Constructed:
         call: Call | None = getattr(self, "_call", None)
         reduced = super().__reduce_ex__(protocol) if call is None else (_run, tuple(call))
         name = getattr(self, "name", getattr(self, "__name__", ""))
-        check_picklable(f"{type(self).__name__} {name!r}", reduced)
+        kind = getattr(self, "kind", type(self).__name__)
+        check_picklable(f"{kind} {name!r}", reduced)
         return reduced
 
 

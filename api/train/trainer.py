@@ -219,7 +219,8 @@ class Trainer(ShownAsCall):
         whole = accumulate_steps == 1 and micro_shards is None and not ranks.several
         # The norm of parts has other bits than that of the whole, which clipping would pass on.
         same_bits = micro_shards is None or clip_norm is None
-        shares = shard_optimizer and ranks.several and same_bits and shares_updates(ranks.comm)
+        own = self.optimizer.elementwise and same_bits and ranks.several
+        shares = shard_optimizer and own and shares_updates(ranks.comm)
         shared = SharedUpdate(self.steps, ranks.comm) if shares else None
         parts = None if whole else BatchInParts(self.steps, ranks.comm, micro_shards, summed, shared)
         runner = StepRunner(self.steps, loss, run.rngs, clip_norm, on_nonfinite, accumulate_steps, parts)
