@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import functools
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from treepie.autodiff import Tensor, rng, tensor
+from treepie.autodiff import Tensor, rng
 from treepie.autodiff.arguments import as_tensor, integer
 from treepie.autodiff.tensor import TensorLike
 
@@ -26,6 +27,9 @@ from .rows import Shards, array_of, read_rows, row_count, rows_of
 
 class Data(Generic[T_co]):
     """A lazy pipeline of elements; iterating yields each once, until `reset()` begins the next pass.
+
+    A loop over a pass that has ended yields nothing, with a RuntimeWarning; `Trainer.evaluate` always reads a
+    whole pass and leaves the position unchanged.
 
     length: number of elements.  element: (pass, k) -> element k of a pass; usually one of `of_array`,
         `of_tensors`, `of_fn` and `prepare` makes the pipeline.
@@ -57,6 +61,8 @@ class Data(Generic[T_co]):
         #: The ranks that the elements are shared out to.
         self.shards: Shards | None = None
         self._pass, self._next = 0, 0
+        #: The thread that has read the last element of this pass, until it is warned of a loop after that.
+        self._last_reader: threading.Thread | None = None
         self._lock = threading.Lock()
 
     # ---- sources
@@ -243,7 +249,7 @@ class Data(Generic[T_co]):
         start = _count("Data.seek", "position", position, 0)
         if start > self._length:
             raise ValueError(f"Data.seek: position is {position}, expected at most {self._length}")
-        self._pass, self._next = number, start
+        self._pass, self._next, self._last_reader = number, start, None
 
     def shard(self, comm: Communicator) -> Data[T_co]:
         """Return this rank's rows of each element: of n rows, those from n * rank // size on.
@@ -273,29 +279,55 @@ class Data(Generic[T_co]):
         return data
 
     def __iter__(self) -> Iterator[T_co]:
-        """Iterate over the rest of this pass; threads that do so together get each element once."""
+        """Iterate over the rest of this pass; threads that do so together get each element once.
+
+        Warns, once in a pass, where the same thread has read the last element before.
+        """
+        self._warn_if_exhausted()
+        return self._rest()
+
+    def _rest(self) -> Iterator[T_co]:
         while True:
             with self._lock:
                 e, k = self._pass, self._next
                 if k >= self._length:
                     return
                 self._next = k + 1
+                if k + 1 == self._length:
+                    self._last_reader = threading.current_thread()
             yield self._element(e, k)
+
+    def _warn_if_exhausted(self) -> None:
+        """Warn the caller's caller where a loop would silently do nothing.
+
+        Another thread may come late to a pass that it shares, and a resumed run may begin at the end of one.
+        """
+        if self._last_reader is not threading.current_thread():
+            return
+        self._last_reader = None
+        warnings.warn(
+            f"Data: all {self._length} elements of this pass have been read, so nothing is left to iterate "
+            "over; call reset() to begin the next pass",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
     def reset(self) -> None:
         """Begin the next pass; a shuffled pipeline gets a new order."""
-        self._pass, self._next = self._pass + 1, 0
+        self._pass, self._next, self._last_reader = self._pass + 1, 0, None
 
     def iter(self, fn: Callable[..., Any]) -> None:
         """Call fn(element) for each element."""
+        self._warn_if_exhausted()
         call = unpacking(fn)
-        for element in self:
+        for element in self._rest():
             call(element)
 
     def iteri(self, fn: Callable[..., Any]) -> None:
         """Call fn(k, element) for each element, k counting from 0."""
+        self._warn_if_exhausted()
         call = unpacking(fn, leading=1)
-        for k, element in enumerate(self):
+        for k, element in enumerate(self._rest()):
             call(k, element)
 
     def fold(self, fn: Callable[..., U], init: U) -> U:
@@ -306,13 +338,19 @@ class Data(Generic[T_co]):
         6
         """
         call, out = unpacking(fn, leading=1), init
-        for element in self:
+        for element in self._rest():
             out = call(out, element)
         return out
 
     def to_list(self) -> list[T_co]:
-        """Return the rest of this pass."""
-        return list(self)
+        """Return the rest of this pass; an empty list after its end."""
+        return list(self._rest())
+
+
+def whole_pass(data: Data[U]) -> Iterator[U]:
+    """Iterate over all elements of the current pass, wherever its position is, which does not change."""
+    e = data.pass_number
+    return (data._element(e, k) for k in range(len(data)))
 
 
 def check_data(function: str, data: Any) -> Data:
@@ -325,36 +363,25 @@ def check_data(function: str, data: Any) -> Data:
     return data
 
 
-def check_not_empty(function: str, data: Any) -> Data:
-    """Return a pipeline before its end, or raise TypeError or ValueError."""
+def check_has_elements(function: str, data: Any) -> Data:
+    """Return a pipeline whose passes have elements, or raise TypeError or ValueError."""
     pipeline = check_data(function, data)
     if not len(pipeline):
         raise ValueError(
             f"{function}: data is empty, expected at least one element (drop_last leaves out a "
             "batch that is not full)"
         )
+    return pipeline
+
+
+def check_not_empty(function: str, data: Any) -> Data:
+    """Return a pipeline before its end, or raise TypeError or ValueError."""
+    pipeline = check_has_elements(function, data)
     if pipeline.position >= len(pipeline):
         raise ValueError(
             f"{function}: data is exhausted after {len(pipeline)} elements, expected some left (call reset())"
         )
     return pipeline
-
-
-def stack_batch(tensors: Sequence[TensorLike]) -> Tensor:
-    """Return tensors stacked along a new first axis: a collate function for `Data.map_batch`.
-
-    tensors: of one shape, else ValueError.
-
-    >>> import treepie as tp
-    >>> tp.data.stack_batch([tp.zeros(3), tp.ones(3)]).shape
-    (2, 3)
-    """
-    parts = [as_tensor(x) for x in tensors]
-    shapes = sorted({x.shape for x in parts})
-    if len(shapes) != 1:
-        listed = " and ".join(map(str, shapes)) or "no tensors"
-        raise ValueError(f"data.stack_batch: given {listed}, expected tensors of one shape")
-    return tensor(np.stack([x.numpy() for x in parts]))
 
 
 class _Shuffled:

@@ -21,7 +21,7 @@ from treepie.kernels.compilations import compilations
 
 from .. import optim
 from ..checkpoint.checkpoint import Every
-from ..data.pipeline import Data, check_data, check_not_empty
+from ..data.pipeline import Data, check_has_elements, whole_pass
 from ..distributed.communicator import Communicator, check_communicator, shares_updates
 from ..layer import Context, Layer, Vars
 from ..metric.accumulators import Metric
@@ -283,7 +283,7 @@ class Trainer:
         if validate is None:
             return {}
         data, metrics = validate
-        return self.evaluate(runner.state(), _rewind(data), metrics, data.comm)
+        return self.evaluate(runner.state(), data, metrics, data.comm)
 
     def predict(
         self, st: TrainState, x: Any, ctx: Context | None = None, batch_size: int | None = None
@@ -329,10 +329,12 @@ class Trainer:
     ) -> dict[str, Any]:
         """Return the score of each metric over the whole data, in evaluation mode.
 
-        data: elements (input, target).  metrics: name -> accumulator; each is reset first.
+        data: elements (input, target). The whole current pass is read from its beginning, whatever has been
+            read of it; its position does not change.
+        metrics: name -> accumulator; each is reset first.
         comm: the ranks that the data was sharded to; each returns the scores of all of them.
 
-        Raises ValueError for a pipeline that is empty or exhausted.
+        Raises ValueError for a pipeline that is empty.
 
         >>> import treepie as tp
         >>> trainer = tp.Trainer(tp.layer.linear(2, 3), tp.optim.sgd(0.1))
@@ -341,11 +343,11 @@ class Trainer:
         >>> trainer.evaluate(st, data, {"accuracy": tp.metric.Accuracy()})
         {'accuracy': 1.0}
         """
-        check_not_empty("Trainer.evaluate", data)
+        check_has_elements("Trainer.evaluate", data)
         ranks = Ranks(comm, "Trainer.evaluate", data)
         for metric in metrics.values():
             metric.reset()
-        for element in data:
+        for element in whole_pass(data):
             x, target = two("Trainer.evaluate", element)
             if comm is not None and not length(x):
                 continue  # an element of fewer examples than ranks
@@ -372,20 +374,13 @@ def _check_options(
     if comm is not None:
         check_communicator("Trainer.fit", comm)
     if validate is not None:
-        _rewind(two("Trainer.fit, validate", validate)[0])
+        check_has_elements("Trainer.fit, validate", two("Trainer.fit, validate", validate)[0])
 
 
 def _is_summed(function: str, loss_reduction: str) -> bool:
     if loss_reduction not in ("mean", "sum"):
         raise ValueError(f"{function}: loss_reduction is {loss_reduction!r}, expected 'mean' or 'sum'")
     return loss_reduction == "sum"
-
-
-def _rewind(data: Any) -> Data:
-    """Return validation data at the beginning of a pass, which an epoch before has exhausted."""
-    if check_data("Trainer.fit, validate", data).position:
-        data.reset()
-    return check_not_empty("Trainer.fit, validate", data)
 
 
 def _rows(x: Any, rows: slice) -> Any:
