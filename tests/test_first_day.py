@@ -160,3 +160,36 @@ def test_evaluate_refuses_logits_of_one_column():
     with pytest.raises(ValueError, match=r"metric.Accuracy: a prediction is .* from_logits=True"):
         t.evaluate(t.init(KEY), data, {"accuracy": tp.metric.Accuracy()})
     t.evaluate(t.init(KEY), data, {"accuracy": tp.metric.Accuracy(from_logits=True)})
+
+
+# ---- labels
+@pytest.mark.parametrize("dtype", [tp.int32, tp.int64])
+@pytest.mark.parametrize("wrong", [10, -1, 2**31 - 1])
+def test_one_hot_refuses_labels_out_of_range(wrong, dtype):
+    labels = tp.tensor([3, wrong, 0], dtype)
+    with pytest.raises(ValueError, match=rf"^one_hot: an index is {wrong}, expected 0 to 9 for size 10$"):
+        tp.one_hot(labels, 10)
+    step = tp.jit(lambda y: tp.one_hot(y, 10))
+    assert step(tp.tensor([3, 9, 0], dtype)).argmax(-1).tolist() == [3, 9, 0]
+    for size in (3, 100_000):  # the larger is checked by the kernel
+        y = np.zeros(size, dtype)
+        y[-1] = wrong
+        with pytest.raises(ValueError, match=rf"^one_hot: an index is {wrong}, expected 0 to 9 for size 10$"):
+            step(tp.tensor(y))
+    with pytest.raises(ValueError, match=r"expected 0 to -1 for size 0"):
+        tp.one_hot([0], 0)
+    assert tp.one_hot(tp.zeros((0,), tp.int32), 0).shape == (0, 0)
+
+
+def test_a_step_refuses_a_label_out_of_range():
+    t = trainer(3)
+    st = t.init(KEY)
+    loss = lambda out, y: tp.loss.cross_entropy(out, tp.one_hot(y, 3))
+    labels = np.array([0, 1, 2, 1] * 3)
+    for step in range(4):
+        if step == 3:
+            labels[5] = 3
+            with pytest.raises(ValueError, match=r"^one_hot: an index is 3, expected 0 to 2 for size 3"):
+                t.step(st, np.ones((12, 4)), loss=lambda out: loss(out, tp.tensor(labels)))
+        else:
+            _, st = t.step(st, np.ones((12, 4)), loss=lambda out: loss(out, tp.tensor(labels)))
