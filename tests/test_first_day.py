@@ -193,3 +193,52 @@ def test_a_step_refuses_a_label_out_of_range():
                 t.step(st, np.ones((12, 4)), loss=lambda out: loss(out, tp.tensor(labels)))
         else:
             _, st = t.step(st, np.ones((12, 4)), loss=lambda out: loss(out, tp.tensor(labels)))
+
+
+# ---- losses that train nothing
+def constant(out, y):
+    return tp.square(y).mean()
+
+
+def frozen(out, y):
+    return tp.loss.mse(tp.stop_gradient(out), y)
+
+
+def compared(out, y):
+    return (out > y).mean()
+
+
+def read(out, y):
+    return tp.loss.mse(tp.tensor(out.numpy()), y)
+
+
+@pytest.mark.parametrize("pure", [False, True])
+@pytest.mark.parametrize("loss", [constant, frozen, compared, read])
+def test_a_loss_that_depends_on_no_parameter_is_an_error(loss, pure):
+    """In steps that run op by op and in programs, of fit and of Trainer.step, in parts too."""
+    t = trainer()
+    st = t.init(KEY)
+    fn = tp.pure(loss) if pure else loss
+    for options in ({}, {"accumulate_steps": 2}, {"micro_shards": 2}):
+        for _ in range(3):
+            with pytest.raises(ValueError, match="the loss depends on no parameter") as info:
+                t.fit(st, tp.Data.prepare((X, Y), batch_size=5), loss=fn, **options)
+            assert info.value.state.step == 0
+    for _ in range(3):
+        with pytest.raises(ValueError, match="the loss depends on no parameter"):
+            t.step(st, X, loss=lambda out: fn(out, Y))
+
+
+def test_a_loss_of_some_parameters_trains_them():
+    cut = tp.layer.sequential(
+        [tp.layer.linear(4, 4), tp.layer.lambda_(tp.stop_gradient), tp.layer.linear(4, 1)]
+    )
+    t = tp.Trainer(cut, tp.optim.sgd(0.1))
+    st = t.init(KEY)
+    after = t.fit(st, tp.Data.prepare((X, Y), batch_size=5), loss=tp.loss.mse, epochs=2)
+    same = [bool((a.numpy() == b.numpy()).all()) for a, b in zip(*map(leaves, (st, after)), strict=True)]
+    assert same == [True, True, False, False]
+
+
+def leaves(st):
+    return tp.ptree.leaves(st.vars.params)
