@@ -242,3 +242,92 @@ def test_a_loss_of_some_parameters_trains_them():
 
 def leaves(st):
     return tp.ptree.leaves(st.vars.params)
+
+
+# ---- NumPy's scalars
+SCALARS = [
+    np.float64(0.1),
+    np.sqrt(8),
+    np.float32(0.1),
+    np.float16(3),
+    np.int64(3),
+    np.uint8(3),
+    np.bool_(True),
+]
+
+
+@pytest.mark.parametrize("scalar", SCALARS, ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("dtype", [tp.float32, tp.float64])
+def test_scalars_of_numpy_are_weak(scalar, dtype):
+    x = tp.tensor(np.linspace(0.1, 2, 7), dtype)
+    number = scalar.item()
+    for f in (
+        lambda n: x / n,
+        lambda n: n / x,
+        lambda n: x + n,
+        lambda n: n - x,
+        lambda n: x**n,
+        lambda n: tp.where(x > n, x, n),
+        lambda n: tp.maximum(x, n),
+    ):
+        assert f(scalar).dtype == dtype
+        assert f(scalar).numpy().tobytes() == f(number).numpy().tobytes()
+        assert tp.jit(lambda n, f=f: f(n))(scalar).numpy().tobytes() == f(scalar).numpy().tobytes()
+
+
+def test_an_integer_tensor_keeps_its_dtype_beside_an_integer_of_numpy():
+    assert (tp.tensor([1, 2]) * np.int64(3)).dtype == tp.int32
+    assert (tp.tensor([1, 2]) * np.float32(3)).dtype == (tp.tensor([1, 2]) * 3.0).dtype
+    with pytest.raises((TypeError, ValueError), match="int32"):
+        tp.tensor([1, 2]) + np.int64(2**40)
+    assert tp.add(np.float64(1), 2.0).dtype == tp.float64  # numbers alone are converted as by tensor
+    assert (tp.ones(2) * np.array(2.0)).dtype == tp.float64  # an array is not weak
+
+
+def test_scaled_products_stay_in_float32():
+    x, w = tp.ones((2, 8)), tp.ones((8, 3))
+    assert ((x / np.sqrt(8)) @ w).dtype == tp.float32
+
+
+def test_scalars_of_numpy_are_values_of_a_program():
+    """One program for all values, with the bits of an eager call."""
+    seen = []
+
+    def f(x, n):
+        seen.append(None)
+        scale = np.float64(3) * n + np.int64(2) - np.float32(0.5)
+        return x * scale + tp.exp(n)
+
+    step, x = tp.jit(f), tp.ones(3)
+    for n in (np.float64(0.1), np.float64(0.7), np.float64(-2)):
+        got = step(x, n)
+        calls = len(seen)
+        want = f(x, n)
+        assert (got.dtype, got.numpy().tobytes()) == (want.dtype, want.numpy().tobytes())
+        seen.pop()
+        assert len(seen) == calls
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("mark", [lambda f: f, tp.pure])
+@pytest.mark.parametrize("dtype", [tp.float32, tp.float64])
+def test_steps_take_scalars_of_numpy_by_value(mark, dtype):
+    """A target or a factor that is a scalar has in a program the bits that it has op by op."""
+    results = []
+    for number in (np.float64, float):
+        t = trainer()
+        st = t.init(KEY, dtype)
+        loss = mark(lambda out, n: tp.square(out * n - n / 3).mean())
+        pairs = [(X, number(0.1 * k)) for k in range(1, 6)]
+        losses = []
+        st = t.fit(st, tp.Data.of_array(pairs), loss=loss, report=lambda k, v, st, to=losses: to.append(v))
+        eager = [trainer_loss(t.init(KEY, dtype), loss, pairs[0])]
+        assert losses[:1] == eager
+        results.append((losses, [p.numpy().tobytes() for p in leaves(st)]))
+    assert results[0] == results[1]
+
+
+def trainer_loss(st, loss, pair):
+    x, n = pair
+    out = x.astype(st.vars.dtype) @ st.vars.params["weight"] + st.vars.params["bias"]
+    return loss(out, n).item()
