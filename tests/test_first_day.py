@@ -331,3 +331,70 @@ def trainer_loss(st, loss, pair):
     x, n = pair
     out = x.astype(st.vars.dtype) @ st.vars.params["weight"] + st.vars.params["bias"]
     return loss(out, n).item()
+
+
+# ---- features that are integers
+L = tp.layer
+FEATURES = {
+    "linear": (L.linear(4, 3), (6, 4)),
+    "linear without bias": (L.linear(4, 3, bias=False), (6, 4)),
+    "conv1d": (L.conv1d(4, 3), (2, 4, 5)),
+    "conv2d": (L.conv2d(4, 3), (2, 4, 5, 5)),
+    "layer_norm": (L.layer_norm(4), (6, 4)),
+    "rms_norm": (L.rms_norm(4), (6, 4)),
+    "batch_norm": (L.batch_norm(4), (6, 4)),
+    "group_norm": (L.group_norm(2, 4), (6, 4)),
+    "lstm": (L.lstm(4, 3), (2, 5, 4)),
+    "gru": (L.gru(4, 3), (2, 5, 4)),
+    "attention": (L.multi_head_attention(4, 2), (2, 5, 4)),
+    "residual": (L.residual(L.linear(4, 4)), (6, 4)),
+    "flatten": (L.sequential([L.flatten(), L.linear(16, 2)]), (3, 4, 4)),
+    "max_pool2d": (L.sequential([L.max_pool2d(2), L.flatten(), L.linear(16, 2)]), (3, 4, 4, 4)),
+    "relu": (L.sequential([L.relu(), L.dropout(0.5), L.linear(4, 2)]), (6, 4)),
+    "pure": (tp.layer.sequential([L.residual(L.linear(4, 4)), L.layer_norm(4)]), (6, 4)),
+}
+
+
+@pytest.mark.parametrize("dtype", [tp.float32, tp.float64], ids=lambda d: d.name)
+@pytest.mark.parametrize("kind", ["uint8", "int64", "int32", "bool"])
+@pytest.mark.parametrize("name", FEATURES)
+def test_layers_cast_integers_to_the_dtype_of_the_model(name, kind, dtype):
+    """As floats of the same values, in evaluation and in training, of arrays, lists and programs."""
+    layer, shape = FEATURES[name]
+    x = np.random.default_rng(0).integers(0, 2 if kind == "bool" else 200, shape).astype(kind)
+    vars = layer.init(KEY, dtype)
+    for training in (False, True):
+        want, after = layer.apply(vars, x.astype("f8"), training=training, rngs=KEY)
+        for given in (x, tp.tensor(x), x.tolist()):
+            got, state = layer.apply(vars, given, training=training, rngs=KEY)
+            assert got.dtype == dtype
+            assert got.numpy().tobytes() == want.numpy().tobytes()
+            assert [s.dtype for s in tp.ptree.leaves(state.state)] == [
+                s.dtype for s in tp.ptree.leaves(after.state)
+            ]
+    t = tp.Trainer(layer, tp.optim.sgd(0.1))
+    results = []
+    for given in (x, x.astype("f8")):
+        st = t.make_state(vars)
+        for k in range(3):
+            loss = lambda out: tp.square(out).mean()
+            _, st = t.step(st, given, loss=loss, rngs=tp.rng.key(k))
+        results.append([p.numpy().tobytes() for p in (*leaves(st), t.predict(st, given))])
+    assert results[0] == results[1]
+
+
+def test_images_of_bytes_and_tables_of_integers_train():
+    """Integer indices of an embedding stay integers; bytes are not scaled."""
+    images = np.random.default_rng(0).integers(0, 256, (12, 1, 6, 6), np.uint8)
+    model = L.sequential([L.conv2d(1, 2), L.relu(), L.flatten(), L.linear(72, 3)])
+    t = tp.Trainer(model, tp.optim.adam(1e-3))
+    data = tp.Data.prepare((images, np.arange(12) % 3), batch_size=4)
+    st = t.fit(t.init(KEY), data, loss=tp.loss.cross_entropy_sparse, epochs=2)
+    assert t.predict(st, images).dtype == tp.float32
+    scaled = tp.fn.linear(np.array([[255]], np.uint8), tp.ones((1, 1)))
+    assert scaled.tolist() == [[255.0]]
+    model = L.sequential([L.embedding(256, 4), L.linear(4, 2)])
+    t = tp.Trainer(model, tp.optim.sgd(0.1))
+    assert t.predict(t.init(KEY), images[:, 0, 0]).shape == (12, 6, 2)
+    with pytest.raises(TypeError, match="indices have dtype float32"):
+        t.predict(t.init(KEY), images[:, 0, 0].astype("f4"))
