@@ -398,3 +398,82 @@ def test_images_of_bytes_and_tables_of_integers_train():
     assert t.predict(t.init(KEY), images[:, 0, 0]).shape == (12, 6, 2)
     with pytest.raises(TypeError, match="indices have dtype float32"):
         t.predict(t.init(KEY), images[:, 0, 0].astype("f4"))
+
+
+# ---- values that are not finite in the data
+class Frame:
+    """A data frame as pandas and Polars have them: named columns, each an array."""
+
+    def __init__(self, **columns):
+        self._columns = columns
+        self.columns = list(columns)
+
+    def __getitem__(self, name):
+        return np.asarray(self._columns[name])
+
+    def __array__(self, dtype=None, copy=None):
+        return np.stack([np.asarray(c) for c in self._columns.values()], 1).astype(dtype or object)
+
+
+def fit_on(data, **options):
+    t = trainer()
+    return t.fit(t.init(KEY), data, loss=tp.loss.mse, **options)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_a_value_of_the_batch_that_is_not_finite_is_named(value):
+    x, y = np.tile(X, (4, 1)), np.tile(Y, (4, 1))
+    x[23, 2] = float(value)
+    named = rf"x has {value.replace('nan', 'NaN')} at row 3, column 2 \(batch 5\)"
+    with pytest.raises(FloatingPointError, match=rf"in step 5; .*\. {named}: remove or") as info:
+        fit_on(tp.Data.prepare((x, y), batch_size=5))
+    assert info.value.state.step == 4
+    assert "learning rate" not in str(info.value)
+    data = tp.Data.prepare((x, y), batch_size=5).take(7).prefetch(2)
+    with pytest.raises(FloatingPointError, match=rf"in step 2; .*\. {named}: remove or"):
+        fit_on(data, accumulate_steps=3)
+    with pytest.warns(RuntimeWarning, match=rf"in step 5, which is skipped: {named}$"):
+        fit_on(tp.Data.prepare((x, y), batch_size=5), on_nonfinite="skip")
+
+
+def test_targets_and_parts_of_inputs_are_named():
+    y = Y.copy()
+    y[[6, 8]] = np.nan
+    with pytest.raises(FloatingPointError, match=r"target has NaN at row 1, column 0 and 1 more \(batch 2\)"):
+        fit_on(tp.Data.prepare((X, y), batch_size=5))
+    images = np.zeros((4, 1, 2, 2))
+    images[2, 0, 1, 1] = np.inf
+    t = tp.Trainer(L.sequential([L.flatten(), L.linear(4, 1)]), tp.optim.sgd(0.1))
+    with pytest.raises(FloatingPointError, match=r"x has inf at row 2, index \(0, 1, 1\) \(batch 1\)"):
+        t.fit(t.init(KEY), tp.Data.prepare((images, np.zeros((4, 1))), 4), loss=tp.loss.mse)
+    pick = L.sequential([L.lambda_(lambda x: x["a"] + x["b"]), L.linear(4, 1)])
+    t = tp.Trainer(pick, tp.optim.sgd(0.1))
+    pairs = [({"a": X, "b": np.where(X > 0.9, np.nan, X)}, lambda out: tp.loss.mse(out, Y))]
+    with pytest.raises(FloatingPointError, match=r"x.b has NaN at row 9, column 1 and 2 more \(batch 1\)"):
+        t.fit(t.init(KEY), tp.Data.of_array(pairs))
+
+
+def test_the_second_epoch_counts_batches_anew():
+    """The 7th of batches of 2 of 10 rows is the 2nd of a pass."""
+    count = iter(range(1, 100))
+    data = tp.Data.prepare((X, Y), batch_size=2).map(lambda x, y: (x if next(count) < 7 else x / 0.0, y))
+    with pytest.raises(FloatingPointError, match=r"step 7; .* \(batch 2\)"):
+        fit_on(data, epochs=2)
+
+
+def test_a_loss_that_diverges_is_not_blamed_on_the_data():
+    t = trainer(optimizer=tp.optim.sgd(1e30))
+    with pytest.raises(FloatingPointError, match=r"Lower the learning rate"):
+        t.fit(t.init(KEY), tp.Data.prepare((X, Y), 2), loss=tp.loss.mse, epochs=20)
+
+
+def test_columns_of_data_frames_are_named():
+    age, height = np.arange(10.0), np.ones(10, np.int64)
+    age[7] = np.nan
+    frame = Frame(height=height, member=height > 0, age=age, weight=np.ones(10, np.float32))
+    data = tp.Data.prepare((frame, Y), batch_size=5)
+    for d in (data, data.take(2).prefetch(1), data.shard(tp.distributed.Local(1).run(lambda comm: comm)[0])):
+        with pytest.raises(FloatingPointError, match=r"x has NaN at row 2, column 'age' \(batch 2"):
+            fit_on(d)
+    with pytest.raises(TypeError, match=r"Data.prepare: column 'city' has dtype <U1, expected numbers"):
+        tp.Data.prepare((Frame(age=age, city=np.array(list("abcdefghij"))), Y), batch_size=5)

@@ -6,7 +6,6 @@ the elements that are read, and the order of a pass depends only on its number.
 
 from __future__ import annotations
 
-import functools
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -15,14 +14,14 @@ from typing import Any, Generic, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from treepie.autodiff import Tensor, rng
+from treepie.autodiff import Tensor
 from treepie.autodiff.arguments import as_tensor, integer
 from treepie.autodiff.tensor import TensorLike
 
 from ..distributed.communicator import Communicator, check_communicator
 from .element import T_co, U, unpacking
 from .prefetch import Prefetcher
-from .rows import Shards, array_of, read_rows, row_count, rows_of
+from .rows import Shards, Shuffled, array_of, columns_of, length_of, read_rows, row_count, rows_of
 
 
 class Data(Generic[T_co]):
@@ -60,6 +59,8 @@ class Data(Generic[T_co]):
         self._part = part
         #: The ranks that the elements are shared out to.
         self.shards: Shards | None = None
+        #: The names of the columns of each part of an element, where it is rows of a data frame.
+        self.columns: tuple[tuple[str, ...] | None, ...] = ()
         self._pass, self._next = 0, 0
         #: The thread that has read the last element of this pass, until it is warned of a loop after that.
         self._last_reader: threading.Thread | None = None
@@ -94,7 +95,7 @@ class Data(Generic[T_co]):
     def of_tensors(xs: tuple[TensorLike, ...]) -> Data[tuple[Tensor, ...]]:
         """Return tuples of slices of tensors along their first axes; ValueError for different lengths."""
         tensors = tuple(as_tensor(x) for x in xs)
-        length = _length("Data.of_tensors", tensors)
+        length = length_of("Data.of_tensors", tensors)
         return Data(length, lambda e, k: tuple(Tensor(np.asarray(x.array[k]), None) for x in tensors))
 
     @staticmethod
@@ -122,12 +123,13 @@ class Data(Generic[T_co]):
     def prepare(arrays: Any, batch_size: int, shuffle: Tensor | None = None, drop_last: bool = False) -> Any:
         """Return batches of arrays as tensors: a tuple for a tuple of arrays, else a tensor.
 
-        arrays: NumPy arrays (memory-mapped ones are read batch by batch) or tensors, of one length. Do not
-            write to them while the pipeline is in use: batches that are not shuffled are views of C-ordered
-            arrays that have a tensor's dtype.
+        arrays: NumPy arrays (memory-mapped ones are read batch by batch), tensors or data frames of numbers,
+            of one length. Do not write to them while the pipeline is in use: batches that are not shuffled
+            are views of C-ordered arrays that have a tensor's dtype.
         shuffle: a key; pass e is ordered by fold_in(key, e).  drop_last: omit a last batch that is short.
 
-        Raises ValueError for arrays of different lengths, TypeError for a list of arrays.
+        Raises ValueError for arrays of different lengths, TypeError for a list of arrays, and for a column
+        of a data frame that does not hold numbers.
 
         >>> import treepie as tp
         >>> for x, y in tp.Data.prepare((tp.arange(5), tp.zeros((5, 3))), batch_size=2, drop_last=True):
@@ -138,10 +140,11 @@ class Data(Generic[T_co]):
         if isinstance(arrays, list) and any(hasattr(x, "shape") for x in arrays):
             raise TypeError("Data.prepare: arrays is a list, expected a tuple of arrays or one array")
         single = not isinstance(arrays, tuple)
-        sources = tuple(array_of(x) for x in ((arrays,) if single else arrays))
-        length = _length("Data.prepare", sources)
+        parts = (arrays,) if single else arrays
+        sources = tuple(array_of(x) for x in parts)
+        length = length_of("Data.prepare", sources)
         size = _count("Data.prepare", "batch_size", batch_size, 1)
-        order = None if shuffle is None else _Shuffled(shuffle, length)
+        order = None if shuffle is None else Shuffled(shuffle, length)
 
         def batch(e: int, k: int, shards: Shards | None = None) -> Tensor | tuple[Tensor, ...]:
             first, last = k * size, min((k + 1) * size, length)
@@ -152,7 +155,9 @@ class Data(Generic[T_co]):
             tensors = tuple(read_rows(x, rows) for x in sources)
             return tensors[0] if single else tensors
 
-        return Data(length // size if drop_last else -(-length // size), batch, batch)
+        data: Data[Any] = Data(length // size if drop_last else -(-length // size), batch, batch)
+        data.columns = tuple(map(columns_of, parts))
+        return data
 
     # ---- pipelines from pipelines
     @overload
@@ -195,7 +200,7 @@ class Data(Generic[T_co]):
         >>> sorted(tp.Data.of_array([1, 2, 3]).shuffle(tp.rng.key(0)))
         [1, 2, 3]
         """
-        order = _Shuffled(key, self._length)
+        order = Shuffled(key, self._length)
         return Data(self._length, lambda e, k: self._element(e, int(order.of_pass(e)[k])))
 
     def prefetch(self, n: int = 2) -> Data[T_co]:
@@ -209,15 +214,16 @@ class Data(Generic[T_co]):
         [0, 1, 4]
         """
         ahead = Prefetcher(self._element, self._length, _count("Data.prefetch", "n", n, 1))
-        return self._with(Data(self._length, ahead))
+        return self._with(Data(self._length, ahead), self.columns)
 
     def take(self, n: int) -> Data[T_co]:
         """Return the first n elements."""
-        return self._with(Data(min(_count("Data.take", "n", n, 0), self._length), self._element, self._part))
+        length = min(_count("Data.take", "n", n, 0), self._length)
+        return self._with(Data(length, self._element, self._part), self.columns)
 
-    def _with(self, data: Data[U]) -> Data[U]:
+    def _with(self, data: Data[U], columns: tuple[tuple[str, ...] | None, ...] = ()) -> Data[U]:
         """Return a pipeline of this one's elements, which belongs to the same ranks."""
-        data.shards = self.shards
+        data.shards, data.columns = self.shards, columns
         return data
 
     @property
@@ -275,7 +281,7 @@ class Data(Generic[T_co]):
             return rows_of(element, shards.own_rows(row_count("Data.shard", element)))  # type: ignore[no-any-return]
 
         data = Data(self._length, own)
-        data.shards = shards
+        data.shards, data.columns = shards, self.columns
         return data
 
     def __iter__(self) -> Iterator[T_co]:
@@ -384,16 +390,6 @@ def check_not_empty(function: str, data: Any) -> Data:
     return pipeline
 
 
-class _Shuffled:
-    """The order of each pass; the last one that was read is cached."""
-
-    def __init__(self, key: Tensor, length: int) -> None:
-        rng.fold_in(key, 0)  # a wrong key is an error here, not at the first element
-        self.of_pass = functools.lru_cache(maxsize=1)(
-            lambda e: rng.permutation(rng.fold_in(key, e), length).numpy()
-        )
-
-
 def _check_callable(function: str, fn: Any) -> None:
     if not callable(fn):
         raise TypeError(f"{function}: given a {type(fn).__name__}, expected a function")
@@ -401,11 +397,3 @@ def _check_callable(function: str, fn: Any) -> None:
 
 def _count(function: str, argument: str, value: Any, least: int) -> int:
     return integer(function, argument, value, least)
-
-
-def _length(function: str, arrays: Sequence[Any]) -> int:
-    shapes = [x.shape for x in arrays]
-    if not shapes or not all(shapes) or len({s[0] for s in shapes}) > 1:
-        listed = " and ".join(map(str, shapes)) or "no arrays"
-        raise ValueError(f"{function}: shapes are {listed}, expected first axes of one length")
-    return int(shapes[0][0])

@@ -222,7 +222,7 @@ class Trainer:
         shared = SharedUpdate(self.steps, ranks.comm) if shares else None
         parts = None if whole else BatchInParts(self.steps, ranks.comm, micro_shards, summed, shared)
         runner = StepRunner(self.steps, loss, run.rngs, clip_norm, on_nonfinite, accumulate_steps, parts)
-        runner.begin(st)
+        runner.begin(st, run.data)
         try:
             try:
                 # Assigned first: an interrupt after the call, in `return` itself, is outside of the try.

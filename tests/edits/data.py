@@ -14,14 +14,14 @@ EDITS = [
     Edit(
         "prepare-drop-last",
         "api/data/pipeline.py",
-        "return Data(length // size if drop_last else -(-length // size), batch, batch)",
-        "return Data(-(-length // size), batch, batch)",
+        "data: Data[Any] = Data(length // size if drop_last else -(-length // size), batch, batch)",
+        "data: Data[Any] = Data(-(-length // size), batch, batch)",
         "drop_last keeps the short batch",
         "tests/test_data.py -k prepare",
     ),
     Edit(
         "shuffle-same-order",
-        "api/data/pipeline.py",
+        "api/data/rows.py",
         "lambda e: rng.permutation(rng.fold_in(key, e), length).numpy()",
         "lambda e: rng.permutation(key, length).numpy()",
         "all passes have one order",
