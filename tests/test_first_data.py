@@ -7,7 +7,6 @@ import treepie as tp
 
 from .test_first_day import KEY, X, Y, leaves, trainer
 
-
 # ---- NumPy's scalars
 SCALARS = [
     np.float64(0.1),

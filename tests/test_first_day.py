@@ -140,7 +140,8 @@ def test_binary_metrics_refuse_logits_and_name_from_logits(name, column):
 def test_thresholds_of_probabilities_and_of_scores():
     logits, targets = np.array([-3.0, 0.2, 1.5, -0.1]), np.array([0, 1, 1, 1])
     binary_accuracy = tp.metric.binary_accuracy
-    assert binary_accuracy(logits, targets, 0.8, from_logits=True) == 0.5  # the logit of 0.8 is 1.39
+    assert binary_accuracy(logits, targets, 0.8, from_logits=True) == 0.5  # the logit of 0.8 is 1.386
+    assert binary_accuracy([1.38, 1.39], [0, 1], 0.8, from_logits=True) == 1.0
     assert binary_accuracy(logits, targets, threshold=0.0) == 0.75  # no probability: scores of any range
     assert binary_accuracy(logits, targets, threshold=-0.5) == 1.0
     with pytest.raises(ValueError, match=r"threshold is 0.0 and from_logits is True, expected a probability"):
