@@ -31,7 +31,8 @@ def residual(layer: Layer) -> Layer:
             raise ValueError(
                 f"layer.residual: {layer.name} made shape {y.shape} of {x.shape}, expected the same"
             )
-        return x + y, vars.state
+        # Integers are cast as the inner layer does it; a sum with floats would be float64.
+        return (x.astype(y.dtype) if x.dtype.kind != "f" else x) + y, vars.state
 
     return Layer(layer.init, apply, f"residual({layer.name})", pure=layer.pure)
 

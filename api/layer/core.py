@@ -195,7 +195,8 @@ class Layer(Constructed):
     ) -> tuple[Any, Vars]:
         """Return the output for an input, and the variables with their new state.
 
-        x: a tensor, or a tuple or dict of tensors; floats are converted to the dtype of `vars`.
+        x: a tensor, or a tuple or dict of tensors; floats are converted to the dtype of `vars`, and so are
+            integers and bools by layers that compute with them, other than indices. They are not scaled.
         training: whether dropout and the like are active.  rngs: the key for their random numbers.
         ctx: tensors for every layer, such as a mask.
         """

@@ -19,7 +19,16 @@ from treepie.autodiff.tensor import TensorLike
 from ..display import counted
 from ..plot import plot_confusion
 from .base import Accumulator, Metric as Metric
-from .inputs import Array, binary_of, classes_of, counts_of, errors_of, hits_of, scores_of
+from .inputs import (
+    Array,
+    binary_of,
+    check_probabilities,
+    classes_of,
+    counts_of,
+    errors_of,
+    hits_of,
+    scores_of,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,7 +58,7 @@ class _Mean(Accumulator):
 
 
 class Accuracy(_Mean):
-    """Accumulates `accuracy`.
+    """Accumulates `accuracy`, with the same from_logits.
 
     >>> import treepie as tp
     >>> m = tp.metric.Accuracy()
@@ -58,32 +67,48 @@ class Accuracy(_Mean):
     0.5
     """
 
+    def __init__(self, from_logits: bool = False) -> None:
+        self._from_logits = bool(from_logits)
+
+    def _parameters(self) -> dict[str, Any]:
+        return {"from_logits": self._from_logits}
+
     def _values(self, pred: TensorLike, target: TensorLike) -> Array:
-        predicted, true, _ = classes_of(self._name, pred, target)
+        predicted, true, _ = classes_of(self._name, pred, target, self._from_logits)
         return np.asarray(predicted == true)
 
 
 class BinaryAccuracy(_Mean):
-    """Accumulates `binary_accuracy`, of the same threshold.
+    """Accumulates `binary_accuracy`, with the same threshold and from_logits.
 
     >>> import treepie as tp
-    >>> m = tp.metric.BinaryAccuracy(threshold=0.0)
+    >>> m = tp.metric.BinaryAccuracy(from_logits=True)
     >>> m.update([-1.5, 2.0, 3.0, 0.5], [0, 1, 1, 0])
     >>> m.compute()
     0.75
     """
 
-    def __init__(self, threshold: float = 0.5) -> None:
-        self._threshold = float(threshold)
+    def __init__(self, threshold: float = 0.5, from_logits: bool = False) -> None:
+        self._threshold, self._from_logits = float(threshold), bool(from_logits)
         if math.isnan(self._threshold):
             raise ValueError(f"{self._name}: threshold is {threshold}, expected a number")
+        if from_logits and not 0 < self._threshold < 1:
+            raise ValueError(
+                f"{self._name}: threshold is {threshold} and from_logits is True, expected a probability "
+                "between 0 and 1 (0.5 is a logit of 0)"
+            )
 
     def _parameters(self) -> dict[str, Any]:
-        return {"threshold": self._threshold}
+        return {"threshold": self._threshold, "from_logits": self._from_logits}
 
     def _values(self, pred: TensorLike, target: TensorLike) -> Array:
         x, positive = binary_of(self._name, "pred", pred, target)
-        return np.asarray((x > self._threshold) == positive)
+        threshold = self._threshold
+        if self._from_logits:
+            threshold = math.log(threshold / (1 - threshold))
+        elif 0 < threshold < 1:
+            check_probabilities(self._name, x)
+        return np.asarray((x > threshold) == positive)
 
 
 class TopKAccuracy(_Mean):
@@ -188,7 +213,9 @@ class Mean(_Mean):
 
 # ---- counts of classes
 class ConfusionMatrix(Accumulator):
-    """Accumulates `confusion_matrix`; ValueError for a batch with another number of classes than before.
+    """Accumulates `confusion_matrix`, with the same from_logits.
+
+    `update` raises ValueError for a batch with another number of classes than before.
 
     >>> import treepie as tp
     >>> m = tp.metric.ConfusionMatrix()
@@ -197,8 +224,14 @@ class ConfusionMatrix(Accumulator):
     [[0, 0], [1, 1]]
     """
 
+    def __init__(self, from_logits: bool = False) -> None:
+        self._from_logits = bool(from_logits)
+
+    def _parameters(self) -> dict[str, Any]:
+        return {"from_logits": self._from_logits}
+
     def _measure(self, pred: TensorLike, target: TensorLike) -> Array:
-        return counts_of(self._name, pred, target)
+        return counts_of(self._name, pred, target, self._from_logits)
 
     def _join(self, mine: Array, new: Array, function: str) -> Array:
         if new.shape != mine.shape:
@@ -239,7 +272,7 @@ def _ratio(a: Any, b: Any) -> Any:
 
 
 class Precision(ConfusionMatrix):
-    """Accumulates `precision`, with the same average.
+    """Accumulates `precision`, with the same average and from_logits.
 
     >>> import treepie as tp
     >>> m = tp.metric.Precision("micro")
@@ -248,14 +281,15 @@ class Precision(ConfusionMatrix):
     0.5
     """
 
-    def __init__(self, average: Average = "macro") -> None:
+    def __init__(self, average: Average = "macro", from_logits: bool = False) -> None:
+        super().__init__(from_logits)
         if average not in ("macro", "micro", "weighted"):
             expected = "'macro', 'micro' or 'weighted'"
             raise ValueError(f"{self._name}: average is {average!r}, expected {expected}")
         self._average = average
 
     def _parameters(self) -> dict[str, Any]:
-        return {"average": self._average}
+        return {"average": self._average, **super()._parameters()}
 
     def _rate(self, hits: Any, predicted: Any, true: Any) -> Any:
         """Return the score of each class from how often it was predicted correctly, predicted, and true."""
@@ -273,7 +307,7 @@ class Precision(ConfusionMatrix):
 
 
 class Recall(Precision):
-    """Accumulates `recall`, with the same average.
+    """Accumulates `recall`, with the same average and from_logits.
 
     >>> import treepie as tp
     >>> m = tp.metric.Recall()
@@ -287,7 +321,7 @@ class Recall(Precision):
 
 
 class F1(Precision):
-    """Accumulates `f1`, with the same average.
+    """Accumulates `f1`, with the same average and from_logits.
 
     >>> import treepie as tp
     >>> m = tp.metric.F1("micro")

@@ -1,6 +1,7 @@
 """Schedules of the learning rate: functions from a 1-based step to a float.
 
-Each raises ValueError for a number of steps below 1.
+Each raises ValueError for a number of steps below 1, and for values from which the rate would be negative: a
+negative learning rate ascends. A schedule of one's own is not checked before it is used.
 """
 
 from __future__ import annotations
@@ -48,14 +49,25 @@ def _half_cosine(start: float, end: float, fraction: float) -> float:
     return rest * start + (1.0 - rest) * end
 
 
+def _rates(function: str, **values: float) -> None:
+    """Raise ValueError for a negative or NaN value, of which rates are multiples or means."""
+    for argument, value in values.items():
+        if not value >= 0:
+            raise ValueError(
+                f"schedule.{function}: {argument} is {value}, expected 0 or more, since a negative learning "
+                "rate ascends"
+            )
+
+
 @constructor
 def constant(value: float) -> Schedule:
-    """Return the schedule of one value.
+    """Return the schedule of one value, 0 or more.
 
     >>> import treepie as tp
     >>> tp.optim.schedule.constant(0.1)(7)
     0.1
     """
+    _rates("constant", value=value)
     return lambda step: value
 
 
@@ -63,7 +75,7 @@ def constant(value: float) -> Schedule:
 def cosine_decay(init_value: float, decay_steps: int, alpha: float = 0.0) -> Schedule:
     """Return half a cosine from init_value at step 0 to alpha * init_value at decay_steps.
 
-    Loshchilov & Hutter 2017, without restarts.
+    init_value, alpha: 0 or more. Loshchilov & Hutter 2017, without restarts.
 
     >>> import treepie as tp
     >>> rate = tp.optim.schedule.cosine_decay(1.0, decay_steps=100, alpha=0.1)
@@ -71,6 +83,7 @@ def cosine_decay(init_value: float, decay_steps: int, alpha: float = 0.0) -> Sch
     (1.0, 0.1, 0.1)
     """
     _steps("cosine_decay", "decay_steps", decay_steps)
+    _rates("cosine_decay", init_value=init_value, alpha=alpha)
 
     def schedule(step: int) -> float:
         if step >= decay_steps:
@@ -85,6 +98,8 @@ def cosine_decay(init_value: float, decay_steps: int, alpha: float = 0.0) -> Sch
 def warmup_linear(init_value: float, peak_value: float, warmup_steps: int) -> Schedule:
     """Return a line from init_value at step 0 to peak_value at warmup_steps, then constant.
 
+    init_value, peak_value: 0 or more.
+
     >>> import treepie as tp
     >>> rate = tp.optim.schedule.warmup_linear(0.0, 1.0, warmup_steps=10)
     >>> rate(5), rate(10), rate(20)
@@ -98,6 +113,8 @@ def warmup_cosine(init_value: float, peak_value: float, warmup_steps: int) -> Sc
     """Return half a cosine from init_value at step 0 to peak_value at warmup_steps, then constant.
 
     It never decays: `warmup_cosine_decay` does after a linear warmup.
+
+    init_value, peak_value: 0 or more.
 
     >>> import treepie as tp
     >>> rate = tp.optim.schedule.warmup_cosine(0.0, 1.0, warmup_steps=10)
@@ -116,6 +133,7 @@ def _warmup(
 ) -> Schedule:
     """Return the schedule from init_value to peak_value; rise: step -> fraction of the way."""
     _steps(function, "warmup_steps", warmup_steps)
+    _rates(function, init_value=init_value, peak_value=peak_value)
 
     def schedule(step: int) -> float:
         if step >= warmup_steps:
@@ -257,13 +275,14 @@ def piecewise_constant(values: Sequence[float], boundaries: Sequence[int]) -> Sc
 def exponential_decay(init_value: float, decay_rate: float, decay_steps: int) -> Schedule:
     """Return init_value * decay_rate**(step / decay_steps).
 
-    Raises ValueError for a decay_rate that is not positive.
+    Raises ValueError for a decay_rate that is not positive, and for a negative init_value.
 
     >>> import treepie as tp
     >>> tp.optim.schedule.exponential_decay(1.0, decay_rate=0.5, decay_steps=10)(20)
     0.25
     """
     _steps("exponential_decay", "decay_steps", decay_steps)
+    _rates("exponential_decay", init_value=init_value)
     if not decay_rate > 0:
         raise ValueError(
             f"schedule.exponential_decay: decay_rate is {decay_rate}, expected a positive number"

@@ -14,7 +14,7 @@ from treepie.autodiff.program.program import ProgramFamily
 from treepie.autodiff.program.request import Request
 from treepie.autodiff.tensor import float64
 from treepie.autodiff.trace.number import Numbers
-from treepie.autodiff.transform import or_zeros
+from treepie.autodiff.transform import check_dependent, or_zeros
 
 from ..optim.gradients import global_norm
 from . import finish
@@ -136,6 +136,7 @@ def _finish(step: Step, numbers: Numbers) -> _Outputs:
     inputs, part, trace = step.inputs, step.inputs.part, step.trace
     assert step.gradients is not None
     assert step.loss is not None
+    check_dependent(step.gradients)
     buffers = inputs.at.buffers
     grads = [or_zeros(x, v) for x, v in zip(step.gradients, step.variables, strict=True)]
     grads = step.weighted(grads)

@@ -12,14 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from treepie.autodiff import Tensor, ptree, rng, tape, value_and_grad_aux
+from treepie.autodiff import Tensor, ptree, rng, tape
 from treepie.autodiff.arguments import as_tensor
 from treepie.autodiff.program.call import inline_calls
 from treepie.autodiff.program.graph import Slice
 from treepie.autodiff.program.program import Program, ProgramFamily
 from treepie.autodiff.trace import active
 from treepie.autodiff.trace.trace import Restart, Trace
-from treepie.autodiff.transform import check_scalar, or_zeros, without_history
+from treepie.autodiff.transform import (
+    check_dependent,
+    check_scalar,
+    or_zeros,
+    training_gradients,
+    without_history,
+)
 from treepie.kernels.threads import get_num_threads
 
 from ..layer import Context, Layer, Vars
@@ -48,7 +54,7 @@ def loss_and_gradients(
         out, after = model.apply(vars.with_params(params), x, training, key, ctx)
         return loss(out, *target), after.state
 
-    return value_and_grad_aux(objective)(vars.params)
+    return training_gradients(objective, vars.params)
 
 
 def _weighted_gradients(model: Layer, vars: Vars, inputs: StepInputs, key: Tensor | None) -> Any:
@@ -62,7 +68,7 @@ def _weighted_gradients(model: Layer, vars: Vars, inputs: StepInputs, key: Tenso
         weight = weight_of(loss, part)
         return loss * weight, (loss, weight, after.state)
 
-    _, grads, (loss, weight, state) = value_and_grad_aux(objective)(vars.params)
+    _, grads, (loss, weight, state) = training_gradients(objective, vars.params)
     return loss, weight, grads, state
 
 
@@ -247,6 +253,7 @@ class Step:
             self.seed = self.weight if self.gradients is None else self.seed
         self.backward()
         assert self.gradients is not None
+        check_dependent(self.gradients)
         grads = self.weighted([or_zeros(x, v) for x, v in zip(self.gradients, self.variables, strict=True)])
         flat = list(self.inputs.at.buffers.layout.flat_trained(grads))
         self.trace.forget_nodes()

@@ -21,7 +21,7 @@ from treepie.kernels.compilations import compilations
 
 from .. import optim
 from ..checkpoint.checkpoint import Every
-from ..data.pipeline import Data, check_data, check_not_empty
+from ..data.pipeline import Data, check_has_elements, whole_pass
 from ..display import ShownAsCall
 from ..distributed.communicator import Communicator, check_communicator, shares_updates
 from ..layer import Context, Layer, Vars
@@ -224,7 +224,7 @@ class Trainer(ShownAsCall):
         shared = SharedUpdate(self.steps, ranks.comm) if shares else None
         parts = None if whole else BatchInParts(self.steps, ranks.comm, micro_shards, summed, shared)
         runner = StepRunner(self.steps, loss, run.rngs, clip_norm, on_nonfinite, accumulate_steps, parts)
-        runner.begin(st)
+        runner.begin(st, run.data)
         try:
             try:
                 # Assigned first: an interrupt after the call, in `return` itself, is outside of the try.
@@ -285,7 +285,7 @@ class Trainer(ShownAsCall):
         if validate is None:
             return {}
         data, metrics = validate
-        return self.evaluate(runner.state(), _rewind(data), metrics, data.comm)
+        return self.evaluate(runner.state(), data, metrics, data.comm)
 
     def predict(
         self, st: TrainState, x: Any, ctx: Context | None = None, batch_size: int | None = None
@@ -331,10 +331,12 @@ class Trainer(ShownAsCall):
     ) -> dict[str, Any]:
         """Return the score of each metric over the whole data, in evaluation mode.
 
-        data: elements (input, target).  metrics: name -> accumulator; each is reset first.
+        data: elements (input, target). The whole current pass is read from its beginning, whatever has been
+            read of it; its position does not change.
+        metrics: name -> accumulator; each is reset first.
         comm: the ranks that the data was sharded to; each returns the scores of all of them.
 
-        Raises ValueError for a pipeline that is empty or exhausted.
+        Raises ValueError for a pipeline that is empty.
 
         >>> import treepie as tp
         >>> trainer = tp.Trainer(tp.layer.linear(2, 3), tp.optim.sgd(0.1))
@@ -343,11 +345,11 @@ class Trainer(ShownAsCall):
         >>> trainer.evaluate(st, data, {"accuracy": tp.metric.Accuracy()})
         {'accuracy': 1.0}
         """
-        check_not_empty("Trainer.evaluate", data)
+        check_has_elements("Trainer.evaluate", data)
         ranks = Ranks(comm, "Trainer.evaluate", data)
         for metric in metrics.values():
             metric.reset()
-        for element in data:
+        for element in whole_pass(data):
             x, target = two("Trainer.evaluate", element)
             if comm is not None and not length(x):
                 continue  # an element of fewer examples than ranks
@@ -374,20 +376,13 @@ def _check_options(
     if comm is not None:
         check_communicator("Trainer.fit", comm)
     if validate is not None:
-        _rewind(two("Trainer.fit, validate", validate)[0])
+        check_has_elements("Trainer.fit, validate", two("Trainer.fit, validate", validate)[0])
 
 
 def _is_summed(function: str, loss_reduction: str) -> bool:
     if loss_reduction not in ("mean", "sum"):
         raise ValueError(f"{function}: loss_reduction is {loss_reduction!r}, expected 'mean' or 'sum'")
     return loss_reduction == "sum"
-
-
-def _rewind(data: Any) -> Data:
-    """Return validation data at the beginning of a pass, which an epoch before has exhausted."""
-    if check_data("Trainer.fit, validate", data).position:
-        data.reset()
-    return check_not_empty("Trainer.fit, validate", data)
 
 
 def _rows(x: Any, rows: slice) -> Any:
