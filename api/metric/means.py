@@ -7,8 +7,9 @@ from typing import Any
 
 from treepie.autodiff import Tensor
 
+from ..data.check import check_not_empty
 from ..data.element import unpacking
-from ..data.pipeline import Data, check_not_empty
+from ..data.pipeline import Data
 from ..display import cut, number_text
 
 

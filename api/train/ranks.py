@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from treepie.autodiff import ptree
 from treepie.kernels import config
 
-from ..data.pipeline import Data, check_data
+from ..data.check import check_data
+from ..data.pipeline import Data
 from ..distributed.communicator import Communicator, Single, broadcast_object, gather, same_on_all_ranks
 from ..metric.accumulators import Metric
 from .state import TrainState

@@ -10,7 +10,8 @@ import numpy as np
 from treepie.autodiff import Tensor
 
 from ..checkpoint.checkpoint import Entry, Every, Store
-from ..data.pipeline import Data, check_data, check_not_empty
+from ..data.check import check_data, check_not_empty
+from ..data.pipeline import Data
 from .history import History, plain_scores, restored_scores
 from .preemption import Preemption
 from .ranks import Ranks

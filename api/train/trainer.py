@@ -21,7 +21,8 @@ from treepie.kernels.compilations import compilations
 
 from .. import optim
 from ..checkpoint.checkpoint import Every
-from ..data.pipeline import Data, check_has_elements, whole_pass
+from ..data.check import check_has_elements, whole_pass
+from ..data.pipeline import Data
 from ..display import ShownAsCall
 from ..distributed.communicator import Communicator, check_communicator, shares_updates
 from ..layer import Context, Layer, Vars
