@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from treepie.autodiff import float32, ptree, rng, zeros
@@ -10,11 +10,17 @@ from treepie.autodiff.arguments import shape_of
 
 from .core import Layer, summary_rows
 
+#: The shape of an input, or of several.
+InputShape = Sequence[int] | Sequence[Sequence[int]] | Mapping[str, Sequence[int]]
 
-def summary(model: Layer, input_shape: Sequence[int], input_dtype: Any = float32) -> str:
+
+def summary(model: Layer, input_shape: InputShape, input_dtype: Any = float32) -> str:
     """Return a table of a model's layers, their output shapes and their numbers of parameters.
 
-    input_shape: shape of a batch, such as (1, 784).  input_dtype: int32 for token ids.
+    input_shape: shape of a batch, such as (1, 784); for several inputs a tuple or dict of shapes.
+    input_dtype: int32 for token ids; for several inputs, one for all or likewise a tuple or dict.
+
+    The layers of `model` are named; one that is called again has its parameters in the first row.
 
     >>> import treepie as tp
     >>> print(tp.layer.summary(tp.layer.sequential([tp.layer.linear(4, 8), tp.layer.relu()]), (1, 4)))
@@ -29,7 +35,7 @@ def summary(model: Layer, input_shape: Sequence[int], input_dtype: Any = float32
     rows: list[tuple[str, Any, int]] = []
     token = summary_rows.set(rows)
     try:
-        model.apply(vars, zeros(shape_of("layer.summary", input_shape), input_dtype))
+        model.apply(vars, _zeros(input_shape, input_dtype))
     finally:
         summary_rows.reset(token)
     table = [("layer", "output shape", "parameters")]
@@ -39,6 +45,16 @@ def summary(model: Layer, input_shape: Sequence[int], input_dtype: Any = float32
     lines = [f"{x:<{a}}  {y:<{b}}  {z:>{c}}" for x, y, z in table]
     rule = "-" * len(lines[0])
     return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+
+def _zeros(shape: Any, dtype: Any) -> Any:
+    """Return zeros of a shape, or a tuple or dict of them."""
+    if isinstance(shape, dict):
+        return {k: _zeros(s, dtype[k] if isinstance(dtype, dict) else dtype) for k, s in shape.items()}
+    if isinstance(shape, tuple | list) and any(isinstance(s, tuple | list | dict) for s in shape):
+        each = dtype if isinstance(dtype, tuple | list) else (dtype,) * len(shape)
+        return tuple(_zeros(s, d) for s, d in zip(shape, each, strict=True))
+    return zeros(shape_of("layer.summary", shape), dtype)
 
 
 def _shape(y: Any) -> str:
