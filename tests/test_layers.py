@@ -121,12 +121,16 @@ LAYERS = {
 }  # fmt: skip
 
 
+def example(x, generator):
+    """Return an input of the table: random numbers for a shape."""
+    shape = isinstance(x, tuple) and isinstance(x[0], int)
+    return generator.standard_normal(x) if shape else x
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_layer_obeys_the_laws(name):
-    layer, given = LAYERS[name]
-    shape = isinstance(given, tuple) and isinstance(given[0], int)
-    x = np.random.default_rng(1).standard_normal(given) if shape else given
-    tp.layer.check(layer, x)
+    layer, x = LAYERS[name]
+    tp.layer.check(layer, example(x, np.random.default_rng(1)))
 
 
 @pytest.mark.parametrize("name", [n for n in tp.layer.__all__ if n[0].islower()])

@@ -328,5 +328,25 @@ def prelu(num_channels: int = 1, weight_init: float = 0.25) -> Layer:
     return parametric(f"prelu({num_channels})", params, lambda p, x: fn.prelu(x, p["weight"]))
 
 
-swish = silu
-hard_swish = hard_silu
+@constructor
+def swish() -> Layer:
+    """Return the layer x * sigmoid(x), another name of `silu` (Ramachandran et al. 2017).
+
+    >>> import treepie as tp
+    >>> model = tp.layer.swish()
+    >>> model.apply(model.init(tp.rng.key(0)), [0.0])[0].tolist()
+    [0.0]
+    """
+    return stateless("swish", fn.silu)
+
+
+@constructor
+def hard_swish() -> Layer:
+    """Return the layer x * hard_sigmoid(x), another name of `hard_silu`.
+
+    >>> import treepie as tp
+    >>> model = tp.layer.hard_swish()
+    >>> model.apply(model.init(tp.rng.key(0)), [-3.0, 3.0])[0].tolist()
+    [-0.0, 3.0]
+    """
+    return stateless("hard_swish", fn.hard_silu)

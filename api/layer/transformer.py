@@ -125,8 +125,9 @@ def transformer_decoder(
     block = _Block(activation, dropout > 0, norm_first)
 
     def forward(call: Call, x: Any) -> Tensor:
-        y, memory = x if isinstance(x, tuple) else (x, None if call.ctx is None else call.ctx.get("memory"))
-        if memory is None:
+        memory = None if call.ctx is None else call.ctx.get("memory")
+        y, memory = x if isinstance(x, tuple) and len(x) == 2 else (x, memory)
+        if memory is None or isinstance(y, tuple):
             raise ValueError(
                 f"{name}: there is no memory, expected a tuple (x, memory) or "
                 "ctx=tp.Context().set('memory', ...)"
