@@ -9,6 +9,7 @@ import numpy as np
 
 from treepie.autodiff import Tensor, ops
 from treepie.autodiff.arguments import as_float, filled
+from treepie.autodiff.limits import check_total, out_of_memory
 from treepie.autodiff.tensor import TensorLike
 
 from .geometry import (
@@ -235,7 +236,9 @@ def adaptive_avg_pool2d(x: TensorLike, output_size: Sizes) -> Tensor:
     t = as_float(name, x)
     if t.ndim != 4 or 0 in t.shape[2:]:
         raise ValueError(f"{name}: x has shape {t.shape}, expected (n, channels, h, w), not empty")
-    for axis, results in enumerate(sizes(name, "output_size", output_size, 2), 2):
+    size = sizes(name, "output_size", output_size, 2)
+    check_total(name, (*t.shape[:2], *size))
+    for axis, results in enumerate(size, 2):
         t = _means(t, axis, results)
     return t
 
@@ -245,7 +248,10 @@ def _means(t: Tensor, axis: int, results: int) -> Tensor:
     n, before, after = t.shape[axis], t.shape[:axis], t.shape[axis + 1 :]
     if n % results == 0:
         return t.reshape((*before, results, n // results, *after)).mean(axis=axis + 1)
-    elements, inside, counts = _windows(n, results, t.dtype.name)
+    try:
+        elements, inside, counts = _windows(n, results, t.dtype.name)
+    except MemoryError:
+        raise out_of_memory("adaptive_avg_pool2d", (results,), t.dtype) from None
     ones = (1,) * len(after)
     windows = ops.take(t, elements, axis)
     # Windows have the size of the largest; what is beyond a window's end counts as 0.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from treepie.autodiff import Tensor, ops, rng
@@ -93,7 +93,10 @@ def parallel(layers: Sequence[Layer], combine: Combine = "concatenate", axis: in
     >>> model.apply(model.init(tp.rng.key(0)), tp.zeros((2, 3, 6, 6)))[0].shape
     (2, 12, 6, 6)
     """
-    name, branches = "layer.parallel", list(layers)
+    name = "layer.parallel"
+    if not isinstance(layers, Iterable):
+        raise TypeError(f"{name}: layers is a {type(layers).__name__}, expected a list of layers")
+    branches = list(layers)
     for k, layer in enumerate(branches):
         if not isinstance(layer, Layer):
             raise TypeError(f"{name}: layers[{k}] is a {type(layer).__name__}, expected a Layer")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from treepie.autodiff import Tensor, ops
-from treepie.autodiff.arguments import integer
+from treepie.autodiff.arguments import integer, shown
 
 from .. import fn
 from ..fn.geometry import Padding1d, Sizes, sizes
@@ -79,6 +79,8 @@ def permute(axes: Sequence[int]) -> Layer:
     >>> model.apply(model.init(tp.rng.key(0)), tp.zeros((4, 5, 6)))[0].shape
     (4, 6, 5)
     """
+    if not isinstance(axes, tuple | list):
+        raise TypeError(f"layer.permute: axes is {shown(axes)}, expected the axes in their new order")
     order = tuple([integer("layer.permute", "axes", k) for k in axes])
     return stateless(f"permute({order})", lambda x: ops.transpose(x, order))
 
