@@ -77,16 +77,39 @@ USES = {
         for k in ("add_decayed_weights", "clip_norm", "clip_value")
     },
     "optim.ema": lambda part: _optimize(tp.optim.chain(tp.optim.sgd(0.1), part)),
-    **{f"layer.{k}": _apply(ROWS) for k in ("avg_pool1d", "max_pool1d", "conv1d")},
+    **{f"layer.{k}": _apply(ROWS) for k in ("avg_pool1d", "max_pool1d", "conv1d", "conv_transpose1d")},
     **{
         f"layer.{k}": _apply(IMAGES)
-        for k in ("avg_pool2d", "max_pool2d", "conv2d", "batch_norm", "group_norm")
+        for k in (
+            *("avg_pool2d", "max_pool2d", "conv2d", "batch_norm", "group_norm", "adaptive_avg_pool2d"),
+            *("upsample", "pad", "conv_transpose2d", "instance_norm", "dropout2d"),
+        )
     },
     **{
         f"layer.{k}": _apply(SEQUENCE)
-        for k in ("gru", "lstm", "layer_norm", "rms_norm", "multi_head_attention")
+        for k in (
+            *("gru", "lstm", "layer_norm", "rms_norm", "multi_head_attention", "positional"),
+            "transformer_encoder",
+        )
     },
-    **{f"layer.{k}": _apply(X) for k in ("linear", "dropout")},
+    "layer.transformer_decoder": _apply((SEQUENCE, SEQUENCE)),
+    **{
+        f"layer.{k}": _apply(X)
+        for k in (
+            *(
+                "linear",
+                "dropout",
+                "celu",
+                "elu",
+                "leaky_relu",
+                "squareplus",
+                "glu",
+                "softmax",
+                "log_softmax",
+            ),
+            *("prelu", "reshape", "permute", "parallel"),
+        )
+    },
     "layer.embedding": _apply(np.array([0, 1])),
 }
 

@@ -16,7 +16,7 @@ import treepie as tp
 
 from . import pickled
 from .test_accumulate import ACCUMULATORS
-from .test_layers import LAYERS
+from .test_layers import LAYERS, example
 from .test_optim import GRADS, PARAMS, RULES, tensors
 
 KEY = tp.rng.key(5)
@@ -92,8 +92,8 @@ MODELS = {name: row for name, row in LAYERS.items() if name != "lambda"} | {
 
 @pytest.mark.parametrize("name", MODELS)
 def test_layers(name):
-    layer, given = MODELS[name]
-    x = np.random.default_rng(1).standard_normal(given) if isinstance(given, tuple) else given
+    layer, x = MODELS[name]
+    x = example(x, np.random.default_rng(1))
 
     def made(layer):
         vars = layer.init(KEY)

@@ -123,7 +123,7 @@ def test_repr_of_data_computes_no_element():
 
 
 def test_repr_of_metrics():
-    assert shown(METRIC.Accuracy()) == "Accuracy(from_logits=False): no score yet"
+    assert shown(METRIC.Accuracy()) == "Accuracy: no score yet"
     assert shown(METRIC.Mean(double)) == "Mean(fn=double): no score yet"
     assert shown(METRIC.AUC()) == "AUC: no score yet"
     f1, matrix, mean = METRIC.F1("micro"), METRIC.ConfusionMatrix(), METRIC.Mean()

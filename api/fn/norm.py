@@ -114,6 +114,28 @@ def group_norm(
     return rows.normalize(t, w, b, 1, groups, check_eps("group_norm", eps), True)
 
 
+def instance_norm(
+    x: TensorLike, scale: TensorLike | None = None, bias: TensorLike | None = None, eps: float = 1e-5
+) -> Tensor:
+    """Return x normalized over the spatial axes, for each channel of each example, times scale, plus bias.
+
+    x: (batch, channels, ...), with more than one element a channel.  scale, bias: (channels,), by default 1
+    and 0.  eps: 0 or more. Errors as of `layer_norm`. Ulyanov et al. 2016.
+
+    >>> import treepie as tp
+    >>> tp.fn.instance_norm([[[1.0, 3.0], [10.0, 30.0]]], eps=0.0).tolist()
+    [[[-1.0, 1.0], [-1.0, 1.0]]]
+    """
+    t = as_float("instance_norm", x)
+    if t.ndim < 3 or 0 in t.shape[1:] or math.prod(t.shape[2:]) == 1:
+        raise ValueError(
+            f"instance_norm: x has shape {t.shape}, expected (batch, channels, ...) with more than one "
+            "element a channel: its variance would be 0"
+        )
+    w, b = _per_channel("instance_norm", t, 1, scale=scale, bias=bias)
+    return rows.normalize(t, w, b, 1, t.shape[1], check_eps("instance_norm", eps), True)
+
+
 def batch_norm(
     x: TensorLike,
     scale: TensorLike | None = None,

@@ -89,6 +89,30 @@ def group_norm(num_groups: int, num_channels: int, eps: float = 1e-5) -> Layer:
 
 
 @constructor
+def instance_norm(num_channels: int, eps: float = 1e-5) -> Layer:
+    """Return the layer `fn.instance_norm` for inputs (batch, num_channels, ...), such as images.
+
+    eps: 0 or more, else ValueError.
+
+    Parameters: scale (num_channels,), ones at first; bias (num_channels,), zeros at first.
+
+    >>> import treepie as tp
+    >>> model = tp.layer.instance_norm(3)
+    >>> model.apply(model.init(tp.rng.key(0)), tp.zeros((4, 3, 5, 5)))[0].shape
+    (4, 3, 5, 5)
+    """
+    check_sizes("layer.instance_norm", num_channels=num_channels)
+    check_eps("layer.instance_norm", eps)
+
+    shape = (num_channels,)
+    return parametric(
+        f"instance_norm({num_channels})",
+        lambda rngs, dtype: {"scale": ones(shape, dtype), "bias": zeros(shape, dtype)},
+        lambda p, x: fn.instance_norm(x, p["scale"], p["bias"], eps),
+    )
+
+
+@constructor
 def batch_norm(
     num_features: int, eps: float = 1e-5, momentum: float = 0.1, comm: Communicator | None = None
 ) -> Layer:

@@ -62,6 +62,8 @@ def summary(model: Layer, input_shape: Shapes, input_dtype: Any = float32) -> Ta
     input_shape: shape of a batch, such as (1, 784); for a model of several inputs a tuple or dict of shapes.
     input_dtype: int32 for token ids; one for all inputs, or a tuple or dict of them.
 
+    The layers of `model` are named; one that is called again has its parameters in the first row.
+
     >>> import treepie as tp
     >>> print(tp.layer.summary(tp.layer.sequential([tp.layer.linear(4, 8), tp.layer.relu()]), (1, 4)))
     layer         output shape  parameters

@@ -50,8 +50,9 @@ class Metric(abc.ABC):
         """Forget all batches."""
 
     def __repr__(self) -> str:
-        """Show the parameters and the score so far."""
-        named = ", ".join(f"{k}={value_text(v)}" for k, v in self._arguments().items() if v is not None)
+        """Show the parameters, except for options that are off, and the score so far."""
+        shown = {k: v for k, v in self._arguments().items() if v is not None and v is not False}
+        named = ", ".join(f"{k}={value_text(v)}" for k, v in shown.items())
         return f"{type(self).__name__}{f'({named})' if named else ''}: {self._score_text()}"
 
     def _arguments(self) -> dict[str, Any]:
