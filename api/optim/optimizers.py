@@ -147,8 +147,8 @@ def rmsprop(
     if momentum == 0:
         numbers = lambda step: (rate(step), decay, 1.0 - decay, eps)
         return _rule("rmsprop", rules.rmsprop, 1, numbers, weight_decay, mask)
-    numbers = lambda step: (rate(step), decay, 1.0 - decay, eps, momentum)
-    return _rule("rmsprop", rules.rmsprop_momentum, 2, numbers, weight_decay, mask)
+    others = lambda step: (rate(step), decay, 1.0 - decay, eps, momentum)
+    return _rule("rmsprop", rules.rmsprop_momentum, 2, others, weight_decay, mask)
 
 
 @constructor

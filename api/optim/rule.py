@@ -102,8 +102,8 @@ class TrustRatioRule(Rule):
         first, after = [], []
         for group, p, g, old in zip(groups, values, grads, moments, strict=True):
             numbers = self.hyper(group)
-            unit = computed(lambda t, f=numbers: (1.0, *f(t)[1:]), count, (self.rule.hyper,), group.dtype)
-            rate = computed(lambda t, f=numbers: f(t)[0], count, (), group.dtype)
+            unit = computed(_with_unit_rate(numbers), count, (self.rule.hyper,), group.dtype)
+            rate = computed(_rate(numbers), count, (), group.dtype)
             direction, *new = self.rule(p, g, old, unit, apply=False)
             scaled = [
                 change * (rate * trust_ratio(leaf, change))
@@ -120,3 +120,11 @@ def trust_ratio(p: Tensor, change: Tensor) -> Tensor:
     norm, size = ops.vector_norm(p, dtype=float64), ops.vector_norm(change, dtype=float64)
     defined = ops.logical_and(norm > 0, size > 0)
     return ops.where(defined, norm / ops.where(defined, size, 1.0), 1.0).astype(p.dtype)
+
+
+def _with_unit_rate(numbers: Callable[[int], tuple[float, ...]]) -> Callable[[int], tuple[float, ...]]:
+    return lambda step: (1.0, *numbers(step)[1:])
+
+
+def _rate(numbers: Callable[[int], tuple[float, ...]]) -> Callable[[int], float]:
+    return lambda step: numbers(step)[0]
