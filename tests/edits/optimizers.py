@@ -340,4 +340,12 @@ EDITS = [
         "cycles after the second do not start lower",
         "tests/test_optim.py -k schedules",
     ),
+    Edit(
+        "eager-update-not-shared",
+        "api/train/update_step.py",
+        "                target[...] = array",
+        "                pass",
+        "ranks keep their old parameters after an update op by op",
+        "tests/test_optim_formulas.py -k read_values",
+    ),
 ]
