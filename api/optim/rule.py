@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -75,8 +76,9 @@ class Rule(Optimizer):
 
     def _decayed(self, step: int) -> tuple[float, ...]:
         """Return the hyperparameters of a step; ValueError unless they are finite, the rate 0 or more."""
-        numbers = checked_numbers(self.name, step, self.numbers(step))
-        if numbers[0] < 0:
+        numbers = self.numbers(step)
+        if numbers[0] < 0 or not all(map(math.isfinite, numbers)):
+            checked_numbers(self.name, step, numbers)
             raise ValueError(
                 f"{self.name}: the learning rate of step {step} is {numbers[0]}, expected at least 0 (see "
                 "the schedule)"
