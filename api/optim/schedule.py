@@ -203,7 +203,11 @@ def cosine_restarts(
     log = math.log1p(growth - 1)
 
     def begin(cycle: int) -> float:
-        return first_steps * (math.expm1(cycle * log) / (growth - 1) if log else cycle)
+        if not log:
+            return first_steps * cycle
+        start = first_steps * math.expm1(cycle * log) / (growth - 1)
+        # 3**5 by the logarithm is not 243: a cycle of whole steps begins at a whole step.
+        return round(start) if abs(start - round(start)) < 1e-9 * start else start
 
     def schedule(step: int) -> float:
         step = max(step, 0)
