@@ -10,7 +10,7 @@ import pytest
 import treepie as tp
 from treepie.kernels.compilations import compilations
 
-from .test_reprs import KEY, LAYER, MODEL, OPTIM, fitted
+from .test_reprs import LAYER, MODEL, OPTIM, fitted
 
 
 # ---- printed models
