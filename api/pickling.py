@@ -18,6 +18,8 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
 from treepie.autodiff.own import OwnFunction
 
+from .errors import explain_calls
+
 P = ParamSpec("P")
 R = TypeVar("R")
 Self = TypeVar("Self", bound="Constructed")
@@ -85,10 +87,12 @@ def constructor(function: Callable[P, R]) -> Callable[P, R]:
     already is kept.
     """
 
+    checked = explain_calls(function)
+
     @functools.wraps(function)
     def construct(*args: P.args, **kwargs: P.kwargs) -> R:
         call = Call(construct, _snapshot(args), _snapshot(kwargs))
-        result: Any = function(*call.args, **call.kwargs)
+        result: Any = checked(*call.args, **call.kwargs)
         if not isinstance(result, Constructed):
             result = Function(result)
             result.__name__, result.__doc__ = function.__name__, function.__doc__
