@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from treepie.autodiff import Tensor, rng
 
+from ..errors import name_layer
 from ..pickling import constructor
 from .core import Layer, Tree, Vars
 
@@ -22,14 +23,20 @@ def residual(layer: Layer) -> Layer:
     >>> model.apply(model.init(tp.rng.key(0)), tp.zeros((4, 3)))[0].shape
     (4, 3)
     """
+    check_layer("layer.residual", "layer", layer)
 
     def apply(
         params: Tree, state: Tree, x: Tensor, *, dtype: Any, training: bool, rngs: Any, ctx: Any
     ) -> tuple[Tensor, Tree]:
-        y, vars = layer.apply(Vars(params, state, dtype), x, training, rngs, ctx)
+        try:
+            y, vars = layer.apply(Vars(params, state, dtype), x, training, rngs, ctx)
+        except Exception as error:
+            name_layer(error, "layer", layer.name)
+            raise
         if y.shape != x.shape:
             raise ValueError(
-                f"layer.residual: {layer.name} made shape {y.shape} of {x.shape}, expected the same"
+                f"layer.residual: {layer.name} returned shape {y.shape} for x of shape {x.shape}, expected "
+                "the same shape"
             )
         return x + y, vars.state
 
@@ -40,17 +47,49 @@ def residual(layer: Layer) -> Layer:
 def sequential(layers: Sequence[Layer]) -> Layer:
     """Return the layers one after another; params and state are lists with an entry for each.
 
-    Each layer gets another key, and the same context. Raises TypeError for other than layers.
+    Each layer gets another key, and the same context. Raises TypeError for other than layers. An error that
+    a layer raises names its path: "layers.2: linear(31, 10): ...".
 
     >>> import treepie as tp
     >>> model = tp.layer.sequential([tp.layer.linear(3, 8), tp.layer.relu(), tp.layer.linear(8, 2)])
     >>> model.apply(model.init(tp.rng.key(0)), tp.zeros((4, 3)))[0].shape
     (4, 2)
     """
+    parts = check_layers("layer.sequential", layers)
+    return _chain("layer.sequential", parts, [f"layers.{k}" for k in range(len(parts))])
+
+
+def check_layers(function: str, layers: Any) -> list[Layer]:
+    """Return the argument `layers` as a list, or raise TypeError."""
+    if isinstance(layers, Layer) or not isinstance(layers, Iterable):
+        raise TypeError(f"{function}: layers is {_described(layers)}, expected a list of layers")
     parts = list(layers)
     for k, layer in enumerate(parts):
-        if not isinstance(layer, Layer):
-            raise TypeError(f"layer.sequential: layers[{k}] is a {type(layer).__name__}, expected a Layer")
+        check_layer(function, f"layers[{k}]", layer)
+    return parts
+
+
+def check_layer(function: str, argument: str, layer: Any) -> Layer:
+    """Return a layer, or raise TypeError."""
+    if not isinstance(layer, Layer):
+        name = getattr(layer, "__name__", "")
+        if callable(layer) and not isinstance(layer, type) and str(layer.__module__).startswith("treepie."):
+            hint = f" (call it: tp.layer.{name}(...))"
+        else:
+            hint = " (tp.layer.lambda_ makes one of a function)" if callable(layer) else ""
+        raise TypeError(f"{function}: {argument} is {_described(layer)}, expected a Layer{hint}")
+    return layer
+
+
+def _described(x: Any) -> str:
+    if isinstance(x, Layer):
+        return f"the layer {x.name}"
+    name = getattr(x, "__name__", "")
+    return f"the function {name}" if callable(x) and name else f"a {type(x).__name__}"
+
+
+def _chain(function: str, parts: list[Layer], paths: Sequence[str]) -> Layer:
+    """Return layers one after another. paths: their names in errors."""
 
     def init(rngs: Tensor, dtype: Any) -> Vars:
         every = [layer.init(rng.fold_in(rngs, k), dtype) for k, layer in enumerate(parts)]
@@ -61,13 +100,17 @@ def sequential(layers: Sequence[Layer]) -> Layer:
     ) -> tuple[Any, Tree]:
         if len(params) != len(parts) or len(state) != len(parts):
             raise ValueError(
-                f"layer.sequential: params has {len(params)} entries and state {len(state)}, "
+                f"{function}: params has {len(params)} entries and state {len(state)}, "
                 f"expected {len(parts)} as there are layers"
             )
         states = []
         for k, layer in enumerate(parts):
             key = None if rngs is None else rng.fold_in(rngs, k)
-            x, vars = layer.apply(Vars(params[k], state[k], dtype), x, training, key, ctx)
+            try:
+                x, vars = layer.apply(Vars(params[k], state[k], dtype), x, training, key, ctx)
+            except Exception as error:
+                name_layer(error, paths[k], layer.name)
+                raise
             states.append(vars.state)
         return x, states
 
@@ -83,7 +126,8 @@ def compose(left: Layer, right: Layer) -> Layer:
     >>> model.apply(model.init(tp.rng.key(0)), tp.zeros((4, 3)))[0].shape
     (4, 8)
     """
-    both = sequential([left, right])
+    parts = [check_layer("layer.compose", n, x) for n, x in (("left", left), ("right", right))]
+    both = _chain("layer.compose", parts, ("left", "right"))
 
     def init(rngs: Tensor, dtype: Any) -> Vars:
         vars = both.init(rngs, dtype)
