@@ -15,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from treepie.autodiff import Tensor, rng, tensor
-from treepie.autodiff.arguments import as_tensor, integer
+from treepie.autodiff.arguments import as_tensor, described, integer
+from treepie.autodiff.ops.random import check_key
 from treepie.autodiff.tensor import TensorLike
 
 from ..distributed.communicator import Communicator, check_communicator
+from ..errors import explain_calls
 from .element import T_co, U, unpacking
 from .prefetch import Prefetcher
 from .rows import Shards, array_of, read_rows, row_count, rows_of
@@ -44,6 +46,8 @@ class Data(Generic[T_co]):
     >>> len(data), next(iter(data))
     (3, [10, 20])
     """
+
+    _tensor_hint = "loop over a pipeline: for x in data"
 
     def __init__(
         self,
@@ -113,6 +117,7 @@ class Data(Generic[T_co]):
         arrays: Tensor | NDArray[Any], batch_size: int, shuffle: Tensor | None = ..., drop_last: bool = ...
     ) -> Data[Tensor]: ...
     @staticmethod
+    @explain_calls
     def prepare(arrays: Any, batch_size: int, shuffle: Tensor | None = None, drop_last: bool = False) -> Any:
         """Return batches of arrays as tensors: a tuple for a tuple of arrays, else a tensor.
 
@@ -130,7 +135,16 @@ class Data(Generic[T_co]):
         [2, 3] (2, 3)
         """
         if isinstance(arrays, list) and any(hasattr(x, "shape") for x in arrays):
-            raise TypeError("Data.prepare: arrays is a list, expected a tuple of arrays or one array")
+            raise TypeError(
+                "Data.prepare: arrays is a list, expected a tuple of arrays, (x, y), or one array"
+            )
+        if hasattr(batch_size, "shape") and batch_size.shape:
+            raise TypeError(
+                f"Data.prepare: batch_size is {described(batch_size)}, expected an int (arrays go into one "
+                "tuple: Data.prepare((x, y), batch_size=32))"
+            )
+        if shuffle is not None:
+            check_key("Data.prepare", shuffle, "shuffle")
         single = not isinstance(arrays, tuple)
         sources = tuple(array_of(x) for x in ((arrays,) if single else arrays))
         length = _length("Data.prepare", sources)
@@ -319,8 +333,8 @@ def check_data(function: str, data: Any) -> Data:
     """Return a pipeline, or raise TypeError."""
     if not isinstance(data, Data):
         raise TypeError(
-            f"{function}: data is a {type(data).__name__}, expected a tp.Data (Data.of_array "
-            "makes one of a list)"
+            f"{function}: data is {described(data)}, expected a tp.Data, such as "
+            "tp.Data.prepare((x, y), batch_size=32)"
         )
     return data
 
@@ -331,7 +345,7 @@ def check_not_empty(function: str, data: Any) -> Data:
     if not len(pipeline):
         raise ValueError(
             f"{function}: data is empty, expected at least one element (drop_last leaves out a "
-            "batch that is not full)"
+            "batch that is not full: choose a smaller batch_size)"
         )
     if pipeline.position >= len(pipeline):
         raise ValueError(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from treepie.autodiff import Tensor, ops, ptree, zeros
-from treepie.autodiff.arguments import as_tensor
+from treepie.autodiff.arguments import as_tensor, described
 from treepie.autodiff.ops import update as rules
 from treepie.autodiff.ptree.structure import register_static
 from treepie.autodiff.tensor import TensorLike, float64
@@ -206,8 +206,11 @@ def _rate(name: str, lr: float | Schedule) -> Schedule:
 
 
 def _check(name: str, **bounds: tuple[float, float, float]) -> None:
-    """Raise ValueError for hyperparameters outside [low, high): argument=(value, low, high)."""
+    """Raise for hyperparameters that are no numbers in [low, high): argument=(value, low, high)."""
     for argument, (value, low, high) in bounds.items():
+        if isinstance(value, str) or not hasattr(value, "__float__"):
+            expected = "a number or a schedule" if argument == "lr" else "a number"
+            raise TypeError(f"{name}: {argument} is {described(value)}, expected {expected}")
         if not low <= value < high:
             limit = f" and below {high:g}" if high < math.inf else ""
             raise ValueError(f"{name}: {argument} is {value}, expected at least {low:g}{limit}")

@@ -11,6 +11,7 @@ from treepie.autodiff import Tensor, tensor
 
 from ..checkpoint.checkpoint import Entry, Every, Store
 from ..data.pipeline import Data, check_data, check_not_empty
+from ..errors import add_note
 from .history import History
 from .preemption import Preemption
 from .ranks import Ranks
@@ -103,6 +104,12 @@ class Run:
                 self.data.reset()
             self.epoch, self.ended = epoch, False
             yield epoch
+
+    def name_batch(self, error: BaseException, runner: StepRunner) -> None:
+        """Say in an error which batch was read last."""
+        if isinstance(error, Exception) and self.data.position:
+            batch = f"batch {self.data.position} of {len(self.data)}"
+            add_note(error, f"Trainer.fit: epoch {self.epoch + 1}, {batch}; steps so far: {runner.steps}")
 
     def after_step(self, runner: StepRunner) -> None:
         """Write a checkpoint if one is due; after the last step of an epoch, only once it has scores."""
