@@ -57,7 +57,7 @@ def name_layer(error: Exception, part: str, call: str) -> None:
 def no_attribute(message: str) -> AttributeError:
     """Return an AttributeError whose message has the suggestion, so that Python does not add another."""
     error = AttributeError(message)
-    error.name = None  # type: ignore[assignment]
+    error.name = None
     return error
 
 
@@ -80,11 +80,10 @@ def explain_calls(function: Callable[P, R]) -> Callable[P, R]:
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return function(*args, **kwargs)
-        except TypeError as error:
-            if error.__traceback__ is not None and error.__traceback__.tb_next is None:
-                explained = call_error(function, args, kwargs)  # raised by the call, not in the function
-                if explained is not None:
-                    raise explained from None
+        except TypeError:
+            explained = call_error(function, args, kwargs)  # None for an error inside of the function
+            if explained is not None:
+                raise explained from None
             raise
 
     return call

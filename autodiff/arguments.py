@@ -91,7 +91,7 @@ def shape_of(name: str, shape: int | Sequence[int]) -> tuple[int, ...]:
         sizes = tuple([index(name, "shape", n) for n in shape])
     else:
         try:
-            sizes = (operator.index(shape),)
+            sizes = (operator.index(shape),)  # type: ignore[arg-type]
         except TypeError:
             raise TypeError(
                 f"{name}: shape is {described(shape)}, expected a tuple of ints, such as (2, 3)"

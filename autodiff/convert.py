@@ -97,14 +97,10 @@ def _no_numbers(data: Any, array: NDArray[Any]) -> Exception:
     if objects and array.size and all(isinstance(n, int) for n in array.flat):
         bits = max(int(n).bit_length() for n in array.flat)
         return ValueError(f"tensor: data has an integer of {bits} bits, expected -2**63 to 2**63 - 1")
-    columns, dtypes = getattr(data, "columns", None), getattr(data, "dtypes", None)
-    if columns is not None and dtypes is not None:
-        rows = list(zip(columns, dtypes, strict=False))
-        texts = [(name, d) for name, d in rows if getattr(d, "kind", "O") not in _BY_KIND]
-        listed = ", ".join(f"{name!r} ({d})" for name, d in (texts or rows)[:5])
-        listed += ", ..." * (len(texts or rows) > 5)
-        if not texts:  # such as pandas' Int64, with missing values
-            return TypeError(f"tensor: data has the columns {listed}; convert them: data.astype('float32')")
+    columns, dtypes = getattr(data, "columns", ()), getattr(data, "dtypes", ())
+    texts = [f"{c!r} ({d})" for c, d in zip(columns, dtypes, strict=False) if _kind(d) not in _BY_KIND]
+    if texts:
+        listed = ", ".join(texts[:5]) + ", ..." * (len(texts) > 5)
         return TypeError(
             f"tensor: data has columns that are no numbers: {listed}; drop them, or encode them as numbers "
             "(pandas.get_dummies)"
@@ -122,6 +118,11 @@ def _no_numbers(data: Any, array: NDArray[Any]) -> Exception:
     if array.dtype.kind in "UST" or (objects and any(isinstance(x, str) for x in array.flat)):
         message += "; for labels, names, codes = np.unique(labels, return_inverse=True)"
     return TypeError(message)
+
+
+def _kind(dtype: Any) -> str:
+    """Return the kind of a table's dtype, "O" where it has none."""
+    return str(getattr(dtype, "kind", "O"))
 
 
 def _check_range(array: NDArray[Any], dtype: np.dtype) -> None:

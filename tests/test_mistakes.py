@@ -270,11 +270,15 @@ def test_missing_names_stay_missing():
 def test_a_call_that_fails_inside_is_not_explained():
     """Only a call with wrong arguments is; a TypeError of the function's own is raised as it is."""
 
-    def broken(key, shape, dtype):
+    def broken(*_):
         raise TypeError("broken() got an unexpected keyword argument 'x'")
 
-    layer = tp.layer.linear(2, 2, weight_init=broken)
-    assert raised(lambda: layer.init(KEY))[1] == "TypeError: broken() got an unexpected keyword argument 'x'"
+    text = "TypeError: broken() got an unexpected keyword argument 'x'"
+    assert raised(lambda: tp.layer.linear(2, 2, weight_init=broken).init(KEY))[1] == text
+    t, st, data = names()["trainer"], names()["st"], tp.Data.repeat(1, (names()["x"], names()["y"]))
+    for fit in (lambda: t.fit(st, data, loss=broken), lambda: t.fit(st, data, loss=first, report=broken)):
+        assert raised(fit)[1].startswith(text)
+        data.reset()
 
 
 @pytest.mark.parametrize(

@@ -304,7 +304,7 @@ def check_sizes(function: str, **sizes: int) -> None:
         integer(function, argument, size, least=1)
 
 
-def check_initializers(function: str, **functions: init.Initializer) -> None:
+def check_initializers(function: str, **functions: Any) -> None:
     """Raise TypeError for initializers that are no functions, or that return the initializer to use."""
     for argument, value in functions.items():
         if not callable(value) or value in (init.constant, init.normal, init.uniform, init.variance_scaling):

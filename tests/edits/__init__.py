@@ -11,6 +11,7 @@ from . import (
     functions,
     jobs,
     kernels,
+    mistakes,
     mpi,
     ops,
     optimizers,
@@ -46,5 +47,6 @@ _PARTS = (
     shared_update,
     mpi,
     jobs,
+    mistakes,
 )
 ALL = [e for part in _PARTS for e in part.EDITS]
