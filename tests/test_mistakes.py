@@ -204,6 +204,15 @@ def test_errors_of_users_name_the_layer(error, text):
     assert lines == text
 
 
+def test_errors_of_initial_parameters_name_the_layer():
+    def init(key, shape, dtype):
+        raise ValueError(f"no {shape}")
+
+    model = tp.layer.sequential([tp.layer.relu(), tp.layer.residual(tp.layer.linear(3, 4, weight_init=init))])
+    for call in (lambda: model.init(KEY), lambda: trainer(model).init(KEY)):
+        assert raised(call)[1] == "ValueError: layers.1.layer: linear(3, 4): no (3, 4)"
+
+
 def test_python_without_notes(monkeypatch):
     monkeypatch.setattr(errors, "_NOTES", False)
     error = RuntimeError("no rows")

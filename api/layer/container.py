@@ -40,7 +40,10 @@ def residual(layer: Layer) -> Layer:
             )
         return x + y, vars.state
 
-    return Layer(layer.init, apply, f"residual({layer.name})", pure=layer.pure)
+    def init(rngs: Tensor, dtype: Any) -> Vars:
+        return _initial(layer, "layer", rngs, dtype)
+
+    return Layer(init, apply, f"residual({layer.name})", pure=layer.pure)
 
 
 @constructor
@@ -92,7 +95,7 @@ def _chain(function: str, parts: list[Layer], paths: Sequence[str]) -> Layer:
     """Return layers one after another. paths: their names in errors."""
 
     def init(rngs: Tensor, dtype: Any) -> Vars:
-        every = [layer.init(rng.fold_in(rngs, k), dtype) for k, layer in enumerate(parts)]
+        every = [_initial(layer, paths[k], rng.fold_in(rngs, k), dtype) for k, layer in enumerate(parts)]
         return Vars([v.params for v in every], [v.state for v in every], dtype)
 
     def apply(
@@ -141,6 +144,15 @@ def compose(left: Layer, right: Layer) -> Layer:
         return y, _named(vars.state)
 
     return Layer(init, apply, "compose", pure=both.pure)
+
+
+def _initial(layer: Layer, path: str, rngs: Tensor, dtype: Any) -> Vars:
+    """Return a layer's initial parameters and state. path: its name in errors."""
+    try:
+        return layer.init(rngs, dtype)
+    except Exception as error:
+        name_layer(error, path, layer.name)
+        raise
 
 
 def _named(pair: list[Tree]) -> dict[str, Tree]:

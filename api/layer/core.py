@@ -170,25 +170,28 @@ class Layer(Constructed):
         training: whether dropout and the like are active.  rngs: the key for their random numbers.
         ctx: tensors for every layer, such as a mask.
         """
-        if type(vars) is not Vars:
-            self._check_vars(vars, x)
         trace = active.state.trace
-        if self.pure and trace is not None and trace.user and not trace.closed:
-            y, state = self._entered(trace, vars, x, training, rngs, ctx)
-        else:
-            y, state = self._applied(vars.params, vars.state, x, training, rngs, ctx, vars.dtype)
-        return y, Vars(vars.params, state, vars.dtype)
+        try:
+            if self.pure and trace is not None and trace.user and not trace.closed:
+                y, state = self._entered(trace, vars, x, training, rngs, ctx)
+            else:
+                y, state = self._applied(vars.params, vars.state, x, training, rngs, ctx, vars.dtype)
+            return y, Vars(vars.params, state, vars.dtype)
+        except AttributeError:
+            if isinstance(vars, Vars):
+                raise
+            raise self._no_vars(vars, x) from None
 
-    def _check_vars(self, vars: Any, x: Any) -> None:
-        """Raise TypeError for other than variables."""
-        if isinstance(vars, Vars):
-            return
+    def _no_vars(self, vars: Any, x: Any) -> TypeError:
+        """Return the error for other than variables."""
         hint = "vars = model.init(tp.rng.key(0))"
         if isinstance(x, Vars):
             hint = "model.apply(vars, x), in this order"
+        elif hasattr(vars, "vars"):
+            hint = "pass st.vars of a training state"
         elif isinstance(vars, dict | list | tuple):
             hint = "for its parameters alone, pass vars.with_params(params)"
-        raise TypeError(
+        return TypeError(
             f"Layer.apply: vars is {described(vars)}, expected the Vars that init returns ({hint})"
         )
 

@@ -7,8 +7,10 @@ EDITS = [
         "layers-without-a-path",
         "api/layer/container.py",
         """                name_layer(error, paths[k], layer.name)
-                raise""",
-        "                raise",
+                raise
+            states""",
+        """                raise
+            states""",
         "an error inside of a model does not say which layer raised it",
         "tests/test_mistakes.py -k layer",
     ),
@@ -19,6 +21,14 @@ EDITS = [
         "            pass",
         "the path of a layer in a residual misses a part",
         "tests/test_mistakes.py -k layer",
+    ),
+    Edit(
+        "initial-parameters-without-a-path",
+        "api/layer/container.py",
+        "        name_layer(error, path, layer.name)",
+        "        pass",
+        "an error of an initializer does not say in which layer",
+        "tests/test_mistakes.py -k initial",
     ),
     Edit(
         "paths-of-the-innermost-container",
