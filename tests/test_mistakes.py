@@ -40,6 +40,9 @@ class Table:
     def __len__(self):
         return 16
 
+    def __getitem__(self, name):
+        return getattr(self, name)
+
     def __array__(self, dtype=None, copy=None):
         return np.stack([self.age.values.astype(object), self.city.values], axis=1)
 

@@ -144,6 +144,10 @@ SCHEDULES = {
     "cosine_decay": schedule.cosine_decay(0.1, 10, alpha=0.2),
     "warmup_linear": schedule.warmup_linear(0.0, 0.1, 5),
     "warmup_cosine": schedule.warmup_cosine(0.0, 0.1, 5),
+    "warmup_cosine_decay": schedule.warmup_cosine_decay(0.0, 0.1, 5, decay_steps=15),
+    "cosine_restarts": schedule.cosine_restarts(0.1, 4, growth=1.5, decay=0.5, alpha=0.1),
+    "one_cycle": schedule.one_cycle(0.1, 18),
+    "piecewise_constant": schedule.piecewise_constant([0.1, 0.2, 0.05], [4, 9]),
     "exponential_decay": schedule.exponential_decay(0.1, 0.5, decay_steps=7),
     "join": schedule.join(
         [schedule.warmup_linear(0.0, 0.1, 5), pickled.halved, schedule.constant(0.3)], [5, 9]
@@ -164,7 +168,9 @@ def functions_of(module):
 def test_the_tables_are_complete():
     assert set(INITIALIZERS) == functions_of(tp.init)
     assert set(SCHEDULES) == functions_of(schedule)
-    tools = {"apply_updates", "clip_by_global_norm", "global_norm"}
+    tools = {"apply_updates", "clip_by_global_norm", "ema_params", "global_norm"}
+    # tests/test_optim_compose.py has these, and LAMB.
+    tools |= {"add_decayed_weights", "chain", "clip_norm", "clip_value", "ema", "frozen", "lamb", "partition"}
     assert {name.split(",")[0] for name in RULES} - {"momentum", "nesterov"} == functions_of(tp.optim) - tools
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from treepie.autodiff import Tensor, ops
-from treepie.autodiff.arguments import as_tensor, same_float_dtype
+from treepie.autodiff.arguments import as_float, as_tensor, same_float_dtype
 from treepie.autodiff.tensor import TensorLike
 
 from .geometry import (
@@ -39,7 +39,8 @@ def _conv(
     groups: int,
 ) -> Tensor:
     """Return the convolution of x (n, in, *size) over `axes` spatial axes."""
-    t, w = as_tensor(x), as_tensor(weight)
+    w = as_tensor(weight)
+    t = as_float(name, x, like=w)
     steps, dilations = sizes(name, "stride", stride, axes), sizes(name, "dilation", dilation, axes)
     count = sizes(name, "groups", groups, 1)[0]
     shape, window = ("length", "k") if axes == 1 else ("h, w", "kh, kw")
@@ -178,7 +179,8 @@ def conv_transpose2d(
     (1, 3, 8, 8)
     """
     name = "conv_transpose2d"
-    t, w = as_tensor(x), as_tensor(weight)
+    w = as_tensor(weight)
+    t = as_float(name, x, like=w)
     steps, dilations = sizes(name, "stride", stride, 2), sizes(name, "dilation", dilation, 2)
     pad, extra = sizes(name, "padding", padding, 2, 0), sizes(name, "output_padding", output_padding, 2, 0)
     count = sizes(name, "groups", groups, 1)[0]

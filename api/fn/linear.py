@@ -20,7 +20,8 @@ def linear(
 ) -> Tensor:
     """Return activation(x @ weight + bias), fused: bias and activation are the product's epilogue.
 
-    x: (..., in).  weight: (in, out).  bias: (out,), by default zeros.  All of one float dtype.
+    x: (..., in).  weight: (in, out).  bias: (out,), by default zeros.  All of one float dtype; integers and
+        bools of x are cast to it.
     activation: None, "relu", "tanh", "sigmoid", "gelu" or "silu".  Result: (..., out).
 
     Raises ValueError for shapes that do not fit, TypeError for mixed dtypes.
@@ -31,7 +32,7 @@ def linear(
     """
     w = as_tensor(weight)
     b = zeros(w.shape[1:], w.dtype) if bias is None else bias
-    out = ops.linear(x, w, b, activation)
+    out = ops.linear(as_float("linear", x, like=w), w, b, activation)
     return out[0] if isinstance(out, tuple) else out
 
 

@@ -38,7 +38,8 @@ def residual(layer: Layer) -> Layer:
                 f"layer.residual: {layer.name} returned shape {y.shape} for x of shape {x.shape}, expected "
                 "the same shape"
             )
-        return x + y, vars.state
+        # Integers are cast as the inner layer does it; a sum with floats would be float64.
+        return (x.astype(y.dtype) if x.dtype.kind != "f" else x) + y, vars.state
 
     def init(rngs: Tensor, dtype: Any) -> Vars:
         return _initial(layer, "layer", rngs, dtype)

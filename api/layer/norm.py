@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from treepie.autodiff import Tensor, ones, stop_gradient, zeros
+from treepie.autodiff.arguments import as_float
 from treepie.autodiff.ops.batch_normalization import scale_shift
 
 from .. import fn
@@ -133,6 +134,7 @@ def batch_norm(
                 "3 or 4 axes"
             )
         scale, bias = params["scale"], params["bias"]
+        x = as_float("layer.batch_norm", x, like=scale)
         mean, var = state["running_mean"], state["running_var"]
         if not training:
             return fn.batch_norm(x, scale, bias, mean, var, eps), state

@@ -6,7 +6,6 @@ from .accumulators import (
     F1 as F1,
     MAE as MAE,
     MSE as MSE,
-    R2 as R2,
     Accuracy as Accuracy,
     BinaryAccuracy as BinaryAccuracy,
     ConfusionMatrix as ConfusionMatrix,
@@ -30,6 +29,7 @@ from .functions import (
     top_k_accuracy as top_k_accuracy,
 )
 from .means import Tracker as Tracker, eval as eval, eval_many as eval_many
+from .r2 import R2 as R2
 
 __all__ = _public_names(globals())
 

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import inspect
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from treepie.autodiff.arguments import described
 
 from .. import loss as losses, metric as metrics_package, optim
+from ..data.check import whole_pass
+from ..data.element import U
 from ..data.pipeline import Data
 from ..errors import add_note, did_you_mean
 from ..layer import Layer
 from ..metric import Metric
 from ..optim import Optimizer
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 _METRICS = 'such as {"accuracy": tp.metric.Accuracy()}'
 
@@ -124,17 +123,19 @@ def is_summed(function: str, loss_reduction: str) -> bool:
     return loss_reduction == "sum"
 
 
-def naming_batch(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorate a method (self, st, data, ...) so that an error says which batch of the data was read last."""
+@contextlib.contextmanager
+def naming_batch(function: str, data: Data[U]) -> Iterator[Iterator[U]]:
+    """Return the elements of the current pass to a block, whose errors say which one was read last."""
+    number = 1
 
-    @functools.wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return function(*args, **kwargs)
-        except Exception as error:
-            data = args[2] if len(args) > 2 else kwargs.get("data")
-            if isinstance(data, Data) and data.position:
-                add_note(error, f"{function.__qualname__}: batch {data.position} of {len(data)}")
-            raise
+    def elements() -> Iterator[U]:
+        nonlocal number
+        for element in whole_pass(data):
+            yield element
+            number += 1
 
-    return call
+    try:
+        yield elements()
+    except Exception as error:
+        add_note(error, f"{function}: batch {number} of {len(data)}")
+        raise

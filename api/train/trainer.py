@@ -21,7 +21,9 @@ from treepie.kernels.compilations import compilations
 
 from .. import optim
 from ..checkpoint.checkpoint import Every
-from ..data.pipeline import Data, check_data, check_not_empty
+from ..data.check import check_has_elements
+from ..data.pipeline import Data
+from ..display import ShownAsCall
 from ..distributed.communicator import Communicator, check_communicator, shares_updates
 from ..errors import explain_calls
 from ..layer import Context, Layer, Vars
@@ -54,7 +56,7 @@ class EarlyStop(Exception):
     """
 
 
-class Trainer:
+class Trainer(ShownAsCall):
     """Trains a model with an optimizer.
 
     A trainer holds no state of the training: methods take a `TrainState` and return the next. It holds the
@@ -216,11 +218,12 @@ class Trainer:
         whole = accumulate_steps == 1 and micro_shards is None and not ranks.several
         # The norm of parts has other bits than that of the whole, which clipping would pass on.
         same_bits = micro_shards is None or clip_norm is None
-        shares = shard_optimizer and ranks.several and same_bits and shares_updates(ranks.comm)
+        own = self.optimizer.elementwise and same_bits and ranks.several
+        shares = shard_optimizer and own and shares_updates(ranks.comm)
         shared = SharedUpdate(self.steps, ranks.comm) if shares else None
         parts = None if whole else BatchInParts(self.steps, ranks.comm, micro_shards, summed, shared)
         runner = StepRunner(self.steps, loss, run.rngs, clip_norm, on_nonfinite, accumulate_steps, parts)
-        runner.begin(st)
+        runner.begin(st, run.data)
         try:
             try:
                 # Assigned first: an interrupt after the call, in `return` itself, is outside of the try.
@@ -228,7 +231,6 @@ class Trainer:
                 return last
             except BaseException as error:
                 error.state = runner.end()  # type: ignore[attr-defined]
-                run.name_batch(error, runner)
                 raise
         except BaseException as error:  # a KeyboardInterrupt in the handler above
             if not hasattr(error, "state"):
@@ -255,6 +257,9 @@ class Trainer:
                         bar.note(run.history.epochs[-1] if validate else {})
                 run.finish(runner)
                 run.leave_if_asked(runner)
+            except Exception as error:
+                run.name_batch(error, runner)
+                raise
             finally:
                 self.steps.cache.release()
         return runner.end()
@@ -282,7 +287,7 @@ class Trainer:
         if validate is None:
             return {}
         data, metrics = validate
-        return self.evaluate(runner.state(), _rewind(data), metrics, data.comm)
+        return self.evaluate(runner.state(), data, metrics, data.comm)
 
     def predict(
         self, st: TrainState, x: Any, ctx: Context | None = None, batch_size: int | None = None
@@ -319,7 +324,6 @@ class Trainer:
             outputs.append(self.predictor(at, lambda: st.vars, _rows(x, rows), part))
         return ptree.map(lambda *ys: ops.concatenate(ys), *outputs)  # type: ignore[no-any-return]
 
-    @checks.naming_batch
     @explain_calls
     def evaluate(
         self,
@@ -330,10 +334,12 @@ class Trainer:
     ) -> dict[str, Any]:
         """Return the score of each metric over the whole data, in evaluation mode.
 
-        data: elements (input, target).  metrics: name -> accumulator; each is reset first.
+        data: elements (input, target). The whole current pass is read from its beginning, whatever has been
+            read of it; its position does not change.
+        metrics: name -> accumulator; each is reset first.
         comm: the ranks that the data was sharded to; each returns the scores of all of them.
 
-        Raises ValueError for a pipeline that is empty or exhausted.
+        Raises ValueError for a pipeline that is empty.
 
         >>> import treepie as tp
         >>> trainer = tp.Trainer(tp.layer.linear(2, 3), tp.optim.sgd(0.1))
@@ -342,18 +348,19 @@ class Trainer:
         >>> trainer.evaluate(st, data, {"accuracy": tp.metric.Accuracy()})
         {'accuracy': 1.0}
         """
-        check_not_empty("Trainer.evaluate", data)
+        check_has_elements("Trainer.evaluate", data)
         checks.check_metrics("Trainer.evaluate", metrics)
         ranks = Ranks(comm, "Trainer.evaluate", data)
         for metric in metrics.values():
             metric.reset()
-        for element in data:
-            x, target = two("Trainer.evaluate", element)
-            if comm is not None and not length(x):
-                continue  # an element of fewer examples than ranks
-            out = self.predict(st, x)
-            for metric in metrics.values():
-                metric.update(out, target)
+        with checks.naming_batch("Trainer.evaluate", data) as elements:
+            for element in elements:
+                x, target = two("Trainer.evaluate", element)
+                if comm is not None and not length(x):
+                    continue  # an element of fewer examples than ranks
+                out = self.predict(st, x)
+                for metric in metrics.values():
+                    metric.update(out, target)
         ranks.merge(metrics)
         return {name: metric.compute() for name, metric in metrics.items()}
 
@@ -374,14 +381,7 @@ def _check_options(
     if comm is not None:
         check_communicator("Trainer.fit", comm)
     if validate is not None:
-        _rewind(checks.check_validation("Trainer.fit", validate))
-
-
-def _rewind(data: Any) -> Data:
-    """Return validation data at the beginning of a pass, which an epoch before has exhausted."""
-    if check_data("Trainer.fit, validate", data).position:
-        data.reset()
-    return check_not_empty("Trainer.fit, validate", data)
+        check_has_elements("Trainer.fit, validate", checks.check_validation("Trainer.fit", validate))
 
 
 def _rows(x: Any, rows: slice) -> Any:

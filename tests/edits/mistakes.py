@@ -77,24 +77,27 @@ EDITS = [
     Edit(
         "batches-are-not-named",
         "api/train/trainer.py",
-        "                run.name_batch(error, runner)",
-        "                pass",
+        """                run.name_batch(error, runner)
+                raise""",
+        "                raise",
         "an error while training does not say in which batch",
         "tests/test_mistakes.py -k batch",
     ),
     Edit(
         "evaluations-name-no-batch",
         "api/train/checks.py",
-        "            if isinstance(data, Data) and data.position:",
-        "            if False:",
+        '        add_note(error, f"{function}: batch {number} of {len(data)}")',
+        "        pass",
         "an error of evaluate does not say in which batch",
         "tests/test_mistakes.py -k batch",
     ),
     Edit(
         "interrupts-get-notes",
-        "api/train/run.py",
-        "        if isinstance(error, Exception) and self.data.position:",
-        "        if self.data.position:",
+        "api/train/trainer.py",
+        """            except Exception as error:
+                run.name_batch""",
+        """            except BaseException as error:
+                run.name_batch""",
         "Ctrl-C shows a note as if it were an error",
         "tests/test_mistakes.py -k stops",
     ),
