@@ -15,6 +15,7 @@ from .accumulators import (
     Recall as Recall,
     TopKAccuracy as TopKAccuracy,
 )
+from .determination import R2 as R2
 from .functions import (
     accuracy as accuracy,
     auc_roc as auc_roc,
@@ -29,7 +30,7 @@ from .functions import (
     top_k_accuracy as top_k_accuracy,
 )
 from .means import Tracker as Tracker, eval as eval, eval_many as eval_many
-from .r2 import R2 as R2
+
 
 __all__ = _public_names(globals())
 

@@ -181,7 +181,7 @@ EDITS = [
     ),
     Edit(
         "r2-merge-shift",
-        "api/metric/r2.py",
+        "api/metric/determination.py",
         "spread = mine.spread + new.spread + apart * apart * (mine.size * new.size / size)",
         "spread = mine.spread + new.spread",
         "the variance between batches is left out",
