@@ -31,7 +31,6 @@ from .functions import (
 )
 from .means import Tracker as Tracker, eval as eval, eval_many as eval_many
 
-
 __all__ = _public_names(globals())
 
 
