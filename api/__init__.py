@@ -1,5 +1,7 @@
 """treepie: neural networks on CPUs, from pip install alone."""
 
+import sys as _sys
+
 from treepie.autodiff import (
     Tensor as Tensor,
     arange as arange,
@@ -139,7 +141,7 @@ from .data import datasets as datasets
 from .data.pipeline import Data as Data
 from .layer import Context as Context
 from .machine import cache_info as cache_info, show_config as show_config
-from .namespace import public_names as _public_names
+from .namespace import public_names as _public_names, suggest_names as _suggest_names
 from .program.check_kernel import check_kernel as check_kernel
 from .program.explain import explain as explain
 from .program.jit import jit as jit
@@ -170,3 +172,9 @@ __all__ = [*_public_names(globals(), *_MODULES), "__version__"]
 
 def __dir__() -> list[str]:
     return __all__
+
+
+_suggest_names(
+    _sys.modules[__name__],
+    {m.__name__.split(".")[-1]: m for m in _MODULES} | {"optim.schedule": optim.schedule},
+)

@@ -31,9 +31,20 @@ def _pair(
     if a.shape != b.shape:
         raise ValueError(
             f"{function}: {names[0]} has shape {a.shape} and {names[1]} {b.shape}, expected one shape"
+            + _shape_hint(names, a, b)
         )
     _not_empty(function, names[0], a)
     return a, b.astype(a.dtype)
+
+
+def _shape_hint(names: tuple[str, str], a: Tensor, b: Tensor) -> str:
+    """Return what to do about two shapes that differ by a last axis."""
+    if names[1] == "one_hot" and b.dtype.kind != "f" and b.shape == a.shape[:-1]:
+        return "; class indices go with tp.loss.cross_entropy_sparse"
+    for short, long, name in ((a, b, names[0]), (b, a, names[1])):
+        if long.shape == (*short.shape, 1):
+            return f"; add the last axis to {name}: {name}[..., None]"
+    return ""
 
 
 @library

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 from treepie.autodiff.own import OwnFunction
 
 from .display import call_text
+from .errors import explain_calls
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -95,10 +96,12 @@ def constructor(function: Callable[P, R]) -> Callable[P, R]:
     already is kept.
     """
 
+    checked = explain_calls(function)
+
     @functools.wraps(function)
     def construct(*args: P.args, **kwargs: P.kwargs) -> R:
         call = Call(construct, _snapshot(args), _snapshot(kwargs))
-        result: Any = function(*call.args, **call.kwargs)
+        result: Any = checked(*call.args, **call.kwargs)
         if not isinstance(result, Constructed):
             result = Function(result)
             result.__name__, result.__doc__ = function.__name__, function.__doc__

@@ -32,12 +32,26 @@ def as_float(name: str, x: TensorLike, like: Tensor | None = None) -> Tensor:
     return t.astype(float64 if isinstance(x, Tensor | np.ndarray) else float32)
 
 
+def described(x: Any) -> str:
+    """Return a value for a message: numbers, strings and the like as they are, others by shape or type."""
+    if x is None or isinstance(x, bool | int | float | str):
+        return repr(x)
+    if isinstance(x, Tensor | np.ndarray):
+        return f"{'a tensor' if isinstance(x, Tensor) else 'an array'} of shape {x.shape}"
+    if isinstance(x, type) or (callable(x) and hasattr(x, "__name__")):
+        return f"the {'class' if isinstance(x, type) else 'function'} {x.__name__}"
+    if isinstance(x, tuple) and len(x) < 8 and all(isinstance(n, int) for n in x):
+        return repr(x)
+    kind = type(x).__name__
+    return f"{'an' if kind[0] in 'AEIOaeio' else 'a'} {kind}"
+
+
 def index(name: str, argument: str, value: Any) -> int:
     """Return a Python integer of any size, or raise TypeError; the caller checks its range."""
     try:
         return operator.index(value)
     except TypeError:
-        raise TypeError(f"{name}: {argument} is {value!r}, expected an int") from None
+        raise TypeError(f"{name}: {argument} is {described(value)}, expected an int") from None
 
 
 def integer(name: str, argument: str, value: Any, least: int = -(2**63), most: int = LARGEST) -> int:
@@ -81,7 +95,12 @@ def shape_of(name: str, shape: int | Sequence[int]) -> tuple[int, ...]:
     if isinstance(shape, tuple | list):
         sizes = tuple([index(name, "shape", n) for n in shape])
     else:
-        sizes = (index(name, "shape", shape),)
+        try:
+            sizes = (operator.index(shape),)  # type: ignore[arg-type]
+        except TypeError:
+            raise TypeError(
+                f"{name}: shape is {described(shape)}, expected a tuple of ints, such as (2, 3)"
+            ) from None
     if sizes and min(sizes) < 0:
         raise ValueError(f"{name}: shape is {shape}, expected sizes of 0 or more")
     check_total(name, sizes)

@@ -64,12 +64,10 @@ def tensor(data: TensorLike, dtype: DType | None = None) -> Tensor:
     try:
         array = np.asarray(data)
     except (ValueError, TypeError) as error:
-        raise type(error)(f"tensor: data is not a rectangular array of numbers ({error})") from None
+        reason = _ragged(data) or f" ({error})"
+        raise type(error)(f"tensor: data is not a rectangular array of numbers{reason}") from None
     if array.dtype.kind not in _BY_KIND:
-        if array.dtype.kind == "O" and array.size and all(isinstance(n, int) for n in array.flat):
-            bits = max(int(n).bit_length() for n in array.flat)
-            raise ValueError(f"tensor: data has an integer of {bits} bits, expected -2**63 to 2**63 - 1")
-        raise TypeError(f"tensor: data has dtype {array.dtype}, expected numbers or bools")
+        raise _no_numbers(data, array)
     if target is None:
         target = _default(array, native)
     _check_range(array, target)
@@ -81,6 +79,50 @@ def tensor(data: TensorLike, dtype: DType | None = None) -> Tensor:
 
 
 conversion.append(tensor)
+
+
+def _ragged(data: Any, path: str = "data") -> str:
+    """Return where nested lists differ in length, "" where they do not."""
+    if not isinstance(data, list | tuple) or not all(isinstance(x, list | tuple) for x in data):
+        return ""
+    for k, x in enumerate(data):
+        if len(x) != len(data[0]):
+            return f": {path}[{k}] has length {len(x)} and {path}[0] {len(data[0])}, expected one length"
+    return next(filter(None, (_ragged(x, f"{path}[{k}]") for k, x in enumerate(data))), "")
+
+
+def _no_numbers(data: Any, array: NDArray[Any]) -> Exception:
+    """Return the error for data that NumPy does not take for numbers: a table's names the columns."""
+    objects = array.dtype.kind == "O"
+    if objects and array.size and all(isinstance(n, int) for n in array.flat):
+        bits = max(int(n).bit_length() for n in array.flat)
+        return ValueError(f"tensor: data has an integer of {bits} bits, expected -2**63 to 2**63 - 1")
+    columns, dtypes = getattr(data, "columns", ()), getattr(data, "dtypes", ())
+    texts = [f"{c!r} ({d})" for c, d in zip(columns, dtypes, strict=False) if _kind(d) not in _BY_KIND]
+    if texts:
+        listed = ", ".join(texts[:5]) + ", ..." * (len(texts) > 5)
+        return TypeError(
+            f"tensor: data has columns that are no numbers: {listed}; drop them, or encode them as numbers "
+            "(pandas.get_dummies)"
+        )
+    if objects and not array.ndim:
+        kind = type(data).__name__
+        hint = getattr(type(data), "_tensor_hint", "")
+        expected = "expected numbers or bools, lists of them, or an array"
+        return TypeError(f"tensor: data is a {kind}, {expected}" + f" ({hint})" * bool(hint))
+    name = f"column {data.name!r} of data" if isinstance(getattr(data, "name", None), str) else "data"
+    message = f"tensor: {name} has dtype {array.dtype}, expected numbers or bools"
+    if objects:
+        odd = next((x for x in array.flat if not isinstance(x, int | float | np.number)), None)
+        message += f"; an element is {odd!r}" if odd is None or isinstance(odd, str) else ""
+    if array.dtype.kind in "UST" or (objects and any(isinstance(x, str) for x in array.flat)):
+        message += "; for labels, names, codes = np.unique(labels, return_inverse=True)"
+    return TypeError(message)
+
+
+def _kind(dtype: Any) -> str:
+    """Return the kind of a table's dtype, "O" where it has none."""
+    return str(getattr(dtype, "kind", "O"))
 
 
 def _check_range(array: NDArray[Any], dtype: np.dtype) -> None:

@@ -42,7 +42,7 @@ def check_dtype(function: str, dtype: DType) -> np.dtype:
     with contextlib.suppress(TypeError):
         out = np.dtype(dtype)
     if out is None or out not in DTYPES:
-        names = ", ".join(d.name for d in DTYPES)
+        names = ", ".join(d.name for d in DTYPES) + " (sizes go into a tuple)" * isinstance(dtype, int)
         raise TypeError(f"{function}: dtype is {dtype!r}, expected one of {names}")
     return out
 

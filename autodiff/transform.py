@@ -37,19 +37,22 @@ def _variables(name: str, params: Tree, mixed: bool) -> tuple[list[Tensor], Call
     return leaves, rebuild
 
 
-def check_scalar(name: str, loss: Any) -> Tensor:
-    """Return a loss, or raise if it is not a scalar float tensor."""
+def check_scalar(name: str, loss: Any, function: str = "the function") -> Tensor:
+    """Return a loss, or raise if it is not a scalar float tensor. function: that returned it."""
     if type(loss) is Tensor and loss._data.shape == () and loss._data.dtype.kind == "f":
         return loss
     if not isinstance(loss, Tensor):
-        raise TypeError(f"{name}: the function returned a {type(loss).__name__}, expected a scalar tensor")
+        hint = " (value_and_grad_aux takes a function that returns (loss, aux))" * isinstance(loss, tuple)
+        raise TypeError(
+            f"{name}: {function} returned a {type(loss).__name__}, expected a scalar tensor{hint}"
+        )
     if loss.size != 1 or loss.ndim:
         raise ValueError(
-            f"{name}: the function returned a tensor of shape {loss.shape}, expected a scalar of shape () "
+            f"{name}: {function} returned a tensor of shape {loss.shape}, expected a scalar of shape () "
             "(take its mean or sum)"
         )
     if loss.dtype.kind != "f":
-        raise TypeError(f"{name}: the function returned {loss.dtype.name}, expected float32 or float64")
+        raise TypeError(f"{name}: {function} returned {loss.dtype.name}, expected float32 or float64")
     return loss
 
 

@@ -171,7 +171,7 @@ ERRORS = [
     (
         lambda: two.apply(two.init(KEY), tp.zeros((4, 5))),
         ValueError,
-        r"linear: x has shape \(4, 5\) and weight \(3, 2\), expected \(..., 3\)",
+        r"linear\(3, 2\): x has 5 features, expected 3 \(x has shape \(4, 5\) and weight \(3, 2\)\)",
     ),
     (
         lambda: tp.fn.linear(tp.zeros((4, 3), tp.float64), tp.zeros((3, 2)), tp.zeros(2)),
@@ -193,7 +193,7 @@ ERRORS = [
     (
         lambda: tp.layer.residual(two).apply(two.init(KEY), tp.zeros((4, 3))),
         ValueError,
-        r"layer.residual: sequential made shape \(4, 2\) of \(4, 3\), expected the same",
+        r"layer.residual: sequential returned shape \(4, 2\) for x of shape \(4, 3\), expected the same",
     ),
     (lambda: two.init(KEY, tp.int32), TypeError, "Layer.init: dtype is int32, expected float32 or"),
     (

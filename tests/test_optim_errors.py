@@ -40,9 +40,9 @@ def other_state():
 
 
 ERRORS = [
-    (lambda: optim.adam("0.1"), TypeError, r"^adam: lr is '0.1' \(str\), expected a number or a schedule$"),
+    (lambda: optim.adam("0.1"), TypeError, r"^adam: lr is '0.1', expected a number or a schedule$"),
     (lambda: optim.lion(None), TypeError, "lion: lr is None"),
-    (lambda: optim.sgd(0.1, momentum="0.9"), TypeError, r"momentum is '0.9' \(str\), expected a number$"),
+    (lambda: optim.sgd(0.1, momentum="0.9"), TypeError, r"momentum is '0.9', expected a number$"),
     (lambda: optim.lamb(-1), ValueError, "lamb: lr is -1, expected at least 0"),
     (lambda: optim.nadam(0.1, b1=1.0), ValueError, "nadam: b1 is 1.0"),
     (lambda: optim.sgd(0.1, weight_decay=-1), ValueError, "sgd: weight_decay is -1, expected at least 0"),

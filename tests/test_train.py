@@ -286,7 +286,7 @@ ERRORS = [
     (
         lambda t: t.fit(st, batches(), loss=tp.loss.mse, validate=batches()),
         TypeError,
-        "Trainer.fit, validate: an element of data is a Data, expected a tuple of 2",
+        r"Trainer.fit: validate is a Data, expected a tuple \(data, metrics\) of a tp.Data and a dict",
     ),
     (lambda t: t.fit(st, exhausted(), loss=tp.loss.mse), ValueError, "Trainer.fit: data is exhausted"),
     (lambda t: t.fit(st, Data.repeat(0, 1)), ValueError, "Trainer.fit: data is empty"),
@@ -302,17 +302,21 @@ ERRORS = [
     (
         lambda t: t.fit(st, Data.repeat(1, (X, lambda out: out))),
         ValueError,
-        r"value_and_grad_aux: the function returned a tensor of shape \(12, 1\), expected a scalar",
+        r"Trainer: loss returned a tensor of shape \(12, 1\), expected a scalar",
     ),
     (
         lambda t: t.fit(st, batches(), loss=tp.loss.mse, clip_norm=-1.0),
         ValueError,
-        "clip_by_global_norm: max_norm is -1.0, expected a positive number",
+        "Trainer.fit: clip_norm is -1.0, expected a positive number",
     ),
     (lambda t: t.predict(st, X, batch_size=0), ValueError, "Trainer.predict: batch_size is 0 and x has"),
     (lambda t: t.evaluate(st, tp.Data.of_array([]), {}), ValueError, "Trainer.evaluate: data is empty"),
     (lambda t: tp.Trainer(t, t.optimizer), TypeError, "Trainer: model is a Trainer, expected a Layer"),
-    (lambda t: tp.Trainer(t.model, 0.1), TypeError, "Trainer: optimizer is a float, expected one of"),
+    (
+        lambda t: tp.Trainer(t.model, 0.1),
+        TypeError,
+        "Trainer: optimizer is 0.1, expected an Optimizer, such as tp.optim.adam",
+    ),
 ]
 
 

@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 
 from treepie.autodiff import Tensor, ptree, tensor
-from treepie.autodiff.arguments import as_tensor, integer
+from treepie.autodiff.arguments import as_tensor, described as shown, integer
 
+from ..layer import Vars
 from ..optim.opt_state import described
 from ..train.preemption import check_signals
 from ..train.state import TrainState
@@ -88,11 +89,18 @@ def load(path: PathLike, like: Tree = None) -> Tree:
 
 def _path(function: str, path: PathLike) -> Path:
     if not isinstance(path, str | os.PathLike) or not str(path):
-        raise TypeError(f"{function}: path is {path!r}, expected a path")
+        raise TypeError(f"{function}: path is {shown(path)}, expected a path")
     return Path(path).expanduser()
 
 
 def _arrays(tree: Tree) -> storage.Arrays:
+    if isinstance(tree, Vars | TrainState):
+        part = (
+            "vars.params" if isinstance(tree, Vars) else "st.vars.params, or save_state for all of training"
+        )
+        raise TypeError(
+            f"checkpoint.save: tree is a {type(tree).__name__}, expected a tree of tensors: {part}"
+        )
     flat = isinstance(tree, dict) and all(isinstance(x, Tensor) for x in tree.values())
     rows = tree.items() if flat and all(isinstance(k, str) for k in tree) else ptree.flatten_with_paths(tree)
     return {path: as_tensor(x).numpy() for path, x in rows}

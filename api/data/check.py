@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from treepie.autodiff.arguments import described
+
 from .element import U
 from .pipeline import Data
 
@@ -19,8 +21,8 @@ def check_data(function: str, data: Any) -> Data:
     """Return a pipeline, or raise TypeError."""
     if not isinstance(data, Data):
         raise TypeError(
-            f"{function}: data is a {type(data).__name__}, expected a tp.Data (Data.of_array "
-            "makes one of a list)"
+            f"{function}: data is {described(data)}, expected a tp.Data, such as "
+            "tp.Data.prepare((x, y), batch_size=32)"
         )
     return data
 
@@ -31,7 +33,7 @@ def check_has_elements(function: str, data: Any) -> Data:
     if not len(pipeline):
         raise ValueError(
             f"{function}: data is empty, expected at least one element (drop_last leaves out a "
-            "batch that is not full)"
+            "batch that is not full: choose a smaller batch_size)"
         )
     return pipeline
 

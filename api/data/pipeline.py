@@ -15,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from treepie.autodiff import Tensor
-from treepie.autodiff.arguments import as_tensor, integer
+from treepie.autodiff.arguments import as_tensor, described, integer
+from treepie.autodiff.ops.random import check_key
 from treepie.autodiff.tensor import TensorLike
 
 from ..distributed.communicator import Communicator, check_communicator
+from ..errors import explain_calls
 from .calls import ShownByCalls, noted
 from .element import T_co, U, unpacking
 from .prefetch import Prefetcher
@@ -48,6 +50,8 @@ class Data(ShownByCalls, Generic[T_co]):
     >>> len(data), next(iter(data))
     (3, [10, 20])
     """
+
+    _tensor_hint = "loop over a pipeline: for x in data"
 
     def __init__(
         self,
@@ -126,6 +130,7 @@ class Data(ShownByCalls, Generic[T_co]):
         arrays: Tensor | NDArray[Any], batch_size: int, shuffle: Tensor | None = ..., drop_last: bool = ...
     ) -> Data[Tensor]: ...
     @staticmethod
+    @explain_calls
     @noted
     def prepare(arrays: Any, batch_size: int, shuffle: Tensor | None = None, drop_last: bool = False) -> Any:
         """Return batches of arrays as tensors: a tuple for a tuple of arrays, else a tensor.
@@ -145,7 +150,16 @@ class Data(ShownByCalls, Generic[T_co]):
         [2, 3] (2, 3)
         """
         if isinstance(arrays, list) and any(hasattr(x, "shape") for x in arrays):
-            raise TypeError("Data.prepare: arrays is a list, expected a tuple of arrays or one array")
+            raise TypeError(
+                "Data.prepare: arrays is a list, expected a tuple of arrays, (x, y), or one array"
+            )
+        if hasattr(batch_size, "shape") and batch_size.shape:
+            raise TypeError(
+                f"Data.prepare: batch_size is {described(batch_size)}, expected an int (arrays go into one "
+                "tuple: Data.prepare((x, y), batch_size=32))"
+            )
+        if shuffle is not None:
+            check_key("Data.prepare", shuffle, "shuffle")
         single = not isinstance(arrays, tuple)
         parts = (arrays,) if single else arrays
         sources = tuple(array_of(x) for x in parts)

@@ -24,14 +24,16 @@ def columns_of(x: Any) -> tuple[str, ...] | None:
 
 
 def _table(frame: Any) -> Any:
-    """Return the numbers of a data frame as an array, or raise TypeError that names a column."""
+    """Return the numbers of a data frame as an array, or raise TypeError that names columns of others."""
     columns = [np.asarray(frame[name]) for name in frame.columns]
-    for name, column in zip(frame.columns, columns, strict=True):
-        if column.dtype.kind not in "biuf":
-            raise TypeError(
-                f"Data.prepare: column {str(name)!r} has dtype {column.dtype}, expected numbers or bools "
-                "(encode categories as integers, and leave out text)"
-            )
+    pairs = zip(frame.columns, columns, strict=True)
+    texts = [f"{str(name)!r} ({column.dtype})" for name, column in pairs if column.dtype.kind not in "biuf"]
+    if texts:
+        listed = ", ".join(texts[:5]) + ", ..." * (len(texts) > 5)
+        raise TypeError(
+            f"Data.prepare: arrays has columns that are no numbers: {listed}; drop them, or encode them as "
+            "numbers (pandas.get_dummies)"
+        )
     return np.stack(columns, axis=1) if columns else np.asarray(frame)
 
 

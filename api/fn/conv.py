@@ -52,9 +52,13 @@ def _conv(
         or w.shape[0] % count
         or t.shape[1] != w.shape[1] * count
     ):
+        shapes = f"{name}: x has shape {t.shape} and weight {w.shape} with groups {count}"
+        if w.ndim == axes + 2 and w.size and not w.shape[0] % count:
+            channels = w.shape[1] * count
+            raise ValueError(f"{shapes}, expected x (n, {channels}, {shape}){_axes_hint(t, axes, channels)}")
         raise ValueError(
-            f"{name}: x has shape {t.shape} and weight {w.shape} with groups {count}, expected x "
-            f"(n, in, {shape}) and weight (out, in / groups, {window}), groups dividing out"
+            f"{shapes}, expected x (n, in, {shape}) and weight (out, in / groups, {window}), groups dividing "
+            "out"
         )
     same_float_dtype(name, x=t, weight=w)
     size, kernel = t.shape[2:], w.shape[2:]
@@ -74,6 +78,17 @@ def _conv(
         b = _bias(name, bias, w, w.shape[0])
         out = ops.convolution_bias(with_height(t), with_height(w), b, *attributes)
     return without_height(out, t.ndim)
+
+
+def _axes_hint(x: Tensor, axes: int, channels: int) -> str:
+    """Return what to do about an input whose channels are its last axis, or that has no batch axis."""
+    if x.ndim == axes + 2 and x.shape[-1] == channels:
+        return "; channels come before the spatial axes: tp.moveaxis(x, -1, 1)"
+    if x.ndim == axes + 1 and x.shape[0] == channels:
+        return "; for a single example, add the batch axis: x[None]"
+    if x.ndim == axes + 1 and channels == 1:
+        return "; add the axis of channels: x[:, None]"
+    return ""
 
 
 def conv1d(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from treepie.autodiff import Tensor, ones, ops, zeros
-from treepie.autodiff.arguments import as_float, as_tensor
+from treepie.autodiff.arguments import as_float, as_tensor, described
 from treepie.autodiff.ops.random import dropout as dropout_row
 from treepie.autodiff.tensor import TensorLike
 
@@ -78,6 +78,8 @@ def dropout2d(x: TensorLike, rate: float, rngs: Tensor) -> Tensor:
 
 
 def check_rate(rate: float) -> None:
-    """Raise ValueError for a dropout rate outside [0, 1)."""
+    """Raise TypeError or ValueError for a dropout rate that is no number in [0, 1)."""
+    if isinstance(rate, str) or not hasattr(rate, "__float__"):
+        raise TypeError(f"dropout: rate is {described(rate)}, expected a number in [0, 1)")
     if not 0 <= rate < 1:
         raise ValueError(f"dropout: rate is {rate}, expected 0 <= rate < 1")

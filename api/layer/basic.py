@@ -12,7 +12,7 @@ from .. import fn, init as initializers
 from ..fn.linear import check_rate
 from ..init import Initializer
 from ..pickling import constructor
-from .core import Layer, Tree, Vars, check_sizes, parametric, stateless
+from .core import Layer, Tree, Vars, check_initializers, check_sizes, parametric, stateless
 
 
 @constructor
@@ -35,6 +35,7 @@ def linear(
     (4, 2)
     """
     check_sizes("layer.linear", in_features=in_features, out_features=out_features)
+    check_initializers("layer.linear", weight_init=weight_init, bias_init=bias_init)
 
     def params(rngs: Tensor, dtype: Any) -> dict[str, Tensor]:
         keys = rng.split(rngs)
@@ -108,6 +109,6 @@ def lambda_(function: Callable[[Any], Any]) -> Layer:
     >>> model.apply(model.init(tp.rng.key(0)), [1.0, 2.0])[0].tolist()
     [1.0, 4.0]
     """
-    if not callable(function):
+    if not callable(function) or isinstance(function, Layer):
         raise TypeError(f"layer.lambda_: fn is {function!r}, expected a function")
     return stateless(getattr(function, "__name__", "lambda_"), function, pure=is_pure(function))

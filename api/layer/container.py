@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from treepie.autodiff import Tensor, ops, rng
 from treepie.autodiff.arguments import integer
 
+from ..errors import name_layer
 from ..pickling import constructor
 from .core import Layer, Tree, Vars
 
@@ -26,39 +27,80 @@ def residual(layer: Layer) -> Layer:
     >>> model.apply(model.init(tp.rng.key(0)), tp.zeros((4, 3)))[0].shape
     (4, 3)
     """
+    check_layer("layer.residual", "layer", layer)
 
     def apply(
         params: Tree, state: Tree, x: Tensor, *, dtype: Any, training: bool, rngs: Any, ctx: Any
     ) -> tuple[Tensor, Tree]:
-        y, vars = layer.apply(Vars(params, state, dtype), x, training, rngs, ctx)
+        try:
+            y, vars = layer.apply(Vars(params, state, dtype), x, training, rngs, ctx)
+        except Exception as error:
+            name_layer(error, "layer", layer.name)
+            raise
         if y.shape != x.shape:
             raise ValueError(
-                f"layer.residual: {layer.name} made shape {y.shape} of {x.shape}, expected the same"
+                f"layer.residual: {layer.name} returned shape {y.shape} for x of shape {x.shape}, expected "
+                "the same shape"
             )
         # Integers are cast as the inner layer does it; a sum with floats would be float64.
         return (x.astype(y.dtype) if x.dtype.kind != "f" else x) + y, vars.state
 
-    return Layer(layer.init, apply, f"residual({layer.name})", pure=layer.pure)
+    def init(rngs: Tensor, dtype: Any) -> Vars:
+        return initial(layer, "layer", rngs, dtype)
+
+    return Layer(init, apply, f"residual({layer.name})", pure=layer.pure)
 
 
 @constructor
 def sequential(layers: Sequence[Layer]) -> Layer:
     """Return the layers one after another; params and state are lists with an entry for each.
 
-    Each layer gets another key, and the same context. Raises TypeError for other than layers.
+    Each layer gets another key, and the same context. Raises TypeError for other than layers. An error that
+    a layer raises names its path: "layers.2: linear(31, 10): ...".
 
     >>> import treepie as tp
     >>> model = tp.layer.sequential([tp.layer.linear(3, 8), tp.layer.relu(), tp.layer.linear(8, 2)])
     >>> model.apply(model.init(tp.rng.key(0)), tp.zeros((4, 3)))[0].shape
     (4, 2)
     """
+    parts = check_layers("layer.sequential", layers)
+    return _chain("layer.sequential", parts, [f"layers.{k}" for k in range(len(parts))])
+
+
+def check_layers(function: str, layers: Any) -> list[Layer]:
+    """Return the argument `layers` as a list, or raise TypeError."""
+    if isinstance(layers, Layer) or not isinstance(layers, Iterable):
+        raise TypeError(f"{function}: layers is {_described(layers)}, expected a list of layers")
     parts = list(layers)
     for k, layer in enumerate(parts):
-        if not isinstance(layer, Layer):
-            raise TypeError(f"layer.sequential: layers[{k}] is a {type(layer).__name__}, expected a Layer")
+        check_layer(function, f"layers[{k}]", layer)
+    return parts
+
+
+def check_layer(function: str, argument: str, layer: Any) -> Layer:
+    """Return a layer, or raise TypeError."""
+    if not isinstance(layer, Layer):
+        name = getattr(layer, "__name__", "")
+        if callable(layer) and not isinstance(layer, type) and str(layer.__module__).startswith("treepie."):
+            hint = f" (call it: tp.layer.{name}(...))"
+        else:
+            hint = " (tp.layer.lambda_ makes one of a function)" if callable(layer) else ""
+        raise TypeError(f"{function}: {argument} is {_described(layer)}, expected a Layer{hint}")
+    return layer
+
+
+def _described(x: Any) -> str:
+    if isinstance(x, Layer):
+        return f"the layer {x.name}"
+    name = getattr(x, "__name__", "")
+    return f"the function {name}" if callable(x) and name else f"a {type(x).__name__}"
+
+
+def _chain(function: str, parts: list[Layer], paths: Sequence[str]) -> Layer:
+    """Return layers one after another. paths: their names in errors."""
 
     def init(rngs: Tensor, dtype: Any) -> Vars:
-        every = [layer.init(rng.fold_in(rngs, k), dtype) for k, layer in enumerate(parts)]
+        every = [initial(layer, paths[k], rng.fold_in(rngs, k), dtype) for k, layer in enumerate(parts)]
         return Vars([v.params for v in every], [v.state for v in every], dtype)
 
     def apply(
@@ -66,13 +108,17 @@ def sequential(layers: Sequence[Layer]) -> Layer:
     ) -> tuple[Any, Tree]:
         if len(params) != len(parts) or len(state) != len(parts):
             raise ValueError(
-                f"layer.sequential: params has {len(params)} entries and state {len(state)}, "
+                f"{function}: params has {len(params)} entries and state {len(state)}, "
                 f"expected {len(parts)} as there are layers"
             )
         states = []
         for k, layer in enumerate(parts):
             key = None if rngs is None else rng.fold_in(rngs, k)
-            x, vars = layer.apply(Vars(params[k], state[k], dtype), x, training, key, ctx)
+            try:
+                x, vars = layer.apply(Vars(params[k], state[k], dtype), x, training, key, ctx)
+            except Exception as error:
+                name_layer(error, paths[k], layer.name)
+                raise
             states.append(vars.state)
         return x, states
 
@@ -95,12 +141,7 @@ def parallel(layers: Sequence[Layer], combine: Combine = "concatenate", axis: in
     (2, 12, 6, 6)
     """
     name = "layer.parallel"
-    if not isinstance(layers, Iterable):
-        raise TypeError(f"{name}: layers is a {type(layers).__name__}, expected a list of layers")
-    branches = list(layers)
-    for k, layer in enumerate(branches):
-        if not isinstance(layer, Layer):
-            raise TypeError(f"{name}: layers[{k}] is a {type(layer).__name__}, expected a Layer")
+    branches = check_layers(name, layers)
     if not branches:
         raise ValueError(f"{name}: layers is empty, expected one or more")
     if combine not in get_args(Combine):
@@ -108,7 +149,9 @@ def parallel(layers: Sequence[Layer], combine: Combine = "concatenate", axis: in
     integer(name, "axis", axis)
 
     def init(rngs: Tensor, dtype: Any) -> Vars:
-        every = [layer.init(rng.fold_in(rngs, k), dtype) for k, layer in enumerate(branches)]
+        every = [
+            initial(layer, f"layers.{k}", rng.fold_in(rngs, k), dtype) for k, layer in enumerate(branches)
+        ]
         return Vars([v.params for v in every], [v.state for v in every], dtype)
 
     def apply(
@@ -117,7 +160,11 @@ def parallel(layers: Sequence[Layer], combine: Combine = "concatenate", axis: in
         outputs, states = [], []
         for k, layer in enumerate(branches):
             key = None if rngs is None else rng.fold_in(rngs, k)
-            y, vars = layer.apply(Vars(params[k], state[k], dtype), x, training, key, ctx)
+            try:
+                y, vars = layer.apply(Vars(params[k], state[k], dtype), x, training, key, ctx)
+            except Exception as error:
+                name_layer(error, f"layers.{k}", layer.name)
+                raise
             outputs.append(y)
             states.append(vars.state)
         return _combined(name, outputs, combine, axis), states
@@ -142,7 +189,8 @@ def compose(left: Layer, right: Layer) -> Layer:
     >>> model.apply(model.init(tp.rng.key(0)), tp.zeros((4, 3)))[0].shape
     (4, 8)
     """
-    both = sequential([left, right])
+    parts = [check_layer("layer.compose", n, x) for n, x in (("left", left), ("right", right))]
+    both = _chain("layer.compose", parts, ("left", "right"))
 
     def init(rngs: Tensor, dtype: Any) -> Vars:
         vars = both.init(rngs, dtype)
@@ -156,6 +204,15 @@ def compose(left: Layer, right: Layer) -> Layer:
         return y, _named(vars.state)
 
     return Layer(init, apply, "compose", pure=both.pure)
+
+
+def initial(layer: Layer, path: str, rngs: Tensor, dtype: Any) -> Vars:
+    """Return a layer's initial parameters and state. path: its name in errors."""
+    try:
+        return layer.init(rngs, dtype)
+    except Exception as error:
+        name_layer(error, path, layer.name)
+        raise
 
 
 def _named(pair: list[Tree]) -> dict[str, Tree]:

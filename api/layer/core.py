@@ -8,19 +8,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import numpy as np
 
 from treepie.autodiff import Tensor, float32, ptree
-from treepie.autodiff.arguments import as_tensor, integer
+from treepie.autodiff.arguments import as_tensor, described, integer
+from treepie.autodiff.ops.random import check_key
 from treepie.autodiff.program.pure import PureCache, call_pure, call_tensors, is_pure
 from treepie.autodiff.ptree.structure import register_state, register_static
 from treepie.autodiff.tensor import TensorLike, check_dtype
 from treepie.autodiff.trace import active
 from treepie.kernels.compilations import compilations
 
+from .. import init
 from ..display import cut, html_tree, tree_text, value_text
+from ..errors import no_attribute
 from ..pickling import Constructed
 
 Tree = Any
@@ -39,6 +42,8 @@ class Vars:
     params: Tree
     state: Tree
     dtype: Any
+
+    _tensor_hint: ClassVar[str] = "model.apply returns (y, vars); the parameters are vars.params"
 
     def __repr__(self) -> str:
         """Show the shapes, of many parameters their number."""
@@ -83,6 +88,19 @@ class Context:
 
 Init = Callable[[Tensor, Any], Vars]
 Apply = Callable[..., tuple[Any, Tree]]
+
+#: What models of other libraries have as attributes, and where it is here.
+_ELSEWHERE = {
+    "compile": "tp.Trainer(model, tp.optim.adam(1e-3))",
+    "evaluate": "tp.Trainer(model, optimizer).evaluate(st, data, metrics)",
+    "fit": "tp.Trainer(model, optimizer).fit(st, data, loss=...)",
+    "forward": "model.apply(vars, x)",
+    "parameters": "model.init(tp.rng.key(0)).params",
+    "params": "model.init(tp.rng.key(0)).params",
+    "predict": "tp.Trainer(model, optimizer).predict(st, x)",
+    "state_dict": "model.init(tp.rng.key(0)).params",
+    "summary": "tp.layer.summary(model, input_shape)",
+}
 
 #: The list where `summary` collects (name, output, own parameters) of each layer that is applied.
 summary_rows: ContextVar[list[tuple[str, Any, int]] | None] = ContextVar("summary_rows", default=None)
@@ -161,6 +179,8 @@ class Layer(Constructed):
         compute = check_dtype("Layer.init", dtype)
         if compute.kind != "f":
             raise TypeError(f"Layer.init: dtype is {compute.name}, expected float32 or float64")
+        if rngs is not None:  # a layer without parameters may do without a key
+            check_key("Layer.init", rngs, "rngs")
         container = init_node.get()
         with compilations.watch():
             if container is None:
@@ -201,11 +221,44 @@ class Layer(Constructed):
         ctx: tensors for every layer, such as a mask.
         """
         trace = active.state.trace
-        if self.pure and trace is not None and trace.user and not trace.closed:
-            y, state = self._entered(trace, vars, x, training, rngs, ctx)
-        else:
-            y, state = self._applied(vars.params, vars.state, x, training, rngs, ctx, vars.dtype)
-        return y, Vars(vars.params, state, vars.dtype)
+        try:
+            if self.pure and trace is not None and trace.user and not trace.closed:
+                y, state = self._entered(trace, vars, x, training, rngs, ctx)
+            else:
+                y, state = self._applied(vars.params, vars.state, x, training, rngs, ctx, vars.dtype)
+            return y, Vars(vars.params, state, vars.dtype)
+        except AttributeError:
+            if isinstance(vars, Vars):
+                raise
+            raise self._no_vars(vars, x) from None
+
+    def _no_vars(self, vars: Any, x: Any) -> TypeError:
+        """Return the error for other than variables."""
+        hint = "vars = model.init(tp.rng.key(0))"
+        if isinstance(x, Vars):
+            hint = "model.apply(vars, x), in this order"
+        elif hasattr(vars, "vars"):
+            hint = "pass st.vars of a training state"
+        elif isinstance(vars, dict | list | tuple):
+            hint = "for its parameters alone, pass vars.with_params(params)"
+        return TypeError(
+            f"Layer.apply: vars is {described(vars)}, expected the Vars that init returns ({hint})"
+        )
+
+    if not TYPE_CHECKING:  # type checkers know without these that a layer has no such attribute
+
+        def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+            """Raise TypeError: a layer is no function of the input alone."""
+            raise TypeError(
+                f"Layer: {self.name} is not callable, expected y, vars = model.apply(vars, x), with "
+                "vars = model.init(tp.rng.key(0))"
+            )
+
+        def __getattr__(self, name: str) -> NoReturn:
+            """Raise AttributeError, with the method to use for one of another library's."""
+            hint = _ELSEWHERE.get(name)
+            message = f"'Layer' object has no attribute {name!r}"
+            raise no_attribute(f"{message}, expected {hint}") if hint else AttributeError(message)
 
     def _entered(
         self, trace: Any, vars: Vars, x: Any, training: bool, rngs: Tensor | None, ctx: Context | None
@@ -302,3 +355,16 @@ def check_sizes(function: str, **sizes: int) -> None:
     """Raise TypeError or ValueError, with the argument's name, unless sizes are integers of at least 1."""
     for argument, size in sizes.items():
         integer(function, argument, size, least=1)
+
+
+def check_initializers(function: str, **functions: Any) -> None:
+    """Raise TypeError for initializers that are no functions, or that return the initializer to use."""
+    for argument, value in functions.items():
+        if not callable(value) or value in (init.constant, init.normal, init.uniform, init.variance_scaling):
+            name = value if isinstance(value, str) else getattr(value, "__name__", "")
+            likely = name if name in init.__all__ else "glorot_uniform"
+            call = {"constant": "(0.1)", "normal": "()", "uniform": "()", "variance_scaling": "(1.0, ...)"}
+            raise TypeError(
+                f"{function}: {argument} is {described(value)}, expected a function (key, shape, dtype), "
+                f"such as tp.init.{likely}{call.get(likely, '')}"
+            )

@@ -10,7 +10,9 @@ from treepie.autodiff import Tensor, rng
 from treepie.autodiff.program.pure import is_pure
 from treepie.autodiff.tensor import TensorLike
 
+from ..errors import name_layer
 from ..pickling import constructor
+from .container import initial
 from .core import Context, Layer, Tree, Vars, summary_rows
 
 
@@ -74,9 +76,12 @@ class Call:
             ctx = (Context() if ctx is None else ctx).set(tensor, value)
         rows = summary_rows.get()
         start = len(rows) if rows is not None else 0
-        y, vars = layer.apply(
-            Vars(self._params[name], self._state[name], self.dtype), x, self.training, key, ctx
-        )
+        own = Vars(self._params[name], self._state[name], self.dtype)
+        try:
+            y, vars = layer.apply(own, x, self.training, key, ctx)
+        except Exception as error:
+            name_layer(error, name, layer.name)
+            raise
         self._state[name] = vars.state
         if rows is not None:
             # Parameters count where they are used first.
@@ -136,7 +141,8 @@ def assemble(
     """
 
     def init(rngs: Tensor, dtype: Any) -> Vars:
-        every = {p: layer.init(rng.fold_in(rngs, k), dtype) for k, (p, layer) in enumerate(parts.items())}
+        keys = {p: rng.fold_in(rngs, k) for k, p in enumerate(parts)}
+        every = {p: initial(layer, p, keys[p], dtype) for p, layer in parts.items()}
         return Vars({p: v.params for p, v in every.items()}, {p: v.state for p, v in every.items()}, dtype)
 
     def apply(

@@ -10,9 +10,10 @@ from typing import Any
 from treepie.autodiff import Tensor, tensor
 from treepie.autodiff.tensor import TensorLike
 
-from . import accumulators, determination
+from . import accumulators
 from .accumulators import Average
 from .base import Metric
+from .determination import R2
 from .inputs import counts_of
 
 
@@ -183,4 +184,4 @@ def r2(pred: TensorLike, target: TensorLike) -> float:
     >>> tp.metric.r2([1.0, 2.0], [1.0, 3.0])
     0.5
     """
-    return _score("metric.r2", determination.R2, pred, target)
+    return _score("metric.r2", R2, pred, target)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from treepie.autodiff import ptree
+from treepie.autodiff.arguments import described
 
 from . import schedule
 from .schedule import Schedule
@@ -30,7 +31,7 @@ def check(name: str, **bounds: tuple[float, float, float]) -> None:
     for argument, (value, low, high) in bounds.items():
         if isinstance(value, bool) or not isinstance(value, int | float | np.number):
             kinds = "a number or a schedule" if argument == "lr" else "a number"
-            raise TypeError(f"{name}: {argument} is {value!r} ({type(value).__name__}), expected {kinds}")
+            raise TypeError(f"{name}: {argument} is {described(value)}, expected {kinds}")
         if not low <= value < high:
             limit = f" and below {high:g}" if high < math.inf else ""
             raise ValueError(f"{name}: {argument} is {value}, expected at least {low:g}{limit}")

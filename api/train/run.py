@@ -12,6 +12,7 @@ from treepie.autodiff import Tensor
 from ..checkpoint.checkpoint import Entry, Every, Store
 from ..data.check import check_data, check_not_empty
 from ..data.pipeline import Data
+from ..errors import add_note
 from .history import History, plain_scores, restored_scores
 from .preemption import Preemption
 from .ranks import Ranks
@@ -104,6 +105,12 @@ class Run:
                 self.data.reset()
             self.epoch, self.ended = epoch, False
             yield epoch
+
+    def name_batch(self, error: Exception, runner: StepRunner) -> None:
+        """Say in an error which batch was read last."""
+        if self.data.position:
+            batch = f"batch {self.data.position} of {len(self.data)}"
+            add_note(error, f"Trainer.fit: epoch {self.epoch + 1}, {batch}; steps so far: {runner.steps}")
 
     def after_step(self, runner: StepRunner) -> None:
         """Write a checkpoint if one is due; after the last step of an epoch, only once it has scores."""

@@ -15,6 +15,7 @@ from treepie.autodiff import Tensor, ptree
 from treepie.kernels.compilations import compilations
 
 from ..data.pipeline import Data
+from .checks import check_loss
 from .inputs import Commit, StepCounter, StepInputs, StepResult
 from .nonfinite import describe_nonfinite
 from .parts import BatchInParts
@@ -42,6 +43,8 @@ class StepRunner:
         parts: BatchInParts | None = None,
     ) -> None:
         """Take the options of `fit`. parts: takes each step in parts; None where a step is one element."""
+        if loss is not None:
+            check_loss("Trainer.fit", loss)
         self._steps, self._loss, self._rngs = steps, loss, rngs
         self._clip_norm, self._on_nonfinite, self.size = clip_norm, on_nonfinite, size
         self._parts, self._counter = parts, StepCounter()
@@ -157,7 +160,10 @@ def two(function: str, element: Any) -> tuple[Any, Any]:
     """Return the two parts of an element, or raise TypeError."""
     if not isinstance(element, tuple) or len(element) != 2:
         kind = f"tuple of {len(element)}" if isinstance(element, tuple) else type(element).__name__
-        raise TypeError(f"{function}: an element of data is a {kind}, expected a tuple of 2")
+        raise TypeError(
+            f"{function}: an element of data is a {kind}, expected a tuple of 2, (input, target), such as "
+            "the batches of tp.Data.prepare((x, y), batch_size=32)"
+        )
     return element
 
 
@@ -174,7 +180,7 @@ def _example(
         return x, loss, (second,)
     if not callable(second):
         raise TypeError(
-            f"Trainer.fit: an element of data is (input, {type(second).__name__}), expected "
-            "(input, loss_fn), or (input, target) with loss="
+            f"Trainer.fit: an element of data is (input, {type(second).__name__}), expected (input, "
+            "loss_fn), or the argument loss, such as fit(..., loss=tp.loss.mse)"
         )
     return x, second, ()

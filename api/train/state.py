@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from treepie.autodiff import Tensor
+from treepie.autodiff.arguments import described
 from treepie.autodiff.ptree.structure import register_state
 from treepie.autodiff.tensor import address_of
 from treepie.kernels.memory import exclusive, recycled
@@ -145,6 +146,8 @@ class TrainState:
     opt_state: OptState
     step: int
 
+    _tensor_hint: ClassVar[str] = "the parameters are st.vars.params"
+
     @staticmethod
     def of(source: Any) -> TrainState:
         """Return a state that is built of `source.now`, a `Snapshot`, when it is first read."""
@@ -221,15 +224,21 @@ register_state(TrainState)
 
 def trained_snapshot_of(function: str, optimizer: Optimizer, st: TrainState) -> Snapshot:
     """Return the snapshot of a state to train on; ValueError for one of another optimizer."""
-    snapshot = snapshot_of(optimizer, st).whole()
+    snapshot = snapshot_of(function, optimizer, st).whole()
     layout = snapshot.buffers.layout
     optimizer.check_state(function, layout, snapshot.moments, lambda: snapshot.buffers.trees()[0])
     return snapshot
 
 
-def snapshot_of(optimizer: Optimizer, st: TrainState) -> Snapshot:
-    """Return the snapshot of a state."""
-    snapshot = st.snapshot
+def snapshot_of(function: str, optimizer: Optimizer, st: TrainState) -> Snapshot:
+    """Return the snapshot of a state; TypeError for other than a state."""
+    try:
+        snapshot = st.snapshot
+    except AttributeError:
+        if isinstance(st, TrainState):
+            raise
+        expected = "expected a state, such as trainer.init(rngs=tp.rng.key(0))"
+        raise TypeError(f"{function}: st is {described(st)}, {expected}") from None
     if snapshot is None:
         buffers = FlatBuffers.of(optimizer, st.opt_state, st.vars.params)
         count, state = st.opt_state.count, st.vars.state

@@ -52,7 +52,7 @@ def loss_and_gradients(
 
     def objective(params: Any) -> tuple[Tensor, Any]:
         out, after = model.apply(vars.with_params(params), x, training, key, ctx)
-        return loss(out, *target), after.state
+        return check_scalar("Trainer", loss(out, *target), "loss"), after.state
 
     return training_gradients(objective, vars.params)
 
@@ -64,7 +64,7 @@ def _weighted_gradients(model: Layer, vars: Vars, inputs: StepInputs, key: Tenso
 
     def objective(params: Any) -> tuple[Tensor, Any]:
         out, after = model.apply(vars.with_params(params), inputs.x, inputs.training, key, inputs.ctx)
-        loss = check_scalar("value_and_grad_aux", inputs.loss(out, *inputs.target))
+        loss = check_scalar("Trainer", inputs.loss(out, *inputs.target), "loss")
         weight = weight_of(loss, part)
         return loss * weight, (loss, weight, after.state)
 
@@ -197,7 +197,7 @@ class Step:
 
     def _end_forward(self, loss: Any, state: Any) -> None:
         """Check the loss; trace the backward pass at once where it runs a user's Python."""
-        self.loss = check_scalar("value_and_grad_aux", loss)
+        self.loss = check_scalar("Trainer", loss, "loss")
         self.state = state if state is self.inputs.state else without_history(state)
         if self.trace.python_backward and not self.trace.closed:
             if self.inputs.part is not None:

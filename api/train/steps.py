@@ -12,6 +12,7 @@ from treepie.autodiff.program.pure import Pure
 from ..distributed.communicator import Communicator
 from ..layer import Layer
 from ..optim.optimizer import Optimizer
+from .checks import check_loss_call
 from .inputs import Commit, StepInputs, StepResult
 from .parts import BatchInParts
 from .pure_step import PureModelStep
@@ -40,11 +41,15 @@ class Steps:
 
         commit: called right before a program writes the new parameters.
         """
-        if self.model.pure:
-            step = PureModelStep(self, inputs)
-            if step.leaves is not None:
-                return step.take(commit)
-        return Step(self, inputs).take(commit)
+        try:
+            if self.model.pure:
+                step = PureModelStep(self, inputs)
+                if step.leaves is not None:
+                    return step.take(commit)
+            return Step(self, inputs).take(commit)
+        except TypeError:
+            check_loss_call(inputs.loss, inputs.target)
+            raise
 
     def update(self, inputs: StepInputs, commit: Commit) -> StepResult:
         """Take the end of a step, from accumulated gradients on."""

@@ -21,12 +21,14 @@ from treepie.kernels.compilations import compilations
 
 from .. import optim
 from ..checkpoint.checkpoint import Every
-from ..data.check import check_has_elements, whole_pass
+from ..data.check import check_has_elements
 from ..data.pipeline import Data
 from ..display import ShownAsCall
 from ..distributed.communicator import Communicator, check_communicator, shares_updates
+from ..errors import explain_calls
 from ..layer import Context, Layer, Vars
 from ..metric.accumulators import Metric
+from . import checks
 from .history import History, Progress
 from .inputs import StepCounter, StepInputs
 from .parts import BatchInParts, arrays, length
@@ -72,12 +74,7 @@ class Trainer(ShownAsCall):
     """
 
     def __init__(self, model: Layer, optimizer: optim.Optimizer) -> None:
-        if not isinstance(model, Layer):
-            raise TypeError(f"Trainer: model is a {type(model).__name__}, expected a Layer")
-        if not isinstance(optimizer, optim.Optimizer):
-            kind = type(optimizer).__name__
-            raise TypeError(f"Trainer: optimizer is a {kind}, expected one of tp.optim")
-        self.model, self.optimizer = model, optimizer
+        self.model, self.optimizer = checks.check_model(model), checks.check_optimizer(optimizer)
         #: The programs of steps, and those of predictions.
         self.steps, self.predictor = Steps(model, optimizer), Predictor(model)
 
@@ -138,7 +135,7 @@ class Trainer(ShownAsCall):
             def commit(out: FlatBuffers, _: Any) -> None:
                 buffers[0] = out
 
-            summed = _is_summed("Trainer.step", loss_reduction)
+            summed = checks.is_summed("Trainer.step", loss_reduction)
             if comm is not None and check_communicator("Trainer.step", comm).size > 1:
                 result = self.steps.in_parts(comm, summed).take(inputs, [(x, loss, ())], commit)
             else:
@@ -146,6 +143,7 @@ class Trainer(ShownAsCall):
             after = at.next(result.buffers or buffers[0], result.state)
             return Tensor(np.array(result.loss, result.dtype), None), TrainState.of(after)
 
+    @explain_calls
     def fit(
         self,
         st: TrainState,
@@ -204,7 +202,7 @@ class Trainer(ShownAsCall):
         counts = {"epochs": epochs, "accumulate_steps": accumulate_steps, "compare_every": compare_every}
         counts |= {} if micro_shards is None else {"micro_shards": micro_shards}
         _check_options(counts, on_nonfinite, clip_norm, comm, validate)
-        summed = _is_summed("Trainer.fit", loss_reduction)
+        summed = checks.is_summed("Trainer.fit", loss_reduction)
         ranks = Ranks(comm, "Trainer.fit", data, micro_shards, compare_every)
         ranks.check_same(
             epochs=epochs,
@@ -213,7 +211,7 @@ class Trainer(ShownAsCall):
             micro_shards=micro_shards,
             loss_reduction=loss_reduction,
             shard_optimizer=shard_optimizer,
-            rngs=None if rngs is None else check_key("Trainer.fit", rngs).tolist(),
+            rngs=None if rngs is None else check_key("Trainer.fit", rngs, "rngs").tolist(),
         )
         run = Run(self.optimizer.name, data, history, rngs, checkpoint, ranks)
         st = ranks.agreed(run.begin(st, resume))
@@ -259,6 +257,9 @@ class Trainer(ShownAsCall):
                         bar.note(run.history.epochs[-1] if validate else {})
                 run.finish(runner)
                 run.leave_if_asked(runner)
+            except Exception as error:
+                run.name_batch(error, runner)
+                raise
             finally:
                 self.steps.cache.release()
         return runner.end()
@@ -307,7 +308,7 @@ class Trainer(ShownAsCall):
         if tracing() is not None or tape.recording():
             return self.model.apply(st.vars, x, ctx=ctx)[0]  # type: ignore[no-any-return]
         if batch_size is None:
-            return self.predictor(snapshot_of(self.optimizer, st), lambda: st.vars, x, ctx)
+            return self.predictor(snapshot_of("Trainer.predict", self.optimizer, st), lambda: st.vars, x, ctx)
         size = integer("Trainer.predict", "batch_size", batch_size)
         lengths = {leaf.shape[0] if leaf.ndim else 0 for leaf in arrays(x)}
         if size < 1 or len(lengths) != 1 or not (length := lengths.pop()):
@@ -316,13 +317,14 @@ class Trainer(ShownAsCall):
                 f"Trainer.predict: batch_size is {batch_size} and x has shape {shapes}, expected "
                 "at least 1, and one length that is not 0"
             )
-        outputs, at = [], snapshot_of(self.optimizer, st)
+        outputs, at = [], snapshot_of("Trainer.predict", self.optimizer, st)
         for k in range(0, length, size):
             rows = slice(k, k + size)
             part = None if ctx is None else Context(_context_rows(ctx.values, length, rows))
             outputs.append(self.predictor(at, lambda: st.vars, _rows(x, rows), part))
         return ptree.map(lambda *ys: ops.concatenate(ys), *outputs)  # type: ignore[no-any-return]
 
+    @explain_calls
     def evaluate(
         self,
         st: TrainState,
@@ -347,16 +349,18 @@ class Trainer(ShownAsCall):
         {'accuracy': 1.0}
         """
         check_has_elements("Trainer.evaluate", data)
+        checks.check_metrics("Trainer.evaluate", metrics)
         ranks = Ranks(comm, "Trainer.evaluate", data)
         for metric in metrics.values():
             metric.reset()
-        for element in whole_pass(data):
-            x, target = two("Trainer.evaluate", element)
-            if comm is not None and not length(x):
-                continue  # an element of fewer examples than ranks
-            out = self.predict(st, x)
-            for metric in metrics.values():
-                metric.update(out, target)
+        with checks.naming_batch("Trainer.evaluate", data) as elements:
+            for element in elements:
+                x, target = two("Trainer.evaluate", element)
+                if comm is not None and not length(x):
+                    continue  # an element of fewer examples than ranks
+                out = self.predict(st, x)
+                for metric in metrics.values():
+                    metric.update(out, target)
         ranks.merge(metrics)
         return {name: metric.compute() for name, metric in metrics.items()}
 
@@ -373,17 +377,11 @@ def _check_options(
     if on_nonfinite not in ("raise", "skip"):
         raise ValueError(f"Trainer.fit: on_nonfinite is {on_nonfinite!r}, expected 'raise' or 'skip'")
     if clip_norm is not None:
-        optim.clip_by_global_norm(clip_norm, [])  # which checks it
+        checks.check_clip_norm("Trainer.fit", clip_norm)
     if comm is not None:
         check_communicator("Trainer.fit", comm)
     if validate is not None:
-        check_has_elements("Trainer.fit, validate", two("Trainer.fit, validate", validate)[0])
-
-
-def _is_summed(function: str, loss_reduction: str) -> bool:
-    if loss_reduction not in ("mean", "sum"):
-        raise ValueError(f"{function}: loss_reduction is {loss_reduction!r}, expected 'mean' or 'sum'")
-    return loss_reduction == "sum"
+        check_has_elements("Trainer.fit, validate", checks.check_validation("Trainer.fit", validate))
 
 
 def _rows(x: Any, rows: slice) -> Any:

@@ -242,8 +242,10 @@ def linear(
     """Return activation(x @ weight + bias) in one pass; for gelu and silu x @ weight + bias too."""
     t, w, b = as_tensor(x), as_tensor(weight), as_tensor(bias)
     if w.ndim != 2 or t.ndim == 0 or t.shape[-1] != w.shape[0]:
-        expected = f"(..., {w.shape[0]})" if w.ndim == 2 else "(..., in) and (in, out)"
-        raise ValueError(f"linear: x has shape {t.shape} and weight {w.shape}, expected {expected}")
+        shapes = f"x has shape {t.shape} and weight {w.shape}"
+        if w.ndim != 2 or t.ndim == 0:
+            raise ValueError(f"linear: {shapes}, expected (..., in) and (in, out)")
+        raise ValueError(f"linear: x has {t.shape[-1]} features, expected {w.shape[0]} ({shapes})")
     if b.shape != w.shape[1:]:
         raise ValueError(f"linear: bias has shape {b.shape}, expected {w.shape[1:]}")
     same_float_dtype("linear", x=t, weight=w, bias=b)

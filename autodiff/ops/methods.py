@@ -23,6 +23,11 @@ def _reflected(op: Callable[[TensorLike, TensorLike], Tensor]) -> Callable[[Tens
     return method
 
 
+def _setitem(self: Tensor, index: Index, value: TensorLike) -> None:
+    """Raise TypeError: a tensor is immutable."""
+    raise TypeError("tensor: elements can not be assigned, expected x = x.at[index].set(value)")
+
+
 def _deepcopy(self: Tensor, memo: Any) -> Tensor:
     """Return a copy in separate memory."""
     return shapes.copied(self)
@@ -117,3 +122,5 @@ def bind() -> None:
     """Give the class of tensors its operators and methods."""
     for name, method in METHODS.items():
         setattr(Tensor, name, method)
+    # Not in the table, so that type checkers know that tensors are immutable.
+    setattr(Tensor, "__setitem__", _setitem)  # noqa: B010

@@ -16,16 +16,17 @@ from treepie.kernels import random as kernels
 from treepie.kernels.elementwise import IndexOffset, elementwise as plan_elementwise
 from treepie.kernels.program import Launch, Operand, Spec
 
-from ..arguments import as_float, as_tensor
+from ..arguments import as_float, as_tensor, described
 from ..table import BoundArguments, Case, Shape, op
 from ..tensor import DType, Tensor, TensorLike, int32, int64
 
 
-def check_key(name: str, key: Any) -> Tensor:
+def check_key(name: str, key: Any, argument: str = "key") -> Tensor:
     """Return a key, or raise TypeError for anything else."""
     if not isinstance(key, Tensor) or key.dtype != int64 or key.shape != (2,):
-        text = f"{key.shape} {key.dtype.name} tensor" if isinstance(key, Tensor) else repr(key)
-        raise TypeError(f"{name}: key is {text}, expected one from rng.key, rng.split or rng.fold_in")
+        hint = f": tp.rng.key({key})" if type(key) is int and 0 <= key < 2**32 else ""
+        expected = f"expected one from rng.key, rng.split or rng.fold_in{hint}"
+        raise TypeError(f"{name}: {argument} is {described(key)}, {expected}")
     return key
 
 

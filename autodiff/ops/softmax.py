@@ -214,19 +214,31 @@ def log_softmax(x: TensorLike, axis: int = -1) -> Tensor:
 def _check_labels(logits: Tensor, labels: Tensor) -> None:
     """Check shapes and dtypes; the kernel checks that labels are in range."""
     if logits.ndim == 0 or logits.shape[-1] == 0 or labels.shape != logits.shape[:-1]:
+        hint = ""
+        if labels.shape == logits.shape:
+            hint = "; one-hot targets go with tp.loss.cross_entropy"
+        elif labels.shape == (*logits.shape[:-1], 1):
+            hint = "; drop the last axis of the indices: indices[..., 0]"
         raise ValueError(
             f"cross_entropy_sparse: logits have shape {logits.shape} and indices {labels.shape}, "
-            "expected (..., classes) and (...)"
+            f"expected (..., classes) and (...){hint}"
         )
     if labels.dtype.kind != "i":
-        raise TypeError(f"cross_entropy_sparse: indices have dtype {labels.dtype.name}, expected integers")
+        raise TypeError(
+            f"cross_entropy_sparse: indices have dtype {labels.dtype.name}, expected integers: "
+            "indices.astype(tp.int32)"
+        )
 
 
 def _label_error(*operands: Tensor) -> ValueError:
     labels, classes = operands[-1].array, operands[-2].shape[-1]
     wrong = labels[(labels < 0) | (labels >= classes)]
+    hint = "; labels count from 0" if wrong.flat[0] == classes else ""
+    if classes == 1:
+        hint = "; for one logit, use tp.loss.binary_cross_entropy"
     return ValueError(
-        f"cross_entropy_sparse: a label is {wrong.flat[0]}, expected 0 to {classes - 1} for {classes} classes"
+        f"cross_entropy_sparse: a label is {wrong.flat[0]}, expected 0 to {classes - 1} for "
+        f"{classes} class{'es' * (classes > 1)}{hint}"
     )
 
 

@@ -83,9 +83,9 @@ def _rebuilt(tree: Tree, children: list[Tree]) -> Tree:
 
 def _leaf(tree: Tree, path: str) -> Tree:
     if not isinstance(tree, Tensor | np.ndarray | np.generic | float | int | bool):
+        hint = getattr(type(tree), "_tensor_hint", "register dataclasses with ptree.register_dataclass")
         raise TypeError(
-            f"ptree: the leaf at {path or 'the root'} is a {type(tree).__name__}, expected a tensor "
-            "(register dataclasses with ptree.register_dataclass)"
+            f"ptree: the leaf at {path or 'the root'} is a {type(tree).__name__}, expected a tensor ({hint})"
         )
     return tree
 

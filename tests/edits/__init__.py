@@ -13,6 +13,7 @@ from . import (
     jobs,
     kernels,
     layers,
+    mistakes,
     mpi,
     ops,
     optimizers,
@@ -51,6 +52,7 @@ _PARTS = (
     shared_update,
     mpi,
     jobs,
+    mistakes,
     shown,
 )
 ALL = [e for part in _PARTS for e in part.EDITS]

@@ -5,7 +5,7 @@ from .edit import Edit
 EDITS = [
     Edit(
         "evaluate-the-rest",
-        "api/train/trainer.py",
+        "api/train/checks.py",
         "for element in whole_pass(data):",
         "for element in data:",
         "evaluate scores what a loop has left, and moves the pipeline",
