@@ -21,9 +21,9 @@ from treepie.autodiff.tensor import TensorLike, float64
 from treepie.autodiff.trace.number import computed
 
 from ..pickling import Constructed, constructor
-from . import schedule
 from .flat import FlatGroup, FlatLayout
 from .opt_state import OptState as OptState, check_layout, check_mask
+from .rated import rate_of
 from .schedule import Schedule
 
 Tree = Any
@@ -200,9 +200,10 @@ register_static(Optimizer)
 def _rate(name: str, lr: float | Schedule) -> Schedule:
     """Return a learning rate as a schedule."""
     if callable(lr):
-        return lr
+        return lambda step: lr(step) if type(step) is int else rate_of(step, lr(step))
     _check(name, lr=(lr, 0.0, math.inf))
-    return schedule.constant(float(lr))
+    value = float(lr)
+    return lambda step: value if type(step) is int else rate_of(step, value)
 
 
 def _check(name: str, **bounds: tuple[float, float, float]) -> None:

@@ -1,8 +1,7 @@
-"""The history of losses and scores, and the progress bar."""
+"""The history of losses and scores."""
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 
@@ -44,41 +43,3 @@ class History:
     def restore(self, steps: list[tuple[int, float]], epochs: list[dict[str, Any]], begun: int) -> None:
         """Restore the history of a checkpoint."""
         self.steps[:], self.epochs[:], self.begun = steps, epochs, begun
-
-
-class Progress:
-    """A bar on stderr, drawn after the first step, which may print a line about compilation."""
-
-    def __init__(self, wanted: bool | None, done: int, total: int) -> None:
-        self._wanted = sys.stderr.isatty() if wanted is None else wanted
-        self._done, self._total = done, total
-        self._bar: Any = None
-
-    def __enter__(self) -> Progress:
-        """Return self; the bar is drawn later."""
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Close the bar."""
-        if self._bar is not None:
-            self._bar.close()
-
-    def advance(self, loss: float, count: int) -> None:
-        """Advance by the elements of a step, and show its loss."""
-        if not self._wanted:
-            return
-        self._done += count
-        if self._bar is None:
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=self._total, initial=self._done, unit=" steps", file=sys.stderr)
-        else:
-            self._bar.update(count)
-        self._bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
-
-    def note(self, scores: dict[str, Any]) -> None:
-        """Print a line of scores above the bar."""
-        if self._bar is None or not scores:
-            return
-        shown = [f"{k}: {v:.4f}" if isinstance(v, float) else f"{k}: {v}" for k, v in scores.items()]
-        self._bar.write("  ".join(shown), file=sys.stderr)

@@ -93,7 +93,8 @@ class BatchInParts:
             loss, weight = loss + weighted, weight + own
         if weight == 0:
             raise ValueError(
-                f"Trainer.fit: all targets of step {inputs.at.step + 1} are ignored, expected another one too"
+                f"Trainer.fit: all targets of step {inputs.at.step + 1} are ignored or have weight 0, "
+                "expected another one too"
             )
         state = mean_state(self._comm, states, table[:count, 2], inputs.state, self._steps)
         total = Total(1.0 if self._summed else weight, loss, sums)

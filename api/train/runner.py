@@ -18,6 +18,7 @@ from .inputs import Commit, StepCounter, StepInputs, StepResult
 from .parts import BatchInParts
 from .state import FlatBuffers, Snapshot, TrainState, trained_snapshot_of
 from .steps import Steps
+from .weights import Losses
 
 
 class StepRunner:
@@ -32,7 +33,7 @@ class StepRunner:
     def __init__(
         self,
         steps: Steps,
-        loss: Callable[[Any, Any], Tensor] | None,
+        losses: Losses,
         rngs: Tensor | None,
         clip_norm: float | None,
         on_nonfinite: str,
@@ -40,7 +41,7 @@ class StepRunner:
         parts: BatchInParts | None = None,
     ) -> None:
         """Take the options of `fit`. parts: takes each step in parts; None where a step is one element."""
-        self._steps, self._loss, self._rngs = steps, loss, rngs
+        self._steps, self._losses, self._rngs = steps, losses, rngs
         self._clip_norm, self._on_nonfinite, self.size = clip_norm, on_nonfinite, size
         self._parts, self._counter = parts, StepCounter()
         #: The count and the snapshot after the program that is running.
@@ -81,6 +82,10 @@ class StepRunner:
         state.detach()
         return state
 
+    def release(self) -> None:
+        """Release memory that only steps need."""
+        self._steps.cache.release()
+
     def _release_state(self) -> None:
         """Build the trees of a state that the caller keeps, before a step changes the buffers."""
         state, self._state = self._state, None
@@ -95,7 +100,7 @@ class StepRunner:
             at = self.now
             inputs = self._inputs(at)
             commit = self._committing(at)
-            examples = [_example(element, self._loss) for element in elements]
+            examples = [self._losses.example(element) for element in elements]
             if self._parts is not None:
                 result = self._parts.take(inputs, examples, commit)
             else:
@@ -141,28 +146,22 @@ class StepRunner:
         self._now, self._state = self.now.skipped(), None
 
 
-def two(function: str, element: Any) -> tuple[Any, Any]:
-    """Return the two parts of an element, or raise TypeError."""
-    if not isinstance(element, tuple) or len(element) != 2:
-        kind = f"tuple of {len(element)}" if isinstance(element, tuple) else type(element).__name__
-        raise TypeError(f"{function}: an element of data is a {kind}, expected a tuple of 2")
-    return element
+class RatedRunner(StepRunner):
+    """Takes steps with other learning rates than those of the optimizer's schedule.
+
+    learning_rate: the rate of the schedule -> that of the next step.
+    """
+
+    learning_rate: Callable[[float], float]
+
+    def _inputs(self, at: Snapshot) -> StepInputs:
+        return super()._inputs(at.rated(self.learning_rate))
 
 
-def _example(
-    element: Any, loss: Callable[[Any, Any], Tensor] | None
-) -> tuple[Any, Callable[..., Tensor], tuple[Any, ...]]:
-    """Return an input, a loss function, and the loss function's arguments besides the output."""
-    x, second = two("Trainer.fit", element)
-    if loss is not None:
-        if callable(second):
-            raise TypeError(
-                "Trainer.fit: an element of data holds a function and loss is given, expected one of the two"
-            )
-        return x, loss, (second,)
-    if not callable(second):
-        raise TypeError(
-            f"Trainer.fit: an element of data is (input, {type(second).__name__}), expected "
-            "(input, loss_fn), or (input, target) with loss="
-        )
-    return x, second, ()
+def runner_of(learning_rate: Callable[[float], float] | None, *options: Any) -> StepRunner:
+    """Return what takes the steps of a `fit`. learning_rate: None for that of the optimizer."""
+    if learning_rate is None:
+        return StepRunner(*options)
+    runner = RatedRunner(*options)
+    runner.learning_rate = learning_rate
+    return runner

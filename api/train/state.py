@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from treepie.kernels.memory import exclusive, recycled
 from ..layer import Vars
 from ..optim.flat import FlatLayout
 from ..optim.optimizers import Optimizer, OptState
+from ..optim.rated import RatedStep
 
 
 class FlatBuffers:
@@ -99,6 +101,11 @@ class Snapshot:
     def skipped(self) -> Snapshot:
         """Return the snapshot after a skipped step, which still advances the key."""
         return Snapshot(self.buffers, self.moments, self.count, self.step + 1, self.state, self.dtype)
+
+    def rated(self, learning_rate: Callable[[float], float]) -> Snapshot:
+        """Return the same snapshot, for a step with another learning rate."""
+        count = RatedStep(self.count, learning_rate)
+        return Snapshot(self.buffers, self.moments, count, self.step, self.state, self.dtype)
 
     def shared(self) -> Snapshot:
         """Return the same snapshot with buffers that are never written to in place."""

@@ -6,9 +6,7 @@ single one in the same way.
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,35 +19,27 @@ from treepie.kernels.compilations import compilations
 
 from .. import optim
 from ..checkpoint.checkpoint import Every
-from ..data.pipeline import Data, check_data, check_not_empty
+from ..data.pipeline import Data, check_not_empty
 from ..distributed.communicator import Communicator, check_communicator, shares_updates
 from ..layer import Context, Layer, Vars
 from ..metric.accumulators import Metric
-from .history import History, Progress
+from .callbacks import Callbacks, EarlyStop as EarlyStop, Report
+from .history import History
 from .inputs import StepCounter, StepInputs
+from .loop import Loop
+from .options import Validation, check_options, is_summed
 from .parts import BatchInParts, arrays, length
 from .predict import Predictor
 from .ranks import Ranks
 from .run import Run
-from .runner import StepRunner, two
+from .runner import runner_of
 from .shared_update import SharedUpdate
 from .state import FlatBuffers, TrainState, snapshot_of, trained_snapshot_of
 from .step import loss_and_gradients
 from .steps import Steps
+from .weights import ClassWeight, Losses, two
 
 Loss = Callable[[Any], Tensor]
-Report = Callable[[int, float, TrainState], Any]
-Validation = tuple[Data, Mapping[str, Metric]]
-
-
-class EarlyStop(Exception):
-    """Raise it in `report` to end training; `Trainer.fit` then returns the current state.
-
-    >>> import treepie as tp
-    >>> def report(step, loss, st):
-    ...     if loss < 0.1:
-    ...         raise tp.EarlyStop
-    """
 
 
 class Trainer:
@@ -136,7 +126,7 @@ class Trainer:
             def commit(out: FlatBuffers, _: Any) -> None:
                 buffers[0] = out
 
-            summed = _is_summed("Trainer.step", loss_reduction)
+            summed = is_summed("Trainer.step", loss_reduction)
             if comm is not None and check_communicator("Trainer.step", comm).size > 1:
                 result = self.steps.in_parts(comm, summed).take(inputs, [(x, loss, ())], commit)
             else:
@@ -165,16 +155,21 @@ class Trainer:
         loss_reduction: str = "mean",
         compare_every: int = 100,
         shard_optimizer: bool = True,
+        callbacks: Sequence[object] = (),
+        class_weight: ClassWeight | None = None,
     ) -> TrainState:
         """Return the state after training on the data for some epochs.
 
-        data: elements (input, loss_fn), or (input, target) with `loss`, a function of (output, target).
+        data: elements (input, loss_fn), or (input, target) with `loss`, a function of (output, target), or
+            (input, target, sample_weight), which `loss` takes as its argument `sample_weight`.
         rngs: a key, into which the number of each step is folded. Dropout draws for an example by its index
             in the step's batch.
         report: called after every step with its number from 1, its loss and the state after it; raise
             tp.EarlyStop in it to end training.
         validate: (data, metrics) for `evaluate` after each epoch.
-        progress: whether to show a bar with losses and scores on stderr; None shows it on a terminal.
+        progress: whether to show epoch, mean loss, scores, samples a second and remaining time on stderr: a
+            bar on a terminal and in Jupyter, else a line for each epoch and every 30 s. None leaves out lines
+            of epochs that end within a second of the last line.
         clip_norm: largest global norm of the gradients, which are scaled down to it.
         accumulate_steps: elements of a step, which equal one big batch. The last step of an epoch takes the
             rest.
@@ -196,13 +191,16 @@ class Trainer:
             difference.
         shard_optimizer: whether ranks that share memory share the update (ZeRO, stage 1): each computes a
             part of it, and holds that part of the optimizer's state. Results have the same bits.
+        callbacks: see `tp.callback`; they are called in this order, after `report`.
+        class_weight: the argument `class_weight` of `loss`: a weight for each class, or a dict of weights of
+            some classes, where others have 1.
 
         Ctrl-C ends training and is raised again. Any exception has the last good state as `state`.
         """
         counts = {"epochs": epochs, "accumulate_steps": accumulate_steps, "compare_every": compare_every}
         counts |= {} if micro_shards is None else {"micro_shards": micro_shards}
-        _check_options(counts, on_nonfinite, clip_norm, comm, validate)
-        summed = _is_summed("Trainer.fit", loss_reduction)
+        check_options(counts, on_nonfinite, clip_norm, comm, validate)
+        summed = is_summed("Trainer.fit", loss_reduction)
         ranks = Ranks(comm, "Trainer.fit", data, micro_shards, compare_every)
         ranks.check_same(
             epochs=epochs,
@@ -211,9 +209,11 @@ class Trainer:
             micro_shards=micro_shards,
             loss_reduction=loss_reduction,
             shard_optimizer=shard_optimizer,
+            class_weight=None if class_weight is None else str(class_weight),
             rngs=None if rngs is None else check_key("Trainer.fit", rngs).tolist(),
         )
-        run = Run(self.optimizer.name, data, history, rngs, checkpoint, ranks)
+        called = Callbacks(callbacks, report, ranks)
+        run = Run(self.optimizer.name, data, history, rngs, checkpoint, ranks, called)
         st = ranks.agreed(run.begin(st, resume))
         whole = accumulate_steps == 1 and micro_shards is None and not ranks.several
         # The norm of parts has other bits than that of the whole, which clipping would pass on.
@@ -221,12 +221,14 @@ class Trainer:
         shares = shard_optimizer and ranks.several and same_bits and shares_updates(ranks.comm)
         shared = SharedUpdate(self.steps, ranks.comm) if shares else None
         parts = None if whole else BatchInParts(self.steps, ranks.comm, micro_shards, summed, shared)
-        runner = StepRunner(self.steps, loss, run.rngs, clip_norm, on_nonfinite, accumulate_steps, parts)
+        options = Losses(loss, class_weight), run.rngs, clip_norm, on_nonfinite, accumulate_steps, parts
+        runner = runner_of(called.learning_rate, self.steps, *options)
         runner.begin(st)
+        loop = Loop(run, runner, called, self.evaluate, validate, progress if ranks.first else False)
         try:
             try:
                 # Assigned first: an interrupt after the call, in `return` itself, is outside of the try.
-                last = self._run(run, epochs, runner, report, validate, progress if ranks.first else False)
+                last = loop.through(epochs)
                 return last
             except BaseException as error:
                 error.state = runner.end()  # type: ignore[attr-defined]
@@ -235,55 +237,6 @@ class Trainer:
             if not hasattr(error, "state"):
                 error.state = runner.end()  # type: ignore[attr-defined]
             raise
-
-    def _run(
-        self,
-        run: Run,
-        epochs: int,
-        runner: StepRunner,
-        report: Report | None,
-        validate: Validation | None,
-        progress: bool | None,
-    ) -> TrainState:
-        """Return the state after the remaining epochs."""
-        with run.preemption, Progress(progress, run.done, len(run.data) * epochs) as bar:
-            try:
-                with contextlib.suppress(EarlyStop):
-                    for _ in run.epochs(epochs):
-                        self._epoch(run, runner, report, bar)
-                        run.history.end_epoch(runner.steps, self._scores(runner, validate))
-                        run.after_epoch(runner)
-                        bar.note(run.history.epochs[-1] if validate else {})
-                run.finish(runner)
-                run.leave_if_asked(runner)
-            finally:
-                self.steps.cache.release()
-        return runner.end()
-
-    def _epoch(self, run: Run, runner: StepRunner, report: Report | None, bar: Progress) -> None:
-        """Train on the rest of a pass over the data."""
-        elements = iter(run.data)
-        while batches := list(itertools.islice(elements, runner.size)):
-            loss = runner.step(batches)
-            run.ranks.compare(runner)
-            bar.advance(loss, len(batches))
-            run.history.add_step(runner.steps, loss)
-            if report is not None:
-                stop = False
-                try:
-                    report(runner.steps, loss, runner.state())
-                except EarlyStop:
-                    stop = True
-                if run.ranks.any(stop):
-                    raise EarlyStop
-            run.after_step(runner)
-            run.leave_if_asked(runner)
-
-    def _scores(self, runner: StepRunner, validate: Validation | None) -> dict[str, Any]:
-        if validate is None:
-            return {}
-        data, metrics = validate
-        return self.evaluate(runner.state(), _rewind(data), metrics, data.comm)
 
     def predict(
         self, st: TrainState, x: Any, ctx: Context | None = None, batch_size: int | None = None
@@ -354,38 +307,6 @@ class Trainer:
                 metric.update(out, target)
         ranks.merge(metrics)
         return {name: metric.compute() for name, metric in metrics.items()}
-
-
-def _check_options(
-    counts: Mapping[str, int],
-    on_nonfinite: str,
-    clip_norm: float | None,
-    comm: Communicator | None,
-    validate: Validation | None,
-) -> None:
-    for argument, count in counts.items():
-        integer("Trainer.fit", argument, count, least=1)
-    if on_nonfinite not in ("raise", "skip"):
-        raise ValueError(f"Trainer.fit: on_nonfinite is {on_nonfinite!r}, expected 'raise' or 'skip'")
-    if clip_norm is not None:
-        optim.clip_by_global_norm(clip_norm, [])  # which checks it
-    if comm is not None:
-        check_communicator("Trainer.fit", comm)
-    if validate is not None:
-        _rewind(two("Trainer.fit, validate", validate)[0])
-
-
-def _is_summed(function: str, loss_reduction: str) -> bool:
-    if loss_reduction not in ("mean", "sum"):
-        raise ValueError(f"{function}: loss_reduction is {loss_reduction!r}, expected 'mean' or 'sum'")
-    return loss_reduction == "sum"
-
-
-def _rewind(data: Any) -> Data:
-    """Return validation data at the beginning of a pass, which an epoch before has exhausted."""
-    if check_data("Trainer.fit, validate", data).position:
-        data.reset()
-    return check_not_empty("Trainer.fit, validate", data)
 
 
 def _rows(x: Any, rows: slice) -> Any:

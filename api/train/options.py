@@ -1,0 +1,50 @@
+"""Checks of the arguments of `Trainer.fit` and `Trainer.step`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from treepie.autodiff.arguments import integer
+
+from .. import optim
+from ..data.pipeline import Data, check_data, check_not_empty
+from ..distributed.communicator import Communicator, check_communicator
+from ..metric.accumulators import Metric
+from .weights import two
+
+Validation = tuple[Data, Mapping[str, Metric]]
+
+
+def check_options(
+    counts: Mapping[str, int],
+    on_nonfinite: str,
+    clip_norm: float | None,
+    comm: Communicator | None,
+    validate: Validation | None,
+) -> None:
+    """Raise TypeError or ValueError for arguments of `fit` that are wrong by themselves."""
+    for argument, count in counts.items():
+        integer("Trainer.fit", argument, count, least=1)
+    if on_nonfinite not in ("raise", "skip"):
+        raise ValueError(f"Trainer.fit: on_nonfinite is {on_nonfinite!r}, expected 'raise' or 'skip'")
+    if clip_norm is not None:
+        optim.clip_by_global_norm(clip_norm, [])  # which checks it
+    if comm is not None:
+        check_communicator("Trainer.fit", comm)
+    if validate is not None:
+        rewind(two("Trainer.fit, validate", validate)[0])
+
+
+def is_summed(function: str, loss_reduction: str) -> bool:
+    """Return whether losses are summed; ValueError for a loss_reduction that is neither "mean" nor "sum"."""
+    if loss_reduction not in ("mean", "sum"):
+        raise ValueError(f"{function}: loss_reduction is {loss_reduction!r}, expected 'mean' or 'sum'")
+    return loss_reduction == "sum"
+
+
+def rewind(data: Any) -> Data:
+    """Return validation data at the beginning of a pass, which an epoch before has exhausted."""
+    if check_data("Trainer.fit, validate", data).position:
+        data.reset()
+    return check_not_empty("Trainer.fit, validate", data)
