@@ -18,8 +18,20 @@ from typing import Any
 
 #: The pages besides the one of `treepie` itself.
 SUBMODULES = (
-    *("checkpoint", "data", "datasets", "distributed", "fn", "hub", "init", "layer", "loss", "math"),
-    *("metric", "optim", "optim.schedule", "ptree", "rng"),
+    *(
+        "callback",
+        "checkpoint",
+        "data",
+        "datasets",
+        "distributed",
+        "fn",
+        "hub",
+        "init",
+        "layer",
+        "loss",
+        "math",
+    ),
+    *("math", "metric", "optim", "optim.schedule", "ptree", "rng"),
 )
 
 #: Names whose values hold no docstring.

@@ -44,24 +44,23 @@ class EarlyStop(Exception):
 class Callbacks:
     """The callbacks of a `fit`, in the order of their list.
 
-    observers: the functions that are called after each step, `report` first; None where there are none, on
-        any rank.
+    observers: the functions that are called after each step, `report` first; None where there are none.
     """
 
     def __init__(self, callbacks: Sequence[object], report: Report | None, ranks: Ranks) -> None:
-        """Check the callbacks; rank 0 alone calls those that are `rank_zero_only`."""
+        """Check the callbacks, and tell them the rank."""
         if not isinstance(callbacks, list | tuple):
             kind = type(callbacks).__name__
             raise TypeError(f"Trainer.fit: callbacks is a {kind}, expected a list of callbacks")
         for callback in callbacks:
             _check(callback)
+            if hasattr(callback, "rank"):
+                callback.rank = ranks.comm.rank
         self._all = list(callbacks)
         ranks.check_same(callbacks=self.names)
-        self._called = [c for c in callbacks if ranks.first or not getattr(c, "rank_zero_only", False)]
-        observes = report is not None or any(hasattr(c, "on_step") for c in callbacks)
-        reports = [] if report is None else [report]
-        self.observers = [*reports, *self._methods("on_step")] if observes else None
-        self._rates = [c.learning_rate for c in self._all if hasattr(c, "learning_rate")]
+        observers = [*([] if report is None else [report]), *self._methods("on_step")]
+        self.observers = observers or None
+        self._rates = self._methods("learning_rate")
 
     @property
     def names(self) -> list[str]:
@@ -83,7 +82,7 @@ class Callbacks:
         return adjusted
 
     def __len__(self) -> int:
-        """Return the number of callbacks, those for other ranks included."""
+        """Return the number of callbacks."""
         return len(self._all)
 
     def begin(self, resumed: bool, state: State) -> bool:
@@ -120,7 +119,7 @@ class Callbacks:
                 callback.state = states[name]
 
     def _methods(self, name: str) -> list[Callable[..., Any]]:
-        return [getattr(c, name) for c in self._called if hasattr(c, name)]
+        return [getattr(c, name) for c in self._all if hasattr(c, name)]
 
 
 def _stops(functions: Sequence[Callable[..., Any]], *arguments: Any) -> bool:

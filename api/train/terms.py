@@ -26,9 +26,9 @@ def terms_of(loss: Tensor) -> Tensor | None:
         return last.inputs[1]
     if any(node.op is OPS["mean_of_terms"] for node in _ancestors(last)):
         raise ValueError(
-            "Trainer.fit: the loss combines a mean over the targets that are not ignored with other terms, or "
-            "a weighted mean, expected that mean alone: a part of a batch (accumulate_steps, micro_shards, "
-            "ranks) is weighed by its number of targets, or by the sum of its weights"
+            "Trainer.fit: the loss combines a mean over the targets that are not ignored with other terms, "
+            "or a weighted mean, expected that mean alone: a part of a batch (accumulate_steps, micro_shards "
+            "or ranks) is weighed by its number of targets, or by the sum of its weights"
         )
     return None
 
