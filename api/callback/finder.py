@@ -59,9 +59,10 @@ class LearningRates:
         if self.suggestion is not None:
             height = smooth[self.rates.index(self.suggestion)]
             axes.plot(self.suggestion, height, "o", label=f"suggestion: {self.suggestion:.2g}")
-        low, high = min(smooth), max(smooth[0], min(smooth))
+        low, high = min(smooth), smooth[0]
+        spread = (high - low) or abs(low) or 1.0
         axes.set(xscale="log", xlabel="learning rate", ylabel="loss")
-        axes.set_ylim(low - 0.2 * (high - low) - 1e-9, high + 0.5 * (high - low) + 1e-9)
+        axes.set_ylim(low - 0.2 * spread, high + 0.5 * spread)
         axes.legend()
         return axes
 
