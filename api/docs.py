@@ -144,7 +144,7 @@ def modules() -> dict[str, ModuleType]:
     """Return the public modules by the names that users call them by.
 
     >>> sorted(modules())[:2]
-    ['treepie', 'treepie.checkpoint']
+    ['treepie', 'treepie.callback']
     """
     root = importlib.import_module("treepie")
     found = {"treepie": root}

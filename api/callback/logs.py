@@ -98,14 +98,14 @@ def csv(file: str | os.PathLike[str]) -> CsvFile:
     file: columns are epoch, step, loss and the scores of `validate`. A run begins it anew, except a resumed
         one, which continues after the rows that its checkpoint knows of.
 
-    >>> import tempfile, treepie as tp
+    >>> import pathlib, tempfile, treepie as tp
     >>> trainer = tp.Trainer(tp.layer.linear(1, 1), tp.optim.sgd(0.5))
     >>> data = tp.Data.prepare((tp.zeros((4, 1)), tp.zeros((4, 1))), batch_size=2)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     rows = tp.callback.csv(folder + "/scores.csv")
     ...     st = trainer.init(tp.rng.key(0))
     ...     st = trainer.fit(st, data, loss=tp.loss.mse, epochs=2, callbacks=[rows])
-    ...     print(open(folder + "/scores.csv").read(), end="")
+    ...     print(pathlib.Path(folder, "scores.csv").read_text(), end="")
     epoch,step,loss
     1,2,0.0
     2,4,0.0

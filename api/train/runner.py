@@ -14,11 +14,11 @@ import numpy as np
 from treepie.autodiff import Tensor, ptree
 from treepie.kernels.compilations import compilations
 
-from .inputs import Commit, StepCounter, StepInputs, StepResult
+from .inputs import Commit, Loss, StepCounter, StepInputs, StepResult
 from .parts import BatchInParts
 from .state import FlatBuffers, Snapshot, TrainState, trained_snapshot_of
 from .steps import Steps
-from .weights import Losses
+from .weights import ClassWeight, Losses
 
 
 class StepRunner:
@@ -33,15 +33,16 @@ class StepRunner:
     def __init__(
         self,
         steps: Steps,
-        losses: Losses,
+        loss: Loss | None,
         rngs: Tensor | None,
         clip_norm: float | None,
         on_nonfinite: str,
         size: int,
         parts: BatchInParts | None = None,
+        class_weight: ClassWeight | None = None,
     ) -> None:
         """Take the options of `fit`. parts: takes each step in parts; None where a step is one element."""
-        self._steps, self._losses, self._rngs = steps, losses, rngs
+        self._steps, self._losses, self._rngs = steps, Losses(loss, class_weight), rngs
         self._clip_norm, self._on_nonfinite, self.size = clip_norm, on_nonfinite, size
         self._parts, self._counter = parts, StepCounter()
         #: The count and the snapshot after the program that is running.

@@ -20,7 +20,7 @@ from treepie.kernels.compilations import compilations
 from .. import optim
 from ..checkpoint.checkpoint import Every
 from ..data.pipeline import Data, check_not_empty
-from ..distributed.communicator import Communicator, check_communicator, shares_updates
+from ..distributed.communicator import Communicator, check_communicator
 from ..layer import Context, Layer, Vars
 from ..metric.accumulators import Metric
 from .callbacks import Callbacks, EarlyStop as EarlyStop, Report
@@ -28,16 +28,15 @@ from .history import History
 from .inputs import StepCounter, StepInputs
 from .loop import Loop
 from .options import Validation, check_options, is_summed
-from .parts import BatchInParts, arrays, length
+from .parts import arrays, length, parts_of
 from .predict import Predictor
 from .ranks import Ranks
 from .run import Run
 from .runner import runner_of
-from .shared_update import SharedUpdate
 from .state import FlatBuffers, TrainState, snapshot_of, trained_snapshot_of
 from .step import loss_and_gradients
 from .steps import Steps
-from .weights import ClassWeight, Losses, two
+from .weights import ClassWeight, two
 
 Loss = Callable[[Any], Tensor]
 
@@ -198,15 +197,13 @@ class Trainer:
         Ctrl-C ends training and is raised again. Any exception has the last good state as `state`.
         """
         counts = {"epochs": epochs, "accumulate_steps": accumulate_steps, "compare_every": compare_every}
-        counts |= {} if micro_shards is None else {"micro_shards": micro_shards}
+        counts |= {"micro_shards": 1 if micro_shards is None else micro_shards}
         check_options(counts, on_nonfinite, clip_norm, comm, validate)
         summed = is_summed("Trainer.fit", loss_reduction)
         ranks = Ranks(comm, "Trainer.fit", data, micro_shards, compare_every)
         ranks.check_same(
-            epochs=epochs,
+            **{**counts, "micro_shards": micro_shards},
             clip_norm=clip_norm,
-            accumulate_steps=accumulate_steps,
-            micro_shards=micro_shards,
             loss_reduction=loss_reduction,
             shard_optimizer=shard_optimizer,
             class_weight=None if class_weight is None else str(class_weight),
@@ -215,13 +212,11 @@ class Trainer:
         called = Callbacks(callbacks, report, ranks)
         run = Run(self.optimizer.name, data, history, rngs, checkpoint, ranks, called)
         st = ranks.agreed(run.begin(st, resume))
-        whole = accumulate_steps == 1 and micro_shards is None and not ranks.several
         # The norm of parts has other bits than that of the whole, which clipping would pass on.
         same_bits = micro_shards is None or clip_norm is None
-        shares = shard_optimizer and ranks.several and same_bits and shares_updates(ranks.comm)
-        shared = SharedUpdate(self.steps, ranks.comm) if shares else None
-        parts = None if whole else BatchInParts(self.steps, ranks.comm, micro_shards, summed, shared)
-        options = Losses(loss, class_weight), run.rngs, clip_norm, on_nonfinite, accumulate_steps, parts
+        whole, shares = accumulate_steps == 1 and micro_shards is None, shard_optimizer and same_bits
+        parts = parts_of(self.steps, ranks, whole, micro_shards, summed, shares)
+        options = loss, run.rngs, clip_norm, on_nonfinite, accumulate_steps, parts, class_weight
         runner = runner_of(called.learning_rate, self.steps, *options)
         runner.begin(st)
         loop = Loop(run, runner, called, self.evaluate, validate, progress if ranks.first else False)

@@ -31,13 +31,13 @@ class Losses:
     def example(self, element: Any) -> tuple[Any, Loss, tuple[Any, ...]]:
         """Return an input, a loss function, and the loss function's arguments besides the output."""
         loss = self._loss
-        if type(element) is tuple and len(element) == 3 and loss is not None:
-            if self._weighted is None:
-                function = loss.loss if isinstance(loss, WeightedLoss) else loss
-                self._weighted = WeightedLoss(function, True, self._class_weight)
+        if type(element) is tuple and len(element) == 2:
+            x, second = element
+        elif isinstance(element, tuple) and len(element) == 3 and loss is not None:
             x, target, weight = element
-            return x, self._weighted, (target, weight)
-        x, second = two("Trainer.fit", element)
+            return x, self._for_samples(loss), (target, weight)
+        else:
+            x, second = two("Trainer.fit", element)
         if loss is not None:
             if callable(second):
                 raise TypeError(
@@ -51,6 +51,12 @@ class Losses:
                 "(input, loss_fn), or (input, target) with loss="
             )
         return x, second, ()
+
+    def _for_samples(self, loss: Loss) -> Loss:
+        if self._weighted is None:
+            function = loss.loss if isinstance(loss, WeightedLoss) else loss
+            self._weighted = WeightedLoss(function, True, self._class_weight)
+        return self._weighted
 
 
 class WeightedLoss:
