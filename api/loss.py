@@ -93,16 +93,22 @@ def check_class_weight(function: str, class_weight: ClassWeight) -> Mapping[int,
             "compute_class_weight returns balanced ones)"
         )
     if isinstance(class_weight, Mapping):
-        weights = {integer(function, "a class of class_weight", k): float(w) for k, w in class_weight.items()}
-        numbers: Any = list(weights.values())
-    else:
-        weights = as_tensor(class_weight)
-        numbers = weights.array
-        if weights.ndim != 1:
-            raise ValueError(f"{function}: class_weight has shape {weights.shape}, expected (classes,)")
-    if not all(0 <= w < math.inf for w in np.asarray(numbers).tolist()):
-        raise ValueError(f"{function}: class_weight is {class_weight}, expected numbers of 0 or more")
+        by_class = {
+            integer(function, "a class of class_weight", k): float(w) for k, w in class_weight.items()
+        }
+        _check_not_negative(function, list(by_class.values()))
+        return by_class
+    weights = as_tensor(class_weight if isinstance(class_weight, Tensor | np.ndarray) else list(class_weight))
+    if weights.ndim != 1:
+        raise ValueError(f"{function}: class_weight has shape {weights.shape}, expected (classes,)")
+    _check_not_negative(function, weights.tolist())
     return weights
+
+
+def _check_not_negative(function: str, weights: list[Any]) -> None:
+    for weight in weights:
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"{function}: a class_weight is {weight}, expected numbers of 0 or more")
 
 
 def _class_weights(function: str, class_weight: ClassWeight, classes: int, dtype: Any) -> Tensor:

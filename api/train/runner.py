@@ -159,10 +159,13 @@ class RatedRunner(StepRunner):
         return super()._inputs(at.rated(self.learning_rate))
 
 
-def runner_of(learning_rate: Callable[[float], float] | None, *options: Any) -> StepRunner:
-    """Return what takes the steps of a `fit`. learning_rate: None for that of the optimizer."""
+def runner_of(st: TrainState, learning_rate: Callable[[float], float] | None, *options: Any) -> StepRunner:
+    """Return what takes the steps of a `fit` from a state. learning_rate: None for that of the optimizer."""
+    runner: StepRunner
     if learning_rate is None:
-        return StepRunner(*options)
-    runner = RatedRunner(*options)
-    runner.learning_rate = learning_rate
+        runner = StepRunner(*options)
+    else:
+        runner = rated = RatedRunner(*options)
+        rated.learning_rate = learning_rate
+    runner.begin(st)
     return runner

@@ -64,7 +64,10 @@ def decode(value: Any, tensor_at: Callable[[int], Any], like: TrainState) -> Any
     if "tensor" in value:
         return tensor(tensor_at(value["tensor"]))
     arrays = (tensor_at(k) for k in itertools.count(value["vars" if "vars" in value else "state"]))
-    fill = lambda tree: ptree.map(lambda leaf: tensor(next(arrays), as_tensor(leaf).dtype), tree)
+
+    def fill(tree: Any) -> Any:
+        return ptree.map(lambda leaf: tensor(next(arrays), as_tensor(leaf).dtype), tree)
+
     vars = like.vars.with_params(fill(like.vars.params)).with_state(fill(like.vars.state))
     if "vars" in value:
         return vars

@@ -217,8 +217,7 @@ class Trainer:
         whole, shares = accumulate_steps == 1 and micro_shards is None, shard_optimizer and same_bits
         parts = parts_of(self.steps, ranks, whole, micro_shards, summed, shares)
         options = loss, run.rngs, clip_norm, on_nonfinite, accumulate_steps, parts, class_weight
-        runner = runner_of(called.learning_rate, self.steps, *options)
-        runner.begin(st)
+        runner = runner_of(st, called.learning_rate, self.steps, *options)
         loop = Loop(run, runner, called, self.evaluate, validate, progress if ranks.first else False)
         try:
             try:
