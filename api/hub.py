@@ -15,6 +15,11 @@ from .checkpoint import files as storage
 
 __all__ = ["load_config", "load_weights"]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 _WEIGHTS, _INDEX, _CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 
 #: A file's name -> its path, or None if there is no such file.

@@ -31,6 +31,11 @@ __all__ = [
     "zeros",
 ]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 Shape = tuple[int, ...]
 #: (key, shape, dtype) -> tensor
 Initializer = Callable[[Tensor, Shape, Any], Tensor]

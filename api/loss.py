@@ -24,6 +24,10 @@ __all__ = ["binary_cross_entropy", "cross_entropy", "cross_entropy_sparse", "hub
 ClassWeight = Mapping[int, float] | Sequence[float] | NDArray[Any] | Tensor
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def _not_empty(function: str, argument: str, x: Tensor) -> None:
     if x.size == 0:
         raise ValueError(f"{function}: {argument} has shape {x.shape}, expected at least one element")

@@ -10,6 +10,8 @@ from pathlib import Path
 from treepie.kernels import cache, config, threads
 from treepie.kernels.compilations import compilations
 
+from .display import counted
+
 
 @dataclass(frozen=True, repr=False)
 class CacheInfo:
@@ -41,7 +43,7 @@ class CacheInfo:
         if self.reason:
             words.append(f"new kernels stay in memory: {self.reason}")
         if self.folder:
-            words.append(f"{self.entries} kernels of {self.bytes / 1e6:.1f} MB")
+            words.append(f"{counted(self.entries, 'kernel')} of {self.bytes / 1e6:.1f} MB")
         words.append(f"{self.compiled} compiled and {self.loaded} loaded in this process")
         return f"CacheInfo({'; '.join(words)})"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import math
 import operator
 import sys
 import types
@@ -17,6 +18,8 @@ from pickle import PicklingError
 from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
 from treepie.autodiff.own import OwnFunction
+
+from .display import call_text
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,6 +44,16 @@ class Constructed:
     """
 
     __slots__ = ()
+    #: Up to how many required arguments the repr shows without their names.
+    _unnamed = math.inf
+
+    def __repr__(self) -> str:
+        """Show the recorded call, else the class and the name."""
+        call: Call | None = getattr(self, "_call", None)
+        if call is not None:
+            return call_text(*call, unnamed=self._unnamed)
+        name = getattr(self, "name", getattr(self, "__name__", ""))
+        return f"{type(self).__name__}({name})"
 
     def __copy__(self: Self) -> Self:
         """Return itself."""
@@ -55,7 +68,8 @@ class Constructed:
         call: Call | None = getattr(self, "_call", None)
         reduced = super().__reduce_ex__(protocol) if call is None else (_run, tuple(call))
         name = getattr(self, "name", getattr(self, "__name__", ""))
-        check_picklable(f"{type(self).__name__} {name!r}", reduced)
+        kind = getattr(self, "kind", type(self).__name__)
+        check_picklable(f"{kind} {name!r}", reduced)
         return reduced
 
 
@@ -68,11 +82,7 @@ class Function(Constructed, functools.partial[Any]):
     __name__: str
     _call: Call
 
-    def __repr__(self) -> str:
-        """Show the recorded call."""
-        _, args, kwargs = self._call
-        shown = [*map(repr, args), *(f"{k}={v!r}" for k, v in kwargs.items())]
-        return f"{self.__name__}({', '.join(shown)})"
+    __repr__ = Constructed.__repr__  # not that of `partial`
 
 
 def constructor(function: Callable[P, R]) -> Callable[P, R]:

@@ -17,6 +17,8 @@ from treepie.autodiff.table import Case, Op
 from treepie.kernels import cache, config, threads
 from treepie.kernels.compilations import compilations
 
+from .display import counted
+
 #: Processes at most: each imports Numba for a second, and the slowest op compiles for 6.
 _WORKERS = 32
 
@@ -35,7 +37,7 @@ def warmup(dtypes: list[str]) -> str:
         compiled += count
     seconds = time.perf_counter() - start
     operations = f"{len(OPS)} operations in {' and '.join(dtypes)}"
-    return f"{operations}: {compiled} kernels compiled in {seconds:.0f} s"
+    return f"{operations}: {counted(compiled, 'kernel')} compiled in {seconds:.0f} s"
 
 
 def _counts(jobs: list[tuple[str, str]]) -> Iterator[int]:

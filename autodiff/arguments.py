@@ -19,11 +19,16 @@ def as_tensor(x: TensorLike) -> Tensor:
     return x if isinstance(x, Tensor) else tensor(x)
 
 
-def as_float(name: str, x: TensorLike) -> Tensor:
-    """Return x as a float tensor; integers and bools become float32 from Python, float64 from arrays."""
+def as_float(name: str, x: TensorLike, like: Tensor | None = None) -> Tensor:
+    """Return x as a float tensor; integers and bools become float32 from Python, float64 from arrays.
+
+    like: weights; integers and bools get their dtype instead.
+    """
     t = as_tensor(x)
-    if t.dtype.kind == "f":
+    if t._data.dtype.kind == "f":
         return t
+    if like is not None and like.dtype.kind == "f":
+        return t.astype(like.dtype)
     return t.astype(float64 if isinstance(x, Tensor | np.ndarray) else float32)
 
 

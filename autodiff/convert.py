@@ -56,9 +56,9 @@ def tensor(data: TensorLike, dtype: DType | None = None) -> Tensor:
         # By an op, through which gradients pass.
         return tensor(Tensor._stack([tensor(x) for x in data]), target)
     if isinstance(data, Number):
-        converted = data.operand(
-            np.asarray(data.sample).dtype if target else _default(np.asarray(data.sample), False)
-        )
+        sample = np.asarray(data.sample)
+        native = isinstance(data.sample, np.generic)
+        converted = data.operand(sample.dtype if target and not native else _default(sample, native))
         return converted.astype(target) if target is not None and target != converted.dtype else converted
     native = isinstance(data, np.ndarray | np.generic) or hasattr(data, "__array__")
     try:

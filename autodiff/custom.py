@@ -44,6 +44,10 @@ class custom_vjp:
         self._forward: Callable[..., tuple[Tree, Any]] | None = None
         self._backward: Callable[[Any, Tree], tuple[Tree, ...]] | None = None
 
+    def __repr__(self) -> str:
+        """Show the function's name."""
+        return f"custom_vjp({getattr(self, '__name__', type(self._function).__name__)})"
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Return its name if its module holds it under that name, as functions do, for pickle."""
         name = getattr(self, "__name__", "")

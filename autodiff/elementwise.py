@@ -20,7 +20,7 @@ from .table import VJP, BoundArguments, Case, Op, public, register
 from .tensor import Tensor, TensorLike, bool_
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Elementwise(Op):
     """A row whose result is a formula of its operands, element by element.
 

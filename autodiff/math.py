@@ -44,6 +44,11 @@ _BINARY: tuple[Any, ...] = (maximum, minimum, pow)
 
 __all__ = sorted(f.__name__ for f in (*_UNARY, *_BINARY, where))
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 for _function in _UNARY:
     declare_formula(_function, _function.op.formula, 1)
 for _function in _BINARY:

@@ -17,6 +17,8 @@ from .trace.number import Number, does_not_fit, fitting
 
 Accepts = Literal["any", "number", "signed", "float", "bool"]
 
+_NUMBERS = bool | int | float | np.generic | Number
+_KINDS: dict[str, Any] = {"b": bool, "i": int, "u": int, "f": float}
 _constants: dict[tuple[float, np.dtype], Tensor] = {}
 
 
@@ -53,7 +55,9 @@ def stored_constant(number: Any, dtype: np.dtype, name: str = "tensor") -> Tenso
 
 
 def promoted(name: str, args: tuple[TensorLike, ...], accepts: Accepts = "any") -> tuple[Tensor, ...]:
-    """Return operands as tensors of one dtype, promoted as NumPy does; Python numbers are weak.
+    """Return operands as tensors of one dtype, promoted as NumPy does; numbers beside tensors are weak.
+
+    NumPy's scalars are numbers like Python's: np.sqrt(8) divides a float32 tensor in float32.
 
     accepts: "any", "number" (bools become int64), "signed" (no bools), "float" (other dtypes become float64)
         or "bool".
@@ -61,10 +65,10 @@ def promoted(name: str, args: tuple[TensorLike, ...], accepts: Accepts = "any") 
     dtype = _common_dtype(args)
     if dtype is not None and accepts != "bool" and (accepts == "any" or dtype.kind == "f"):
         return tuple(a if type(a) is Tensor else constant(a, dtype, name) for a in args)  # type: ignore[arg-type]
-    operands: list[Any] = [
-        a if isinstance(a, Tensor | bool | int | float | Number) else tensor(a) for a in args
-    ]
-    if not any(isinstance(a, Tensor) for a in operands):  # numbers alone: converted as by `tensor`
+    operands: list[Any] = [a if isinstance(a, Tensor | _NUMBERS) else tensor(a) for a in args]
+    if any(isinstance(a, Tensor) for a in operands):
+        operands = [_plain(a) if isinstance(a, np.generic) else a for a in operands]
+    else:  # numbers alone: converted as by `tensor`
         operands = [tensor(a) for a in operands]
     try:
         dtype = np.result_type(*[_promoting(a) for a in operands])
@@ -83,7 +87,16 @@ def promoted(name: str, args: tuple[TensorLike, ...], accepts: Accepts = "any") 
 
 def _promoting(a: Any) -> Any:
     """Return the dtype or number that NumPy promotes for an operand."""
-    return a.dtype if isinstance(a, Tensor) else a.sample if type(a) is Number else a
+    if isinstance(a, Tensor):
+        return a.dtype
+    number = a.sample if type(a) is Number else a
+    return _plain(number) if isinstance(number, np.generic) else number
+
+
+def _plain(scalar: np.generic) -> Any:
+    """Return a scalar of NumPy as a Python number, as exact as that can be; others as `tensor` does."""
+    kind = _KINDS.get(scalar.dtype.kind)
+    return tensor(scalar) if kind is None else kind(scalar)
 
 
 def _common_dtype(args: Sequence[Any]) -> np.dtype | None:

@@ -50,6 +50,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def key(seed: int) -> Tensor:
     """Return the key of a seed, int64 (2,): its low and its high word.
 

@@ -132,6 +132,10 @@ class Op:
         """Whether the tape records its calls: results of a row whose rules are all None are constants."""
         return self.vjp is None or any(self.vjp)
 
+    def __repr__(self) -> str:
+        """Show the name."""
+        return f"Op({self.name})"
+
     def __str__(self) -> str:
         """Return the name, as test reports show it."""
         return self.name
@@ -255,7 +259,7 @@ def pick(argument: int) -> VJP:
     return lambda gradients, *_, **attributes: gradients[argument]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Composite(Op):
     """A row without a kernel: `bind` is the whole function, written in other ops.
 

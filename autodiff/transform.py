@@ -61,8 +61,9 @@ def _detached(tree: Tree) -> Tree:
 
 
 def _differentiate(
-    name: str, f: Callable[..., Any], params: Tree, mixed: bool, has_aux: bool
+    name: str, f: Callable[..., Any], params: Tree, mixed: bool, has_aux: bool, dependent: bool = False
 ) -> tuple[Tensor, Tree, Any]:
+    """Return f's result, its gradient and its aux. dependent: raise where f depends on no parameter."""
     leaves, rebuild = _variables(name, params, mixed)
     with compilations.watch():
         with tape.trace() as number:
@@ -78,6 +79,8 @@ def _differentiate(
             loss = check_scalar(name, result)
         one = Tensor(np.ones((), loss.dtype), None)
         gradients = tape.backward(number, [loss], [one], variables)
+    if dependent:
+        check_dependent(gradients)
     grads = rebuild([or_zeros(g, x) for g, x in zip(gradients, leaves, strict=True)])
     return _detached(loss), grads, aux
 
@@ -137,6 +140,22 @@ def value_and_grad_aux(
         return loss, grads, without_history(aux)
 
     return wrapped
+
+
+def training_gradients(f: Callable[[Tree], tuple[Tensor, Any]], params: Tree) -> tuple[Tensor, Tree, Any]:
+    """Return (loss, gradient, aux) as `value_and_grad_aux` does; raise where f depends on no parameter."""
+    loss, grads, aux = _differentiate("value_and_grad_aux", f, params, False, has_aux=True, dependent=True)
+    return loss, grads, without_history(aux)
+
+
+def check_dependent(gradients: Sequence[Tensor | None]) -> None:
+    """Raise ValueError where a loss has no gradient of any parameter: a step on it would train nothing."""
+    if all(g is None for g in gradients):
+        raise ValueError(
+            "Trainer: the loss depends on no parameter, so that a step would train nothing; expected a loss "
+            "of the model's output, which has trained parameters (argmax, comparisons, stop_gradient and "
+            "numpy() end the dependence)"
+        )
 
 
 def without_history(aux: Any) -> Any:

@@ -42,7 +42,7 @@ class Compilations:
         self._depth -= 1
         if self._depth == 0 and self._announced:
             count, seconds = self.count - self._start[0], self.seconds - self._start[1]
-            print(f" {count} kernels in {seconds:.1f} s", file=sys.stderr, flush=True)
+            print(f" {count} kernel{'s' * (count != 1)} in {seconds:.1f} s", file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
     def one(self) -> Iterator[None]:

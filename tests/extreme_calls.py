@@ -71,16 +71,45 @@ USES = {
     "init.variance_scaling": lambda f: f(KEY, (2, 3)),
     "jit": lambda f: f(X),
     **{f"optim.{k}": _optimize for k in ("adagrad", "adam", "adamw", "rmsprop", "sgd")},
-    **{f"layer.{k}": _apply(ROWS) for k in ("avg_pool1d", "max_pool1d", "conv1d")},
+    **{f"optim.{k}": _optimize for k in ("lamb", "lion", "nadam")},
+    **{
+        f"optim.{k}": lambda part: _optimize(tp.optim.chain(part, tp.optim.sgd(0.1)))
+        for k in ("add_decayed_weights", "clip_norm", "clip_value")
+    },
+    "optim.ema": lambda part: _optimize(tp.optim.chain(tp.optim.sgd(0.1), part)),
+    **{f"layer.{k}": _apply(ROWS) for k in ("avg_pool1d", "max_pool1d", "conv1d", "conv_transpose1d")},
     **{
         f"layer.{k}": _apply(IMAGES)
-        for k in ("avg_pool2d", "max_pool2d", "conv2d", "batch_norm", "group_norm")
+        for k in (
+            *("avg_pool2d", "max_pool2d", "conv2d", "batch_norm", "group_norm", "adaptive_avg_pool2d"),
+            *("upsample", "pad", "conv_transpose2d", "instance_norm", "dropout2d"),
+        )
     },
     **{
         f"layer.{k}": _apply(SEQUENCE)
-        for k in ("gru", "lstm", "layer_norm", "rms_norm", "multi_head_attention")
+        for k in (
+            *("gru", "lstm", "layer_norm", "rms_norm", "multi_head_attention", "positional"),
+            "transformer_encoder",
+        )
     },
-    **{f"layer.{k}": _apply(X) for k in ("linear", "dropout")},
+    "layer.transformer_decoder": _apply((SEQUENCE, SEQUENCE)),
+    **{
+        f"layer.{k}": _apply(X)
+        for k in (
+            *(
+                "linear",
+                "dropout",
+                "celu",
+                "elu",
+                "leaky_relu",
+                "squareplus",
+                "glu",
+                "softmax",
+                "log_softmax",
+            ),
+            *("prelu", "reshape", "permute", "parallel"),
+        )
+    },
     "layer.embedding": _apply(np.array([0, 1])),
 }
 
@@ -128,6 +157,19 @@ OTHERS = {
     "schedule.cosine_decay": (lambda n, s: schedule.cosine_decay(1.0, n)(s), {"n": 3, "s": 1}),
     "schedule.warmup_linear": (lambda n, s: schedule.warmup_linear(0.0, 1.0, n)(s), {"n": 3, "s": 1}),
     "schedule.warmup_cosine": (lambda n, s: schedule.warmup_cosine(0.0, 1.0, n)(s), {"n": 3, "s": 1}),
+    "schedule.warmup_cosine_decay": (
+        lambda n, m, s: schedule.warmup_cosine_decay(0.0, 1.0, n, m)(s),
+        {"n": 3, "m": 5, "s": 1},
+    ),
+    "schedule.cosine_restarts": (
+        lambda n, g, s: schedule.cosine_restarts(1.0, n, g, 0.5)(s),
+        {"n": 3, "g": 2, "s": 1},
+    ),
+    "schedule.one_cycle": (lambda n, s: schedule.one_cycle(1.0, n)(s), {"n": 3, "s": 1}),
+    "schedule.piecewise_constant": (
+        lambda n, s: schedule.piecewise_constant([1.0, 2.0], [n])(s),
+        {"n": 3, "s": 1},
+    ),
     "schedule.exponential_decay": (lambda n, s: schedule.exponential_decay(1.0, 0.5, n)(s), {"n": 3, "s": 1}),
     "schedule.join": (lambda n: schedule.join([schedule.constant(1.0)] * 2, [n])(1), {"n": 3}),
     "state_of_trees": (lambda n: tp.optim.sgd(0.1).state_of_trees(n, []), {"n": 3}),

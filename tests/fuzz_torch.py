@@ -8,6 +8,7 @@ import numpy as np
 
 import treepie as tp
 
+from .torch_blocks import BLOCKS
 from .torch_calls import CALLS, installed
 from .torch_layers import LAYERS
 from .torch_modules import MODULES
@@ -19,7 +20,7 @@ FLOOR = {"float64": 1e-2, "float32": 1.0}
 
 def make(seed):
     """Return the case of a seed."""
-    rng, families = np.random.default_rng(seed), [*CALLS, *LAYERS, *MODULES]
+    rng, families = np.random.default_rng(seed), [*CALLS, *LAYERS, *MODULES, *BLOCKS]
     return families[int(rng.integers(len(families)))](rng)
 
 

@@ -257,7 +257,7 @@ def test_info(tmp_path, move_cache):
     assert (info.entries, info.bytes) == (1, (info.folder / "first.o").stat().st_size)
     assert (info.compiled - before.compiled, info.loaded - before.loaded) == (1, 1)
     counts = f"{info.compiled} compiled and {info.loaded} loaded in this process"
-    assert repr(info) == f"CacheInfo({info.folder}; 1 kernels of 0.0 MB; {counts})"
+    assert repr(info) == f"CacheInfo({info.folder}; 1 kernel of 0.0 MB; {counts})"
 
 
 def test_a_relative_folder_stays_where_it_is(tmp_path, move_cache, monkeypatch):

@@ -47,7 +47,7 @@ def test_a_read_only_folder_is_used_and_what_it_lacks_goes_to_the_users(shared, 
     assert out.startswith("1\n0 1\n2\n1 1\n")
     own = public_folder / "home" / "treepie" / cache.key()
     assert (
-        f"CacheInfo({shared / cache.key()}; read-only, new kernels go to {own}; 1 kernels of 0.0 MB; " in out
+        f"CacheInfo({shared / cache.key()}; read-only, new kernels go to {own}; 1 kernel of 0.0 MB; " in out
     )
     assert f"{shared / cache.key()} (read-only), new kernels go to {own}\n" in out
     assert err == ""

@@ -113,7 +113,9 @@ def test_data():
     d = d.map_batch(3, tp.data.stack_batch, drop_last=False).shuffle(KEY).take(3).prefetch(2)
     assert len(d) == 3
     first, seen = [x.tolist() for x in d], []
-    assert list(d) == []
+    assert d.to_list() == []
+    with pytest.warns(RuntimeWarning, match=r"reset\(\)"):
+        assert list(d) == []
     d.reset()
     d.iteri(lambda k, x: seen.append((k, x.shape)))
     assert [k for k, _ in seen] == [0, 1, 2]

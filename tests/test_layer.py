@@ -174,9 +174,9 @@ ERRORS = [
         r"linear: x has shape \(4, 5\) and weight \(3, 2\), expected \(..., 3\)",
     ),
     (
-        lambda: two.apply(two.init(KEY), tp.zeros((4, 3), tp.int32)),
+        lambda: tp.fn.linear(tp.zeros((4, 3), tp.float64), tp.zeros((3, 2)), tp.zeros(2)),
         TypeError,
-        "linear: x is int32, weight is float32, bias is float32; expected one float dtype",
+        "linear: x is float64, weight is float32, bias is float32; expected one float dtype",
     ),
     (
         lambda: two.apply(Vars([{}], [{}], tp.float32), tp.zeros((4, 3))),

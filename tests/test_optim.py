@@ -51,6 +51,30 @@ def adagrad(lr, eps=1e-8):
     return rule
 
 
+def nadam(lr, b1=0.9, b2=0.999, eps=1e-8, decay=0.0):
+    def rule(p, g, s, t):
+        s["m"] = b1 * s.get("m", 0) + (1 - b1) * g
+        s["v"] = b2 * s.get("v", 0) + (1 - b2) * g**2
+        m = b1 * s["m"] / (1 - b1 ** (t + 1)) + (1 - b1) * g / (1 - b1**t)
+        return p - lr(t) * (m / (np.sqrt(s["v"] / (1 - b2**t)) + eps) + decay * p)
+
+    return rule
+
+
+def lion(lr, b1=0.9, b2=0.99, decay=lambda p: 1e-3):
+    def rule(p, g, s, t):
+        m = s.get("m", 0)
+        s["m"] = b2 * m + (1 - b2) * g
+        return p - lr(t) * (np.sign(b1 * m + (1 - b1) * g) + decay(p) * p)
+
+    return rule
+
+
+def decayed(rule, lr, decay):
+    """Add decoupled weight decay to a rule."""
+    return lambda p, g, s, t: rule(p, g, s, t) - lr(t) * decay(p) * p
+
+
 def falling(t):
     return 0.1 / t
 
@@ -77,6 +101,37 @@ RULES = {
     "rmsprop": (tp.optim.rmsprop(falling), rmsprop(falling)),
     "rmsprop, momentum": (tp.optim.rmsprop(falling, 0.8, 1e-5, 0.9), rmsprop(falling, 0.8, 1e-5, 0.9)),
     "adagrad": (tp.optim.adagrad(falling), adagrad(falling)),
+    "nadam": (tp.optim.nadam(falling), nadam(falling)),
+    "nadam, decay": (tp.optim.nadam(falling, 0.8, 0.9, 1e-4, 0.3), nadam(falling, 0.8, 0.9, 1e-4, 0.3)),
+    "lion": (tp.optim.lion(falling), lion(falling)),
+    "lion, mask": (
+        tp.optim.lion(falling, 0.5, 0.7, 0.3, mask=matrices),
+        lion(falling, 0.5, 0.7, lambda p: 0.3 * (p.ndim == 2)),
+    ),
+    "sgd, decay": (
+        tp.optim.sgd(falling, weight_decay=0.3),
+        decayed(sgd(falling), falling, lambda p: 0.3),
+    ),
+    "momentum, decay": (
+        tp.optim.sgd(falling, 0.9, weight_decay=0.3, mask=matrices),
+        decayed(sgd(falling, 0.9), falling, lambda p: 0.3 * (p.ndim == 2)),
+    ),
+    "nesterov, decay": (
+        tp.optim.sgd(falling, 0.9, True, weight_decay=0.3),
+        decayed(sgd(falling, 0.9, True), falling, lambda p: 0.3),
+    ),
+    "rmsprop, decay": (
+        tp.optim.rmsprop(falling, weight_decay=0.3, mask=matrices),
+        decayed(rmsprop(falling), falling, lambda p: 0.3 * (p.ndim == 2)),
+    ),
+    "rmsprop, momentum and decay": (
+        tp.optim.rmsprop(falling, momentum=0.9, weight_decay=0.3),
+        decayed(rmsprop(falling, momentum=0.9), falling, lambda p: 0.3),
+    ),
+    "adagrad, decay": (
+        tp.optim.adagrad(falling, weight_decay=0.3),
+        decayed(adagrad(falling), falling, lambda p: 0.3),
+    ),
 }
 
 
@@ -131,6 +186,21 @@ SCHEDULES = [  # schedule, {step: value}
             [10, 100],
         ),
         {5: 0.5, 9: 0.9, 10: 1.0, 55: 0.5, 99: 0.000304586490, 100: 9.0, 200: 9.0},
+    ),
+    (
+        schedule.warmup_cosine_decay(0.1, 1.0, 10, 110, 0.2),
+        {0: 0.1, 5: 0.55, 10: 1.0, 35: 0.6 + 0.4 * np.sqrt(0.5), 60: 0.6, 110: 0.2, 999: 0.2},
+    ),
+    (schedule.cosine_restarts(2.0, 10), {0: 2.0, 5: 1.0, 10: 2.0, 15: 1.0, 10**9 + 5: 1.0}),
+    (
+        schedule.cosine_restarts(2.0, 10, growth=2.0, decay=0.5, alpha=0.1),
+        {0: 2.0, 5: 1.1, 10: 1.0, 20: 0.6, 30: 0.5, 50: 0.35, 70: 0.25},
+    ),
+    (schedule.cosine_restarts(2.0, 10, growth=1.1), {10: 2.0, 21: 2.0, 34: 1 + np.cos(np.pi * 0.9 / 13.31)}),
+    (schedule.one_cycle(1.0, 100), {0: 0.04, 15: 0.52, 30: 1.0, 65: 0.500002, 100: 4e-6, 200: 4e-6}),
+    (
+        schedule.piecewise_constant([3.0, 2.0, 1.0], [10, 20]),
+        {0: 3.0, 9: 3.0, 10: 2.0, 19: 2.0, 20: 1.0, 99: 1.0},
     ),
     (schedule.join([float, float, float], [10, 30]), {9: 9.0, 10: 0.0, 29: 19.0, 30: 0.0, 45: 15.0}),
 ]
@@ -210,7 +280,12 @@ ERRORS = [
     (lambda: tp.optim.clip_by_global_norm(0, w), ValueError, "max_norm is 0, expected a positive"),
     (lambda: schedule.cosine_decay(1.0, 0), ValueError, "schedule.cosine_decay: decay_steps is 0"),
     (lambda: schedule.exponential_decay(1.0, 0.0, 5), ValueError, "decay_rate is 0.0, expected a pos"),
-    (lambda: schedule.join([], []), ValueError, "schedule.join: 0 schedules and 0 boundaries given"),
+    (lambda: schedule.warmup_cosine_decay(0.0, 1.0, 9, 9), ValueError, "decay_steps is 9, expected more"),
+    (lambda: schedule.cosine_restarts(1.0, 9, 0.5), ValueError, "growth is 0.5 and decay 1.0, expected at"),
+    (lambda: schedule.cosine_restarts(1.0, 9, decay=2), ValueError, "growth is 1.0 and decay 2, expected"),
+    (lambda: schedule.one_cycle(1.0, 9, warmup=1.0), ValueError, "warmup is 1.0, start_factor 25.0 and"),
+    (lambda: schedule.piecewise_constant([1.0], [3]), ValueError, "1 values and 1 boundaries, expected"),
+    (lambda: schedule.join([], []), ValueError, "schedule.join: 0 schedules and 0 boundaries, exp"),
     (
         lambda: schedule.join([schedule.constant(1.0)] * 3, [5, 5]),
         ValueError,

@@ -138,7 +138,17 @@ def calls_itself():
     recursive(W)
 
 
+def number_of_a_program():
+    @tp.kernel(out=lambda x: tp.spec(x.shape, x.dtype))
+    def scaling(rows, x, out, *, factor):
+        for i in rows:
+            out[i] = factor * x[i]
+
+    tp.jit(lambda x, factor: scaling(x, factor=factor))(W, 2.0)
+
+
 MISUSE = [
+    (number_of_a_program, TypeError, "kernel scaling .*: factor is an argument of a jitted function", 2),
     (no_rule, TypeError, "kernel unruled .* has no gradient rule: give it one with @unruled.defvjp", 2),
     (wrong_number, TypeError, "returned 1 gradients, expected 2, one for each argument of kernel added", 2),
     (object_argument, TypeError, "kernel weighted_row_sums .*: x is of type object, expected a tensor", None),

@@ -16,7 +16,7 @@ import treepie as tp
 
 from . import pickled
 from .test_accumulate import ACCUMULATORS
-from .test_layers import LAYERS
+from .test_layers import LAYERS, example
 from .test_optim import GRADS, PARAMS, RULES, tensors
 
 KEY = tp.rng.key(5)
@@ -92,8 +92,8 @@ MODELS = {name: row for name, row in LAYERS.items() if name != "lambda"} | {
 
 @pytest.mark.parametrize("name", MODELS)
 def test_layers(name):
-    layer, given = MODELS[name]
-    x = np.random.default_rng(1).standard_normal(given) if isinstance(given, tuple) else given
+    layer, x = MODELS[name]
+    x = example(x, np.random.default_rng(1))
 
     def made(layer):
         vars = layer.init(KEY)
@@ -144,6 +144,10 @@ SCHEDULES = {
     "cosine_decay": schedule.cosine_decay(0.1, 10, alpha=0.2),
     "warmup_linear": schedule.warmup_linear(0.0, 0.1, 5),
     "warmup_cosine": schedule.warmup_cosine(0.0, 0.1, 5),
+    "warmup_cosine_decay": schedule.warmup_cosine_decay(0.0, 0.1, 5, decay_steps=15),
+    "cosine_restarts": schedule.cosine_restarts(0.1, 4, growth=1.5, decay=0.5, alpha=0.1),
+    "one_cycle": schedule.one_cycle(0.1, 18),
+    "piecewise_constant": schedule.piecewise_constant([0.1, 0.2, 0.05], [4, 9]),
     "exponential_decay": schedule.exponential_decay(0.1, 0.5, decay_steps=7),
     "join": schedule.join(
         [schedule.warmup_linear(0.0, 0.1, 5), pickled.halved, schedule.constant(0.3)], [5, 9]
@@ -164,7 +168,9 @@ def functions_of(module):
 def test_the_tables_are_complete():
     assert set(INITIALIZERS) == functions_of(tp.init)
     assert set(SCHEDULES) == functions_of(schedule)
-    tools = {"apply_updates", "clip_by_global_norm", "global_norm"}
+    tools = {"apply_updates", "clip_by_global_norm", "ema_params", "global_norm"}
+    # tests/test_optim_compose.py has these, and LAMB.
+    tools |= {"add_decayed_weights", "chain", "clip_norm", "clip_value", "ema", "frozen", "lamb", "partition"}
     assert {name.split(",")[0] for name in RULES} - {"momentum", "nesterov"} == functions_of(tp.optim) - tools
 
 

@@ -14,7 +14,7 @@ from treepie.examples import mnist
 from treepie.train.runner import StepRunner
 
 from .op_by_op import run_eagerly
-from .test_layers import LAYERS
+from .test_layers import LAYERS, example
 from .test_steps import KEY, RNG, trained
 
 
@@ -87,13 +87,14 @@ def test_single_steps_with_contexts_keys_and_both_modes(training, monkeypatch):
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_every_layer_predicts_the_same_bits(name, capsys):
-    layer, x_or_shape = LAYERS[name]
-    x = RNG.standard_normal(x_or_shape).astype("f4") if isinstance(x_or_shape, tuple) else x_or_shape
+    layer, x = LAYERS[name]
+    x = tp.ptree.map(lambda a: a.astype("f4") if a.dtype.kind == "f" else a, example(x, RNG))
+    first = tp.ptree.map(lambda a: a[:1], x)
     trainer = tp.Trainer(layer, tp.optim.sgd(0.1))
     st = trainer.init(KEY)
-    outputs = [trainer.predict(st, x if k != 4 else x[:1]) for k in range(6)]
+    outputs = [trainer.predict(st, x if k != 4 else first) for k in range(6)]
     assert "op by op" not in capsys.readouterr().err
-    expected = [layer.apply(st.vars, x if k != 4 else x[:1])[0] for k in range(6)]
+    expected = [layer.apply(st.vars, x if k != 4 else first)[0] for k in range(6)]
     for a, b in zip(tp.ptree.leaves(outputs), tp.ptree.leaves(expected), strict=True):
         np.testing.assert_array_equal(a.numpy(), b.numpy())
     assert trainer.predictor.programs

@@ -76,7 +76,7 @@ NOT_COMPARED = {
     "arange", "eye", "full", "full_like", "linspace", "ones", "ones_like", "tensor", "zeros", "zeros_like",
     "check_grads", "checkpoint_activations", "grad", "stop_gradient", "value_and_grad", "value_and_grad_aux",
     "cache_info", "vjp", "explain", "get_num_threads", "jit", "pure", "set_num_threads", "show_config",
-    "layer.check", "layer.sequential", "layer.summary",
+    "layer.check", "layer.sequential", "layer.summary", "check_kernel", "elementwise", "kernel", "spec",
 }  # fmt: skip
 
 

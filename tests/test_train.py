@@ -310,7 +310,7 @@ ERRORS = [
         "clip_by_global_norm: max_norm is -1.0, expected a positive number",
     ),
     (lambda t: t.predict(st, X, batch_size=0), ValueError, "Trainer.predict: batch_size is 0 and x has"),
-    (lambda t: t.evaluate(st, exhausted(), {}), ValueError, "Trainer.evaluate: data is exhausted"),
+    (lambda t: t.evaluate(st, tp.Data.of_array([]), {}), ValueError, "Trainer.evaluate: data is empty"),
     (lambda t: tp.Trainer(t, t.optimizer), TypeError, "Trainer: model is a Trainer, expected a Layer"),
     (lambda t: tp.Trainer(t.model, 0.1), TypeError, "Trainer: optimizer is a float, expected one of"),
 ]

@@ -272,8 +272,7 @@ def dropout(rng):
 def plain(rng):
     """Draw a layer without parameters."""
     torch = installed()
-    names = [n for n in ACTIVATIONS if hasattr(tp.layer, n)]
-    name = str(rng.choice([*names, "tanh", "sigmoid", "flatten", "lambda_", "compose"]))
+    name = str(rng.choice(["relu", "gelu", "silu", "tanh", "sigmoid", "flatten", "lambda_", "compose"]))
     x = elements(rng, (*sizes(rng, 1), *sizes(rng, int(rng.integers(0, 3)))), "plain")
     if name == "flatten":
         return case(name, tp.layer.flatten(), x, lambda t, p: t.reshape(len(t), -1))

@@ -12,7 +12,9 @@ import numpy as np
 from treepie.autodiff import Tensor
 from treepie.autodiff.arguments import integer
 
-from ..data.pipeline import Data, check_data
+from ..data.check import check_data
+from ..data.pipeline import Data
+from ..plot import pyplot
 from ..train.callbacks import EarlyStop
 from ..train.state import TrainState
 from ..train.trainer import Trainer
@@ -44,15 +46,9 @@ class LearningRates:
 
         axes: to draw on; None for new ones.
 
-        Raises ModuleNotFoundError if matplotlib is not installed: `pip install "treepie[plot]"`.
+        Raises ImportError without matplotlib: `pip install "treepie[plot]"`.
         """
-        try:
-            from matplotlib import pyplot
-        except ImportError:
-            raise ModuleNotFoundError(
-                'callback.lr_finder: matplotlib is not installed, run pip install "treepie[plot]"'
-            ) from None
-        axes = pyplot.subplots()[1] if axes is None else axes
+        axes = pyplot().subplots()[1] if axes is None else axes
         axes.plot(self.rates, self.losses, color="0.7", label="loss")
         smooth = _smoothed(self.losses)
         axes.plot(self.rates, smooth, label="smoothed")

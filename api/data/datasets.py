@@ -23,6 +23,11 @@ from treepie.kernels import cache, config
 
 __all__ = ["digits", "mnist"]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 Split = tuple[Tensor, Tensor]
 
 #: Mirrors of MNIST's gzipped files, in the order in which they are tried.

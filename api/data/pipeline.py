@@ -6,26 +6,30 @@ the elements that are read, and the order of a pass depends only on its number.
 
 from __future__ import annotations
 
-import functools
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from treepie.autodiff import Tensor, rng, tensor
+from treepie.autodiff import Tensor
 from treepie.autodiff.arguments import as_tensor, integer
 from treepie.autodiff.tensor import TensorLike
 
 from ..distributed.communicator import Communicator, check_communicator
+from .calls import ShownByCalls, noted
 from .element import T_co, U, unpacking
 from .prefetch import Prefetcher
-from .rows import Shards, array_of, read_rows, row_count, rows_of
+from .rows import Shards, Shuffled, array_of, columns_of, length_of, read_rows, row_count, rows_of
 
 
-class Data(Generic[T_co]):
+class Data(ShownByCalls, Generic[T_co]):
     """A lazy pipeline of elements; iterating yields each once, until `reset()` begins the next pass.
+
+    A loop over a pass that has ended yields nothing, with a RuntimeWarning; `Trainer.evaluate` always reads a
+    whole pass and leaves the position unchanged.
 
     length: number of elements.  element: (pass, k) -> element k of a pass; usually one of `of_array`,
         `of_tensors`, `of_fn` and `prepare` makes the pipeline.
@@ -56,7 +60,11 @@ class Data(Generic[T_co]):
         self._part = part
         #: The ranks that the elements are shared out to.
         self.shards: Shards | None = None
+        #: The names of the columns of each part of an element, where it is rows of a data frame.
+        self.columns: tuple[tuple[str, ...] | None, ...] = ()
         self._pass, self._next = 0, 0
+        #: The thread that has read the last element of this pass, until it is warned of a loop after that.
+        self._last_reader: threading.Thread | None = None
         self._lock = threading.Lock()
 
     # ---- sources
@@ -67,6 +75,7 @@ class Data(Generic[T_co]):
     @staticmethod
     def of_array(array: NDArray[Any]) -> Data[Any]: ...
     @staticmethod
+    @noted
     def of_array(array: Sequence[Any] | NDArray[Any]) -> Data[Any]:
         """Return the elements of a list, or the slices of an array along its first axis.
 
@@ -80,24 +89,28 @@ class Data(Generic[T_co]):
         return Data(len(array), lambda e, k: array[k])
 
     @staticmethod
+    @noted
     def of_tensor(x: TensorLike) -> Data[Tensor]:
         """Return the slices of a tensor along its first axis."""
         return Data.of_tensors((x,)).map(lambda row: row[0])
 
     @staticmethod
+    @noted
     def of_tensors(xs: tuple[TensorLike, ...]) -> Data[tuple[Tensor, ...]]:
         """Return tuples of slices of tensors along their first axes; ValueError for different lengths."""
         tensors = tuple(as_tensor(x) for x in xs)
-        length = _length("Data.of_tensors", tensors)
+        length = length_of("Data.of_tensors", tensors)
         return Data(length, lambda e, k: tuple(Tensor(np.asarray(x.array[k]), None) for x in tensors))
 
     @staticmethod
+    @noted
     def of_fn(n: int, fn: Callable[[int], U]) -> Data[U]:
         """Return fn(0), ..., fn(n - 1), each computed when it is read."""
         _check_callable("Data.of_fn", fn)
         return Data(_count("Data.of_fn", "n", n, 0), lambda e, k: fn(k))
 
     @staticmethod
+    @noted
     def repeat(n: int, value: U) -> Data[U]:
         """Return one value n times."""
         return Data(_count("Data.repeat", "n", n, 0), lambda e, k: value)
@@ -113,15 +126,17 @@ class Data(Generic[T_co]):
         arrays: Tensor | NDArray[Any], batch_size: int, shuffle: Tensor | None = ..., drop_last: bool = ...
     ) -> Data[Tensor]: ...
     @staticmethod
+    @noted
     def prepare(arrays: Any, batch_size: int, shuffle: Tensor | None = None, drop_last: bool = False) -> Any:
         """Return batches of arrays as tensors: a tuple for a tuple of arrays, else a tensor.
 
-        arrays: NumPy arrays (memory-mapped ones are read batch by batch) or tensors, of one length. Do not
-            write to them while the pipeline is in use: batches that are not shuffled are views of C-ordered
-            arrays that have a tensor's dtype.
+        arrays: NumPy arrays (memory-mapped ones are read batch by batch), tensors or data frames of numbers,
+            of one length. Do not write to them while the pipeline is in use: batches that are not shuffled
+            are views of C-ordered arrays that have a tensor's dtype.
         shuffle: a key; pass e is ordered by fold_in(key, e).  drop_last: omit a last batch that is short.
 
-        Raises ValueError for arrays of different lengths, TypeError for a list of arrays.
+        Raises ValueError for arrays of different lengths, TypeError for a list of arrays, and for a column
+        of a data frame that does not hold numbers.
 
         >>> import treepie as tp
         >>> for x, y in tp.Data.prepare((tp.arange(5), tp.zeros((5, 3))), batch_size=2, drop_last=True):
@@ -132,10 +147,11 @@ class Data(Generic[T_co]):
         if isinstance(arrays, list) and any(hasattr(x, "shape") for x in arrays):
             raise TypeError("Data.prepare: arrays is a list, expected a tuple of arrays or one array")
         single = not isinstance(arrays, tuple)
-        sources = tuple(array_of(x) for x in ((arrays,) if single else arrays))
-        length = _length("Data.prepare", sources)
+        parts = (arrays,) if single else arrays
+        sources = tuple(array_of(x) for x in parts)
+        length = length_of("Data.prepare", sources)
         size = _count("Data.prepare", "batch_size", batch_size, 1)
-        order = None if shuffle is None else _Shuffled(shuffle, length)
+        order = None if shuffle is None else Shuffled(shuffle, length)
 
         def batch(e: int, k: int, shards: Shards | None = None) -> Tensor | tuple[Tensor, ...]:
             first, last = k * size, min((k + 1) * size, length)
@@ -146,23 +162,28 @@ class Data(Generic[T_co]):
             tensors = tuple(read_rows(x, rows) for x in sources)
             return tensors[0] if single else tensors
 
-        return Data(length // size if drop_last else -(-length // size), batch, batch)
+        data: Data[Any] = Data(length // size if drop_last else -(-length // size), batch, batch)
+        data.columns = tuple(map(columns_of, parts))
+        return data
 
     # ---- pipelines from pipelines
     @overload
     def map(self, fn: Callable[[T_co], U]) -> Data[U]: ...
     @overload
     def map(self, fn: Callable[..., U]) -> Data[U]: ...
+    @noted
     def map(self, fn: Callable[..., Any]) -> Data[Any]:
         """Return fn(element) for each element."""
         _check_callable("Data.map", fn)
         call = unpacking(fn)
         return self._with(Data(self._length, lambda e, k: call(self._element(e, k))))
 
+    @noted
     def batch(self, batch_size: int, drop_last: bool = False) -> Data[list[T_co]]:
         """Return lists of `batch_size` elements; drop_last omits a last one that is short."""
         return self.map_batch(batch_size, lambda elements: elements, drop_last)
 
+    @noted
     def map_batch(
         self, batch_size: int, collate: Callable[[list[T_co]], U], drop_last: bool = False
     ) -> Data[U]:
@@ -182,6 +203,7 @@ class Data(Generic[T_co]):
 
         return Data(length, batch)
 
+    @noted
     def shuffle(self, key: Tensor) -> Data[T_co]:
         """Return the elements in random order; pass e is ordered by fold_in(key, e).
 
@@ -189,9 +211,10 @@ class Data(Generic[T_co]):
         >>> sorted(tp.Data.of_array([1, 2, 3]).shuffle(tp.rng.key(0)))
         [1, 2, 3]
         """
-        order = _Shuffled(key, self._length)
+        order = Shuffled(key, self._length)
         return Data(self._length, lambda e, k: self._element(e, int(order.of_pass(e)[k])))
 
+    @noted
     def prefetch(self, n: int = 2) -> Data[T_co]:
         """Return the same elements, up to n of them computed ahead by a background thread.
 
@@ -203,15 +226,17 @@ class Data(Generic[T_co]):
         [0, 1, 4]
         """
         ahead = Prefetcher(self._element, self._length, _count("Data.prefetch", "n", n, 1))
-        return self._with(Data(self._length, ahead))
+        return self._with(Data(self._length, ahead), self.columns)
 
+    @noted
     def take(self, n: int) -> Data[T_co]:
         """Return the first n elements."""
-        return self._with(Data(min(_count("Data.take", "n", n, 0), self._length), self._element, self._part))
+        length = min(_count("Data.take", "n", n, 0), self._length)
+        return self._with(Data(length, self._element, self._part), self.columns)
 
-    def _with(self, data: Data[U]) -> Data[U]:
+    def _with(self, data: Data[U], columns: tuple[tuple[str, ...] | None, ...] = ()) -> Data[U]:
         """Return a pipeline of this one's elements, which belongs to the same ranks."""
-        data.shards = self.shards
+        data.shards, data.columns = self.shards, columns
         return data
 
     @property
@@ -243,8 +268,9 @@ class Data(Generic[T_co]):
         start = _count("Data.seek", "position", position, 0)
         if start > self._length:
             raise ValueError(f"Data.seek: position is {position}, expected at most {self._length}")
-        self._pass, self._next = number, start
+        self._pass, self._next, self._last_reader = number, start, None
 
+    @noted
     def shard(self, comm: Communicator) -> Data[T_co]:
         """Return this rank's rows of each element: of n rows, those from n * rank // size on.
 
@@ -269,33 +295,59 @@ class Data(Generic[T_co]):
             return rows_of(element, shards.own_rows(row_count("Data.shard", element)))  # type: ignore[no-any-return]
 
         data = Data(self._length, own)
-        data.shards = shards
+        data.shards, data.columns = shards, self.columns
         return data
 
     def __iter__(self) -> Iterator[T_co]:
-        """Iterate over the rest of this pass; threads that do so together get each element once."""
+        """Iterate over the rest of this pass; threads that do so together get each element once.
+
+        Warns, once in a pass, where the same thread has read the last element before.
+        """
+        self._warn_if_exhausted()
+        return self._rest()
+
+    def _rest(self) -> Iterator[T_co]:
         while True:
             with self._lock:
                 e, k = self._pass, self._next
                 if k >= self._length:
                     return
                 self._next = k + 1
+                if k + 1 == self._length:
+                    self._last_reader = threading.current_thread()
             yield self._element(e, k)
+
+    def _warn_if_exhausted(self) -> None:
+        """Warn the caller's caller where a loop would silently do nothing.
+
+        Another thread may come late to a pass that it shares, and a resumed run may begin at the end of one.
+        """
+        if self._last_reader is not threading.current_thread():
+            return
+        self._last_reader = None
+        warnings.warn(
+            f"Data: all {self._length} elements of this pass have been read, so nothing is left to iterate "
+            "over; call reset() to begin the next pass",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
     def reset(self) -> None:
         """Begin the next pass; a shuffled pipeline gets a new order."""
-        self._pass, self._next = self._pass + 1, 0
+        self._pass, self._next, self._last_reader = self._pass + 1, 0, None
 
     def iter(self, fn: Callable[..., Any]) -> None:
         """Call fn(element) for each element."""
+        self._warn_if_exhausted()
         call = unpacking(fn)
-        for element in self:
+        for element in self._rest():
             call(element)
 
     def iteri(self, fn: Callable[..., Any]) -> None:
         """Call fn(k, element) for each element, k counting from 0."""
+        self._warn_if_exhausted()
         call = unpacking(fn, leading=1)
-        for k, element in enumerate(self):
+        for k, element in enumerate(self._rest()):
             call(k, element)
 
     def fold(self, fn: Callable[..., U], init: U) -> U:
@@ -306,65 +358,13 @@ class Data(Generic[T_co]):
         6
         """
         call, out = unpacking(fn, leading=1), init
-        for element in self:
+        for element in self._rest():
             out = call(out, element)
         return out
 
     def to_list(self) -> list[T_co]:
-        """Return the rest of this pass."""
-        return list(self)
-
-
-def check_data(function: str, data: Any) -> Data:
-    """Return a pipeline, or raise TypeError."""
-    if not isinstance(data, Data):
-        raise TypeError(
-            f"{function}: data is a {type(data).__name__}, expected a tp.Data (Data.of_array "
-            "makes one of a list)"
-        )
-    return data
-
-
-def check_not_empty(function: str, data: Any) -> Data:
-    """Return a pipeline before its end, or raise TypeError or ValueError."""
-    pipeline = check_data(function, data)
-    if not len(pipeline):
-        raise ValueError(
-            f"{function}: data is empty, expected at least one element (drop_last leaves out a "
-            "batch that is not full)"
-        )
-    if pipeline.position >= len(pipeline):
-        raise ValueError(
-            f"{function}: data is exhausted after {len(pipeline)} elements, expected some left (call reset())"
-        )
-    return pipeline
-
-
-def stack_batch(tensors: Sequence[TensorLike]) -> Tensor:
-    """Return tensors stacked along a new first axis: a collate function for `Data.map_batch`.
-
-    tensors: of one shape, else ValueError.
-
-    >>> import treepie as tp
-    >>> tp.data.stack_batch([tp.zeros(3), tp.ones(3)]).shape
-    (2, 3)
-    """
-    parts = [as_tensor(x) for x in tensors]
-    shapes = sorted({x.shape for x in parts})
-    if len(shapes) != 1:
-        listed = " and ".join(map(str, shapes)) or "no tensors"
-        raise ValueError(f"data.stack_batch: given {listed}, expected tensors of one shape")
-    return tensor(np.stack([x.numpy() for x in parts]))
-
-
-class _Shuffled:
-    """The order of each pass; the last one that was read is cached."""
-
-    def __init__(self, key: Tensor, length: int) -> None:
-        rng.fold_in(key, 0)  # a wrong key is an error here, not at the first element
-        self.of_pass = functools.lru_cache(maxsize=1)(
-            lambda e: rng.permutation(rng.fold_in(key, e), length).numpy()
-        )
+        """Return the rest of this pass; an empty list after its end."""
+        return list(self._rest())
 
 
 def _check_callable(function: str, fn: Any) -> None:
@@ -374,11 +374,3 @@ def _check_callable(function: str, fn: Any) -> None:
 
 def _count(function: str, argument: str, value: Any, least: int) -> int:
     return integer(function, argument, value, least)
-
-
-def _length(function: str, arrays: Sequence[Any]) -> int:
-    shapes = [x.shape for x in arrays]
-    if not shapes or not all(shapes) or len({s[0] for s in shapes}) > 1:
-        listed = " and ".join(map(str, shapes)) or "no arrays"
-        raise ValueError(f"{function}: shapes are {listed}, expected first axes of one length")
-    return int(shapes[0][0])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from treepie.autodiff import Tensor, ops, ptree, tensor
+from treepie.autodiff import Tensor, ops, ptree, rng, tensor
 from treepie.autodiff.arguments import as_tensor
-from treepie.autodiff.tensor import TENSOR_DTYPES
+from treepie.autodiff.tensor import TENSOR_DTYPES, TensorLike
 
 from ..distributed.communicator import Communicator
 
@@ -16,8 +18,27 @@ from ..distributed.communicator import Communicator
 _SMALL_BATCH = 1 << 16
 
 
+def columns_of(x: Any) -> tuple[str, ...] | None:
+    """Return the names of the columns of a data frame, of pandas or Polars; None for other arrays."""
+    return tuple(map(str, x.columns)) if hasattr(x, "columns") and hasattr(x, "__array__") else None
+
+
+def _table(frame: Any) -> Any:
+    """Return the numbers of a data frame as an array, or raise TypeError that names a column."""
+    columns = [np.asarray(frame[name]) for name in frame.columns]
+    for name, column in zip(frame.columns, columns, strict=True):
+        if column.dtype.kind not in "biuf":
+            raise TypeError(
+                f"Data.prepare: column {str(name)!r} has dtype {column.dtype}, expected numbers or bools "
+                "(encode categories as integers, and leave out text)"
+            )
+    return np.stack(columns, axis=1) if columns else np.asarray(frame)
+
+
 def array_of(x: Any) -> Any:
     """Return an array of a tensor's layout and dtype as a tensor, other NumPy arrays unchanged."""
+    if columns_of(x) is not None:
+        x = _table(x)
     if isinstance(x, np.ndarray) and x.ndim:
         direct = x.dtype in TENSOR_DTYPES and x.flags.c_contiguous and x.flags.aligned
         return Tensor(np.asarray(x), None) if direct else x
@@ -31,6 +52,43 @@ def read_rows(x: Any, rows: Any) -> Tensor:
     if isinstance(rows, slice) or len(rows) * (x.array.nbytes // max(len(x), 1)) < _SMALL_BATCH:
         return Tensor(np.asarray(x.array[rows]), None)
     return ops.take(x, Tensor(rows, None), 0)
+
+
+def stack_batch(tensors: Sequence[TensorLike]) -> Tensor:
+    """Return tensors stacked along a new first axis: a collate function for `Data.map_batch`.
+
+    tensors: of one shape, else ValueError.
+
+    >>> import treepie as tp
+    >>> tp.data.stack_batch([tp.zeros(3), tp.ones(3)]).shape
+    (2, 3)
+    """
+    parts = [as_tensor(x) for x in tensors]
+    shapes = sorted({x.shape for x in parts})
+    if len(shapes) != 1:
+        listed = " and ".join(map(str, shapes)) or "no tensors"
+        raise ValueError(f"data.stack_batch: given {listed}, expected tensors of one shape")
+    return tensor(np.stack([x.numpy() for x in parts]))
+
+
+def length_of(function: str, arrays: Sequence[Any]) -> int:
+    """Return the length that the first axes of arrays share, or raise ValueError."""
+    shapes = [x.shape for x in arrays]
+    if not shapes or not all(shapes) or len({s[0] for s in shapes}) > 1:
+        listed = " and ".join(map(str, shapes)) or "no arrays"
+        raise ValueError(f"{function}: shapes are {listed}, expected first axes of one length")
+    return int(shapes[0][0])
+
+
+class Shuffled:
+    """The order of each pass, by a key; the last one that was read is cached."""
+
+    def __init__(self, key: Tensor, length: int) -> None:
+        """Take a key and the number of elements; raise for another key."""
+        rng.fold_in(key, 0)  # a wrong key is an error here, not at the first element
+        self.of_pass = functools.lru_cache(maxsize=1)(
+            lambda e: rng.permutation(rng.fold_in(key, e), length).numpy()
+        )
 
 
 class Shards:

@@ -8,3 +8,7 @@ from .world import world as world
 _end_all_ranks_with_one()
 
 __all__ = ["Communicator", "Local", "world"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -36,6 +36,10 @@ class Local:
         self._barrier = threading.Barrier(self.size)
         self._arrays: list[NDArray[Any] | None] = [None] * self.size
 
+    def __repr__(self) -> str:
+        """Show the number of ranks."""
+        return f"Local({self.size})"
+
     def run(self, function: Callable[[Rank], Any]) -> list[Any]:
         """Return function(communicator) of each rank, all at once.
 

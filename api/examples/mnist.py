@@ -3,6 +3,7 @@
 The network of Kaun's MNIST example. FOLDER has the four IDX files; without one they are downloaded once.
 """
 
+import argparse
 import sys
 import time
 
@@ -31,7 +32,11 @@ def model() -> tp.layer.Layer:
 
 def main() -> None:
     """Train for 3 epochs on 60000 images, score 10000 others; exit with 1 below 98.8 % accuracy."""
-    (x, y), (x_test, y_test) = tp.datasets.mnist(sys.argv[1] if len(sys.argv) > 1 else None)
+    parser = argparse.ArgumentParser("python -m treepie.examples.mnist", description=main.__doc__)
+    parser.add_argument(
+        "folder", nargs="?", help="with the four IDX files; by default they are downloaded once"
+    )
+    (x, y), (x_test, y_test) = tp.datasets.mnist(parser.parse_args().folder)
     net = model()
     print(tp.layer.summary(net, input_shape=(BATCH, 1, 28, 28)))
 

@@ -56,7 +56,8 @@ def prelu(x: TensorLike, weight: TensorLike) -> Tensor:
     >>> tp.fn.prelu([[-2.0, -2.0]], [0.5, 0.25]).tolist()
     [[-1.0, -0.5]]
     """
-    t, w = as_float("prelu", x), as_tensor(weight)
+    w = as_tensor(weight)
+    t = as_float("prelu", x, like=w)
     same_float_dtype("prelu", x=t, weight=w)
     if w.size == 1 and w.ndim <= 1:
         return rows.leaky_relu(t, w.reshape(()))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from treepie.autodiff import Tensor, ops
-from treepie.autodiff.arguments import as_tensor, same_float_dtype
+from treepie.autodiff.arguments import as_float, as_tensor, same_float_dtype
 from treepie.autodiff.tensor import TensorLike
 
 from .geometry import (
     Padding1d,
     Padding2d,
+    Shape,
     Sizes,
     pad_pairs,
     sizes,
@@ -39,7 +40,8 @@ def _conv(
     groups: int,
 ) -> Tensor:
     """Return the convolution of x (n, in, *size) over `axes` spatial axes."""
-    t, w = as_tensor(x), as_tensor(weight)
+    w = as_tensor(weight)
+    t = as_float(name, x, like=w)
     steps, dilations = sizes(name, "stride", stride, axes), sizes(name, "dilation", dilation, axes)
     count = sizes(name, "groups", groups, 1)[0]
     shape, window = ("length", "k") if axes == 1 else ("h, w", "kh, kw")
@@ -134,6 +136,99 @@ def conv2d(
     return _conv("conv2d", 2, x, weight, bias, stride, dilation, padding, groups)
 
 
+def _conv_transpose(
+    name: str,
+    axes: int,
+    x: TensorLike,
+    weight: TensorLike,
+    bias: TensorLike | None,
+    stride: Sizes,
+    padding: Sizes,
+    output_padding: Sizes,
+    groups: int,
+    dilation: Sizes,
+) -> Tensor:
+    """Return the transposed convolution of x (n, in, *size) over `axes` spatial axes."""
+    w = as_tensor(weight)
+    t = as_float(name, x, like=w)
+    steps, dilations = sizes(name, "stride", stride, axes), sizes(name, "dilation", dilation, axes)
+    pad = sizes(name, "padding", padding, axes, 0)
+    extra = sizes(name, "output_padding", output_padding, axes, 0)
+    count = sizes(name, "groups", groups, 1)[0]
+    shape, window = ("length", "k") if axes == 1 else ("h, w", "kh, kw")
+    if (
+        t.ndim != axes + 2
+        or w.ndim != axes + 2
+        or w.size == 0
+        or t.shape[1] != w.shape[0]
+        or w.shape[0] % count
+    ):
+        raise ValueError(
+            f"{name}: x has shape {t.shape} and weight {w.shape} with groups {count}, expected x "
+            f"(n, in, {shape}) and weight (in, out / groups, {window}), groups dividing in"
+        )
+    same_float_dtype(name, x=t, weight=w)
+    check_output_padding(name, output_padding, extra, steps, dilations)
+    kernel = w.shape[2:]
+    size = tuple(
+        (n - 1) * s - 2 * p + d * (k - 1) + e + 1
+        for n, k, s, p, d, e in zip(t.shape[2:], kernel, steps, pad, dilations, extra, strict=True)
+    )
+    if min(size) < 1:
+        raise ValueError(
+            f"{name}: x has shape {t.shape}, which gives a result of {size}, expected at least 1"
+        )
+    # As many windows as x has elements: the elements of output_padding are beyond the last one.
+    pairs = tuple((p, p - e) for p, e in zip(pad, extra, strict=True))
+    images = window_geometry(name, size, kernel, steps, dilations, pairs).as_2d()
+    out = ops.convolution_input(
+        with_height(t),
+        with_height(w),
+        (1, *size)[-2:],
+        images.stride,
+        images.dilation,
+        images.margins,
+        count,
+    )
+    if bias is not None:
+        out = out + ops.reshape(_bias(name, bias, w, w.shape[1] * count), (-1, 1, 1))
+    return without_height(out, t.ndim)
+
+
+def check_output_padding(name: str, argument: Sizes, extra: Shape, stride: Shape, dilation: Shape) -> None:
+    """Raise ValueError unless the output's padding is less than the stride or the dilation."""
+    if any(e >= max(s, d) for e, s, d in zip(extra, stride, dilation, strict=True)):
+        raise ValueError(
+            f"{name}: output_padding is {argument!r}, expected less than the stride or the dilation"
+        )
+
+
+def conv_transpose1d(
+    x: TensorLike,
+    weight: TensorLike,
+    bias: TensorLike | None = None,
+    stride: Sizes = 1,
+    padding: Sizes = 0,
+    output_padding: Sizes = 0,
+    groups: int = 1,
+    dilation: Sizes = 1,
+) -> Tensor:
+    """Return the transposed convolution of sequences, plus bias, with PyTorch's arguments.
+
+    x: (n, in, length).  weight: (in, out / groups, k).  bias: (out,).  The rest is as for `conv_transpose2d`.
+
+    Returns (n, out, results), where results = (length - 1) * stride - 2 * padding + dilation * (k - 1)
+    + output_padding + 1.
+
+    >>> import treepie as tp
+    >>> tp.fn.conv_transpose1d([[[1.0, 2.0]]], [[[1.0, 10.0]]], stride=2).tolist()
+    [[[1.0, 10.0, 2.0, 20.0]]]
+    """
+    return _conv_transpose(
+        "conv_transpose1d", 1, x, weight, bias, stride, padding, output_padding, groups, dilation
+    )
+
+
 def conv_transpose2d(
     x: TensorLike,
     weight: TensorLike,
@@ -162,34 +257,6 @@ def conv_transpose2d(
     >>> tp.fn.conv_transpose2d(tp.ones((1, 8, 4, 4)), tp.ones((8, 3, 2, 2)), stride=2).shape
     (1, 3, 8, 8)
     """
-    name = "conv_transpose2d"
-    t, w = as_tensor(x), as_tensor(weight)
-    steps, dilations = sizes(name, "stride", stride, 2), sizes(name, "dilation", dilation, 2)
-    pad, extra = sizes(name, "padding", padding, 2, 0), sizes(name, "output_padding", output_padding, 2, 0)
-    count = sizes(name, "groups", groups, 1)[0]
-    if t.ndim != 4 or w.ndim != 4 or w.size == 0 or t.shape[1] != w.shape[0] or w.shape[0] % count:
-        raise ValueError(
-            f"{name}: x has shape {t.shape} and weight {w.shape} with groups {count}, expected x "
-            "(n, in, h, w) and weight (in, out / groups, kh, kw), groups dividing in"
-        )
-    same_float_dtype(name, x=t, weight=w)
-    for k in (0, 1):
-        if extra[k] >= max(steps[k], dilations[k]):
-            raise ValueError(
-                f"{name}: output_padding is {output_padding!r}, expected less than the stride or the dilation"
-            )
-    size = tuple(
-        (t.shape[2 + k] - 1) * steps[k] - 2 * pad[k] + dilations[k] * (w.shape[2 + k] - 1) + extra[k] + 1
-        for k in (0, 1)
+    return _conv_transpose(
+        "conv_transpose2d", 2, x, weight, bias, stride, padding, output_padding, groups, dilation
     )
-    if min(size) < 1:
-        raise ValueError(
-            f"{name}: x has shape {t.shape}, which gives a result of {size}, expected at least 1"
-        )
-    # As many windows as x has elements: the rows and columns of output_padding are beyond the last one.
-    pairs = tuple((p, p - e) for p, e in zip(pad, extra, strict=True))
-    geometry = window_geometry(name, size, w.shape[2:], steps, dilations, pairs)
-    out = ops.convolution_input(t, w, size, geometry.stride, geometry.dilation, geometry.margins, count)
-    if bias is None:
-        return out
-    return out + ops.reshape(_bias(name, bias, w, w.shape[1] * count), (-1, 1, 1))

@@ -40,8 +40,13 @@ def check_eps(name: str, eps: float) -> float:
     return float(eps)
 
 
-def _features(name: str, x: TensorLike) -> Tensor:
-    t = as_float(name, x)
+def _floats(name: str, x: TensorLike, scale: TensorLike | None) -> Tensor:
+    """Return x as floats; integers and bools get the dtype of a scale."""
+    return as_float(name, x, like=None if scale is None else as_tensor(scale))
+
+
+def _features(name: str, x: TensorLike, scale: TensorLike | None) -> Tensor:
+    t = _floats(name, x, scale)
     if t.ndim == 0 or t.shape[-1] == 0:
         raise ValueError(f"{name}: x has shape {t.shape}, expected (..., features) with at least one feature")
     return t
@@ -61,7 +66,7 @@ def layer_norm(
     >>> tp.fn.layer_norm([[1.0, 3.0]], eps=0.0).tolist()
     [[-1.0, 1.0]]
     """
-    t = _features("layer_norm", x)
+    t = _features("layer_norm", x, gamma)
     w, b = _per_channel("layer_norm", t, -1, gamma=gamma, beta=beta)
     return rows.normalize(t, w, b, t.ndim - 1, 1, check_eps("layer_norm", eps), True)
 
@@ -76,7 +81,7 @@ def rms_norm(x: TensorLike, scale: TensorLike | None = None, eps: float = 1e-6) 
     >>> tp.fn.rms_norm([[3.0, 3.0]], eps=0.0).tolist()
     [[1.0, 1.0]]
     """
-    t = _features("rms_norm", x)
+    t = _features("rms_norm", x, scale)
     w, b = _per_channel("rms_norm", t, -1, scale=scale, bias=None)
     return rows.normalize(t, w, b, t.ndim - 1, 1, check_eps("rms_norm", eps), False)
 
@@ -99,7 +104,7 @@ def group_norm(
     >>> tp.fn.group_norm([[1.0, 3.0, 10.0, 30.0]], num_groups=2, eps=0.0).tolist()
     [[-1.0, 1.0, -1.0, 1.0]]
     """
-    t, groups = as_float("group_norm", x), integer("group_norm", "num_groups", num_groups)
+    t, groups = _floats("group_norm", x, scale), integer("group_norm", "num_groups", num_groups)
     if t.ndim < 2 or groups < 1 or t.shape[1] % groups:
         raise ValueError(
             f"group_norm: x has shape {t.shape} and num_groups is {groups}, expected (batch, channels, ...) "
@@ -107,6 +112,28 @@ def group_norm(
         )
     w, b = _per_channel("group_norm", t, 1, scale=scale, bias=bias)
     return rows.normalize(t, w, b, 1, groups, check_eps("group_norm", eps), True)
+
+
+def instance_norm(
+    x: TensorLike, scale: TensorLike | None = None, bias: TensorLike | None = None, eps: float = 1e-5
+) -> Tensor:
+    """Return x normalized over the spatial axes, for each channel of each example, times scale, plus bias.
+
+    x: (batch, channels, ...), with more than one element a channel.  scale, bias: (channels,), by default 1
+    and 0.  eps: 0 or more. Errors as of `layer_norm`. Ulyanov et al. 2016.
+
+    >>> import treepie as tp
+    >>> tp.fn.instance_norm([[[1.0, 3.0], [10.0, 30.0]]], eps=0.0).tolist()
+    [[[-1.0, 1.0], [-1.0, 1.0]]]
+    """
+    t = as_float("instance_norm", x)
+    if t.ndim < 3 or 0 in t.shape[1:] or math.prod(t.shape[2:]) == 1:
+        raise ValueError(
+            f"instance_norm: x has shape {t.shape}, expected (batch, channels, ...) with more than one "
+            "element a channel: its variance would be 0"
+        )
+    w, b = _per_channel("instance_norm", t, 1, scale=scale, bias=bias)
+    return rows.normalize(t, w, b, 1, t.shape[1], check_eps("instance_norm", eps), True)
 
 
 def batch_norm(
@@ -131,7 +158,7 @@ def batch_norm(
     """
     if (mean is None) != (var is None):
         raise ValueError("batch_norm: one of mean and var is None, expected both or neither")
-    t = as_float("batch_norm", x)
+    t = _floats("batch_norm", x, scale)
     if t.ndim < 2:
         raise ValueError(f"batch_norm: x has shape {t.shape}, expected (batch, channels, ...)")
     w, b = _per_channel("batch_norm", t, 1, scale=scale, bias=bias)

@@ -9,6 +9,7 @@ import numpy as np
 
 from treepie.autodiff import Tensor, ops
 from treepie.autodiff.arguments import as_float, filled
+from treepie.autodiff.limits import check_total, out_of_memory
 from treepie.autodiff.tensor import TensorLike
 
 from .geometry import (
@@ -183,3 +184,87 @@ def avg_pool2d(
     [[[[2.5, 4.5], [10.5, 12.5]]]]
     """
     return _average("avg_pool2d", 2, x, count_include_pad, kernel_size, stride, padding, dilation, ceil_mode)
+
+
+def _spatial(name: str, x: TensorLike) -> Tensor:
+    """Return x (n, channels, ...), flattened to (n, channels, elements)."""
+    t = as_float(name, x)
+    if t.ndim < 3 or 0 in t.shape[2:]:
+        raise ValueError(
+            f"{name}: x has shape {t.shape}, expected (n, channels, ...) with spatial axes, not empty"
+        )
+    return t.reshape((*t.shape[:2], math.prod(t.shape[2:])))
+
+
+def global_avg_pool(x: TensorLike) -> Tensor:
+    """Return the mean of each channel over all spatial axes: (n, channels, ...) to (n, channels).
+
+    Raises ValueError for an x without spatial axes, or with empty ones.
+
+    >>> import treepie as tp
+    >>> tp.fn.global_avg_pool([[[1.0, 2.0, 6.0]]]).tolist()
+    [[3.0]]
+    """
+    return _spatial("global_avg_pool", x).mean(axis=2)
+
+
+def global_max_pool(x: TensorLike) -> Tensor:
+    """Return the largest element of each channel over all spatial axes: (n, channels, ...) to (n, channels).
+
+    Raises ValueError for an x without spatial axes, or with empty ones.
+
+    >>> import treepie as tp
+    >>> tp.fn.global_max_pool([[[1.0, 2.0, 6.0]]]).tolist()
+    [[6.0]]
+    """
+    return _spatial("global_max_pool", x).max(axis=2)
+
+
+def adaptive_avg_pool2d(x: TensorLike, output_size: Sizes) -> Tensor:
+    """Return the means of windows of images, of such sizes that the result has `output_size`.
+
+    x: (n, channels, h, w), float.  output_size: an int, or a pair (rows, columns), of 1 or more.
+
+    Window i of m along an axis of n elements is floor(i n / m) to ceil((i + 1) n / m) - 1, as in PyTorch.
+    Raises ValueError for other shapes and sizes.
+
+    >>> import treepie as tp
+    >>> tp.fn.adaptive_avg_pool2d([[[[1.0, 2.0, 6.0]]]], (1, 2)).tolist()
+    [[[[1.5, 4.0]]]]
+    """
+    name = "adaptive_avg_pool2d"
+    t = as_float(name, x)
+    if t.ndim != 4 or 0 in t.shape[2:]:
+        raise ValueError(f"{name}: x has shape {t.shape}, expected (n, channels, h, w), not empty")
+    size = sizes(name, "output_size", output_size, 2)
+    check_total(name, (*t.shape[:2], *size))
+    for axis, results in enumerate(size, 2):
+        t = _means(t, axis, results)
+    return t
+
+
+def _means(t: Tensor, axis: int, results: int) -> Tensor:
+    """Return the means of `results` windows along an axis."""
+    n, before, after = t.shape[axis], t.shape[:axis], t.shape[axis + 1 :]
+    if n % results == 0:
+        return t.reshape((*before, results, n // results, *after)).mean(axis=axis + 1)
+    try:
+        elements, inside, counts = _windows(n, results, t.dtype.name)
+    except MemoryError:
+        raise out_of_memory("adaptive_avg_pool2d", (results,), t.dtype) from None
+    ones = (1,) * len(after)
+    windows = ops.take(t, elements, axis)
+    # Windows have the size of the largest; what is beyond a window's end counts as 0.
+    kept = ops.where(inside.reshape((*inside.shape, *ones)), windows, 0.0)
+    return ops.div(kept.sum(axis=axis + 1), counts.reshape((results, *ones)))
+
+
+@functools.lru_cache(maxsize=100)
+def _windows(n: int, results: int, dtype: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Return indices of each window's elements, whether they are inside, and their numbers."""
+    window = np.arange(results)
+    starts, ends = window * n // results, -(-(window + 1) * n // results)
+    elements = starts[:, None] + np.arange((ends - starts).max())
+    inside = elements < ends[:, None]
+    parts = np.minimum(elements, n - 1), inside, (ends - starts).astype(dtype)
+    return Tensor(parts[0], None), Tensor(parts[1], None), Tensor(parts[2], None)

@@ -82,7 +82,8 @@ def _checked(
     *states: TensorLike | None,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Return x, weight_hh and the initial states, zeros for None; ValueError for shapes that do not fit."""
-    t, w, w_x = as_float(name, x), as_tensor(weight_hh), as_tensor(weight_ih)
+    w, w_x = as_tensor(weight_hh), as_tensor(weight_ih)
+    t = as_float(name, x, like=w)
     n = w.shape[0] if w.ndim else 0
     if n < 1 or w.shape != (n, gates * n):
         raise ValueError(f"{name}: weight_hh has shape {w.shape}, expected (n, {gates} n)")

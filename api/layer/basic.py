@@ -1,8 +1,7 @@
-"""The linear layer, dropout, activations, and layers of a function without parameters."""
+"""The linear layer, dropout, and layers of a function without parameters."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -63,6 +62,27 @@ def dropout(rate: float) -> Layer:
     >>> set(model.apply(vars, tp.ones(100), training=True, rngs=tp.rng.key(1))[0].tolist()) == {0.0, 2.0}
     True
     """
+    return _dropout("dropout", fn.dropout, rate)
+
+
+@constructor
+def dropout2d(rate: float) -> Layer:
+    """Return the layer `fn.dropout2d`: in training, it sets whole channels to 0 with probability `rate`.
+
+    rate: in [0, 1), else ValueError. x: (batch, channels, ...). Raises ValueError in training without a key.
+
+    >>> import treepie as tp
+    >>> model = tp.layer.dropout2d(0.5)
+    >>> vars = model.init(tp.rng.key(0))
+    >>> y, _ = model.apply(vars, tp.ones((2, 3, 8, 8)), training=True, rngs=tp.rng.key(1))
+    >>> set(y.mean(axis=(2, 3)).ravel().tolist()) == {0.0, 2.0}
+    True
+    """
+    return _dropout("dropout2d", fn.dropout2d, rate)
+
+
+def _dropout(name: str, function: Callable[[Tensor, float, Tensor], Tensor], rate: float) -> Layer:
+    """Return the layer of a function (x, rate, key), which is the identity in evaluation."""
     check_rate(rate)
 
     def apply(
@@ -71,88 +91,10 @@ def dropout(rate: float) -> Layer:
         if not training or rate == 0:
             return x, state
         if rngs is None:
-            raise ValueError("layer.dropout: rngs is None, expected a key in training (rngs=tp.rng.key(0))")
-        return fn.dropout(x, rate, rngs), state
+            raise ValueError(f"layer.{name}: rngs is None, expected a key in training (rngs=tp.rng.key(0))")
+        return function(x, rate, rngs), state
 
-    return Layer(lambda rngs, dtype: Vars({}, {}, dtype), apply, f"dropout({rate})", pure=True)
-
-
-@constructor
-def relu() -> Layer:
-    """Return the layer max(x, 0).
-
-    >>> import treepie as tp
-    >>> model = tp.layer.relu()
-    >>> model.apply(model.init(tp.rng.key(0)), [-1.0, 2.0])[0].tolist()
-    [0.0, 2.0]
-    """
-    return stateless("relu", fn.relu)
-
-
-@constructor
-def gelu() -> Layer:
-    """Return the layer x Phi(x), Phi the cumulative normal distribution (Hendrycks & Gimpel 2016).
-
-    >>> import treepie as tp
-    >>> model = tp.layer.gelu()
-    >>> model.apply(model.init(tp.rng.key(0)), [0.0, 10.0])[0].tolist()
-    [0.0, 10.0]
-    """
-    return stateless("gelu", fn.gelu)
-
-
-@constructor
-def silu() -> Layer:
-    """Return the layer x * sigmoid(x) (Elfwing et al. 2018).
-
-    >>> import treepie as tp
-    >>> model = tp.layer.silu()
-    >>> model.apply(model.init(tp.rng.key(0)), [0.0])[0].tolist()
-    [0.0]
-    """
-    return stateless("silu", fn.silu)
-
-
-@constructor
-def tanh() -> Layer:
-    """Return the layer tanh(x).
-
-    >>> import treepie as tp
-    >>> model = tp.layer.tanh()
-    >>> model.apply(model.init(tp.rng.key(0)), [0.0])[0].tolist()
-    [0.0]
-    """
-    return stateless("tanh", fn.tanh)
-
-
-@constructor
-def sigmoid() -> Layer:
-    """Return the layer 1 / (1 + exp(-x)).
-
-    >>> import treepie as tp
-    >>> model = tp.layer.sigmoid()
-    >>> model.apply(model.init(tp.rng.key(0)), [0.0])[0].tolist()
-    [0.5]
-    """
-    return stateless("sigmoid", fn.sigmoid)
-
-
-@constructor
-def flatten() -> Layer:
-    """Return the layer (batch, ...) -> (batch, features).
-
-    >>> import treepie as tp
-    >>> model = tp.layer.flatten()
-    >>> model.apply(model.init(tp.rng.key(0)), tp.zeros((4, 2, 3)))[0].shape
-    (4, 6)
-    """
-
-    def flatten_features(x: Tensor) -> Tensor:
-        if x.ndim == 0:
-            raise ValueError("layer.flatten: x has shape (), expected (batch, ...)")
-        return x.reshape((x.shape[0], math.prod(x.shape[1:])))
-
-    return stateless("flatten", flatten_features)
+    return Layer(lambda rngs, dtype: Vars({}, {}, dtype), apply, f"{name}({rate})", pure=True)
 
 
 @constructor

@@ -1,4 +1,4 @@
-"""Layers of convolution and pooling."""
+"""Layers of convolution."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from typing import Any
 from treepie.autodiff import Tensor, rng
 
 from .. import fn, init as initializers
+from ..fn.conv import check_output_padding
 from ..fn.geometry import Padding1d, Padding2d, Sizes, pad_pairs, sizes
 from ..pickling import constructor
-from .core import Layer, Tree, Vars, check_sizes, stateless
+from .core import Layer, Tree, Vars, check_sizes, parametric
 
 #: Of weights (out, in / groups, window...): Glorot & Bengio 2010, fans multiplied by the window's size.
 _weights = initializers.variance_scaling(1.0, "fan_avg", "uniform", in_axis=1, out_axis=0)
+#: Likewise, of weights (in, out / groups, window...) of transposed convolutions.
+_transposed_weights = initializers.variance_scaling(1.0, "fan_avg", "uniform", in_axis=0, out_axis=1)
 
 
 def _conv(
@@ -30,13 +33,7 @@ def _conv(
 ) -> Layer:
     """Return the layer of `fn.conv1d` or `fn.conv2d`, over `axes` spatial axes."""
     name = f"layer.{function.__name__}"
-    counts = {"in_channels": in_channels, "out_channels": out_channels, "groups": groups}
-    check_sizes(name, **counts)
-    if in_channels % groups or out_channels % groups:
-        raise ValueError(
-            f"{name}: groups is {groups}, expected a divisor of {in_channels} in_channels and {out_channels} "
-            "out_channels"
-        )
+    _check_channels(name, in_channels, out_channels, groups)
     kernel = sizes(name, "kernel_size", kernel_size, axes)
     steps, dilations = sizes(name, "stride", stride, axes), sizes(name, "dilation", dilation, axes)
     pad_pairs(name, padding, kernel, kernel, steps, dilations)  # raises for invalid padding
@@ -58,16 +55,48 @@ def _conv(
     return Layer(init, apply, f"{function.__name__}({in_channels}, {out_channels}, {window})", pure=True)
 
 
-def _pool(
-    function: Callable[..., Tensor], axes: int, kernel_size: Sizes, stride: Sizes | None, padding: Padding1d
+def _conv_transpose(
+    function: Callable[..., Tensor],
+    axes: int,
+    in_channels: int,
+    out_channels: int,
+    kernel_size: Sizes,
+    stride: Sizes,
+    padding: Sizes,
+    output_padding: Sizes,
+    groups: int,
+    bias: bool,
+    dilation: Sizes,
 ) -> Layer:
-    """Return the layer of a pooling function, over `axes` spatial axes."""
+    """Return the layer of `fn.conv_transpose1d` or `fn.conv_transpose2d`, over `axes` spatial axes."""
     name = f"layer.{function.__name__}"
+    _check_channels(name, in_channels, out_channels, groups)
     kernel = sizes(name, "kernel_size", kernel_size, axes)
-    steps = kernel if stride is None else sizes(name, "stride", stride, axes)
-    pad_pairs(name, padding, kernel, kernel, steps, (1,) * axes)  # raises for invalid padding
+    steps, dilations = sizes(name, "stride", stride, axes), sizes(name, "dilation", dilation, axes)
+    pad = sizes(name, "padding", padding, axes, 0)
+    extra = sizes(name, "output_padding", output_padding, axes, 0)
+    check_output_padding(name, output_padding, extra, steps, dilations)
+    shape = (in_channels, out_channels // groups, *kernel)
+
+    def params(rngs: Tensor, dtype: Any) -> dict[str, Tensor]:
+        weight = {"weight": _transposed_weights(rng.split(rngs)[0], shape, dtype)}
+        return {**weight, "bias": initializers.zeros(rngs, (out_channels,), dtype)} if bias else weight
+
+    def transposed(p: Tree, x: Tensor) -> Tensor:
+        b = p["bias"] if bias else None
+        return function(x, p["weight"], b, steps, pad, extra, groups, dilations)
+
     window = kernel[0] if axes == 1 else kernel
-    return stateless(f"{function.__name__}({window})", lambda x: function(x, kernel, steps, padding))
+    return parametric(f"{function.__name__}({in_channels}, {out_channels}, {window})", params, transposed)
+
+
+def _check_channels(name: str, in_channels: int, out_channels: int, groups: int) -> None:
+    check_sizes(name, in_channels=in_channels, out_channels=out_channels, groups=groups)
+    if in_channels % groups or out_channels % groups:
+        raise ValueError(
+            f"{name}: groups is {groups}, expected a divisor of {in_channels} in_channels and {out_channels} "
+            "out_channels"
+        )
 
 
 @constructor
@@ -134,58 +163,67 @@ def conv2d(
 
 
 @constructor
-def max_pool1d(kernel_size: int, stride: int | None = None, padding: Padding1d = "valid") -> Layer:
-    """Return a layer that applies `fn.max_pool1d` to x (batch, channels, length).
+def conv_transpose1d(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    stride: int = 1,
+    padding: int = 0,
+    output_padding: int = 0,
+    groups: int = 1,
+    bias: bool = True,
+    dilation: int = 1,
+) -> Layer:
+    """Return a layer that applies `fn.conv_transpose1d` to x (batch, in_channels, length).
 
-    stride: the window's size by default.  padding: as for `fn.max_pool1d`.
+    stride, padding, output_padding, groups, dilation: as for `fn.conv_transpose1d`, and as PyTorch's.
+    bias: whether there is one.
+
+    Parameters: weight (in_channels, out_channels / groups, kernel_size), Glorot-uniform; bias
+    (out_channels,), zeros.
+
+    Raises ValueError for sizes below 1, groups that do not divide both numbers of channels, and an
+    output_padding that is not less than the stride or the dilation.
 
     >>> import treepie as tp
-    >>> layer = tp.layer.max_pool1d(2)
-    >>> layer.apply(layer.init(rngs=tp.rng.key(0)), tp.ones((1, 3, 8)))[0].shape
-    (1, 3, 4)
+    >>> layer = tp.layer.conv_transpose1d(4, 2, kernel_size=4, stride=2, padding=1)
+    >>> layer.apply(layer.init(rngs=tp.rng.key(0)), tp.ones((1, 4, 10)))[0].shape
+    (1, 2, 20)
     """
-    return _pool(fn.max_pool1d, 1, kernel_size, stride, padding)
+    sizes_1d = (kernel_size, stride, padding, output_padding)
+    return _conv_transpose(
+        fn.conv_transpose1d, 1, in_channels, out_channels, *sizes_1d, groups, bias, dilation
+    )
 
 
 @constructor
-def avg_pool1d(kernel_size: int, stride: int | None = None, padding: Padding1d = "valid") -> Layer:
-    """Return a layer that applies `fn.avg_pool1d` to x (batch, channels, length).
+def conv_transpose2d(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: Sizes,
+    stride: Sizes = 1,
+    padding: Sizes = 0,
+    output_padding: Sizes = 0,
+    groups: int = 1,
+    bias: bool = True,
+    dilation: Sizes = 1,
+) -> Layer:
+    """Return a layer that applies `fn.conv_transpose2d` to x (batch, in_channels, h, w).
 
-    stride: the window's size by default.  padding: as for `fn.avg_pool1d`; it counts as zeros.
+    kernel_size, stride, padding, output_padding, dilation: an int, or a pair (rows, columns), as for
+        `fn.conv_transpose2d`, and as PyTorch's.  groups: likewise.  bias: whether there is one.
 
-    >>> import treepie as tp
-    >>> layer = tp.layer.avg_pool1d(2)
-    >>> layer.apply(layer.init(rngs=tp.rng.key(0)), tp.ones((1, 3, 8)))[0].shape
-    (1, 3, 4)
-    """
-    return _pool(fn.avg_pool1d, 1, kernel_size, stride, padding)
+    Parameters: weight (in_channels, out_channels / groups, *kernel_size), Glorot-uniform; bias
+    (out_channels,), zeros.
 
-
-@constructor
-def max_pool2d(kernel_size: Sizes, stride: Sizes | None = None, padding: Padding2d = "valid") -> Layer:
-    """Return a layer that applies `fn.max_pool2d` to x (batch, channels, h, w).
-
-    kernel_size, stride: an int, or a pair (rows, columns); the stride is the window's size by default.
-    padding: as for `fn.max_pool2d`.
-
-    >>> import treepie as tp
-    >>> layer = tp.layer.max_pool2d(2)
-    >>> layer.apply(layer.init(rngs=tp.rng.key(0)), tp.ones((1, 3, 8, 8)))[0].shape
-    (1, 3, 4, 4)
-    """
-    return _pool(fn.max_pool2d, 2, kernel_size, stride, padding)
-
-
-@constructor
-def avg_pool2d(kernel_size: Sizes, stride: Sizes | None = None, padding: Padding2d = "valid") -> Layer:
-    """Return a layer that applies `fn.avg_pool2d` to x (batch, channels, h, w).
-
-    kernel_size, stride: an int, or a pair (rows, columns); the stride is the window's size by default.
-    padding: as for `fn.avg_pool2d`; it counts as zeros.
+    Raises ValueError as `conv_transpose1d`.
 
     >>> import treepie as tp
-    >>> layer = tp.layer.avg_pool2d(2)
-    >>> layer.apply(layer.init(rngs=tp.rng.key(0)), tp.ones((1, 3, 8, 8)))[0].shape
-    (1, 3, 4, 4)
+    >>> layer = tp.layer.conv_transpose2d(8, 3, kernel_size=2, stride=2)
+    >>> layer.apply(layer.init(rngs=tp.rng.key(0)), tp.ones((1, 8, 5, 5)))[0].shape
+    (1, 3, 10, 10)
     """
-    return _pool(fn.avg_pool2d, 2, kernel_size, stride, padding)
+    sizes_2d = (kernel_size, stride, padding, output_padding)
+    return _conv_transpose(
+        fn.conv_transpose2d, 2, in_channels, out_channels, *sizes_2d, groups, bias, dilation
+    )

@@ -20,6 +20,7 @@ from treepie.autodiff.tensor import TensorLike, check_dtype
 from treepie.autodiff.trace import active
 from treepie.kernels.compilations import compilations
 
+from ..display import cut, html_tree, tree_text, value_text
 from ..pickling import Constructed
 
 Tree = Any
@@ -38,6 +39,14 @@ class Vars:
     params: Tree
     state: Tree
     dtype: Any
+
+    def __repr__(self) -> str:
+        """Show the shapes, of many parameters their number."""
+        dtype = value_text(self.dtype)
+        return f"Vars(params={tree_text(self.params)}, state={tree_text(self.state)}, dtype={dtype})"
+
+    def _repr_html_(self) -> str:
+        return html_tree({"params": self.params, "state": self.state})
 
     def with_params(self, params: Tree) -> Vars:
         """Return Vars with other parameters."""
@@ -59,6 +68,10 @@ class Context:
 
     values: Mapping[str, Tensor] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        """Show the names, with dtypes and shapes."""
+        return cut(f"Context({', '.join(f'{k}={value_text(v)}' for k, v in self.values.items())})")
+
     def set(self, name: str, value: TensorLike) -> Context:
         """Return a context with one more tensor."""
         return Context({**self.values, name: as_tensor(value)})
@@ -73,6 +86,19 @@ Apply = Callable[..., tuple[Any, Tree]]
 
 #: The list where `summary` collects (name, output, own parameters) of each layer that is applied.
 summary_rows: ContextVar[list[tuple[str, Any, int]] | None] = ContextVar("summary_rows", default=None)
+
+
+@dataclass
+class LayerNode:
+    """A layer, its parameters, and the layers whose `init` its own called; the root has no layer."""
+
+    layer: Layer | None = None
+    params: Tree = None
+    children: list[LayerNode] = field(default_factory=list)
+
+
+#: The node of the layer whose `init` runs, while `print(model)` collects the tree of layers.
+init_node: ContextVar[LayerNode | None] = ContextVar("init_node", default=None)
 
 
 class Layer(Constructed):
@@ -116,9 +142,16 @@ class Layer(Constructed):
                 setattr(self, name, value)
         self._known = {}
 
-    def __repr__(self) -> str:
-        """Show the name."""
-        return f"Layer({self.name})"
+    def __str__(self) -> str:
+        """Return the tree of layers with their numbers of parameters, which are not allocated."""
+        from .summary import tree  # which imports this module
+
+        return str(tree(self))
+
+    def _repr_html_(self) -> str:
+        from .summary import tree
+
+        return tree(self)._repr_html_()
 
     def init(self, rngs: Tensor, dtype: Any = float32) -> Vars:
         """Return new parameters and state.
@@ -128,12 +161,28 @@ class Layer(Constructed):
         compute = check_dtype("Layer.init", dtype)
         if compute.kind != "f":
             raise TypeError(f"Layer.init: dtype is {compute.name}, expected float32 or float64")
+        container = init_node.get()
         with compilations.watch():
-            vars = self._init(rngs, compute)
+            if container is None:
+                vars = self._init(rngs, compute)
+            else:
+                vars = self._init_below(container, rngs, compute)
         if not isinstance(vars, Vars):
             raise TypeError(
                 f"Layer.init: {self.name} returned {type(vars).__name__}, expected a tp.layer.Vars"
             )
+        return vars
+
+    def _init_below(self, container: LayerNode, rngs: Tensor, dtype: Any) -> Vars:
+        """Return the variables, and add the layer to its container's node."""
+        node = LayerNode(self)
+        container.children.append(node)
+        token = init_node.set(node)
+        try:
+            vars = self._init(rngs, dtype)
+        finally:
+            init_node.reset(token)
+        node.params = getattr(vars, "params", None)
         return vars
 
     def apply(
@@ -146,7 +195,8 @@ class Layer(Constructed):
     ) -> tuple[Any, Vars]:
         """Return the output for an input, and the variables with their new state.
 
-        x: a tensor, or a tuple or dict of tensors; floats are converted to the dtype of `vars`.
+        x: a tensor, or a tuple or dict of tensors; floats are converted to the dtype of `vars`, and so are
+            integers and bools by layers that compute with them, other than indices. They are not scaled.
         training: whether dropout and the like are active.  rngs: the key for their random numbers.
         ctx: tensors for every layer, such as a mask.
         """

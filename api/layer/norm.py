@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from treepie.autodiff import Tensor, ones, stop_gradient, zeros
+from treepie.autodiff.arguments import as_float
 from treepie.autodiff.ops.batch_normalization import scale_shift
 
 from .. import fn
@@ -88,6 +89,30 @@ def group_norm(num_groups: int, num_channels: int, eps: float = 1e-5) -> Layer:
 
 
 @constructor
+def instance_norm(num_channels: int, eps: float = 1e-5) -> Layer:
+    """Return the layer `fn.instance_norm` for inputs (batch, num_channels, ...), such as images.
+
+    eps: 0 or more, else ValueError.
+
+    Parameters: scale (num_channels,), ones at first; bias (num_channels,), zeros at first.
+
+    >>> import treepie as tp
+    >>> model = tp.layer.instance_norm(3)
+    >>> model.apply(model.init(tp.rng.key(0)), tp.zeros((4, 3, 5, 5)))[0].shape
+    (4, 3, 5, 5)
+    """
+    check_sizes("layer.instance_norm", num_channels=num_channels)
+    check_eps("layer.instance_norm", eps)
+
+    shape = (num_channels,)
+    return parametric(
+        f"instance_norm({num_channels})",
+        lambda rngs, dtype: {"scale": ones(shape, dtype), "bias": zeros(shape, dtype)},
+        lambda p, x: fn.instance_norm(x, p["scale"], p["bias"], eps),
+    )
+
+
+@constructor
 def batch_norm(
     num_features: int, eps: float = 1e-5, momentum: float = 0.1, comm: Communicator | None = None
 ) -> Layer:
@@ -133,6 +158,7 @@ def batch_norm(
                 "3 or 4 axes"
             )
         scale, bias = params["scale"], params["bias"]
+        x = as_float("layer.batch_norm", x, like=scale)
         mean, var = state["running_mean"], state["running_var"]
         if not training:
             return fn.batch_norm(x, scale, bias, mean, var, eps), state

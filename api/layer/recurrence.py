@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from treepie.autodiff import Tensor, rng
+from treepie.autodiff import Tensor, ops, rng
 
 from .. import fn
 from ..pickling import constructor
 from .core import Layer, Tree, check_sizes, parametric
+from .model import Call, assemble
 
 
 @constructor
@@ -85,3 +86,31 @@ def _recurrent(
         return states if return_sequences else states[:, -1]
 
     return parametric(f"{name}({in_features}, {hidden_size})", params, function)
+
+
+@constructor
+def bidirectional(layer: Layer) -> Layer:
+    """Return two recurrent layers, one of which reads the sequence backward; outputs are concatenated.
+
+    layer: `lstm`, `gru` or another layer of sequences (batch, seq, features), of which there are two copies
+        with parameters of their own. Outputs of three axes are sequences, and concatenated position by
+        position; others, of `return_sequences=False`, are the last states of both directions.
+
+    Parameters and state: {"forward": ..., "backward": ...}. Schuster & Paliwal 1997.
+
+    >>> import treepie as tp
+    >>> model = tp.layer.bidirectional(tp.layer.lstm(4, 8))
+    >>> model.apply(model.init(tp.rng.key(0)), tp.zeros((2, 5, 4)))[0].shape
+    (2, 5, 16)
+    """
+    if not isinstance(layer, Layer):
+        raise TypeError(f"layer.bidirectional: layer is a {type(layer).__name__}, expected a Layer")
+
+    def forward(call: Call, x: Tensor) -> Tensor:
+        if x.ndim != 3:
+            raise ValueError(f"layer.bidirectional: x has shape {x.shape}, expected (batch, seq, features)")
+        first, second = call.forward(x), call.backward(ops.flip(x, 1))
+        return ops.concatenate([first, ops.flip(second, 1) if second.ndim == 3 else second], axis=-1)
+
+    parts = {"forward": layer, "backward": layer}
+    return assemble(f"bidirectional({layer.name})", parts, forward)

@@ -6,7 +6,6 @@ from .accumulators import (
     F1 as F1,
     MAE as MAE,
     MSE as MSE,
-    R2 as R2,
     Accuracy as Accuracy,
     BinaryAccuracy as BinaryAccuracy,
     ConfusionMatrix as ConfusionMatrix,
@@ -16,6 +15,7 @@ from .accumulators import (
     Recall as Recall,
     TopKAccuracy as TopKAccuracy,
 )
+from .determination import R2 as R2
 from .functions import (
     accuracy as accuracy,
     auc_roc as auc_roc,

@@ -7,8 +7,8 @@ precision, recall and F1. Accumulators therefore keep counts, sums or moments, i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -16,8 +16,22 @@ from treepie.autodiff import Tensor, tensor
 from treepie.autodiff.arguments import as_tensor, integer
 from treepie.autodiff.tensor import TensorLike
 
+from ..display import counted
+from ..plot import plot_confusion
 from .base import Accumulator, Metric as Metric
-from .inputs import Array, binary_of, classes_of, counts_of, errors_of, hits_of, scores_of
+from .inputs import (
+    Array,
+    binary_of,
+    check_probabilities,
+    classes_of,
+    counts_of,
+    errors_of,
+    hits_of,
+    scores_of,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Average = Literal["macro", "micro", "weighted"]
 
@@ -44,7 +58,7 @@ class _Mean(Accumulator):
 
 
 class Accuracy(_Mean):
-    """Accumulates `accuracy`.
+    """Accumulates `accuracy`, with the same from_logits.
 
     >>> import treepie as tp
     >>> m = tp.metric.Accuracy()
@@ -53,32 +67,48 @@ class Accuracy(_Mean):
     0.5
     """
 
+    def __init__(self, from_logits: bool = False) -> None:
+        self._from_logits = bool(from_logits)
+
+    def _parameters(self) -> dict[str, Any]:
+        return {"from_logits": self._from_logits}
+
     def _values(self, pred: TensorLike, target: TensorLike) -> Array:
-        predicted, true, _ = classes_of(self._name, pred, target)
+        predicted, true, _ = classes_of(self._name, pred, target, self._from_logits)
         return np.asarray(predicted == true)
 
 
 class BinaryAccuracy(_Mean):
-    """Accumulates `binary_accuracy`, of the same threshold.
+    """Accumulates `binary_accuracy`, with the same threshold and from_logits.
 
     >>> import treepie as tp
-    >>> m = tp.metric.BinaryAccuracy(threshold=0.0)
+    >>> m = tp.metric.BinaryAccuracy(from_logits=True)
     >>> m.update([-1.5, 2.0, 3.0, 0.5], [0, 1, 1, 0])
     >>> m.compute()
     0.75
     """
 
-    def __init__(self, threshold: float = 0.5) -> None:
-        self._threshold = float(threshold)
+    def __init__(self, threshold: float = 0.5, from_logits: bool = False) -> None:
+        self._threshold, self._from_logits = float(threshold), bool(from_logits)
         if math.isnan(self._threshold):
             raise ValueError(f"{self._name}: threshold is {threshold}, expected a number")
+        if from_logits and not 0 < self._threshold < 1:
+            raise ValueError(
+                f"{self._name}: threshold is {threshold} and from_logits is True, expected a probability "
+                "between 0 and 1 (0.5 is a logit of 0)"
+            )
 
     def _parameters(self) -> dict[str, Any]:
-        return {"threshold": self._threshold}
+        return {"threshold": self._threshold, "from_logits": self._from_logits}
 
     def _values(self, pred: TensorLike, target: TensorLike) -> Array:
         x, positive = binary_of(self._name, "pred", pred, target)
-        return np.asarray((x > self._threshold) == positive)
+        threshold = self._threshold
+        if self._from_logits:
+            threshold = math.log(threshold / (1 - threshold))
+        elif 0 < threshold < 1:
+            check_probabilities(self._name, x)
+        return np.asarray((x > threshold) == positive)
 
 
 class TopKAccuracy(_Mean):
@@ -151,6 +181,9 @@ class Mean(_Mean):
         # Functions are not compared: one that was pickled on another rank is not the same object.
         return {"fn": None if self._fn is None else "a function"}
 
+    def _arguments(self) -> dict[str, Any]:
+        return {"fn": self._fn}
+
     def update(
         self, pred: TensorLike, target: TensorLike | None = None, *, weight: float | None = None
     ) -> None:
@@ -180,7 +213,9 @@ class Mean(_Mean):
 
 # ---- counts of classes
 class ConfusionMatrix(Accumulator):
-    """Accumulates `confusion_matrix`; ValueError for a batch with another number of classes than before.
+    """Accumulates `confusion_matrix`, with the same from_logits.
+
+    `update` raises ValueError for a batch with another number of classes than before.
 
     >>> import treepie as tp
     >>> m = tp.metric.ConfusionMatrix()
@@ -189,8 +224,14 @@ class ConfusionMatrix(Accumulator):
     [[0, 0], [1, 1]]
     """
 
+    def __init__(self, from_logits: bool = False) -> None:
+        self._from_logits = bool(from_logits)
+
+    def _parameters(self) -> dict[str, Any]:
+        return {"from_logits": self._from_logits}
+
     def _measure(self, pred: TensorLike, target: TensorLike) -> Array:
-        return counts_of(self._name, pred, target)
+        return counts_of(self._name, pred, target, self._from_logits)
 
     def _join(self, mine: Array, new: Array, function: str) -> Array:
         if new.shape != mine.shape:
@@ -202,13 +243,36 @@ class ConfusionMatrix(Accumulator):
         self._check_any(int(statistics.sum()))
         return tensor(statistics)
 
+    def _score_text(self) -> str:
+        if type(self) is not ConfusionMatrix or self._statistics is None:
+            return super()._score_text()
+        counts = self._statistics
+        return f"{counted(len(counts), 'class', 'classes')}, {counted(int(counts.sum()), 'example')}"
+
+    def plot(self, labels: Sequence[str] | None = None, ax: Axes | None = None) -> Axes:
+        """Draw the counts, coloured by their share of the true class; return the axes of matplotlib.
+
+        labels: a name for each class; None for their numbers.  ax: axes to draw on; None for a new figure.
+        `ax.figure.savefig("confusion.png")` writes it, `matplotlib.pyplot.show()` opens a window.
+
+        Raises ImportError without matplotlib, ValueError before any element, and for another number of labels
+        than classes.
+
+        >>> import treepie as tp
+        >>> m = tp.metric.ConfusionMatrix()
+        >>> m.update([[0.1, 0.9], [0.8, 0.2]], [1, 1])
+        >>> ax = m.plot(labels=["cat", "dog"])  # doctest: +SKIP
+        """
+        self._check_any(self._statistics is not None)
+        return plot_confusion(self._statistics, labels, ax)
+
 
 def _ratio(a: Any, b: Any) -> Any:
     return np.where(b > 0, a / np.maximum(b, 1), 0.0)
 
 
 class Precision(ConfusionMatrix):
-    """Accumulates `precision`, with the same average.
+    """Accumulates `precision`, with the same average and from_logits.
 
     >>> import treepie as tp
     >>> m = tp.metric.Precision("micro")
@@ -217,14 +281,15 @@ class Precision(ConfusionMatrix):
     0.5
     """
 
-    def __init__(self, average: Average = "macro") -> None:
+    def __init__(self, average: Average = "macro", from_logits: bool = False) -> None:
+        super().__init__(from_logits)
         if average not in ("macro", "micro", "weighted"):
             expected = "'macro', 'micro' or 'weighted'"
             raise ValueError(f"{self._name}: average is {average!r}, expected {expected}")
         self._average = average
 
     def _parameters(self) -> dict[str, Any]:
-        return {"average": self._average}
+        return {"average": self._average, **super()._parameters()}
 
     def _rate(self, hits: Any, predicted: Any, true: Any) -> Any:
         """Return the score of each class from how often it was predicted correctly, predicted, and true."""
@@ -242,7 +307,7 @@ class Precision(ConfusionMatrix):
 
 
 class Recall(Precision):
-    """Accumulates `recall`, with the same average.
+    """Accumulates `recall`, with the same average and from_logits.
 
     >>> import treepie as tp
     >>> m = tp.metric.Recall()
@@ -256,7 +321,7 @@ class Recall(Precision):
 
 
 class F1(Precision):
-    """Accumulates `f1`, with the same average.
+    """Accumulates `f1`, with the same average and from_logits.
 
     >>> import treepie as tp
     >>> m = tp.metric.F1("micro")
@@ -298,55 +363,3 @@ class AUC(Accumulator):
         # In float64 even where NumPy's ints are 32 bits: the product overflows those at 100,000 elements.
         ones, zeros = float(positive.sum()), float((~positive).sum())
         return (float(ranks[positive].sum()) - ones * (ones + 1) / 2) / (ones * zeros)
-
-
-class _Moments(NamedTuple):
-    """Statistics of targets, and the squared errors of their predictions.
-
-    The mean is pivot + shift. For numbers far from 0, number - pivot is exact and small, so that neither
-    the spread nor the combination of two loses digits to the offset.
-    """
-
-    size: int
-    pivot: float
-    shift: float
-    spread: float  # sum of squared differences from the mean
-    errors: float  # sum of squared differences from the predictions
-
-
-class R2(Accumulator):
-    """Accumulates `r2`, columns pooled.
-
-    >>> import treepie as tp
-    >>> m = tp.metric.R2()
-    >>> m.update([1.0, 2.0], [1.0, 3.0])
-    >>> m.compute()
-    0.5
-    """
-
-    def _measure(self, pred: TensorLike, target: TensorLike) -> _Moments | None:
-        errors, y = errors_of(self._name, pred, target)
-        if not y.size:
-            return None
-        pivot = y.flat[0]
-        with np.errstate(invalid="ignore"):
-            near = y - pivot
-            shift = near.mean()
-            spread = np.square(near - shift).sum()
-        return _Moments(y.size, float(pivot), float(shift), float(spread), float(np.square(errors).sum()))
-
-    def _join(self, mine: _Moments, new: _Moments | None, function: str) -> _Moments:
-        """Combine two sets of numbers (Chan, Golub & LeVeque 1983)."""
-        if new is None:
-            return mine
-        size, apart = mine.size + new.size, (new.pivot - mine.pivot) + (new.shift - mine.shift)
-        shift = mine.shift + apart * (new.size / size)
-        spread = mine.spread + new.spread + apart * apart * (mine.size * new.size / size)
-        return _Moments(size, mine.pivot, shift, spread, mine.errors + new.errors)
-
-    def _score(self, statistics: _Moments) -> float:
-        size, spread = statistics.size, statistics.spread
-        if spread == 0:
-            message = f"target has {size} elements and no variance, expected values that differ"
-            raise ValueError(f"{self._name}: {message}")
-        return 1.0 - statistics.errors / spread

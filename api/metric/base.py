@@ -8,6 +8,7 @@ from typing import Any
 
 from treepie.autodiff.tensor import TensorLike
 
+from ..display import number_text, value_text
 from ..pickling import check_picklable
 
 
@@ -47,6 +48,23 @@ class Metric(abc.ABC):
     @abc.abstractmethod
     def reset(self) -> None:
         """Forget all batches."""
+
+    def __repr__(self) -> str:
+        """Show the parameters, except for options that are off, and the score so far."""
+        shown = {k: v for k, v in self._arguments().items() if v is not None and v is not False}
+        named = ", ".join(f"{k}={value_text(v)}" for k, v in shown.items())
+        return f"{type(self).__name__}{f'({named})' if named else ''}: {self._score_text()}"
+
+    def _arguments(self) -> dict[str, Any]:
+        """Return the arguments that the repr shows."""
+        return self._parameters()
+
+    def _score_text(self) -> str:
+        """Return the score so far in a few words."""
+        try:
+            return number_text(self.compute())
+        except Exception:  # a metric of a user's may raise anything before the first batch
+            return "no score yet"
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Return the state, for pickle and copy; PicklingError for a function without an importable name."""

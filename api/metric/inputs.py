@@ -21,15 +21,32 @@ def _check_no_nan(function: str, argument: str, x: Array) -> Array:
     return x
 
 
-def classes_of(function: str, logits: TensorLike, targets: TensorLike) -> tuple[Array, Array, int]:
-    """Return the predicted and the true class of each element, both 1-D, and the number of classes."""
+def check_probabilities(function: str, x: Array) -> Array:
+    """Raise ValueError for values outside of [0, 1], which are logits taken for probabilities."""
+    wrong = x[(x < 0) | (x > 1)]
+    if wrong.size:
+        raise ValueError(
+            f"{function}: a prediction is {wrong[0]}, expected a probability from 0 to 1 (for logits, set "
+            "from_logits=True)"
+        )
+    return x
+
+
+def classes_of(
+    function: str, logits: TensorLike, targets: TensorLike, from_logits: bool = False
+) -> tuple[Array, Array, int]:
+    """Return the predicted and the true class of each element, both 1-D, and the number of classes.
+
+    from_logits: whether predictions of two classes in one column are logits rather than probabilities.
+    """
     x, y = _check_no_nan(function, "logits", as_tensor(logits).numpy()), as_tensor(targets).numpy()
     if y.dtype.kind == "f" and not (np.isfinite(y).all() and (y == np.floor(y)).all()):
         raise ValueError(f"{function}: targets are not whole numbers, expected classes")
     if x.ndim == y.ndim + 1 and x.shape[:-1] == y.shape and x.shape[-1] > 1:
         classes, predicted = x.shape[-1], x.argmax(-1)
     elif x.size == y.size and {x.shape, y.shape} <= {(y.size,), (y.size, 1)}:
-        classes, predicted = 2, np.asarray(x > 0.5)
+        classes = 2
+        predicted = np.asarray(x > 0 if from_logits else check_probabilities(function, x) > 0.5)
     else:
         raise ValueError(
             f"{function}: logits have shape {x.shape} and targets {y.shape}, expected "
@@ -41,9 +58,9 @@ def classes_of(function: str, logits: TensorLike, targets: TensorLike) -> tuple[
     return predicted.reshape(-1).astype(np.int64), y.reshape(-1).astype(np.int64), classes
 
 
-def counts_of(function: str, logits: TensorLike, targets: TensorLike) -> Array:
+def counts_of(function: str, logits: TensorLike, targets: TensorLike, from_logits: bool) -> Array:
     """Return the confusion matrix: how often each class (row) was predicted as each class (column)."""
-    predicted, true, classes = classes_of(function, logits, targets)
+    predicted, true, classes = classes_of(function, logits, targets, from_logits)
     return np.bincount(true * classes + predicted, minlength=classes * classes).reshape(classes, classes)
 
 

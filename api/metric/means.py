@@ -7,8 +7,10 @@ from typing import Any
 
 from treepie.autodiff import Tensor
 
+from ..data.check import check_not_empty
 from ..data.element import unpacking
-from ..data.pipeline import Data, check_not_empty
+from ..data.pipeline import Data
+from ..display import cut, number_text
 
 
 # ---- over data
@@ -68,6 +70,10 @@ class Tracker:
 
     def __init__(self) -> None:
         self._values: dict[str, tuple[float, int]] = {}
+
+    def __repr__(self) -> str:
+        """Show the means."""
+        return cut(f"Tracker({', '.join(f'{name}={number_text(mean)}' for name, mean in self.to_list())})")
 
     def observe(self, name: str, value: float | Tensor) -> None:
         """Add a number to the mean of a name."""

@@ -26,6 +26,6 @@ class RatedStep(int):
         return RatedStep(int(self) + other, self.learning_rate)
 
 
-def rate_of(step: int, rate: float) -> float:
+def adjusted_rate(step: int, rate: float) -> float:
     """Return the learning rate of a step, where the schedule says `rate`."""
     return step.learning_rate(rate) if isinstance(step, RatedStep) else rate

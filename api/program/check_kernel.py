@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from treepie.autodiff import Tensor, check_grads, vjp
-from treepie.autodiff.arguments import as_tensor
+from treepie.autodiff.arguments import as_tensor, integer
 from treepie.autodiff.own import Formula, Kernel
 from treepie.autodiff.own.runs import BrokenLaw, between_bands, in_order, in_python
 from treepie.autodiff.tensor import TensorLike
@@ -25,7 +25,7 @@ _BOUNDS, _WRITES = "in bounds", "writes its outputs alone"
 Array = NDArray[Any]
 
 
-def check_kernel(kernel: Kernel | Formula, *arguments: TensorLike, seed: int = 0, **statics: Any) -> None:
+def check_kernel(kernel: Kernel | Formula, /, *arguments: TensorLike, seed: int = 0, **statics: Any) -> None:
     """Check a kernel of one's own against the laws of the op table, and print a table of them.
 
     kernel: made by `tp.kernel` or `tp.elementwise`.
@@ -60,7 +60,8 @@ def check_kernel(kernel: Kernel | Formula, *arguments: TensorLike, seed: int = 0
         raise TypeError(
             f"check_kernel: kernel is a {type(kernel).__name__}, expected one of tp.kernel or tp.elementwise"
         )
-    check = _Check(kernel, [as_tensor(a).array for a in arguments], statics, np.random.default_rng(seed))
+    number = integer("check_kernel", "seed", seed, least=0)
+    check = _Check(kernel, [as_tensor(a).array for a in arguments], statics, np.random.default_rng(number))
     rows = []
     for name, law in check.laws():
         holds, text = _outcome(law)

@@ -14,7 +14,8 @@ import numpy as np
 from treepie.autodiff import Tensor, ops
 from treepie.autodiff.arguments import as_tensor
 
-from ..optim.optimizers import Optimizer, OptState, global_norm
+from ..optim.gradients import global_norm
+from ..optim.optimizer import Optimizer, OptState
 from .inputs import Part, StepInputs, StepResult
 from .state import FlatBuffers
 
@@ -39,8 +40,8 @@ def update(
     optimizer: Optimizer, layout: Any, count: Any, buffers: Sequence[Tensor], flat: Sequence[Tensor]
 ) -> list[Tensor]:
     """Return the new parameters and moments, in flat buffers."""
-    n = len(layout.groups)
-    rows = [tuple(buffers[k * n : (k + 1) * n]) for k in range(1 + optimizer.moments)]
+    n = layout.trained
+    rows = [tuple(buffers[k : k + n]) for k in range(0, len(buffers), n)] if n else [()]
     params, state = optimizer.advance(OptState(count, tuple(rows[1:]), layout), rows[0], flat)
     return [*params, *[t for row in state.buffers for t in row]]
 
@@ -71,4 +72,5 @@ def finish(
     at = inputs.at
     buffers = [Tensor(a, None) for a in at.buffers.arrays]
     arrays = [t.array for t in update(optimizer, at.buffers.layout, at.count, buffers, flat)]
-    return StepResult(loss, norm, dtype, state, None, FlatBuffers(at.buffers.layout, arrays, owned=True))
+    after = FlatBuffers(at.buffers.layout, arrays, owned=True, frozen=at.buffers.frozen)
+    return StepResult(loss, norm, dtype, state, None, after)

@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import os
+import uuid
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from treepie.autodiff import Tensor, tensor
+
+from ..checkpoint.checkpoint import Store
+from ..display import cut, html_table, number_text
+from ..plot import plot_history
+
+#: Epochs that a notebook shows, the last ones.
+_MOST_EPOCHS = 30
 
 
 class History:
@@ -29,6 +45,100 @@ class History:
         self.epochs: list[dict[str, Any]] = []
         self.begun = 0
 
+    def __repr__(self) -> str:
+        """Show the numbers of epochs and steps, the last loss and the scores of the last epoch."""
+        shown = [f"epochs={len(self.epochs)}", f"steps={len(self.steps)}"]
+        if self.steps:
+            shown.append(f"loss={number_text(self.steps[-1][1])}")
+        if self.epochs:
+            scores = {k: v for k, v in self.epochs[-1].items() if k not in ("epoch", "step", "loss")}
+            shown += [f"{k}={number_text(v)}" for k, v in scores.items()]
+        return cut(f"History({', '.join(shown)})")
+
+    def _repr_html_(self) -> str:
+        names = list(dict.fromkeys(name for epoch in self.epochs for name in epoch))
+        rows = [[number_text(e[n]) if n in e else "" for n in names] for e in self.epochs[-_MOST_EPOCHS:]]
+        return html_table(names, rows, numbers=range(len(names))) if rows else html_table([], [[repr(self)]])
+
+    def plot(self) -> NDArray[Any]:
+        """Draw losses by step and scores by epoch, in a new figure of matplotlib.
+
+        Returns an array of its axes, as `matplotlib.pyplot.subplots` does: losses first, then scores.
+        `axes[0].figure.savefig("curves.png")` writes it, `matplotlib.pyplot.show()` opens a window.
+
+        Raises ImportError without matplotlib, ValueError for a history without steps and epochs.
+
+        >>> import treepie as tp
+        >>> history = tp.History()
+        >>> history.add_step(1, 0.5)
+        >>> axes = history.plot()  # doctest: +SKIP
+        """
+        if not self.steps and not self.epochs:
+            raise ValueError(
+                "History.plot: there are no steps and no epochs yet (pass it to fit(history=...))"
+            )
+        return plot_history(self.steps, self.epochs)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a file of JSON lines: one for each step and each epoch, in their order.
+
+        path: replaced if it exists; its folder is created. Lines are {"step": 1, "loss": 0.5} and, with the
+            scores, {"epoch": 1, "step": 10, "loss": 0.4}; `python -m treepie plot` draws them.
+
+        >>> import tempfile
+        >>> import treepie as tp
+        >>> history = tp.History()
+        >>> history.add_step(1, 0.5)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     history.save(f"{folder}/history.jsonl")
+        ...     tp.History.load(f"{folder}/history.jsonl").steps
+        [(1, 0.5)]
+        """
+        steps = [(step, 0, {"step": step, "loss": loss}) for step, loss in self.steps]
+        epochs = [(e["step"], 1, plain_scores(e)) for e in self.epochs]
+        lines = [json.dumps(line) for *_, line in sorted(steps + epochs, key=lambda entry: entry[:2])]
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f"{target.name}.{uuid.uuid4().hex}")  # a reader sees the whole file or none
+        try:
+            part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            os.replace(part, target)
+        finally:
+            part.unlink(missing_ok=True)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> History:
+        """Return the history of a file that `save` has written, or of a folder of checkpoints of `fit`.
+
+        Raises FileNotFoundError without a file or checkpoint, ValueError, with the line, for other content.
+        """
+        history = History()
+        if os.path.isdir(path):
+            entry = Store("History.load", path).newest()
+            if entry is None or "fit" not in entry.training():
+                raise FileNotFoundError(f"History.load: {os.fspath(path)} has no checkpoint of Trainer.fit")
+            notes, arrays = entry.training()["fit"], entry.arrays()
+            steps, losses = (arrays[f"history.{k}"].tolist() for k in ("steps", "losses"))
+            scores = [restored_scores(epoch) for epoch in notes["scores"]]
+            history.restore(list(zip(steps, losses, strict=True)), scores, notes["begun"])
+            return history
+        with open(path, encoding="utf-8", errors="replace") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    entry = json.loads(line)
+                    if "epoch" in entry:
+                        history.epochs.append(restored_scores(entry))
+                        history.begun = len(history.steps)
+                    else:
+                        history.add_step(int(entry["step"]), float(entry["loss"]))
+                except (ValueError, TypeError, KeyError):
+                    raise ValueError(
+                        f"History.load: line {number} of {os.fspath(path)} is {cut(line, 60)!r}, expected "
+                        '{"step": ..., "loss": ...} or {"epoch": ..., "step": ..., "loss": ...}, as '
+                        "History.save writes them"
+                    ) from None
+        return history
+
     def add_step(self, step: int, loss: float) -> None:
         """Add the loss of a step."""
         self.steps.append((step, loss))
@@ -43,3 +153,25 @@ class History:
     def restore(self, steps: list[tuple[int, float]], epochs: list[dict[str, Any]], begun: int) -> None:
         """Restore the history of a checkpoint."""
         self.steps[:], self.epochs[:], self.begun = steps, epochs, begun
+
+
+def plain_scores(epoch: dict[str, Any]) -> dict[str, Any]:
+    """Return an epoch's scores as values that JSON can hold."""
+    return {name: _plain(score) for name, score in epoch.items()}
+
+
+def _plain(score: Any) -> Any:
+    if isinstance(score, Tensor | np.ndarray):
+        return {"tensor": score.tolist(), "dtype": score.dtype.name}
+    return score.item() if isinstance(score, np.generic) else score
+
+
+def restored_scores(epoch: dict[str, Any]) -> dict[str, Any]:
+    """Return the scores that `plain_scores` was called with."""
+    return {name: _score(plain) for name, plain in epoch.items()}
+
+
+def _score(plain: Any) -> Any:
+    if isinstance(plain, dict) and plain.keys() == {"tensor", "dtype"}:
+        return tensor(np.array(plain["tensor"], plain["dtype"]))
+    return plain

@@ -9,7 +9,7 @@ from typing import Any
 from ..data.pipeline import Data
 from ..metric.accumulators import Metric
 from .callbacks import Callbacks, EarlyStop
-from .options import Validation, rewind
+from .options import Validation
 from .parts import length
 from .progress import Progress
 from .run import Run
@@ -106,4 +106,4 @@ class Loop:
         if self.validate is None:
             return {}
         data, metrics = self.validate
-        return self.evaluate(self.runner.state(), rewind(data), metrics, data.comm)
+        return self.evaluate(self.runner.state(), data, metrics, data.comm)

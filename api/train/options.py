@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from treepie.autodiff.arguments import integer
 
 from .. import optim
-from ..data.pipeline import Data, check_data, check_not_empty
+from ..data.check import check_has_elements
+from ..data.pipeline import Data
 from ..distributed.communicator import Communicator, check_communicator
 from ..metric.accumulators import Metric
 from .weights import two
@@ -33,7 +33,7 @@ def check_options(
     if comm is not None:
         check_communicator("Trainer.fit", comm)
     if validate is not None:
-        rewind(two("Trainer.fit, validate", validate)[0])
+        check_has_elements("Trainer.fit, validate", two("Trainer.fit, validate", validate)[0])
 
 
 def is_summed(function: str, loss_reduction: str) -> bool:
@@ -41,10 +41,3 @@ def is_summed(function: str, loss_reduction: str) -> bool:
     if loss_reduction not in ("mean", "sum"):
         raise ValueError(f"{function}: loss_reduction is {loss_reduction!r}, expected 'mean' or 'sum'")
     return loss_reduction == "sum"
-
-
-def rewind(data: Any) -> Data:
-    """Return validation data at the beginning of a pass, which an epoch before has exhausted."""
-    if check_data("Trainer.fit, validate", data).position:
-        data.reset()
-    return check_not_empty("Trainer.fit, validate", data)

@@ -31,13 +31,13 @@ Example = tuple[Any, Loss, tuple[Any, ...]]
 
 
 def parts_of(
-    steps: Steps, ranks: Ranks, whole: bool, micro_shards: int | None, summed: bool, shares: bool
+    steps: Steps, ranks: Ranks, size: int, micro_shards: int | None, summed: bool, shares: bool
 ) -> BatchInParts | None:
     """Return what takes the steps of a `fit` in parts; None where a process takes each as a whole.
 
-    whole: whether it does if it is alone.  shares: whether ranks that share memory share the update.
+    size: elements of a step.  shares: whether ranks that share memory share the update.
     """
-    if whole and not ranks.several:
+    if size == 1 and micro_shards is None and not ranks.several:
         return None
     shared = shares and ranks.several and shares_updates(ranks.comm)
     update = SharedUpdate(steps, ranks.comm) if shared else None

@@ -14,9 +14,9 @@ from treepie.autodiff.program.program import ProgramFamily
 from treepie.autodiff.program.request import Request
 from treepie.autodiff.tensor import float64
 from treepie.autodiff.trace.number import Numbers
-from treepie.autodiff.transform import or_zeros
+from treepie.autodiff.transform import check_dependent, or_zeros
 
-from ..optim.optimizers import global_norm
+from ..optim.gradients import global_norm
 from . import finish
 from .inputs import Part, Total
 from .terms import terms_of, unchecked
@@ -136,10 +136,11 @@ def _finish(step: Step, numbers: Numbers) -> _Outputs:
     inputs, part, trace = step.inputs, step.inputs.part, step.trace
     assert step.gradients is not None
     assert step.loss is not None
+    check_dependent(step.gradients)
     buffers = inputs.at.buffers
     grads = [or_zeros(x, v) for x, v in zip(step.gradients, step.variables, strict=True)]
     grads = step.weighted(grads)
-    flat = list(buffers.layout.flat(grads))
+    flat = list(buffers.layout.flat_trained(grads))
     loss = ops.astype(step.loss, float64)
     if part is None:
         return _update(step, numbers, loss, flat)
@@ -197,6 +198,7 @@ def _request(step: Step, numbers: Numbers, outputs: _Outputs, late: int) -> Requ
     sizes = [a.nbytes for a in inputs.at.buffers.arrays] * 2 + [inputs.counter.array.nbytes]
     if inputs.part is not None:
         sizes += [a.nbytes for a in inputs.part.sums.arrays]
+    sizes += [a.nbytes for a in inputs.at.buffers.frozen]
     sizes += [t.array.nbytes for t in step.tensors()]
     return Request(
         externals=sizes,

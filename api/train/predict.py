@@ -63,8 +63,7 @@ class Predictor:
                 self.cache.add(root, 0, family)
                 family.program()
         program = family.program()
-        count = len(at.buffers.layout.groups)
-        run = program.prepare([*at.buffers.addresses[:count], *[t.address for t in leaves]])
+        run = program.prepare([*at.buffers.parameter_addresses, *[t.address for t in leaves]])
         results = run.fresh()
         if run.go() >= 0:
             return self.model.apply(vars(), inputs(x), ctx=ctx)[0]
@@ -102,7 +101,7 @@ class Predictor:
         vars = Vars(layout.around(params), state, at.dtype)
         out, _ = active.call_under(trace, functools.partial(self.model.apply, vars, x, ctx=ctx))
         result = Flattened("Trainer.predict: the output", out, numbers=False)
-        sizes = [a.nbytes for a in at.buffers.arrays[: len(layout.groups)]] + [t.array.nbytes for t in leaves]
+        sizes = [a.nbytes for a in at.buffers.parameters] + [t.array.nbytes for t in leaves]
         fresh = [trace.number_of(t) for t in result.tensors]
         family = ProgramFamily(trace, trace.entries, Request(sizes, places, fresh), self.cache.arenas)
         family.result = result.structure
@@ -143,7 +142,6 @@ class Predictor:
         if family is None and not self.cache.worth_planning(entry, 0, values, dict):
             trace.materialize()
             return out
-        count = len(at.buffers.layout.groups)
         tensors: list[Any] = [trace.values[n] for n in trace.inputs]
         if not isinstance(family, ProgramFamily):
             family = active.call_under(trace, self._plan, trace, at, places, tensors, values)
@@ -153,7 +151,7 @@ class Predictor:
         kept = trace.live_values(values)
         program = family.program(kept)
         run = program.prepare(
-            [*at.buffers.addresses[:count], *[t.address for t in tensors]], (), trace.numbers
+            [*at.buffers.parameter_addresses, *[t.address for t in tensors]], (), trace.numbers
         )
         results = run.fresh()
         if run.go() >= 0:
@@ -169,7 +167,7 @@ class Predictor:
         trace.enter_library()
         count = len(at.buffers.layout.groups)
         slices = {**places, **{n: Slice(count + k) for k, n in enumerate(trace.inputs)}}
-        sizes = [a.nbytes for a in at.buffers.arrays[:count]] + [t.array.nbytes for t in tensors]
+        sizes = [a.nbytes for a in at.buffers.parameters] + [t.array.nbytes for t in tensors]
         entries = inline_calls(trace)
         request = Request(sizes, slices, user_numbers=tuple(trace.number_values))
         return ProgramFamily(trace, entries, request, self.cache.arenas, values)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from treepie.autodiff import Tensor, ptree, tape
 from treepie.autodiff.arguments import as_tensor
 from treepie.autodiff.program.cache import EAGER
@@ -49,6 +51,8 @@ class PureModelStep(Step):
             self.leaves = [x, *target] if self.pure_loss else [x]
             self.structure: Hashable = None
             return
+        if self.pure_loss and any(isinstance(t, int | float | np.generic) for t in target):
+            return  # weak numbers, which tensors are not
         try:
             targets = tuple([as_inputs(t) for t in target]) if self.pure_loss else ()
             flat = Flattened("", (as_inputs(x), targets, inputs.state, inputs.ctx), numbers=False)

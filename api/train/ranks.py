@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from treepie.autodiff import ptree
 from treepie.kernels import config
 
-from ..data.pipeline import Data, check_data
+from ..data.check import check_data
+from ..data.pipeline import Data
 from ..distributed.communicator import Communicator, Single, broadcast_object, gather, same_on_all_ranks
 from ..metric.accumulators import Metric
 from .state import TrainState
@@ -83,7 +84,7 @@ class Ranks:
         if not self.several or runner.steps % self._compare_every:
             return
         buffers = runner.now.buffers
-        own = digest(buffers.arrays[: len(buffers.layout.groups)])
+        own = digest(buffers.parameters)
         digests = np.zeros(self.comm.size, np.int64)
         digests[self.comm.rank] = own
         self.comm.sum(digests)

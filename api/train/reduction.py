@@ -122,7 +122,8 @@ class ShardSums:
 
 def _buffers(comm: Communicator, layout: FlatLayout) -> Sums:
     """Return uninitialized sums, in memory that ranks share where they can."""
-    return Sums([empty(comm, (n,), g.dtype) for n, g in zip(layout.sizes, layout.groups, strict=True)])
+    groups = layout.groups[: layout.trained]
+    return Sums([empty(comm, (n,), g.dtype) for n, g in zip(layout.sizes, groups, strict=False)])
 
 
 def _spans(shards: range) -> list[tuple[int, int]]:

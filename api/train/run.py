@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from treepie.autodiff import Tensor, tensor
+from treepie.autodiff import Tensor
 
 from ..checkpoint.checkpoint import Entry, Every, Store
-from ..data.pipeline import Data, check_data, check_not_empty
+from ..data.check import check_data, check_not_empty
+from ..data.pipeline import Data
 from .callbacks import Callbacks
-from .history import History
+from .history import History, plain_scores, restored_scores
 from .preemption import Preemption
 from .ranks import Ranks
 from .runner import StepRunner
@@ -102,7 +103,7 @@ class Run:
         self.data.seek(notes["pass"], notes["position"])
         self.epoch, self.ended, self._number = notes["epoch"], notes["ended"], number
         self.rngs = None if notes["rngs"] is None else Tensor(np.array(notes["rngs"], np.int64), None)
-        scores = [{name: _score(x) for name, x in epoch.items()} for epoch in notes["scores"]]
+        scores = [restored_scores(epoch) for epoch in notes["scores"]]
         self.history.restore(steps, scores, notes["begun"])
         self._written = (st.step, self.epoch, self.ended)
         return st
@@ -161,7 +162,7 @@ class Run:
             "length of data": len(self.data),
             "rngs": None if self.rngs is None else self.rngs.tolist(),
             "optimizer": self.optimizer,
-            "scores": [{name: _plain(x) for name, x in epoch.items()} for epoch in history.epochs],
+            "scores": [plain_scores(epoch) for epoch in history.epochs],
             "begun": history.begun,
         }
         # Losses are tensors, since there may be millions of them: 16 bytes a step, against 30 in JSON.
@@ -169,16 +170,3 @@ class Run:
         tensors = {"steps": np.array(steps, np.int64), "losses": np.array(losses, np.float64)}
         content = {"history": tensors, "callbacks": kept}
         self._number = self._store.write(st, {"fit": notes}, content, self._plan.keep, self._number)
-
-
-def _plain(score: Any) -> Any:
-    """Return a score as a value that JSON can hold."""
-    if isinstance(score, Tensor | np.ndarray):
-        return {"tensor": score.tolist(), "dtype": score.dtype.name}
-    return score.item() if isinstance(score, np.generic) else score
-
-
-def _score(plain: Any) -> Any:
-    if isinstance(plain, dict) and plain.keys() == {"tensor", "dtype"}:
-        return tensor(np.array(plain["tensor"], plain["dtype"]))
-    return plain

@@ -14,7 +14,9 @@ import numpy as np
 from treepie.autodiff import Tensor, ptree
 from treepie.kernels.compilations import compilations
 
+from ..data.pipeline import Data
 from .inputs import Commit, Loss, StepCounter, StepInputs, StepResult
+from .nonfinite import describe_nonfinite
 from .parts import BatchInParts
 from .state import FlatBuffers, Snapshot, TrainState, trained_snapshot_of
 from .steps import Steps
@@ -48,8 +50,9 @@ class StepRunner:
         #: The count and the snapshot after the program that is running.
         self._next: tuple[int, Snapshot] | None = None
 
-    def begin(self, st: TrainState) -> None:
-        """Start from a state."""
+    def begin(self, st: TrainState, data: Data | None = None) -> None:
+        """Start from a state. data: the pipeline of the elements, for errors that name a batch."""
+        self._data = data
         self._now = trained_snapshot_of("Trainer.fit", self._steps.optimizer, st).shared()
         self._state: TrainState | None = st
         self._last: weakref.ref[TrainState] | None = None
@@ -110,7 +113,7 @@ class StepRunner:
             if result.buffers is not None:
                 self._now, self._next = at.next(result.buffers, result.state), None
             if result.gradients is not None or not math.isfinite(result.loss):
-                self._refuse(result)
+                self._refuse(result, examples)
             return result.loss
 
     def _inputs(self, at: Snapshot) -> StepInputs:
@@ -128,8 +131,11 @@ class StepRunner:
 
         return commit
 
-    def _refuse(self, result: StepResult) -> None:
-        """Raise, or skip the step with a warning: its loss or its gradients are not finite."""
+    def _refuse(self, result: StepResult, examples: Sequence[Any]) -> None:
+        """Raise, or skip the step with a warning: its loss or its gradients are not finite.
+
+        A value of the batch that is not finite is named, since no learning rate helps against it.
+        """
         what = f"the loss is {result.loss}"
         if math.isfinite(result.loss):
             assert result.gradients is not None
@@ -137,13 +143,19 @@ class StepRunner:
             grads = ptree.flatten_with_paths(layout.tree([Tensor(g, None) for g in result.gradients]))
             paths = [path for path, g in grads if not np.isfinite(g.array).all()]
             what = f"the gradient of {', '.join(map(repr, paths)) or 'all'} is not finite"
-        step = self.now.step + 1
+        step, value = self.now.step + 1, describe_nonfinite(examples, self._data)
         if self._on_nonfinite == "raise":
+            advice = "Lower the learning rate, set clip_norm"
+            if value is not None:
+                advice = f"{value}: remove or replace such values in the data"
             raise FloatingPointError(
-                f"Trainer.fit: {what} in step {step}; the state before it is this error's `state`. Lower the "
-                "learning rate, set clip_norm, or skip such steps with on_nonfinite='skip'"
+                f"Trainer.fit: {what} in step {step}; the state before it is this error's `state`. {advice}, "
+                "or skip such steps with on_nonfinite='skip'"
             )
-        warnings.warn(f"Trainer.fit: {what} in step {step}, which is skipped", RuntimeWarning, stacklevel=4)
+        skipped = (
+            f"Trainer.fit: {what} in step {step}, which is skipped{'' if value is None else f': {value}'}"
+        )
+        warnings.warn(skipped, RuntimeWarning, stacklevel=4)
         self._now, self._state = self.now.skipped(), None
 
 
@@ -159,7 +171,9 @@ class RatedRunner(StepRunner):
         return super()._inputs(at.rated(self.learning_rate))
 
 
-def runner_of(st: TrainState, learning_rate: Callable[[float], float] | None, *options: Any) -> StepRunner:
+def runner_of(
+    st: TrainState, data: Data, learning_rate: Callable[[float], float] | None, *options: Any
+) -> StepRunner:
     """Return what takes the steps of a `fit` from a state. learning_rate: None for that of the optimizer."""
     runner: StepRunner
     if learning_rate is None:
@@ -167,5 +181,5 @@ def runner_of(st: TrainState, learning_rate: Callable[[float], float] | None, *o
     else:
         runner = rated = RatedRunner(*options)
         rated.learning_rate = learning_rate
-    runner.begin(st)
+    runner.begin(st, data)
     return runner

@@ -8,6 +8,7 @@ optimizer's state.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from treepie.autodiff import Tensor
 
 from ..optim.flat import FlatLayout
-from ..optim.optimizers import global_norm
+from ..optim.gradients import global_norm
 from .inputs import StepInputs, StepResult, Sums, Total
 from .state import FlatBuffers, Snapshot
 
@@ -37,8 +38,10 @@ class SharedBuffers(FlatBuffers):
 
     __slots__ = ("comm",)
 
-    def __init__(self, layout: FlatLayout, arrays: list[NDArray[Any]], comm: Any) -> None:
-        super().__init__(layout, arrays, owned=True)
+    def __init__(
+        self, layout: FlatLayout, arrays: list[NDArray[Any]], comm: Any, frozen: Sequence[NDArray[Any]]
+    ) -> None:
+        super().__init__(layout, arrays, owned=True, frozen=frozen)
         self.comm = comm
 
     def whole(self) -> FlatBuffers:
@@ -46,11 +49,11 @@ class SharedBuffers(FlatBuffers):
 
         Other ranks do not take part: they write moments only in an update, which waits for this rank.
         """
-        sizes = self.layout.sizes
-        count = len(sizes)
-        pieces = enumerate(self.arrays[count:])
-        moments = [self.comm.collect(piece, sizes[k % count]) for k, piece in pieces]
-        return FlatBuffers(self.layout, [*self.arrays[:count], *moments])
+        count = self.layout.trained
+        sizes = _moment_sizes(self.layout, len(self.arrays) // count - 1)
+        pieces = zip(self.arrays[count:], sizes, strict=True)
+        moments = [self.comm.collect(piece, size) for piece, size in pieces]
+        return FlatBuffers(self.layout, [*self.arrays[:count], *moments], frozen=self.frozen)
 
     def empty_like(self) -> FlatBuffers:
         """Return these buffers: a part of a step writes none, and an update takes new ones on all ranks."""
@@ -92,7 +95,7 @@ class SharedUpdate:
         at, sums = inputs.at, total.sums
         layout = at.buffers.layout
         norms, new, elements = zip(*reports.tolist(), strict=True)
-        nodes = sum(elements) / max(sum(layout.sizes), 1)
+        nodes = sum(elements) / max(sum(layout.sizes[: layout.trained]), 1)
         norm = math.hypot(*norms) / (total.weight * math.sqrt(nodes or 1.0))
         buffers = self._new_buffers(at) if any(new) else at.buffers
         before = Snapshot(self._own(at.buffers), at.moments, at.count, at.step, at.state, at.dtype)
@@ -105,7 +108,7 @@ class SharedUpdate:
                 self._comm.gather_parts(array)
             result.gradients = [a / a.dtype.type(total.weight) for a in sums.arrays]
             return result
-        for array in buffers.arrays[: len(layout.groups)]:
+        for array in buffers.arrays[: layout.trained]:
             self._comm.gather_parts(array)
         result.buffers = buffers
         return result
@@ -119,24 +122,31 @@ class SharedUpdate:
     def _own(self, buffers: FlatBuffers) -> FlatBuffers:
         """Return this rank's part of buffers, as views."""
         layout = buffers.layout
-        count = len(layout.groups)
+        count = layout.trained
         parts = [self._comm.part(a) for a in buffers.arrays[:count]]
         arrays, addresses = [], []
         for k, (a, address) in enumerate(zip(buffers.arrays, buffers.addresses, strict=True)):
-            rows = parts[k % count]
+            rows = parts[k % count] if a.size else slice(0, 0)  # a moment that the group has not
             if k >= count and isinstance(buffers, SharedBuffers):  # a piece begins with this rank's part
                 rows = slice(0, rows.stop - rows.start)
             arrays.append(a[rows])
             addresses.append(address + rows.start * a.itemsize)
-        return FlatBuffers(layout, arrays, addresses=addresses)
+        return FlatBuffers(layout, arrays, addresses=addresses, frozen=buffers.frozen)
 
     def _new_buffers(self, at: Snapshot) -> FlatBuffers:
         """Return uninitialized buffers; all ranks are here."""
         layout, comm = at.buffers.layout, self._comm
-        groups = list(zip(layout.sizes, layout.groups, strict=True))
-        params = [_counted(comm.empty_common((n,), g.dtype)) for n, g in groups]
-        pieces = [_counted(comm.empty_piece(n, g.dtype)) for _ in range(at.moments) for n, g in groups]
-        return SharedBuffers(layout, [*params, *pieces], comm)
+        groups = layout.groups[: layout.trained]
+        sizes = zip(layout.sizes, groups, strict=False)
+        params = [_counted(comm.empty_common((n,), g.dtype)) for n, g in sizes]
+        moments = zip(_moment_sizes(layout, at.moments), itertools.cycle(groups), strict=False)
+        pieces = [_counted(comm.empty_piece(n, g.dtype)) for n, g in moments]
+        return SharedBuffers(layout, [*params, *pieces], comm, at.buffers.frozen)
+
+
+def _moment_sizes(layout: FlatLayout, moments: int) -> list[int]:
+    """Return the number of elements of each buffer of the moments."""
+    return [n for k in range(moments) for n in layout.moment(k).sizes[: layout.trained]]
 
 
 def _counted(array: NDArray[Any]) -> NDArray[Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,20 +14,22 @@ from treepie.autodiff.ptree.structure import register_state
 from treepie.autodiff.tensor import address_of
 from treepie.kernels.memory import exclusive, recycled
 
+from ..display import count_text, html_table, value_text
 from ..layer import Vars
 from ..optim.flat import FlatLayout
-from ..optim.optimizers import Optimizer, OptState
+from ..optim.optimizer import Optimizer, OptState
 from ..optim.rated import RatedStep
 
 
 class FlatBuffers:
     """Parameters and moments in flat arrays: those of the parameters first, then those of each moment.
 
+    frozen: the arrays of parameters that are not trained, which nothing writes to.
     owned: whether training allocated the arrays. Every user of an array holds a reference to it, as every
         view does, so that an owned array without other references may be written to in place.
     """
 
-    __slots__ = ("addresses", "arrays", "layout", "owned")
+    __slots__ = ("addresses", "arrays", "frozen", "layout", "owned")
 
     def __init__(
         self,
@@ -34,22 +37,37 @@ class FlatBuffers:
         arrays: list[np.ndarray],
         owned: bool = False,
         addresses: list[int] | None = None,
+        frozen: Sequence[np.ndarray] = (),
     ) -> None:
         """Take arrays, and their addresses where those are known."""
-        self.layout, self.arrays, self.owned = layout, arrays, owned
+        self.layout, self.arrays, self.owned, self.frozen = layout, arrays, owned, frozen
         self.addresses = [address_of(a) for a in arrays] if addresses is None else addresses
 
     @staticmethod
     def of(optimizer: Optimizer, opt_state: OptState, params: Any) -> FlatBuffers:
         """Return the buffers of a state, without a copy where its leaves are adjacent in memory."""
         flat, flat_state = optimizer.buffers(opt_state, params)
-        assert flat_state.layout is not None
+        layout = flat_state.layout
+        assert layout is not None
         moments = [t for moment in flat_state.buffers for t in moment]
-        return FlatBuffers(flat_state.layout, [t.array for t in (*flat, *moments)])
+        frozen = tuple(t.array for t in flat[layout.trained :])
+        return FlatBuffers(layout, [t.array for t in (*flat[: layout.trained], *moments)], frozen=frozen)
+
+    @property
+    def parameters(self) -> list[np.ndarray]:
+        """The arrays of the parameters, in the order of the layout's groups."""
+        return [*self.arrays[: self.layout.trained], *self.frozen]
+
+    @property
+    def parameter_addresses(self) -> list[int]:
+        """The addresses of `parameters`."""
+        own = self.addresses[: self.layout.trained]
+        return own + [address_of(a) for a in self.frozen] if self.frozen else own
 
     def empty_like(self) -> FlatBuffers:
         """Return uninitialized buffers of the same sizes."""
-        return FlatBuffers(self.layout, [recycled(a.shape, a.dtype) for a in self.arrays], owned=True)
+        arrays = [recycled(a.shape, a.dtype) for a in self.arrays]
+        return FlatBuffers(self.layout, arrays, owned=True, frozen=self.frozen)
 
     def exclusive(self) -> bool:
         """Whether the arrays are exclusively owned, so that they may be written to in place."""
@@ -62,9 +80,10 @@ class FlatBuffers:
     def trees(self) -> tuple[Any, tuple[tuple[Tensor, ...], ...]]:
         """Return the tree of parameters and the buffers of each moment, as views."""
         views = [Tensor(a[:], None) for a in self.arrays]
-        count = len(self.layout.groups)
+        count = self.layout.trained
         rows = [tuple(views[k : k + count]) for k in range(0, len(views), count)] if count else [()]
-        return self.layout.tree(rows[0]), tuple(rows[1:])
+        frozen = [Tensor(a[:], None) for a in self.frozen]
+        return self.layout.tree([*rows[0], *frozen]), tuple(rows[1:])
 
 
 class Snapshot:
@@ -109,7 +128,7 @@ class Snapshot:
 
     def shared(self) -> Snapshot:
         """Return the same snapshot with buffers that are never written to in place."""
-        buffers = FlatBuffers(self.buffers.layout, self.buffers.arrays)
+        buffers = FlatBuffers(self.buffers.layout, self.buffers.arrays, frozen=self.buffers.frozen)
         return Snapshot(buffers, self.moments, self.count, self.step, self.state, self.dtype)
 
 
@@ -145,6 +164,26 @@ class TrainState:
             self.realize()
             return self.__dict__[name]
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def _shown(self) -> dict[str, str]:
+        """Return what a person is shown: steps, number of parameters, optimizer, dtype."""
+        # Not of the trees where there is a snapshot: building them is for who reads them.
+        at = self.snapshot
+        if at is None or "vars" in self.__dict__:
+            step, dtype = self.step, self.vars.dtype
+            parameters, optimizer = count_text(self.vars.params), getattr(self.opt_state, "optimizer", "")
+        else:
+            layout, step, dtype = at.buffers.layout, at.step, at.dtype
+            parameters, optimizer = f"{sum(map(math.prod, layout.shapes)):,}", layout.optimizer
+        rows = {"step": value_text(step), "parameters": parameters, "optimizer": optimizer or "unknown"}
+        return rows | {"dtype": value_text(dtype)}
+
+    def __repr__(self) -> str:
+        """Show the step, the optimizer and the number of parameters."""
+        return f"TrainState({', '.join(f'{k}={v}' for k, v in self._shown().items())})"
+
+    def _repr_html_(self) -> str:
+        return html_table([], list(self._shown().items()), numbers=[1])
 
     def realize(self) -> None:
         """Build the trees; later steps do not change them."""

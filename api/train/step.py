@@ -12,14 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from treepie.autodiff import Tensor, ptree, rng, tape, value_and_grad_aux
+from treepie.autodiff import Tensor, ptree, rng, tape
 from treepie.autodiff.arguments import as_tensor
 from treepie.autodiff.program.call import inline_calls
 from treepie.autodiff.program.graph import Slice
 from treepie.autodiff.program.program import Program, ProgramFamily
 from treepie.autodiff.trace import active
 from treepie.autodiff.trace.trace import Restart, Trace
-from treepie.autodiff.transform import check_scalar, or_zeros, without_history
+from treepie.autodiff.transform import (
+    check_dependent,
+    check_scalar,
+    or_zeros,
+    training_gradients,
+    without_history,
+)
 from treepie.kernels.threads import get_num_threads
 
 from ..layer import Context, Layer, Vars
@@ -48,7 +54,7 @@ def loss_and_gradients(
         out, after = model.apply(vars.with_params(params), x, training, key, ctx)
         return loss(out, *target), after.state
 
-    return value_and_grad_aux(objective)(vars.params)
+    return training_gradients(objective, vars.params)
 
 
 def _weighted_gradients(model: Layer, vars: Vars, inputs: StepInputs, key: Tensor | None) -> Any:
@@ -62,7 +68,7 @@ def _weighted_gradients(model: Layer, vars: Vars, inputs: StepInputs, key: Tenso
         weight = weight_of(loss, part)
         return loss * weight, (loss, weight, after.state)
 
-    _, grads, (loss, weight, state) = value_and_grad_aux(objective)(vars.params)
+    _, grads, (loss, weight, state) = training_gradients(objective, vars.params)
     return loss, weight, grads, state
 
 
@@ -208,9 +214,11 @@ class Step:
 
     def place_parameters(self) -> None:
         """Map the parameters to their slices of the buffers."""
-        layout = self.inputs.at.buffers.layout
+        buffers = self.inputs.at.buffers
+        layout, frozen = buffers.layout, self.first_leaf - len(buffers.frozen)
         for variable, dtype, (g, start) in zip(self.variables, layout.dtypes, layout.starts, strict=True):
-            self.places[variable._data.number] = Slice(g, start * dtype.itemsize)  # type: ignore[union-attr]
+            external = g if g < layout.trained else frozen + g - layout.trained
+            self.places[variable._data.number] = Slice(external, start * dtype.itemsize)  # type: ignore[union-attr]
 
     def declare(self) -> None:
         """Declare the inputs that the trace has not needed so far."""
@@ -245,8 +253,9 @@ class Step:
             self.seed = self.weight if self.gradients is None else self.seed
         self.backward()
         assert self.gradients is not None
+        check_dependent(self.gradients)
         grads = self.weighted([or_zeros(x, v) for x, v in zip(self.gradients, self.variables, strict=True)])
-        flat = list(self.inputs.at.buffers.layout.flat(grads))
+        flat = list(self.inputs.at.buffers.layout.flat_trained(grads))
         self.trace.forget_nodes()
         return finish(self.inputs, self.steps.optimizer, self.loss, self.weight, flat, self.state)
 
@@ -264,7 +273,7 @@ class Step:
             return loss, None, grads, state
 
         loss, weight, grads, state = active.call_under(None, run)
-        flat = list(at.buffers.layout.flat(ptree.leaves(grads)))
+        flat = list(at.buffers.layout.flat_trained([as_tensor(g) for g in ptree.leaves(grads)]))
         return finish(inputs, self.steps.optimizer, loss, weight, flat, state)
 
     def _folded_key(self) -> Tensor:
@@ -308,9 +317,10 @@ class Step:
     # ---- the native call
     @property
     def first_leaf(self) -> int:
-        """The number of the first external after the buffers, the counter and the accumulated gradients."""
-        part = self.inputs.part
-        return 2 * len(self.inputs.at.buffers.arrays) + 1 + (len(part.sums.arrays) if part is not None else 0)
+        """The first external after buffers, counter, accumulated gradients and frozen parameters."""
+        part, buffers = self.inputs.part, self.inputs.at.buffers
+        sums = len(part.sums.arrays) if part is not None else 0
+        return 2 * len(buffers.arrays) + 1 + sums + len(buffers.frozen)
 
     def tensors(self) -> list[Tensor]:
         """Return the tensors among the program's inputs, in the order of externals."""
@@ -329,6 +339,8 @@ class Step:
         if part is not None:
             addresses += part.sums.addresses
             numbers += part.numbers
+        if at.buffers.frozen:
+            addresses += at.buffers.parameter_addresses[at.buffers.layout.trained :]
         tensors = self.tensors()
         addresses += [t.address for t in tensors]
         run = program.prepare(addresses, numbers, trace.numbers)

@@ -11,7 +11,7 @@ from treepie.autodiff.program.pure import Pure
 
 from ..distributed.communicator import Communicator
 from ..layer import Layer
-from ..optim.optimizers import Optimizer
+from ..optim.optimizer import Optimizer
 from .inputs import Commit, StepInputs, StepResult
 from .parts import BatchInParts
 from .pure_step import PureModelStep

@@ -19,7 +19,9 @@ from treepie.kernels.compilations import compilations
 
 from .. import optim
 from ..checkpoint.checkpoint import Every
-from ..data.pipeline import Data, check_not_empty
+from ..data.check import check_has_elements, whole_pass
+from ..data.pipeline import Data
+from ..display import ShownAsCall
 from ..distributed.communicator import Communicator, check_communicator
 from ..layer import Context, Layer, Vars
 from ..metric.accumulators import Metric
@@ -41,7 +43,7 @@ from .weights import ClassWeight, two
 Loss = Callable[[Any], Tensor]
 
 
-class Trainer:
+class Trainer(ShownAsCall):
     """Trains a model with an optimizer.
 
     A trainer holds no state of the training: methods take a `TrainState` and return the next. It holds the
@@ -214,10 +216,10 @@ class Trainer:
         st = ranks.agreed(run.begin(st, resume))
         # The norm of parts has other bits than that of the whole, which clipping would pass on.
         same_bits = micro_shards is None or clip_norm is None
-        whole, shares = accumulate_steps == 1 and micro_shards is None, shard_optimizer and same_bits
-        parts = parts_of(self.steps, ranks, whole, micro_shards, summed, shares)
+        own = self.optimizer.elementwise and same_bits
+        parts = parts_of(self.steps, ranks, accumulate_steps, micro_shards, summed, shard_optimizer and own)
         options = loss, run.rngs, clip_norm, on_nonfinite, accumulate_steps, parts, class_weight
-        runner = runner_of(st, called.learning_rate, self.steps, *options)
+        runner = runner_of(st, data, called.learning_rate, self.steps, *options)
         loop = Loop(run, runner, called, self.evaluate, validate, progress if ranks.first else False)
         try:
             try:
@@ -276,10 +278,12 @@ class Trainer:
     ) -> dict[str, Any]:
         """Return the score of each metric over the whole data, in evaluation mode.
 
-        data: elements (input, target).  metrics: name -> accumulator; each is reset first.
+        data: elements (input, target). The whole current pass is read from its beginning, whatever has been
+            read of it; its position does not change.
+        metrics: name -> accumulator; each is reset first.
         comm: the ranks that the data was sharded to; each returns the scores of all of them.
 
-        Raises ValueError for a pipeline that is empty or exhausted.
+        Raises ValueError for a pipeline that is empty.
 
         >>> import treepie as tp
         >>> trainer = tp.Trainer(tp.layer.linear(2, 3), tp.optim.sgd(0.1))
@@ -288,11 +292,11 @@ class Trainer:
         >>> trainer.evaluate(st, data, {"accuracy": tp.metric.Accuracy()})
         {'accuracy': 1.0}
         """
-        check_not_empty("Trainer.evaluate", data)
+        check_has_elements("Trainer.evaluate", data)
         ranks = Ranks(comm, "Trainer.evaluate", data)
         for metric in metrics.values():
             metric.reset()
-        for element in data:
+        for element in whole_pass(data):
             x, target = two("Trainer.evaluate", element)
             if comm is not None and not length(x):
                 continue  # an element of fewer examples than ranks

@@ -377,7 +377,7 @@ def _clip(x: Any, low: Any, high: Any) -> Any:
     return vector.minimum(vector.maximum(x, low), high)
 
 
-def clip(x: TensorLike, low: TensorLike | None = None, high: TensorLike | None = None) -> Tensor:
+def clip(x: "TensorLike", low: "TensorLike | None" = None, high: "TensorLike | None" = None) -> "Tensor":
     """Return elements limited to [low, high].
 
     x: of any dtype.  low, high: numbers or tensors that broadcast with x, low <= high; None is no bound.

@@ -7,7 +7,7 @@ import numpy as np
 from treepie.kernels.check import within
 from treepie.kernels.program import Launch, Operand, Spec
 
-from ..arguments import as_float
+from ..arguments import as_float, as_tensor
 from ..table import Attributes, Case, op
 from ..tensor import Tensor, TensorLike
 
@@ -33,6 +33,7 @@ def _error(x: Tensor, low: float, high: float, message: str, finite: bool) -> Ex
     oracle=lambda x, **attributes: np.asarray(x),
     cases=[Case(s, _ANY) for s in (((3, 5),), ((),), ((0, 3),), ((40000,),))],
     large=Case(((1000, 1000),), _ANY),
+    dtypes=("float32", "float64", "int32", "int64"),
     ulp=0,
 )
 def check_range(
@@ -40,7 +41,8 @@ def check_range(
 ) -> tuple[tuple[Tensor, ...], Attributes]:
     """Return x; ValueError(message.format(element)) for an element outside [low, high], which NaN is not.
 
-    finite: refuse NaN too, and raise FloatingPointError.
+    x: floats or integers.  finite: refuse NaN too, and raise FloatingPointError.
     """
+    t = as_tensor(x)
     attributes = {"low": float(low), "high": float(high), "message": message, "finite": bool(finite)}
-    return (as_float("check_range", x),), attributes
+    return (t if t.dtype.kind == "i" else as_float("check_range", t),), attributes

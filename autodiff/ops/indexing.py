@@ -12,6 +12,7 @@ from treepie.kernels.program import Launch, Operand, Spec
 from ..arguments import allocated, as_tensor, check_total, integer, one_axis
 from ..table import BoundArguments, Case, Shape, op
 from ..tensor import DType, Tensor, TensorLike, check_dtype, float32
+from .check_range import check_range
 from .compare import equal
 from .shape import astype, expand_dims, reshape
 
@@ -147,10 +148,10 @@ def scatter_add(g: TensorLike, indices: TensorLike, axis: int, size: int) -> Bou
 def one_hot(indices: TensorLike, size: int, dtype: DType = float32) -> Tensor:
     """Return 1 at each index and 0 elsewhere, on a new last axis.
 
-    indices: (...) integers; one outside of [0, size) gives zeros.  size: of the new axis.
-    dtype: of the result, (..., size).
+    indices: (...) integers in [0, size).  size: of the new axis.  dtype: of the result, (..., size).
 
-    Raises TypeError for indices that are not integers.
+    Raises ValueError for an index outside of [0, size), also a negative one, and TypeError for indices that
+    are not integers.
 
     >>> import treepie as tp
     >>> tp.one_hot(tp.tensor([0, 2]), 3).tolist()
@@ -159,5 +160,11 @@ def one_hot(indices: TensorLike, size: int, dtype: DType = float32) -> Tensor:
     t = integers("one_hot", indices)
     count = integer("one_hot", "size", size, least=0, most=np.iinfo(t.dtype).max)
     check_total("one_hot", (*t.shape, count))
+    message = f"one_hot: an index is {{}}, expected 0 to {count - 1} for size {count}"
+    return equal_to_classes(check_range(t, 0, count - 1, message), count, check_dtype("one_hot", dtype))
+
+
+def equal_to_classes(t: Tensor, count: int, dtype: DType) -> Tensor:
+    """Return `one_hot` of integers, with zeros for those that are no class."""
     classes = Tensor(allocated("one_hot", (count,), t.dtype, lambda: np.arange(count, dtype=t.dtype)), None)
-    return astype(equal(expand_dims(t, -1), classes), check_dtype("one_hot", dtype))
+    return astype(equal(expand_dims(t, -1), classes), dtype)

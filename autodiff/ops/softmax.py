@@ -17,7 +17,7 @@ from ..tensor import Axis, Tensor, TensorLike
 from ..transform import by_formula
 from .arithmetic import mul, neg, sub
 from .elementary import exp
-from .indexing import one_hot
+from .indexing import equal_to_classes
 from .reduction import sum
 from .shape import expand_dims, reshape, swapaxes
 
@@ -265,7 +265,9 @@ _LABELLED = [
         kernels.cross_entropy_backward(_flat(i[0]), _rows(i[1]), _flat(i[2]), _rows(o[0]))
     ],
     vjp=(
-        lambda h, out, g, x, labels: sum(mul(h, sub(_softmax(x), one_hot(labels, x.shape[-1], x.dtype))), -1),
+        lambda h, out, g, x, labels: sum(
+            mul(h, sub(_softmax(x), equal_to_classes(labels, x.shape[-1], x.dtype))), -1
+        ),
         lambda h, out, g, x, labels: softmax_backward(mul(h, expand_dims(g, -1)), _softmax(x)),
         None,
     ),

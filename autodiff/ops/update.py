@@ -8,7 +8,7 @@ are one float array, so that a schedule needs no new program.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -76,7 +76,28 @@ def _added(formula: Callable[..., Any]) -> Callable[..., Any]:
     return rule
 
 
+def _decayed(moments: int, formula: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a rule with decoupled weight decay, its last hyperparameter."""
+
+    def rule(p: Any, *rest: Any) -> Any:
+        *rest, decay = rest
+        change, *after = formula(p, *rest)
+        lr = rest[1 + moments]
+        return change - lr * decay * p, *after
+
+    return rule
+
+
 def _rule(
+    name: str, moments: int, hyper: int, formula: Callable[..., Any], oracle: Callable[..., Any]
+) -> UpdateRule:
+    """Register the rows of a rule that has no weight decay, and of the one with it."""
+    pair = _decayed(moments, formula), _decayed(moments, oracle)
+    decayed = _rows(f"{name}_decay", moments, hyper + 1, *pair)
+    return replace(_rows(name, moments, hyper, formula, oracle), decayed=decayed)
+
+
+def _rows(
     name: str, moments: int, hyper: int, formula: Callable[..., Any], oracle: Callable[..., Any]
 ) -> UpdateRule:
     """Register the rows of a rule."""
@@ -90,11 +111,15 @@ def _rule(
 
 @dataclass(frozen=True)
 class UpdateRule:
-    """The two rows of a rule, and how many hyperparameters they take."""
+    """The two rows of a rule, and how many hyperparameters they take.
+
+    decayed: the rule with decoupled weight decay; None where `self` has it.
+    """
 
     step: Op
     update: Op
     hyper: int
+    decayed: UpdateRule | None = None
 
     def __call__(
         self, p: Tensor, g: Tensor, old: tuple[Tensor, ...], hyper: Tensor, apply: bool
@@ -157,15 +182,42 @@ def _adagrad_rule(sqrt: Callable[[Any], Any]) -> Callable[..., Any]:
     return formula
 
 
+def _nadam_rule(sqrt: Callable[[Any], Any]) -> Callable[..., Any]:
+    def formula(
+        p: Any, g: Any, m: Any, v: Any,
+        lr: Any, b1: Any, rest1: Any, b2: Any, rest2: Any, next1: Any, now1: Any, unbias2: Any, eps: Any,
+        decay: Any,
+    ) -> Any:  # fmt: skip
+        m, v = b1 * m + rest1 * g, b2 * v + rest2 * (g * g)
+        return -lr * (decay * p + (next1 * m + now1 * g) / (sqrt(v * unbias2) + eps)), m, v
+
+    return formula
+
+
+def _lion_rule(sign: Callable[[Any], Any]) -> Callable[..., Any]:
+    def formula(p: Any, g: Any, m: Any, lr: Any, b1: Any, rest1: Any, b2: Any, rest2: Any, decay: Any) -> Any:
+        direction = sign(b1 * m + rest1 * g)
+        return -lr * (direction + decay * p), b2 * m + rest2 * g
+
+    return formula
+
+
+def _sign(x: Any) -> Any:
+    return vector.select(x > 0, 1, vector.select(x < 0, -1, vector.select(x == 0, 0, x)))
+
+
 #: Hyperparameters are one tensor, in the order of the formulas above; `rest1` is 1 - b1, `unbias1` is
 #: 1 / (1 - b1**t), computed in float64. Kingma & Ba 2015, Algorithm 1; decoupled weight
-#: decay: Loshchilov & Hutter 2019, Algorithm 2; Tieleman & Hinton 2012; Duchi et al. 2011.
+#: decay: Loshchilov & Hutter 2019, Algorithm 2; Tieleman & Hinton 2012; Duchi et al. 2011; Dozat 2016;
+#: Chen et al. 2023, Algorithm 2. In NAdam `next1` is b1 / (1 - b1**(t + 1)), `now1` (1 - b1) / (1 - b1**t).
 sgd = _rule("sgd", 0, 1, _sgd, _sgd)
 momentum = _rule("momentum", 1, 2, _momentum, _momentum)
 nesterov = _rule("nesterov", 1, 2, _nesterov, _nesterov)
-adam = _rule("adam", 2, 9, _adam_rule(vector.sqrt), _adam_rule(np.sqrt))
+adam = _rows("adam", 2, 9, _adam_rule(vector.sqrt), _adam_rule(np.sqrt))
 rmsprop = _rule("rmsprop", 1, 4, _rmsprop_rule(vector.sqrt), _rmsprop_rule(np.sqrt))
 rmsprop_momentum = _rule(
     "rmsprop_momentum", 2, 5, _rmsprop_momentum_rule(vector.sqrt), _rmsprop_momentum_rule(np.sqrt)
 )
 adagrad = _rule("adagrad", 1, 2, _adagrad_rule(vector.sqrt), _adagrad_rule(np.sqrt))
+nadam = _rows("nadam", 2, 10, _nadam_rule(vector.sqrt), _nadam_rule(np.sqrt))
+lion = _rows("lion", 1, 6, _lion_rule(_sign), _lion_rule(np.sign))

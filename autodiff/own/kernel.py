@@ -19,9 +19,11 @@ from treepie.kernels.own_code import where
 from treepie.kernels.program import Launch, Operand, Spec
 
 from .. import tape
-from ..arguments import as_tensor
+from ..arguments import as_tensor, shape_of
+from ..promotion import constant
 from ..table import Attributes, BoundArguments, Op
-from ..tensor import DType, Tensor, float32
+from ..tensor import DType, Tensor, check_dtype, float32
+from ..trace.number import Number
 from .function import OwnFunction
 
 #: A rule of shapes: (specs of the inputs, static arguments) -> one spec or several.
@@ -35,22 +37,21 @@ Array = NDArray[Any]
 _STATIC = (str, bool, int, float, type(None))
 
 
-def spec(shape: tuple[int, ...] | list[int], dtype: DType) -> Spec:
+def spec(shape: int | Sequence[int], dtype: DType) -> Spec:
     """Return the shape and dtype of an array, for the rules of `tp.kernel`.
 
-    Raises ValueError for a negative size, TypeError for what is no shape or no dtype.
+    shape: sizes, or one for a vector.
+
+    Raises ValueError for a negative size, TypeError for an unsupported dtype.
 
     >>> import treepie as tp
     >>> tp.spec((3, 4), tp.float32).shape
     (3, 4)
     """
-    sizes = tuple([int(np.asarray(n).item()) for n in shape])
-    if any(n < 0 for n in sizes):
-        raise ValueError(f"spec: shape is {sizes}, expected sizes of at least 0")
-    return Spec(sizes, np.dtype(dtype))
+    return Spec(shape_of("spec", shape), check_dtype("spec", dtype))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class OwnOp(Op):
     """The op of a kernel of one's own.
 
@@ -173,19 +174,21 @@ class Kernel(OwnFunction):
                 f"{self!r}: {len(arguments)} arguments given, expected {len(self.inputs)}: "
                 f"{', '.join(self.inputs)}"
             )
-        tensors = [
-            None if isinstance(a, int | float) else self._tensor(k, a) for k, a in enumerate(arguments)
-        ]
-        dtype = next((t.dtype for t in tensors if t is not None and t.dtype.kind == "f"), np.dtype(float32))
-        filled = [
-            Tensor(np.array(a, dtype if isinstance(a, float) else None), None) if t is None else t
-            for t, a in zip(tensors, arguments, strict=True)
-        ]
+        tensors = [None if _is_number(a) else self._tensor(k, a) for k, a in enumerate(arguments)]
+        floats = (t.dtype for t in tensors if t is not None and t.dtype.kind == "f")
+        dtype = next(floats, np.dtype(float32))
+        filled = [self._number(a, dtype) if t is None else t for t, a in zip(tensors, arguments, strict=True)]
         for name in statics:
             if name not in self._defaults:
                 known = ", ".join(self._defaults) or "none"
                 raise TypeError(f"{self!r}: no argument {name}, expected of {known}")
         return tuple(filled), {n: self._static(n, statics.get(n, d)) for n, d in self._defaults.items()}
+
+    def _number(self, number: Any, dtype: np.dtype) -> Tensor:
+        """Return a number as a tensor: a float of the dtype of the other floats, others as they are."""
+        sample = number.sample if type(number) is Number else number
+        own = dtype if type(sample) is float else np.asarray(sample).dtype
+        return constant(number, own, self.__name__)
 
     def _tensor(self, k: int, argument: Any) -> Tensor:
         try:
@@ -200,6 +203,11 @@ class Kernel(OwnFunction):
         value = value.item() if isinstance(value, np.generic) else value
         if value is inspect.Parameter.empty:
             raise TypeError(f"{self!r}: {name} is missing")
+        if type(value) is Number:
+            raise TypeError(
+                f"{self!r}: {name} is an argument of a jitted function, expected one of its static "
+                "arguments, or an input of the kernel"
+            )
         if not isinstance(value, _STATIC):
             raise TypeError(
                 f"{self!r}: {name} is a {type(value).__name__}, expected a number, a text, a bool or None"
@@ -305,6 +313,10 @@ class Kernel(OwnFunction):
 def _unwritten(spec: Spec) -> Array:
     """Return an array that a kernel is to fill."""
     return np.full(spec.shape, np.nan if spec.dtype.kind == "f" else 0, spec.dtype)
+
+
+def _is_number(argument: Any) -> bool:
+    return isinstance(argument, int | float) or type(argument) is Number
 
 
 def _is_positional(parameter: inspect.Parameter) -> bool:

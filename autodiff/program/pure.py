@@ -180,7 +180,7 @@ def call_pure(
     if trace is None and not eager:
         return function(*arguments)
     try:
-        flat = Flattened("", arguments, numbers=False)
+        flat = Flattened("", arguments, numbers=False, scalars=False)
     except TypeError:
         return function(*arguments)  # arguments without a structure, such as floats
     structure, inputs = flat.structure, tuple(flat.tensors)

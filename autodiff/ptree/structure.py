@@ -1,7 +1,7 @@
 """Flattening of a function's arguments and results into leaves and a hashable structure, and back.
 
-Leaves are tensors, and Python numbers on request. All else belongs to the structure: types and keys of
-containers, strings, None, and static objects such as layers, which are compared by identity.
+Leaves are tensors, and on request numbers of Python and NumPy. All else belongs to the structure: types and
+keys of containers, strings, None, and static objects such as layers, which are compared by identity.
 """
 
 from __future__ import annotations
@@ -65,22 +65,24 @@ class Flattened:
     """The leaves of a tree, and its structure.
 
     tensors: the leaves that are tensors or arrays, as tensors.
-    numbers: the leaves that are Python numbers or `Number`s; None where numbers belong to the structure.
+    numbers: the leaves that are numbers of Python or NumPy, or `Number`s; None where numbers belong to the
+        structure.
     structure: hashable.  plain: whether no leaf or container had to be converted, so that `matcher` applies.
     """
 
-    __slots__ = ("numbers", "plain", "structure", "tensors")
+    __slots__ = ("_scalars", "numbers", "plain", "structure", "tensors")
 
-    def __init__(self, name: str, tree: Any, numbers: bool = True) -> None:
+    def __init__(self, name: str, tree: Any, numbers: bool = True, scalars: bool = True) -> None:
         """Flatten a tree.
 
         name: what the message of an error begins with.  numbers: whether Python numbers are leaves.
+        scalars: whether, without numbers, NumPy's scalars are tensors; else they are no part of a tree.
 
         Raises TypeError, which names the path, for an object that is neither a leaf nor part of a structure.
         """
         self.tensors: list[Tensor] = []
         self.numbers: list[Any] | None = [] if numbers else None
-        self.plain = True
+        self.plain, self._scalars = True, scalars
         try:
             self.structure: Hashable = self._flatten(tree)
         except _Unsupported as error:
@@ -126,6 +128,13 @@ class Flattened:
     def _flatten_rare(self, x: Any) -> Hashable:
         """Flatten a tree of a type that `_flatten` does not test for."""
         kind = type(x)
+        if isinstance(x, np.generic) and x.dtype.kind in "biuf":
+            self.plain = False
+            if self.numbers is not None:
+                self.numbers.append(x)
+                return Number
+            if not self._scalars:
+                raise _Unsupported(kind)
         if isinstance(x, np.ndarray | np.generic):
             self.plain = False
             self.tensors.append(as_tensor(x))
@@ -150,14 +159,15 @@ class Flattened:
             # The failing child is searched for only here, so that the usual case does not keep a path.
             for name, child in zip(names, children, strict=True):
                 try:
-                    Flattened.__new__(Flattened)._probe(child, self.numbers is not None)
+                    Flattened.__new__(Flattened)._probe(child, self.numbers is not None, self._scalars)
                 except _Unsupported:
                     error.path.append(f"[{name!r}]")
                     break
             raise
 
-    def _probe(self, child: Any, numbers: bool) -> None:
+    def _probe(self, child: Any, numbers: bool, scalars: bool) -> None:
         self.tensors, self.numbers, self.plain = [], [] if numbers else None, True
+        self._scalars = scalars
         self._flatten(child)
 
 

@@ -60,7 +60,7 @@ class Numbers:
 
 
 class Number:
-    """A symbolic Python number: its value changes from run to run, its type does not."""
+    """A symbolic number of Python or NumPy: its value changes from run to run, its type does not."""
 
     __slots__ = ("index", "numbers")
     __array_priority__ = 2000
@@ -129,7 +129,7 @@ def _recorded(function: Callable[..., Any], reflected: bool = False) -> Callable
     """Return a method of `Number` that records a function. reflected: whether the operands are swapped."""
 
     def method(self: Number, *operands: Any) -> Any:
-        if not all(isinstance(o, Number | int | float) for o in operands):
+        if not all(isinstance(o, Number | int | float | np.generic) for o in operands):
             return NotImplemented
         arguments = (self, *operands)
         return self.numbers.compute(function, *(reversed(arguments) if reflected else arguments))

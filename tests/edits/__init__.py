@@ -8,6 +8,7 @@ from . import (
     checkpoints,
     data,
     draws,
+    first_day,
     formulas,
     functions,
     jobs,
@@ -20,6 +21,7 @@ from . import (
     rank_sums,
     shards,
     shared_update,
+    shown,
     threads,
     traces,
     training,
@@ -39,6 +41,7 @@ _PARTS = (
     traces,
     optimizers,
     data,
+    first_day,
     checkpoints,
     training,
     caches,
@@ -48,5 +51,6 @@ _PARTS = (
     shared_update,
     mpi,
     jobs,
+    shown,
 )
 ALL = [e for part in _PARTS for e in part.EDITS]

@@ -67,7 +67,15 @@ EDITS = [
         "return RatedStep(int(self) + other, self.learning_rate)",
         "return int(self) + other",
         "callbacks do not change the learning rate",
-        "tests/test_callbacks.py -k 'schedule or every_kind'",
+        "tests/test_callback_rates.py",
+    ),
+    Edit(
+        "learning-rate-of-own-optimizers",
+        "api/optim/optimizer.py",
+        "if isinstance(step, RatedStep):",
+        "if False:",
+        "a callback that lowers the learning rate does nothing, silently",
+        "tests/test_callback_rates.py -k ones_own",
     ),
     Edit(
         "csv-keeps-later-rows",

@@ -9,7 +9,7 @@ EDITS = [
         "            if namespace.get(name, _MISSING) is not value or (content",
         "            if False or (content",
         "a kernel keeps the value that a global had when it was compiled",
-        "tests/test_own_kernels.py -k another_global",
+        "tests/test_own_code.py -k another_global",
     ),
     Edit(
         "own-arrays-kept",
@@ -17,7 +17,7 @@ EDITS = [
         "value.tobytes() != content",
         "value.tobytes() == b''",
         "a kernel keeps the elements that a global array had",
-        "tests/test_own_kernels.py -k array_that_changes",
+        "tests/test_own_code.py -k array_that_changes",
     ),
     Edit(
         "own-formula-kept",
@@ -25,7 +25,7 @@ EDITS = [
         "elementwise_row(self.__name__, formula,",
         "elementwise_row(self.__name__, f,",
         "the compiled loop of a formula is found by the function, whatever it reads now",
-        "tests/test_own_kernels.py -k another_global",
+        "tests/test_own_code.py -k another_global",
     ),
     Edit(
         "own-rule-kept",
@@ -33,7 +33,7 @@ EDITS = [
         "self.rule, self._op = rule, None",
         "self.rule = rule",
         "an op keeps its first gradient rule",
-        "tests/test_own_kernels.py -k another_rule",
+        "tests/test_own_code.py -k another_rule",
     ),
     Edit(
         "own-exceptions-dropped",
@@ -73,7 +73,7 @@ EDITS = [
         "        return parts if covered else [*parts, *_globals(value)]\n",
         "        return parts\n",
         "an edit of a function that a kernel calls leaves it stale",
-        "tests/test_own_kernels.py -k stale_kernel",
+        "tests/test_own_code.py -k stale_kernel",
     ),
     Edit(
         "own-bands-unlooked-at",

@@ -6,7 +6,7 @@ EDITS = [
     Edit(
         "shared-parameters-ungathered",
         "api/train/shared_update.py",
-        "for array in buffers.arrays[: len(layout.groups)]:",
+        "for array in buffers.arrays[: layout.trained]:",
         "for array in ():",
         "each rank knows its part of the new parameters alone",
         "tests/test_shared_update.py -k same_bits",
