@@ -197,7 +197,7 @@ def test_the_order_of_sums_is_that_of_a_tree():
     """Numbers whose sum depends on the order, in float32."""
     numbers = (RNG.normal(size=(11, 5)) * 10.0 ** RNG.integers(-6, 6, (11, 5))).astype("f4")
 
-    layout = SimpleNamespace(sizes=(5,), groups=(np.zeros(0, "f4"),))
+    layout = SimpleNamespace(sizes=(5,), groups=(np.zeros(0, "f4"),), trained=1)
 
     def tree(rows):
         if len(rows) == 1:
