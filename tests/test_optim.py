@@ -197,6 +197,7 @@ SCHEDULES = [  # schedule, {step: value}
         {0: 2.0, 5: 1.1, 10: 1.0, 20: 0.6, 30: 0.5, 50: 0.35, 70: 0.25},
     ),
     (schedule.cosine_restarts(2.0, 10, growth=1.1), {10: 2.0, 21: 2.0, 34: 1 + np.cos(np.pi * 0.9 / 13.31)}),
+    (schedule.cosine_restarts(2.0, 10, growth=2.0), {10: 2.0, 150: 2.0, 20470: 2.0}),
     (schedule.one_cycle(1.0, 100), {0: 0.04, 15: 0.52, 30: 1.0, 65: 0.500002, 100: 4e-6, 200: 4e-6}),
     (
         schedule.piecewise_constant([3.0, 2.0, 1.0], [10, 20]),

@@ -1,8 +1,10 @@
 """LAMB, transformations of gradients and optimizers of one's own against NumPy."""
 
 import numpy as np
+import pytest
 
 import treepie as tp
+from treepie.distributed import Local
 
 from .test_optim_compose import RNG, fit, matrices
 
@@ -73,14 +75,24 @@ def test_an_own_optimizer_is_called_leaf_by_leaf_or_flat():
         assert (first["w"][0, 0].item(), second["w"][0, 0].item(), opt.name) == (0.0, -2.0, "update")
 
 
-def test_an_own_optimizer_may_read_values_in_a_single_process():
-    def update(p, g, state, step):
-        return (-0.01 * g if float((g * g).sum()) < 1e9 else 0.0 * g), ()
+def reading(p, g, state, step):
+    return (-0.01 * g if float((g * g).sum()) < 1e9 else 0.0 * g), ()
 
-    want = fit(optim.sgd(0.01))
-    for a, b in zip(
-        tp.ptree.leaves(fit(optim.Optimizer(lambda p: (), update)).vars.params),
-        tp.ptree.leaves(want.vars.params),
-        strict=True,
-    ):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+def stateless(p):
+    return ()
+
+
+def values(st):
+    return np.concatenate([t.numpy().ravel() for t in tp.ptree.leaves(st.vars.params)])
+
+
+@pytest.mark.parametrize("elementwise", [False, True])
+@pytest.mark.parametrize("options", [{}, {"accumulate_steps": 2}, {"micro_shards": 2}])
+def test_an_own_optimizer_may_read_values(options, elementwise):
+    """It then runs op by op, also where ranks share its update."""
+    want = values(fit(optim.sgd(0.01), **options))
+    opt = optim.Optimizer(stateless, reading, elementwise=elementwise)
+    np.testing.assert_allclose(values(fit(opt, **options)), want, rtol=1e-5, atol=1e-6)
+    for mine in Local(2).run(lambda comm: values(fit(opt, comm, **options))):
+        np.testing.assert_allclose(mine, want, rtol=1e-5, atol=1e-6)

@@ -102,8 +102,8 @@ def shape(rng):
         return case(name, layer, x, lambda t, p: t + p["embedding"][: t.shape[1]])
 
     def theirs(t, p):
-        position, k = torch.arange(t.shape[1], dtype=torch.float64)[:, None], torch.arange(t.shape[2])
-        angle = position / 10000 ** ((k - k % 2) / t.shape[2])
+        position, k = (torch.arange(n, dtype=torch.float64) for n in t.shape[1:])
+        angle = position[:, None] / 10000 ** ((k - k % 2) / t.shape[2])
         return t + torch.where(k % 2 == 0, angle.sin(), angle.cos()).to(t.dtype)
 
     return case(name, tp.layer.positional(6, x.shape[2], "sinusoidal"), x, theirs)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from treepie.autodiff import Tensor, ops
-from treepie.autodiff.arguments import integer, shown
+from treepie.autodiff.arguments import integer
 
 from .. import fn
 from ..fn.geometry import Padding1d, Sizes, sizes
@@ -80,7 +80,9 @@ def permute(axes: Sequence[int]) -> Layer:
     (4, 6, 5)
     """
     if not isinstance(axes, tuple | list):
-        raise TypeError(f"layer.permute: axes is {shown(axes)}, expected the axes in their new order")
+        raise TypeError(
+            f"layer.permute: axes is a {type(axes).__name__}, expected the axes in their new order"
+        )
     order = tuple([integer("layer.permute", "axes", k) for k in axes])
     return stateless(f"permute({order})", lambda x: ops.transpose(x, order))
 
@@ -108,7 +110,7 @@ def pad(padding: Padding1d, value: float = 0.0) -> Layer:
         if x.ndim != 2 + len(pairs) or not pairs:
             axes = "..." if each is None else f"{len(each)} spatial axes"
             raise ValueError(f"{name}: x has shape {x.shape}, expected (batch, channels, {axes})")
-        return ops.pad(x, [(0, 0), (0, 0), *pairs], value)  # type: ignore[list-item]
+        return ops.pad(x, [(0, 0), (0, 0), *pairs], value)
 
     return stateless(f"pad({padding})", pad_spatial)
 

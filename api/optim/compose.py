@@ -125,7 +125,8 @@ class Chain(Optimizer):
 
     def __init__(self, before: Sequence[Transform], inner: Optimizer, after: Sequence[Ema]) -> None:
         self.before, self.inner, self.after = list(before), inner, list(after)
-        self.name = f"chain({', '.join(part.name for part in (*before, inner, *after))})"
+        names = [t.name for t in before] + [inner.name] + [average.name for average in after]
+        self.name = f"chain({', '.join(names)})"
         self.elementwise = inner.elementwise and all(t.elementwise for t in before)
         self._masked = [t for t in self.before if t.mask is not None]
 

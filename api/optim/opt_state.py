@@ -111,7 +111,7 @@ def ema_params(st: Trained) -> Tree:
     for group in groups:
         if group.average is not None:
             for k in group.leaves:
-                leaves[k] = moments[group.average][k]  # type: ignore[assignment]
+                leaves[k] = moments[group.average][k]
     return layout.around(leaves)
 
 

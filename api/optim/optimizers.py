@@ -144,11 +144,11 @@ def rmsprop(
     rate = rate_of("rmsprop", lr)
     check("rmsprop", decay=(decay, 0.0, 1.0), eps=(eps, 0.0, math.inf))
     check("rmsprop", momentum=(momentum, 0.0, 1.0))
+    plain = lambda step: (rate(step), decay, 1.0 - decay, eps)
     if momentum == 0:
-        numbers = lambda step: (rate(step), decay, 1.0 - decay, eps)
-        return _rule("rmsprop", rules.rmsprop, 1, numbers, weight_decay, mask)
-    numbers = lambda step: (rate(step), decay, 1.0 - decay, eps, momentum)
-    return _rule("rmsprop", rules.rmsprop_momentum, 2, numbers, weight_decay, mask)
+        return _rule("rmsprop", rules.rmsprop, 1, plain, weight_decay, mask)
+    with_momentum = lambda step: (rate(step), decay, 1.0 - decay, eps, momentum)
+    return _rule("rmsprop", rules.rmsprop_momentum, 2, with_momentum, weight_decay, mask)
 
 
 @constructor

@@ -64,8 +64,9 @@ class Partition(Optimizer):
 
     def start(self, group: FlatGroup, leaves: Sequence[Tensor]) -> list[Tensor]:
         """Return the moments of the group's optimizer."""
-        name, label = group.label  # type: ignore[misc]
-        return self.optimizers[name].start(dataclasses.replace(group, label=label), leaves)
+        label: Any = group.label
+        name, own = label
+        return self.optimizers[name].start(dataclasses.replace(group, label=own), leaves)
 
     def advance_groups(
         self,
@@ -84,8 +85,8 @@ class Partition(Optimizer):
             if not own:
                 continue
             inner = [dataclasses.replace(groups[g], label=groups[g].label[1]) for g in own]  # type: ignore[index]
-            rows = [[row[g] for g in own] for row in (values, grads, moments)]
-            results = part.advance_groups(count, inner, *rows, apply)  # type: ignore[arg-type]
+            p, d = [values[g] for g in own], [grads[g] for g in own]
+            results = part.advance_groups(count, inner, p, d, [moments[g] for g in own], apply)
             for g, new, state in zip(own, *results, strict=True):
                 first[g], after[g] = new, state
         return first, after

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -74,8 +76,9 @@ class Rule(Optimizer):
 
     def _decayed(self, step: int) -> tuple[float, ...]:
         """Return the hyperparameters of a step; ValueError unless they are finite, the rate 0 or more."""
-        numbers = checked_numbers(self.name, step, self.numbers(step))
-        if numbers[0] < 0:
+        numbers = self.numbers(step)
+        if numbers[0] < 0 or not all(map(math.isfinite, numbers)):
+            checked_numbers(self.name, step, numbers)
             raise ValueError(
                 f"{self.name}: the learning rate of step {step} is {numbers[0]}, expected at least 0 (see "
                 "the schedule)"
@@ -102,8 +105,8 @@ class TrustRatioRule(Rule):
         first, after = [], []
         for group, p, g, old in zip(groups, values, grads, moments, strict=True):
             numbers = self.hyper(group)
-            unit = computed(lambda t, f=numbers: (1.0, *f(t)[1:]), count, (self.rule.hyper,), group.dtype)
-            rate = computed(lambda t, f=numbers: f(t)[0], count, (), group.dtype)
+            unit = computed(functools.partial(_at_unit_rate, numbers), count, (self.rule.hyper,), group.dtype)
+            rate = computed(functools.partial(_rate, numbers), count, (), group.dtype)
             direction, *new = self.rule(p, g, old, unit, apply=False)
             scaled = [
                 change * (rate * trust_ratio(leaf, change))
@@ -113,6 +116,14 @@ class TrustRatioRule(Rule):
             first.append(p + change if apply else change)
             after.append(tuple(new))
         return first, after
+
+
+def _at_unit_rate(numbers: Callable[[int], tuple[float, ...]], step: int) -> tuple[float, ...]:
+    return (1.0, *numbers(step)[1:])
+
+
+def _rate(numbers: Callable[[int], tuple[float, ...]], step: int) -> float:
+    return numbers(step)[0]
 
 
 def trust_ratio(p: Tensor, change: Tensor) -> Tensor:

@@ -194,6 +194,7 @@ def cosine_restarts(
     (1.0, 0.5, 1.0, 0.5, 1.0)
     """
     _steps("cosine_restarts", "first_steps", first_steps)
+    _rates("cosine_restarts", init_value=init_value, alpha=alpha)
     if not (1 <= growth < math.inf and 0 < decay <= 1):
         raise ValueError(
             f"schedule.cosine_restarts: growth is {growth} and decay {decay}, expected at least 1 and a "
@@ -202,9 +203,14 @@ def cosine_restarts(
     log = math.log1p(growth - 1)
 
     def begin(cycle: int) -> float:
-        return first_steps * (math.expm1(cycle * log) / (growth - 1) if log else cycle)
+        if not log:
+            return first_steps * cycle
+        start = first_steps * math.expm1(cycle * log) / (growth - 1)
+        # 3**5 by the logarithm is not 243: a cycle of whole steps begins at a whole step.
+        return round(start) if abs(start - round(start)) < 1e-9 * start else start
 
     def schedule(step: int) -> float:
+        step = max(step, 0)
         cycle = int(math.log1p(step / first_steps * (growth - 1)) / log) if log else step // first_steps
         # The logarithm is rounded.
         cycle += begin(cycle + 1) <= step

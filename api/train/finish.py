@@ -53,10 +53,12 @@ def finish(
     weight: Tensor | None,
     flat: list[Tensor],
     state: Any,
+    norm: float | None = None,
 ) -> StepResult:
     """Return the result of an eager step, from its loss and its gradients in flat buffers.
 
     weight: of the loss of a part, which its gradients were multiplied by.
+    norm: of all gradients, where `flat` is a part of them.
     """
     part, loss, dtype = inputs.part, value.item(), value.dtype
     if weight is not None:
@@ -64,7 +66,8 @@ def finish(
         for total, g in zip(part.sums.arrays, flat, strict=True):
             total[...] = g.array if part.sums.empty else total + g.array
         return StepResult(loss, weight.item(), dtype, state)
-    norm = global_norm(flat).item() if inputs.check or inputs.clip_norm is not None else 0.0
+    if norm is None:
+        norm = global_norm(flat).item() if inputs.check or inputs.clip_norm is not None else 0.0
     if inputs.check and not (math.isfinite(loss) and math.isfinite(norm)):
         return StepResult(loss, norm, dtype, state, [t.array for t in flat])
     if inputs.clip_norm is not None:

@@ -92,7 +92,7 @@ class PureModelStep(Step):
         if not isinstance(family, ProgramFamily):
             family = active.call_under(self.trace, self._whole)
             if family is None:
-                cache.report_eager("the model or the loss reads values")
+                cache.report_eager("the model, the loss or the optimizer reads values")
                 root.programs[0] = EAGER
                 return self.eagerly()
             cache.add(root, 0, family)

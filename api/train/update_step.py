@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Any
 
+import numpy as np
+
 from treepie.autodiff import Tensor
+from treepie.autodiff.arguments import as_tensor
+from treepie.autodiff.program.cache import EAGER
 from treepie.autodiff.program.program import ProgramFamily
 from treepie.autodiff.trace import active
 from treepie.autodiff.trace.trace import Trace
 
+from .finish import finish
 from .inputs import Commit, StepResult, Total
-from .plan import plan_update
+from .plan import ValueRead, plan_update
 from .step import Step
 
 
@@ -26,14 +31,36 @@ class UpdateStep(Step):
         self.state = self.inputs.state
         try:
             family = cache.find(root, 0)
+            if family is EAGER:
+                return self.eagerly()
             if not isinstance(family, ProgramFamily):
-                family = active.call_under(self.trace, plan_update, self)
+                self.trace.refuse = ValueRead
+                try:
+                    family = active.call_under(self.trace, plan_update, self)
+                except ValueRead:
+                    cache.report_eager("the optimizer reads values")
+                    root.programs[0] = EAGER
+                    return self.eagerly()
                 cache.add(root, 0, family)
             self._check_out()
             self.dtype = family.result
             return self._run(family.program(), (), commit)
         finally:
             self.trace.end()
+
+    def eagerly(self) -> StepResult:
+        """Take the step op by op, for an optimizer of a user's that reads values."""
+        inputs, part = self.inputs, self.inputs.part
+        assert isinstance(part, Total)
+        weight = as_tensor(np.float64(part.weight))
+        loss = as_tensor(np.float64(part.loss)) / weight
+        grads = [(Tensor(a, None) + 0.0) / weight.astype(a.dtype) for a in part.sums.arrays]
+        row = inputs, self.steps.optimizer, loss, None, grads, self.state, part.norm
+        result: StepResult = active.call_under(None, lambda: finish(*row))
+        if part.norm is not None and result.buffers is not None:  # other ranks read `out`
+            for target, array in zip(inputs.out.arrays, result.buffers.arrays, strict=True):
+                target[...] = array
+        return result
 
     def key(self) -> Hashable:
         """Return everything that determines the program."""

@@ -80,9 +80,9 @@ def _decayed(moments: int, formula: Callable[..., Any]) -> Callable[..., Any]:
     """Return a rule with decoupled weight decay, its last hyperparameter."""
 
     def rule(p: Any, *rest: Any) -> Any:
-        *rest, decay = rest
-        change, *after = formula(p, *rest)
-        lr = rest[1 + moments]
+        *operands, decay = rest
+        change, *after = formula(p, *operands)
+        lr = operands[1 + moments]
         return change - lr * decay * p, *after
 
     return rule

@@ -63,8 +63,8 @@ EDITS = [
     Edit(
         "states-not-shared",
         "api/train/state.py",
-        "buffers = FlatBuffers(self.buffers.layout, self.buffers.arrays, frozen=self.buffers.frozen)\n",
-        "buffers = self.buffers\n",
+        "FlatBuffers(self.buffers.layout, self.buffers.arrays, frozen=self.buffers.frozen)",
+        "self.buffers",
         "fit changes the state it begins with",
         "tests/test_train.py -k nobody_has_read",
         equivalent="fit itself holds the state that it begins with, so that the first step builds its trees, "
