@@ -126,6 +126,7 @@ from treepie.kernels.config import __version__ as __version__
 from treepie.kernels.threads import get_num_threads as get_num_threads, set_num_threads as set_num_threads
 
 from . import (
+    callback as callback,
     checkpoint as checkpoint,
     data as data,
     distributed as distributed,
@@ -152,6 +153,7 @@ from .train.trainer import EarlyStop as EarlyStop, Trainer as Trainer
 bool = bool_
 
 _MODULES = (
+    callback,
     checkpoint,
     data,
     datasets,

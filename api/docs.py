@@ -18,8 +18,20 @@ from typing import Any
 
 #: The pages besides the one of `treepie` itself.
 SUBMODULES = (
-    *("checkpoint", "data", "datasets", "distributed", "fn", "hub", "init", "layer", "loss", "math"),
-    *("metric", "optim", "optim.schedule", "ptree", "rng"),
+    *(
+        "callback",
+        "checkpoint",
+        "data",
+        "datasets",
+        "distributed",
+        "fn",
+        "hub",
+        "init",
+        "layer",
+        "loss",
+        "math",
+    ),
+    *("math", "metric", "optim", "optim.schedule", "ptree", "rng"),
 )
 
 #: Names whose values hold no docstring.
@@ -132,7 +144,7 @@ def modules() -> dict[str, ModuleType]:
     """Return the public modules by the names that users call them by.
 
     >>> sorted(modules())[:2]
-    ['treepie', 'treepie.checkpoint']
+    ['treepie', 'treepie.callback']
     """
     root = importlib.import_module("treepie")
     found = {"treepie": root}

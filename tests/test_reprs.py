@@ -131,7 +131,7 @@ def test_repr_of_metrics():
         metric.update([[0.1, 0.9], [0.8, 0.2], [0.8, 0.2]], [1, 1, 0])
     mean.update([1.0, 2.0])
     assert shown(f1) == "F1(average='micro'): 0.6667"
-    assert shown(matrix) == "ConfusionMatrix(from_logits=False): 2 classes, 3 examples"
+    assert shown(matrix) == "ConfusionMatrix: 2 classes, 3 examples"
     assert shown(mean) == "Mean: 1.5"
     tracker = METRIC.Tracker()
     tracker.observe("loss", 0.12345)

@@ -120,7 +120,7 @@ def test_progress_is_a_bar_on_stderr_where_wanted(capsys):
     st = t.fit(t.init(KEY), batches(), loss=tp.loss.mse, epochs=2, progress=True)
     shown = capsys.readouterr()
     assert "6/6" in shown.err
-    assert "loss " in shown.err
+    assert "loss: " in shown.err
     t.fit(st, batches(), loss=tp.loss.mse)
     assert capsys.readouterr() == ("", "")
 

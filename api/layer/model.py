@@ -127,7 +127,7 @@ def model(parts: Mapping[str, Layer], forward: Callable[[Call, Any], Any], name:
                 f"layer.model: parts has the name {part!r}, expected a Python identifier that begins with a "
                 "letter and is none of training, rngs, ctx, dtype"
             )
-    if not callable(forward):
+    if not callable(forward) or isinstance(forward, Layer):
         raise TypeError(f"layer.model: forward is {forward!r}, expected a function (call, x) -> y")
     return assemble(name, parts, forward, pure=is_pure(forward))
 

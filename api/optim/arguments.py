@@ -11,7 +11,7 @@ import numpy as np
 from treepie.autodiff import ptree
 from treepie.autodiff.arguments import described
 
-from . import schedule
+from .rated import adjusted_rate
 from .schedule import Schedule
 
 Tree = Any
@@ -19,11 +19,12 @@ Mask = Callable[[Tree], Tree] | Tree | None
 
 
 def rate_of(name: str, lr: float | Schedule) -> Schedule:
-    """Return a learning rate as a schedule."""
+    """Return a learning rate as a schedule, whose values callbacks of `fit` may change (`RatedStep`)."""
     if callable(lr):
-        return lr
+        return lambda step: lr(step) if type(step) is int else adjusted_rate(step, lr(step))
     check(name, lr=(lr, 0.0, math.inf))
-    return schedule.constant(float(lr))
+    value = float(lr)
+    return lambda step: value if type(step) is int else adjusted_rate(step, value)
 
 
 def check(name: str, **bounds: tuple[float, float, float]) -> None:

@@ -16,6 +16,7 @@ from ..pickling import Constructed
 from .arguments import checked_numbers
 from .flat import FlatGroup, FlatLayout, LeafState, joined
 from .opt_state import OptState as OptState, check_labels, check_layout
+from .rated import RatedStep
 
 Tree = Any
 #: The number, the path and the value of a parameter.
@@ -265,6 +266,11 @@ class Optimizer(Constructed):
         return first, after
 
     def _finite_numbers(self, step: int) -> tuple[float, ...]:
+        if isinstance(step, RatedStep):
+            raise ValueError(
+                f"{self.name}: a callback changes the learning rate, which an optimizer of your own does not "
+                "tell: use a schedule in its function numbers, or one of the optimizers of tp.optim"
+            )
         return checked_numbers(self.name, step, tuple(self._numbers(step)))
 
     def _updated(

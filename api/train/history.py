@@ -1,10 +1,9 @@
-"""The history of losses and scores, and the progress bar."""
+"""The history of losses and scores."""
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 import uuid
 from pathlib import Path
 from typing import Any
@@ -176,41 +175,3 @@ def _score(plain: Any) -> Any:
     if isinstance(plain, dict) and plain.keys() == {"tensor", "dtype"}:
         return tensor(np.array(plain["tensor"], plain["dtype"]))
     return plain
-
-
-class Progress:
-    """A bar on stderr, drawn after the first step, which may print a line about compilation."""
-
-    def __init__(self, wanted: bool | None, done: int, total: int) -> None:
-        self._wanted = sys.stderr.isatty() if wanted is None else wanted
-        self._done, self._total = done, total
-        self._bar: Any = None
-
-    def __enter__(self) -> Progress:
-        """Return self; the bar is drawn later."""
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Close the bar."""
-        if self._bar is not None:
-            self._bar.close()
-
-    def advance(self, loss: float, count: int) -> None:
-        """Advance by the elements of a step, and show its loss."""
-        if not self._wanted:
-            return
-        self._done += count
-        if self._bar is None:
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=self._total, initial=self._done, unit=" steps", file=sys.stderr)
-        else:
-            self._bar.update(count)
-        self._bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
-
-    def note(self, scores: dict[str, Any]) -> None:
-        """Print a line of scores above the bar."""
-        if self._bar is None or not scores:
-            return
-        shown = [f"{k}: {v:.4f}" if isinstance(v, float) else f"{k}: {v}" for k, v in scores.items()]
-        self._bar.write("  ".join(shown), file=sys.stderr)

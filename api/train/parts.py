@@ -16,8 +16,9 @@ from treepie.autodiff import Tensor, ptree
 from treepie.autodiff.arguments import as_tensor
 
 from ..data.rows import Shards, row_count, rows_of
-from ..distributed.communicator import Communicator
+from ..distributed.communicator import Communicator, shares_updates
 from .inputs import Commit, Loss, Part, StepCounter, StepInputs, StepResult, Total
+from .ranks import Ranks
 from .reduction import ShardSums, mean_state
 from .shared_update import SharedUpdate
 from .synchronized import sums_over_ranks
@@ -27,6 +28,20 @@ if TYPE_CHECKING:
 
 #: The input of a model, a loss function, and the loss function's arguments besides the output.
 Example = tuple[Any, Loss, tuple[Any, ...]]
+
+
+def parts_of(
+    steps: Steps, ranks: Ranks, size: int, micro_shards: int | None, summed: bool, shares: bool
+) -> BatchInParts | None:
+    """Return what takes the steps of a `fit` in parts; None where a process takes each as a whole.
+
+    size: elements of a step.  shares: whether ranks that share memory share the update.
+    """
+    if size == 1 and micro_shards is None and not ranks.several:
+        return None
+    shared = shares and ranks.several and shares_updates(ranks.comm)
+    update = SharedUpdate(steps, ranks.comm) if shared else None
+    return BatchInParts(steps, ranks.comm, micro_shards, summed, update)
 
 
 @dataclass
@@ -93,7 +108,8 @@ class BatchInParts:
             loss, weight = loss + weighted, weight + own
         if weight == 0:
             raise ValueError(
-                f"Trainer.fit: all targets of step {inputs.at.step + 1} are ignored, expected another one too"
+                f"Trainer.fit: all targets of step {inputs.at.step + 1} are ignored or have weight 0, "
+                "expected another one too"
             )
         state = mean_state(self._comm, states, table[:count, 2], inputs.state, self._steps)
         total = Total(1.0 if self._summed else weight, loss, sums)

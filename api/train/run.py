@@ -13,10 +13,12 @@ from ..checkpoint.checkpoint import Entry, Every, Store
 from ..data.check import check_data, check_not_empty
 from ..data.pipeline import Data
 from ..errors import add_note
+from .callbacks import Callbacks
 from .history import History, plain_scores, restored_scores
 from .preemption import Preemption
 from .ranks import Ranks
 from .runner import StepRunner
+from .saved import decode, encode, reader
 from .state import TrainState
 
 
@@ -25,6 +27,7 @@ class Run:
 
     epoch: number of the current epoch, from 0.  ended: whether it has ended, validation included.
     rngs: the key of the run.  preemption: the signals that end it early.
+    resumed: whether the run continues from a checkpoint.
     """
 
     def __init__(
@@ -35,9 +38,10 @@ class Run:
         rngs: Tensor | None,
         plan: Every | None,
         ranks: Ranks,
+        callbacks: Callbacks,
     ) -> None:
         """Check the arguments of `fit`. optimizer: its name.  plan: when and where to write checkpoints."""
-        self.ranks = ranks
+        self.ranks, self._callbacks, self.resumed = ranks, callbacks, False
         self.optimizer, self.data, self.rngs = optimizer, check_data("Trainer.fit", data), rngs
         self.history = history if history is not None else History()
         self.epoch, self.ended = 0, False
@@ -71,8 +75,8 @@ class Run:
 
     def _read(
         self, checkpoint: Entry, like: TrainState
-    ) -> tuple[TrainState, dict[str, Any], Any, int | None]:
-        """Return a checkpoint's state, its notes, the history's steps and losses, and the run's number."""
+    ) -> tuple[TrainState, dict[str, Any], Any, dict[str, Any], int | None]:
+        """Return a checkpoint's state, notes, steps and losses, states of callbacks, and the run's number."""
         notes = checkpoint.training().get("fit")
         if notes is None:
             raise ValueError(
@@ -86,10 +90,17 @@ class Run:
                 )
         arrays = checkpoint.arrays()
         steps, losses = (arrays[f"history.{k}"].tolist() for k in ("steps", "losses"))
-        return checkpoint.state(like, arrays), notes, list(zip(steps, losses, strict=True)), checkpoint.run
+        rows = list(zip(steps, losses, strict=True))
+        at, states = reader(arrays, "callbacks"), notes.get("callbacks", {})
+        callbacks = {name: decode(state, at, like) for name, state in states.items()}
+        return checkpoint.state(like, arrays), notes, rows, callbacks, checkpoint.run
 
-    def _resume(self, st: TrainState, notes: dict[str, Any], steps: Any, number: int | None) -> TrainState:
+    def _resume(
+        self, st: TrainState, notes: dict[str, Any], steps: Any, callbacks: dict[str, Any], number: int | None
+    ) -> TrainState:
         """Continue from a checkpoint: seek to its position in the data, and return its state."""
+        self.resumed = True
+        self._callbacks.restore(callbacks)
         self.data.seek(notes["pass"], notes["position"])
         self.epoch, self.ended, self._number = notes["epoch"], notes["ended"], number
         self.rngs = None if notes["rngs"] is None else Tensor(np.array(notes["rngs"], np.int64), None)
@@ -147,7 +158,10 @@ class Run:
         assert self._plan is not None
         assert self._store is not None
         history = self.history
+        kept: list[Tensor] = []
+        states = self._callbacks.states().items()
         notes = {
+            "callbacks": {name: encode(f"Trainer.fit: the state of {name}", x, kept) for name, x in states},
             "epoch": self.epoch,
             "ended": self.ended,
             "pass": self.data.pass_number,
@@ -161,6 +175,5 @@ class Run:
         # Losses are tensors, since there may be millions of them: 16 bytes a step, against 30 in JSON.
         steps, losses = ([row[k] for row in history.steps] for k in (0, 1))
         tensors = {"steps": np.array(steps, np.int64), "losses": np.array(losses, np.float64)}
-        self._number = self._store.write(
-            st, {"fit": notes}, {"history": tensors}, self._plan.keep, self._number
-        )
+        content = {"history": tensors, "callbacks": kept}
+        self._number = self._store.write(st, {"fit": notes}, content, self._plan.keep, self._number)

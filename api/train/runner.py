@@ -16,11 +16,12 @@ from treepie.kernels.compilations import compilations
 
 from ..data.pipeline import Data
 from .checks import check_loss
-from .inputs import Commit, StepCounter, StepInputs, StepResult
+from .inputs import Commit, Loss, StepCounter, StepInputs, StepResult
 from .nonfinite import describe_nonfinite
 from .parts import BatchInParts
 from .state import FlatBuffers, Snapshot, TrainState, trained_snapshot_of
 from .steps import Steps
+from .weights import ClassWeight, Losses
 
 
 class StepRunner:
@@ -35,17 +36,18 @@ class StepRunner:
     def __init__(
         self,
         steps: Steps,
-        loss: Callable[[Any, Any], Tensor] | None,
+        loss: Loss | None,
         rngs: Tensor | None,
         clip_norm: float | None,
         on_nonfinite: str,
         size: int,
         parts: BatchInParts | None = None,
+        class_weight: ClassWeight | None = None,
     ) -> None:
         """Take the options of `fit`. parts: takes each step in parts; None where a step is one element."""
         if loss is not None:
             check_loss("Trainer.fit", loss)
-        self._steps, self._loss, self._rngs = steps, loss, rngs
+        self._steps, self._losses, self._rngs = steps, Losses(loss, class_weight), rngs
         self._clip_norm, self._on_nonfinite, self.size = clip_norm, on_nonfinite, size
         self._parts, self._counter = parts, StepCounter()
         #: The count and the snapshot after the program that is running.
@@ -87,6 +89,10 @@ class StepRunner:
         state.detach()
         return state
 
+    def release(self) -> None:
+        """Release memory that only steps need."""
+        self._steps.cache.release()
+
     def _release_state(self) -> None:
         """Build the trees of a state that the caller keeps, before a step changes the buffers."""
         state, self._state = self._state, None
@@ -101,7 +107,7 @@ class StepRunner:
             at = self.now
             inputs = self._inputs(at)
             commit = self._committing(at)
-            examples = [_example(element, self._loss) for element in elements]
+            examples = [self._losses.example(element) for element in elements]
             if self._parts is not None:
                 result = self._parts.take(inputs, examples, commit)
             else:
@@ -156,31 +162,27 @@ class StepRunner:
         self._now, self._state = self.now.skipped(), None
 
 
-def two(function: str, element: Any) -> tuple[Any, Any]:
-    """Return the two parts of an element, or raise TypeError."""
-    if not isinstance(element, tuple) or len(element) != 2:
-        kind = f"tuple of {len(element)}" if isinstance(element, tuple) else type(element).__name__
-        raise TypeError(
-            f"{function}: an element of data is a {kind}, expected a tuple of 2, (input, target), such as "
-            "the batches of tp.Data.prepare((x, y), batch_size=32)"
-        )
-    return element
+class RatedRunner(StepRunner):
+    """Takes steps with other learning rates than those of the optimizer's schedule.
+
+    learning_rate: the rate of the schedule -> that of the next step.
+    """
+
+    learning_rate: Callable[[float], float]
+
+    def _inputs(self, at: Snapshot) -> StepInputs:
+        return super()._inputs(at.rated(self.learning_rate))
 
 
-def _example(
-    element: Any, loss: Callable[[Any, Any], Tensor] | None
-) -> tuple[Any, Callable[..., Tensor], tuple[Any, ...]]:
-    """Return an input, a loss function, and the loss function's arguments besides the output."""
-    x, second = two("Trainer.fit", element)
-    if loss is not None:
-        if callable(second):
-            raise TypeError(
-                "Trainer.fit: an element of data holds a function and loss is given, expected one of the two"
-            )
-        return x, loss, (second,)
-    if not callable(second):
-        raise TypeError(
-            f"Trainer.fit: an element of data is (input, {type(second).__name__}), expected (input, "
-            "loss_fn), or the argument loss, such as fit(..., loss=tp.loss.mse)"
-        )
-    return x, second, ()
+def runner_of(
+    st: TrainState, data: Data, learning_rate: Callable[[float], float] | None, *options: Any
+) -> StepRunner:
+    """Return what takes the steps of a `fit` from a state. learning_rate: None for that of the optimizer."""
+    runner: StepRunner
+    if learning_rate is None:
+        runner = StepRunner(*options)
+    else:
+        runner = rated = RatedRunner(*options)
+        rated.learning_rate = learning_rate
+    runner.begin(st, data)
+    return runner

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,6 +19,7 @@ from ..display import count_text, html_table, value_text
 from ..layer import Vars
 from ..optim.flat import FlatLayout
 from ..optim.optimizer import Optimizer, OptState
+from ..optim.rated import RatedStep
 
 
 class FlatBuffers:
@@ -120,6 +121,11 @@ class Snapshot:
     def skipped(self) -> Snapshot:
         """Return the snapshot after a skipped step, which still advances the key."""
         return Snapshot(self.buffers, self.moments, self.count, self.step + 1, self.state, self.dtype)
+
+    def rated(self, learning_rate: Callable[[float], float]) -> Snapshot:
+        """Return the same snapshot, for a step with another learning rate."""
+        count = RatedStep(self.count, learning_rate)
+        return Snapshot(self.buffers, self.moments, count, self.step, self.state, self.dtype)
 
     def shared(self) -> Snapshot:
         """Return the same snapshot with buffers that are never written to in place."""

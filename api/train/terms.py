@@ -1,7 +1,7 @@
-"""Losses that are means over counted terms, such as cross-entropy with `ignore_index`.
+"""Losses that are means over counted or weighted terms, such as cross-entropy with `ignore_index`.
 
-A part of a batch counts by its number of terms, not of examples: the mean over the batch is the sum of the
-parts' means, each times its number of terms, over the sum of these.
+A part of a batch counts by its number of terms, or by the sum of their weights, not by examples: the mean
+over the batch is the sum of the parts' means, each times this number, over the sum of these numbers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from treepie.autodiff.trace.entry import Entry
 
 
 def terms_of(loss: Tensor) -> Tensor | None:
-    """Return the number of terms that a loss is a mean over, None where it depends on shapes alone.
+    """Return the number of terms of a loss, or the sum of their weights; None where shapes determine it.
 
     Raises ValueError for a loss that combines such a mean with something else.
     """
@@ -27,8 +27,8 @@ def terms_of(loss: Tensor) -> Tensor | None:
     if any(node.op is OPS["mean_of_terms"] for node in _ancestors(last)):
         raise ValueError(
             "Trainer.fit: the loss combines a mean over the targets that are not ignored with other terms, "
-            "expected that mean alone: a batch in several parts (accumulate_steps, micro_shards, ranks) is "
-            "weighed by its number of targets"
+            "or a weighted mean, expected that mean alone: a part of a batch (accumulate_steps, micro_shards "
+            "or ranks) is weighed by its number of targets, or by the sum of its weights"
         )
     return None
 

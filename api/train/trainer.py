@@ -6,9 +6,7 @@ single one in the same way.
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,36 +22,27 @@ from ..checkpoint.checkpoint import Every
 from ..data.check import check_has_elements
 from ..data.pipeline import Data
 from ..display import ShownAsCall
-from ..distributed.communicator import Communicator, check_communicator, shares_updates
+from ..distributed.communicator import Communicator, check_communicator
 from ..errors import explain_calls
 from ..layer import Context, Layer, Vars
 from ..metric.accumulators import Metric
 from . import checks
-from .history import History, Progress
+from .callbacks import Callbacks, EarlyStop as EarlyStop, Report
+from .history import History
 from .inputs import StepCounter, StepInputs
-from .parts import BatchInParts, arrays, length
+from .loop import Loop
+from .options import Validation, check_options
+from .parts import arrays, length, parts_of
 from .predict import Predictor
 from .ranks import Ranks
 from .run import Run
-from .runner import StepRunner, two
-from .shared_update import SharedUpdate
+from .runner import runner_of
 from .state import FlatBuffers, TrainState, snapshot_of, trained_snapshot_of
 from .step import loss_and_gradients
 from .steps import Steps
+from .weights import ClassWeight, two
 
 Loss = Callable[[Any], Tensor]
-Report = Callable[[int, float, TrainState], Any]
-Validation = tuple[Data, Mapping[str, Metric]]
-
-
-class EarlyStop(Exception):
-    """Raise it in `report` to end training; `Trainer.fit` then returns the current state.
-
-    >>> import treepie as tp
-    >>> def report(step, loss, st):
-    ...     if loss < 0.1:
-    ...         raise tp.EarlyStop
-    """
 
 
 class Trainer(ShownAsCall):
@@ -165,16 +154,21 @@ class Trainer(ShownAsCall):
         loss_reduction: str = "mean",
         compare_every: int = 100,
         shard_optimizer: bool = True,
+        callbacks: Sequence[object] = (),
+        class_weight: ClassWeight | None = None,
     ) -> TrainState:
         """Return the state after training on the data for some epochs.
 
-        data: elements (input, loss_fn), or (input, target) with `loss`, a function of (output, target).
+        data: elements (input, loss_fn), or (input, target) with `loss`, a function of (output, target), or
+            (input, target, sample_weight), which `loss` takes as its argument `sample_weight`.
         rngs: a key, into which the number of each step is folded. Dropout draws for an example by its index
             in the step's batch.
         report: called after every step with its number from 1, its loss and the state after it; raise
             tp.EarlyStop in it to end training.
         validate: (data, metrics) for `evaluate` after each epoch.
-        progress: whether to show a bar with losses and scores on stderr; None shows it on a terminal.
+        progress: whether to show epoch, mean loss, scores, samples a second and remaining time on stderr: a
+            bar on a terminal and in Jupyter, else a line for each epoch and every 30 s. None leaves out lines
+            of epochs that end within a second of the last line.
         clip_norm: largest global norm of the gradients, which are scaled down to it.
         accumulate_steps: elements of a step, which equal one big batch. The last step of an epoch takes the
             rest.
@@ -196,38 +190,39 @@ class Trainer(ShownAsCall):
             difference.
         shard_optimizer: whether ranks that share memory share the update (ZeRO, stage 1): each computes a
             part of it, and holds that part of the optimizer's state. Results have the same bits.
+        callbacks: see `tp.callback`; they are called in this order, after `report`.
+        class_weight: the argument `class_weight` of `loss`: a weight for each class, or a dict of weights of
+            some classes, where others have 1.
 
         Ctrl-C ends training and is raised again. Any exception has the last good state as `state`.
         """
         counts = {"epochs": epochs, "accumulate_steps": accumulate_steps, "compare_every": compare_every}
-        counts |= {} if micro_shards is None else {"micro_shards": micro_shards}
-        _check_options(counts, on_nonfinite, clip_norm, comm, validate)
+        counts |= {"micro_shards": 1 if micro_shards is None else micro_shards}
+        check_options(counts, on_nonfinite, clip_norm, comm, validate)
         summed = checks.is_summed("Trainer.fit", loss_reduction)
         ranks = Ranks(comm, "Trainer.fit", data, micro_shards, compare_every)
         ranks.check_same(
-            epochs=epochs,
+            **{**counts, "micro_shards": micro_shards},
             clip_norm=clip_norm,
-            accumulate_steps=accumulate_steps,
-            micro_shards=micro_shards,
             loss_reduction=loss_reduction,
             shard_optimizer=shard_optimizer,
+            class_weight=None if class_weight is None else str(class_weight),
             rngs=None if rngs is None else check_key("Trainer.fit", rngs, "rngs").tolist(),
         )
-        run = Run(self.optimizer.name, data, history, rngs, checkpoint, ranks)
+        called = Callbacks(callbacks, report, ranks)
+        run = Run(self.optimizer.name, data, history, rngs, checkpoint, ranks, called)
         st = ranks.agreed(run.begin(st, resume))
-        whole = accumulate_steps == 1 and micro_shards is None and not ranks.several
         # The norm of parts has other bits than that of the whole, which clipping would pass on.
         same_bits = micro_shards is None or clip_norm is None
-        own = self.optimizer.elementwise and same_bits and ranks.several
-        shares = shard_optimizer and own and shares_updates(ranks.comm)
-        shared = SharedUpdate(self.steps, ranks.comm) if shares else None
-        parts = None if whole else BatchInParts(self.steps, ranks.comm, micro_shards, summed, shared)
-        runner = StepRunner(self.steps, loss, run.rngs, clip_norm, on_nonfinite, accumulate_steps, parts)
-        runner.begin(st, run.data)
+        own = self.optimizer.elementwise and same_bits
+        parts = parts_of(self.steps, ranks, accumulate_steps, micro_shards, summed, shard_optimizer and own)
+        options = loss, run.rngs, clip_norm, on_nonfinite, accumulate_steps, parts, class_weight
+        runner = runner_of(st, data, called.learning_rate, self.steps, *options)
+        loop = Loop(run, runner, called, self.evaluate, validate, progress if ranks.first else False)
         try:
             try:
                 # Assigned first: an interrupt after the call, in `return` itself, is outside of the try.
-                last = self._run(run, epochs, runner, report, validate, progress if ranks.first else False)
+                last = loop.through(epochs)
                 return last
             except BaseException as error:
                 error.state = runner.end()  # type: ignore[attr-defined]
@@ -236,58 +231,6 @@ class Trainer(ShownAsCall):
             if not hasattr(error, "state"):
                 error.state = runner.end()  # type: ignore[attr-defined]
             raise
-
-    def _run(
-        self,
-        run: Run,
-        epochs: int,
-        runner: StepRunner,
-        report: Report | None,
-        validate: Validation | None,
-        progress: bool | None,
-    ) -> TrainState:
-        """Return the state after the remaining epochs."""
-        with run.preemption, Progress(progress, run.done, len(run.data) * epochs) as bar:
-            try:
-                with contextlib.suppress(EarlyStop):
-                    for _ in run.epochs(epochs):
-                        self._epoch(run, runner, report, bar)
-                        run.history.end_epoch(runner.steps, self._scores(runner, validate))
-                        run.after_epoch(runner)
-                        bar.note(run.history.epochs[-1] if validate else {})
-                run.finish(runner)
-                run.leave_if_asked(runner)
-            except Exception as error:
-                run.name_batch(error, runner)
-                raise
-            finally:
-                self.steps.cache.release()
-        return runner.end()
-
-    def _epoch(self, run: Run, runner: StepRunner, report: Report | None, bar: Progress) -> None:
-        """Train on the rest of a pass over the data."""
-        elements = iter(run.data)
-        while batches := list(itertools.islice(elements, runner.size)):
-            loss = runner.step(batches)
-            run.ranks.compare(runner)
-            bar.advance(loss, len(batches))
-            run.history.add_step(runner.steps, loss)
-            if report is not None:
-                stop = False
-                try:
-                    report(runner.steps, loss, runner.state())
-                except EarlyStop:
-                    stop = True
-                if run.ranks.any(stop):
-                    raise EarlyStop
-            run.after_step(runner)
-            run.leave_if_asked(runner)
-
-    def _scores(self, runner: StepRunner, validate: Validation | None) -> dict[str, Any]:
-        if validate is None:
-            return {}
-        data, metrics = validate
-        return self.evaluate(runner.state(), data, metrics, data.comm)
 
     def predict(
         self, st: TrainState, x: Any, ctx: Context | None = None, batch_size: int | None = None
@@ -363,25 +306,6 @@ class Trainer(ShownAsCall):
                     metric.update(out, target)
         ranks.merge(metrics)
         return {name: metric.compute() for name, metric in metrics.items()}
-
-
-def _check_options(
-    counts: Mapping[str, int],
-    on_nonfinite: str,
-    clip_norm: float | None,
-    comm: Communicator | None,
-    validate: Validation | None,
-) -> None:
-    for argument, count in counts.items():
-        integer("Trainer.fit", argument, count, least=1)
-    if on_nonfinite not in ("raise", "skip"):
-        raise ValueError(f"Trainer.fit: on_nonfinite is {on_nonfinite!r}, expected 'raise' or 'skip'")
-    if clip_norm is not None:
-        checks.check_clip_norm("Trainer.fit", clip_norm)
-    if comm is not None:
-        check_communicator("Trainer.fit", comm)
-    if validate is not None:
-        check_has_elements("Trainer.fit, validate", checks.check_validation("Trainer.fit", validate))
 
 
 def _rows(x: Any, rows: slice) -> Any:
