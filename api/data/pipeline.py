@@ -67,8 +67,8 @@ class Data(ShownByCalls, Generic[T_co]):
         #: The names of the columns of each part of an element, where it is rows of a data frame.
         self.columns: tuple[tuple[str, ...] | None, ...] = ()
         self._pass, self._next = 0, 0
-        #: The thread that has read the last element of this pass, until it is warned of a loop after that.
-        self._last_reader: threading.Thread | None = None
+        #: The thread to warn of a loop after the end, and whether it has read the last element, unwarned.
+        self._thread, self._ended = threading.current_thread(), False
         self._lock = threading.Lock()
 
     # ---- sources
@@ -282,7 +282,7 @@ class Data(ShownByCalls, Generic[T_co]):
         start = _count("Data.seek", "position", position, 0)
         if start > self._length:
             raise ValueError(f"Data.seek: position is {position}, expected at most {self._length}")
-        self._pass, self._next, self._last_reader = number, start, None
+        self._pass, self._next, self._ended = number, start, False
 
     @noted
     def shard(self, comm: Communicator) -> Data[T_co]:
@@ -315,7 +315,7 @@ class Data(ShownByCalls, Generic[T_co]):
     def __iter__(self) -> Iterator[T_co]:
         """Iterate over the rest of this pass; threads that do so together get each element once.
 
-        Warns, once in a pass, where the same thread has read the last element before.
+        Warns, once in a pass, where the thread that made the pipeline has read the last element before.
         """
         self._warn_if_exhausted()
         return self._rest()
@@ -328,17 +328,17 @@ class Data(ShownByCalls, Generic[T_co]):
                     return
                 self._next = k + 1
                 if k + 1 == self._length:
-                    self._last_reader = threading.current_thread()
+                    self._ended = threading.current_thread() is self._thread
             yield self._element(e, k)
 
     def _warn_if_exhausted(self) -> None:
         """Warn the caller's caller where a loop would silently do nothing.
 
-        Another thread may come late to a pass that it shares, and a resumed run may begin at the end of one.
+        Threads of a pool may come late to a pass that they share, and a resumed run begin at the end of one.
         """
-        if self._last_reader is not threading.current_thread():
+        if not self._ended or threading.current_thread() is not self._thread:
             return
-        self._last_reader = None
+        self._ended = False
         warnings.warn(
             f"Data: all {self._length} elements of this pass have been read, so nothing is left to iterate "
             "over; call reset() to begin the next pass",
@@ -348,7 +348,7 @@ class Data(ShownByCalls, Generic[T_co]):
 
     def reset(self) -> None:
         """Begin the next pass; a shuffled pipeline gets a new order."""
-        self._pass, self._next, self._last_reader = self._pass + 1, 0, None
+        self._pass, self._next, self._ended = self._pass + 1, 0, False
 
     def iter(self, fn: Callable[..., Any]) -> None:
         """Call fn(element) for each element."""

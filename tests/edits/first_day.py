@@ -22,8 +22,8 @@ EDITS = [
     Edit(
         "exhausted-loop-warns-threads",
         "api/data/pipeline.py",
-        "if self._last_reader is not threading.current_thread():",
-        "if self._last_reader is None:",
+        "self._ended = threading.current_thread() is self._thread",
+        "self._ended = True",
         "a thread that comes late to a shared pass warns",
         "tests/test_first_day.py -k meant",
     ),
