@@ -76,7 +76,7 @@ EDITS = [
     ),
     Edit(
         "batches-are-not-named",
-        "api/train/trainer.py",
+        "api/train/loop.py",
         """                run.name_batch(error, runner)
                 raise""",
         "                raise",
@@ -93,7 +93,7 @@ EDITS = [
     ),
     Edit(
         "interrupts-get-notes",
-        "api/train/trainer.py",
+        "api/train/loop.py",
         """            except Exception as error:
                 run.name_batch""",
         """            except BaseException as error:
