@@ -56,7 +56,7 @@ class Table(str):
         return self._html
 
 
-def summary(model: Layer, input_shape: Shapes, input_dtype: Any = float32) -> Table:
+def summary(model: Layer, input_shape: Shapes, input_dtype: Any = float32) -> str:
     """Return a table of a model's layers, their output shapes and their numbers of parameters: a str.
 
     input_shape: shape of a batch, such as (1, 784); for a model of several inputs a tuple or dict of shapes.
