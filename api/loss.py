@@ -113,7 +113,9 @@ def check_class_weight(function: str, class_weight: ClassWeight) -> Mapping[int,
         }
         _check_not_negative(function, list(by_class.values()))
         return by_class
-    weights = as_tensor(class_weight if isinstance(class_weight, Tensor | np.ndarray) else list(class_weight))
+    if not isinstance(class_weight, Tensor | np.ndarray | list | tuple):
+        raise TypeError(f"{function}: class_weight is {class_weight!r}, expected a weight for each class")
+    weights = as_tensor(class_weight)
     if weights.ndim != 1:
         raise ValueError(f"{function}: class_weight has shape {weights.shape}, expected (classes,)")
     _check_not_negative(function, weights.tolist())

@@ -10,6 +10,7 @@ from typing import Any
 
 from treepie.autodiff.arguments import integer
 
+from ..checkpoint.checkpoint import path_of
 from ..train.state import TrainState
 
 
@@ -110,7 +111,7 @@ def csv(file: str | os.PathLike[str]) -> CsvFile:
     1,2,0.0
     2,4,0.0
     """
-    return CsvFile(Path(file).expanduser())
+    return CsvFile(path_of("callback.csv", file, "file"))
 
 
 def tensorboard(directory: str | os.PathLike[str], every: int = 50) -> TensorBoard:
@@ -125,8 +126,9 @@ def tensorboard(directory: str | os.PathLike[str], every: int = 50) -> TensorBoa
     >>> board = tp.callback.tensorboard("runs/first")  # see it by: tensorboard --logdir runs
     """
     integer("callback.tensorboard", "every", every, least=1)
+    folder = path_of("callback.tensorboard", directory, "directory")
     _summary_writer()
-    return TensorBoard(Path(directory).expanduser(), every)
+    return TensorBoard(folder, every)
 
 
 def _summary_writer() -> Any:

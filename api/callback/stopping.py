@@ -7,7 +7,7 @@ from typing import Any
 
 from treepie.autodiff.arguments import integer
 
-from ..checkpoint.checkpoint import save_state
+from ..checkpoint.checkpoint import path_of, save_state
 from ..train.callbacks import EarlyStop
 from ..train.state import TrainState
 from .monitor import Monitor
@@ -158,4 +158,6 @@ def best(
     >>> kept.epoch, kept.best.step
     (3, 3)
     """
+    if directory is not None:
+        directory = path_of("callback.best", directory, "directory")
     return Best(Monitor("callback.best", metric, mode, min_delta), directory)

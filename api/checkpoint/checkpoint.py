@@ -56,7 +56,7 @@ def save(path: PathLike, tree: Tree) -> None:
     ...     tp.checkpoint.load(folder + "/model.safetensors")["layers.0.weight"].tolist()
     [1.0, 1.0]
     """
-    target = _path("checkpoint.save", path)
+    target = path_of("checkpoint.save", path)
     with storage.temporary_folder(target) as folder:
         source = folder / target.name
         storage.write("checkpoint.save", source, _arrays(tree))
@@ -80,16 +80,17 @@ def load(path: PathLike, like: Tree = None) -> Tree:
     >>> params["w"].dtype.name
     'float64'
     """
-    file = _path("checkpoint.load", path)
+    file = path_of("checkpoint.load", path)
     arrays = storage.read("checkpoint.load", file)
     if like is None:
         return {name: tensor(x) for name, x in arrays.items()}
     return _filled("checkpoint.load", file, like, arrays)
 
 
-def _path(function: str, path: PathLike) -> Path:
+def path_of(function: str, path: PathLike, argument: str = "path") -> Path:
+    """Return a path, or raise TypeError. argument: its name in the message."""
     if not isinstance(path, str | os.PathLike) or not str(path):
-        raise TypeError(f"{function}: path is {shown(path)}, expected a path")
+        raise TypeError(f"{function}: {argument} is {shown(path)}, expected a path")
     return Path(path).expanduser()
 
 
@@ -174,7 +175,7 @@ def every(
     for argument, value in (("steps", steps), ("keep", keep)):
         integer("checkpoint.every", argument, value, least=1)
     signals = check_signals("checkpoint.every", on_signals)
-    return Every(int(steps), _path("checkpoint.every", directory), int(keep), signals)
+    return Every(int(steps), path_of("checkpoint.every", directory), int(keep), signals)
 
 
 def save_state(folder: PathLike, st: TrainState) -> None:
@@ -229,7 +230,7 @@ class Store:
     """
 
     def __init__(self, function: str, folder: PathLike) -> None:
-        self.function, self.folder = function, _path(function, folder)
+        self.function, self.folder = function, path_of(function, folder)
 
     def write(
         self, st: TrainState, notes: Mapping[str, Any], tensors: Tree, keep: int, run: int | None = None
