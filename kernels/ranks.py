@@ -60,13 +60,14 @@ def _table(size: int, dtype: np.dtype, sources: int, targets: int, squares: bool
     spec = Spec((size,), dtype)
     addresses = [Address(Operand(k, spec)) for k in range(sources + targets)]
     work_ns = (sources + targets) * spec.nbytes * config.BYTE_NS
-    chunks = _chunks(size)
+    chunks = chunk_count(size)
     partial = Operand(sources + targets, Spec((chunks if squares else 0,), np.dtype("float64")))
     from_, to = tuple(addresses[:sources]), tuple(addresses[sources:])
     return LaunchTable([_sum(chunks, work_ns, Operand(0, spec), partial, from_, to)])
 
 
-def _chunks(size: int) -> int:
+def chunk_count(size: int) -> int:
+    """Return into how many chunks `sum_arrays` cuts arrays of a size."""
     return -(-size // _CHUNK)
 
 
@@ -80,16 +81,11 @@ def sum_arrays(
     """Add up arrays at addresses, in their order, and store the sum at other addresses.
 
     Targets may be among the sources; the first target may be none of them but the first two, since the sum is
-    built up there. squares: of `squares_size(size)`, for the sums of squares of parts of the sum.
+    built up there. squares: of `chunk_count(size)` elements, for the sum of squares of each chunk.
     """
     if size:
         table = _table(size, dtype, len(sources), len(targets), squares is not None)
         table.run([*sources, *targets, 0 if squares is None else address_of(squares)])
-
-
-def squares_size(size: int) -> int:
-    """Return the size of `squares` of `sum_arrays`."""
-    return _chunks(size)
 
 
 def meet(words: int, stride: int, own: int, count: int, phase: int, at: int, value: int, limit: int) -> int:

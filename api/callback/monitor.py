@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Mapping
 from typing import Any
+
+from ..errors import did_you_mean
 
 _LOWER = ("loss", "error", "mse", "mae", "rmse", "perplexity")
 _HIGHER = ("accuracy", "acc", "auc", "f1", "precision", "recall", "r2", "top")
@@ -37,8 +38,8 @@ class Monitor:
     def score(self, scores: Mapping[str, Any]) -> float:
         """Return the metric's score; ValueError if there is none, or if it is no number."""
         if self.metric not in scores:
-            near = difflib.get_close_matches(self.metric, scores, 1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            near = did_you_mean(self.metric, scores)
+            hint = f" ({near})" if near else ""
             raise ValueError(
                 f"{self.function}: metric is {self.metric!r}{hint}, expected one of the epoch's scores: "
                 f"{', '.join(map(repr, scores))} (see validate= of fit)"

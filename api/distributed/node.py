@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from treepie.kernels import config, memory
-from treepie.kernels.ranks import come, set_word, squares_size, sum_arrays
+from treepie.kernels.ranks import chunk_count, come, set_word, sum_arrays
 
 from .memory import Block, share
 from .nodes import PIECE, Nodes
@@ -143,7 +143,7 @@ class Node:
         at = [a + offset + first * array.itemsize for a in self._blocks[number].addresses]
         own = self._own
         # The first target is where the sum is built up: none of the sources that are still to be added.
-        squares = np.empty(squares_size(last - first))
+        squares = np.empty(chunk_count(last - first))
         sum_arrays(last - first, array.dtype, at, [at[own]] if own < 2 else [at[0], at[own]], squares)
         return math.sqrt(np.add.reduce(squares))
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from treepie.autodiff import Tensor
 
+from ..errors import did_you_mean
 from ..pickling import constructor
 from .arguments import Tree
 from .flat import FlatGroup, LeafState
@@ -133,8 +134,8 @@ def partition(optimizers: Mapping[str, Optimizer], labels: Labels) -> Optimizer:
 
 def _check_label(what: str, label: Any, names: Sequence[str]) -> str:
     if label not in names:
-        near = difflib.get_close_matches(str(label), names, 1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        near = did_you_mean(str(label), names)
+        hint = f" ({near})" if near else ""
         raise ValueError(
             f"partition: {what} is {label!r}, expected one of {', '.join(map(repr, names))}{hint}"
         )
