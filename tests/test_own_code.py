@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import types
 
 import numpy as np
 import pytest
@@ -50,6 +51,22 @@ def test_another_global_gives_another_kernel(monkeypatch):
     np.testing.assert_array_equal(with_helper(x).numpy(), X + np.float32(2))
     np.testing.assert_array_equal(scaled(x).numpy(), X * np.float32(2))
     np.testing.assert_array_equal(calls[3](x).numpy(), np.full_like(X, 4))
+
+
+HELPERS = types.ModuleType("own_helpers")
+exec("RATE = 2.0\ndef rated(x):\n    return x * RATE\n", vars(HELPERS))
+
+
+def test_a_global_of_a_function_in_another_module_gives_another_kernel():
+    @tp.kernel(out=lambda x: tp.spec(x.shape, x.dtype))
+    def scaling(rows, x, out):
+        for i in rows:
+            out[i] = HELPERS.rated(x[i])
+
+    assert scaling(np.ones(2)).tolist() == [2, 2]
+    HELPERS.RATE = 5.0
+    assert scaling(np.ones(2)).tolist() == [5, 5]
+    HELPERS.RATE = 2.0
 
 
 TABLE = np.array([1.0, 2.0])

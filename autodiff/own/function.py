@@ -103,11 +103,9 @@ def _reads(functions: Sequence[Any]) -> list[tuple[dict[str, Any], str, Any, byt
             found.append((function.__globals__, name, value, _content(function, name, value)))
             stack.append(value)
             if isinstance(value, ModuleType) and not _is_of_library(value.__name__):
-                found += [
-                    (vars(value), n, x, _content(function, n, x))
-                    for n, x in vars(value).items()
-                    if n in names
-                ]
+                inner = {n: x for n, x in vars(value).items() if n in names}
+                found += [(vars(value), n, x, _content(function, n, x)) for n, x in inner.items()]
+                stack += inner.values()
         cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
         for name, cell in cells:
             value = cell.cell_contents
