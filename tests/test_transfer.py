@@ -8,7 +8,7 @@ import pytest
 import safetensors.numpy
 
 import treepie as tp
-from treepie.examples import transfer
+from treepie.examples import finetune, transfer
 
 TEXTS = ["The film was very good.", "The plot was unbearable and the food was lovely, xyz!", "Music"]
 
@@ -21,7 +21,7 @@ def folder(tmp_path_factory):
     weights = safetensors.numpy.load_file(path / "model.safetensors")
     rng = np.random.default_rng(0)
     for name, x in weights.items():
-        spread = 0.5 if name.endswith(".bias") or "LayerNorm" in name else 0.3
+        spread = 0.5 if name.endswith(".bias") or "LayerNorm" in name else 0.2
         weights[name] = rng.normal(name.endswith("LayerNorm.weight"), spread, x.shape).astype("f4")
     safetensors.numpy.save_file(weights, path / "model.safetensors")
     return path
@@ -194,3 +194,34 @@ def test_the_folder_has_the_same_bits_each_time(tmp_path):
         transfer.write(tmp_path / name)
     for file in ("config.json", "vocab.txt", "model.safetensors"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+# ---- what the command lines take
+def run_main(monkeypatch, module, *arguments):
+    monkeypatch.setattr("sys.argv", ["example", *map(str, arguments)])
+    module.main()
+
+
+def test_a_folder_of_ones_own_and_a_frozen_encoder(folder, monkeypatch):
+    """The head alone learns little from random weights: training ends with the error."""
+    with pytest.raises(SystemExit, match="the texts were not learned"):
+        run_main(monkeypatch, transfer, "--folder", folder, "--rate", 0, "--epochs", 1)
+
+
+def test_finetune_draws_its_accuracies(tmp_path, monkeypatch):
+    plt = pytest.importorskip("matplotlib.pyplot")
+    plt.switch_backend("agg")
+    adapted, scratch = [0.1 * k for k in range(1, 6)], [0.05] * 5
+    finetune.draw(adapted, scratch, tmp_path / "scores.png")
+    lines = plt.gca().get_lines()
+    assert [line.get_ydata().tolist() for line in lines[:2]] == [adapted, scratch]
+    assert (tmp_path / "scores.png").read_bytes()[:4] == b"\x89PNG"
+    plt.close("all")
+
+
+@pytest.mark.parametrize("module", [finetune, transfer])
+def test_help(module, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as done:
+        run_main(monkeypatch, module, "--help")
+    assert done.value.code == 0
+    assert f"python -m {module.__name__}" in capsys.readouterr().out
