@@ -1,5 +1,8 @@
 """Weights of PyTorch under treepie's names, and the reports of names that differ."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -160,6 +163,26 @@ def test_one_error_has_all_names_and_shapes():
         "unexpected ones)",
         "(a rule {'NAME': None} of hub.rename drops a weight, for one of the model's own)",
     ]
+
+
+def test_missing_and_unexpected_names_are_an_error_each():
+    vars = tp.layer.linear(2, 3).init(KEY)
+    weights = {"weight": np.ones((2, 3)), "bias": np.ones(3)}
+    with pytest.raises(ValueError, match=r"2 of 2 loaded\n  1 unexpected, which the model does not.*\n    b"):
+        tp.hub.assign(vars, {**weights, "b": np.ones(3)})
+    del weights["bias"]
+    with pytest.raises(ValueError, match=r"1 of 2 loaded\n  1 missing, which the weights do not.*\n    bias"):
+        tp.hub.assign(vars, weights)
+
+
+def test_nothing_of_the_extra_is_imported_for_a_folder(tmp_path):
+    tp.checkpoint.save(tmp_path / "model.safetensors", {"weight": tp.ones(2)})
+    code = (
+        "import sys, treepie as tp; assert 'huggingface_hub' not in sys.modules; "
+        f"weights = tp.hub.rename(tp.hub.load_weights({str(tmp_path)!r}), {{'weight': 'w'}}); "
+        "tp.hub.assign({'w': tp.zeros(2)}, weights); assert 'huggingface_hub' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)
 
 
 def test_a_report_where_names_may_differ():

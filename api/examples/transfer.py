@@ -99,8 +99,8 @@ def tokenize(texts: list[str], folder: Path | str) -> tuple[np.ndarray, ...]:
     rows = []
     for text in texts:
         words = re.findall(r"\w+|[^\w\s]", text.lower())
-        row = ["[CLS]", *(piece for word in words for piece in pieces(word, vocabulary)), "[SEP]"]
-        rows.append([vocabulary[piece] for piece in row])
+        tokens = ["[CLS]", *(piece for word in words for piece in pieces(word, vocabulary)), "[SEP]"]
+        rows.append([vocabulary[token] for token in tokens])
     ids = np.full((len(rows), max(map(len, rows))), vocabulary["[PAD]"], np.int32)
     for k, row in enumerate(rows):
         ids[k, : len(row)] = row
