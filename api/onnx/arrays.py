@@ -34,7 +34,7 @@ def _broadcast_to(on: Emitter, x: Term, shape: Sizes) -> Term:
 
 @rule("transpose")
 def _transpose(on: Emitter, x: Term, axes: Sequence[int]) -> Term:
-    return on.Transpose(x, perm=list(axes))
+    return on.transpose(x, axes)
 
 
 @rule("astype")
@@ -215,8 +215,8 @@ def _scattered(on: Emitter, x: Term, indices: Term, v: Term, axis: int, rank: in
     rows = on.reshape(indices, (*i.shape, 1))
     if i.dtype != np.int64:
         rows = on.cast(rows, np.int64)
-    out = on.ScatterND(on.Transpose(x, perm=order), rows, on.Transpose(v, perm=moves), reduction=reduction)
-    return on.Transpose(out, perm=[order.index(k) for k in range(ndim)])
+    out = on.ScatterND(on.transpose(x, order), rows, on.transpose(v, moves), reduction=reduction)
+    return on.transpose(out, [order.index(k) for k in range(ndim)])
 
 
 @rule("scatter", "add_at")
@@ -253,7 +253,7 @@ def _argsort(on: Emitter, x: Term, axis: int, descending: bool) -> Term:
 # ---- products
 def _swapped(on: Emitter, x: Term, k: int) -> Term:
     n = len(on.inputs[k].shape)
-    return on.Transpose(x, perm=[*range(n - 2), n - 1, n - 2])
+    return on.transpose(x, [*range(n - 2), n - 1, n - 2])
 
 
 @rule("matmul")

@@ -225,6 +225,10 @@ class Emitter:
             sizes = tuple(n if isinstance(n, int) else -1 for n in sizes)
         return self.Reshape(x, sizes, allowzero=int(0 in sizes))
 
+    def transpose(self, x: Term, order: Sequence[int]) -> Term:
+        """Return x with its axes permuted."""
+        return x if list(order) == sorted(order) else self.Transpose(x, perm=list(order))
+
     def expand(self, x: Term, shape: Sizes) -> Term:
         """Return x broadcast to a shape."""
         return self.Expand(x, tuple(shape))

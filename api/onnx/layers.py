@@ -145,7 +145,7 @@ def _attention(
         raise on.unsupported("returns the logarithms of its sums", "the result of attention alone")
     shapes = [value.shape for value in on.inputs]
     if seq_first:
-        q, k, v = (on.Transpose(t, perm=[0, 2, 1, 3]) for t in (q, k, v))
+        q, k, v = (on.transpose(t, [0, 2, 1, 3]) for t in (q, k, v))
         shapes = [(s[0], s[2], s[1], s[3]) if len(s) == 4 and n < 3 else s for n, s in enumerate(shapes)]
     (batch, heads, steps, _), (_, kv_heads, keys, d) = shapes[0], shapes[2]
     grouped = heads != kv_heads
@@ -153,7 +153,7 @@ def _attention(
         q = on.reshape(q, (batch, kv_heads, heads // kv_heads, steps, shapes[0][3]))  # type: ignore[operator]
         k, v = on.Unsqueeze(k, (2,)), on.Unsqueeze(v, (2,))
     last = 4 if grouped else 3
-    scores = (q * scale) @ on.Transpose(k, perm=[*range(last - 1), last, last - 1])
+    scores = (q * scale) @ on.transpose(k, [*range(last - 1), last, last - 1])
     keep = _visible(on, mask, is_causal, (steps, keys), grouped, (batch, kv_heads, heads))
     if keep is not None:
         scores = on.Where(keep, scores, float(np.finfo(on.dtype).min))
@@ -163,7 +163,7 @@ def _attention(
     out = p @ v
     if grouped:
         out = on.reshape(out, (batch, heads, steps, d))
-    return (on.Transpose(out, perm=[0, 2, 1, 3]) if seq_first else out), None
+    return (on.transpose(out, [0, 2, 1, 3]) if seq_first else out), None
 
 
 def _visible(
@@ -238,7 +238,7 @@ def _rows_of(order: tuple[int, ...], size: int, count: int) -> Any:
 def _gates_first(on: Emitter, w: Term, order: tuple[int, ...], count: int) -> Term:
     """Return weights (in, gates) as (1, gates, in), the gates in another order."""
     rows = on.array(_rows_of(order, int(on.inputs[0].shape[2]), count), np.int64)  # type: ignore[arg-type]
-    return on.Unsqueeze(on.Gather(on.Transpose(w, perm=[1, 0]), rows, axis=0), (0,))
+    return on.Unsqueeze(on.Gather(on.transpose(w, [1, 0]), rows, axis=0), (0,))
 
 
 def _biases(on: Emitter, biases: list[Term], order: tuple[int, ...], count: int) -> Term:
@@ -249,12 +249,12 @@ def _biases(on: Emitter, biases: list[Term], order: tuple[int, ...], count: int)
 
 
 def _time_first(on: Emitter, x: Term) -> Term:
-    return on.Transpose(x, perm=[1, 0, 2])
+    return on.transpose(x, [1, 0, 2])
 
 
 def _batch_first(on: Emitter, y: Term) -> Term:
     """Return (steps, 1, batch, n), of one direction, as (batch, steps, n)."""
-    return on.Transpose(on.Squeeze(y, (1,)), perm=[1, 0, 2])
+    return on.transpose(on.Squeeze(y, (1,)), [1, 0, 2])
 
 
 def _steps(on: Emitter, x: Term) -> list[Term]:
