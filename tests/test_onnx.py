@@ -1,20 +1,13 @@
 """ONNX files of every layer and of whole models give the numbers of `model.apply` in onnxruntime."""
 
-import importlib.util
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
-onnx = pytest.importorskip("onnx")
-runtime = pytest.importorskip("onnxruntime")
+import treepie as tp
+from treepie.examples import chars, mnist
 
-import onnx.reference  # noqa: E402
-
-import treepie as tp  # noqa: E402
-
-from .test_layers import LAYERS, example  # noqa: E402
+from .onnx_files import batches, check, compare, evaluate, onnx, randomized, save
+from .test_layers import LAYERS, example
 
 #: Names of `tp.layer` that are no constructors of layers.
 OTHERS = {"check", "summary"}
@@ -47,67 +40,6 @@ MORE = {
 }  # fmt: skip
 CASES = {**LAYERS, **MORE}
 
-#: onnxruntime has no float64 kernels of some ops: ONNX's own evaluator runs those files.
-NO_KERNEL = "NOT_IMPLEMENTED"
-
-
-def evaluate(file, feeds):
-    try:
-        session = runtime.InferenceSession(str(file))
-    except Exception as error:
-        if NO_KERNEL not in str(error):
-            raise
-        return onnx.reference.ReferenceEvaluator(str(file)).run(None, feeds)
-    return session.run(None, feeds)
-
-
-def feeds_of(x):
-    return {f"input.{path}".rstrip("."): t.numpy() for path, t in tp.ptree.flatten_with_paths(tp.ptree.map(tp.tensor, x))}
-
-
-def randomized(vars, seed=5):
-    """Other parameters and state than the initial zeros and ones, positive as variances are."""
-    generator = np.random.default_rng(seed)
-
-    def other(t):
-        return tp.tensor(np.abs(t.numpy() + generator.uniform(0.1, 0.4, t.shape)), dtype=t.dtype)
-
-    return tp.layer.Vars(tp.ptree.map(other, vars.params), tp.ptree.map(other, vars.state), vars.dtype)
-
-
-def batches(x, n, dtype):
-    """An input like x, its floats of a dtype, with n examples, which differ."""
-
-    def repeated(a):
-        a = np.asarray(a)
-        rows = np.resize(np.arange(len(a)), n)
-        return (a[rows] + 0.1 * np.arange(n).reshape(-1, *[1] * (a.ndim - 1))).astype(dtype) if a.dtype.kind == "f" else a[rows]
-
-    return tp.ptree.map(lambda t: repeated(t.numpy()), tp.ptree.map(tp.tensor, x))
-
-
-def save(file, model, vars, x):
-    """Write a file whose batch is free, for inputs like x."""
-    shapes = tp.ptree.map(lambda t: t, tp.ptree.map(tp.tensor, x))
-    if isinstance(x, dict):
-        shape = {k: (None, *t.shape[1:]) for k, t in shapes.items()}
-        dtype = {k: t.dtype for k, t in shapes.items()}
-    elif isinstance(x, tuple):
-        shape = tuple((None, *t.shape[1:]) for t in shapes)
-        dtype = tuple(t.dtype for t in shapes)
-    else:
-        shape, dtype = (None, *shapes.shape[1:]), shapes.dtype
-    tp.onnx.save(model, vars, file, shape, dtype)
-
-
-def check(file, model, vars, x):
-    """Compare all outputs of a file with those of the model."""
-    y, _ = model.apply(vars, tp.ptree.map(tp.tensor, x) if isinstance(x, tuple | dict) else tp.tensor(x))
-    expected = [t.numpy() for t in tp.ptree.leaves(y)]
-    for out, e in zip(evaluate(file, feeds_of(x)), expected, strict=True):
-        assert (out.dtype, out.shape) == (e.dtype, e.shape)
-        np.testing.assert_allclose(out, e, 1e-5, 1e-5 * max(1.0, np.abs(e).max()))
-
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", CASES)
@@ -119,3 +51,150 @@ def test_layer(name, dtype, tmp_path):
     save(file, layer, vars, batches(x, 2, dtype))
     for n in (1, 5):
         check(file, layer, vars, batches(x, n, dtype))
+
+
+@pytest.mark.parametrize("name", [n for n in tp.layer.__all__ if n[0].islower()])
+def test_every_constructor_has_a_case(name):
+    assert name in OTHERS or any(case.startswith(name.rstrip("_")) for case in CASES)
+
+
+# ---- whole models
+
+
+def lstm_classifier():
+    return tp.layer.sequential(
+        [
+            tp.layer.embedding(50, 12),
+            tp.layer.bidirectional(tp.layer.lstm(12, 16)),
+            tp.layer.dropout(0.2),
+            tp.layer.gru(32, 16, return_sequences=False),
+            tp.layer.linear(16, 4),
+            tp.layer.softmax(),
+        ]
+    )
+
+
+TOKENS = np.random.default_rng(3).integers(0, 50, (6, 20)).astype(np.int32)
+MODELS = {
+    "cnn": (mnist.model, np.random.default_rng(3).random((6, 1, 28, 28), np.float32)),
+    "gpt": (lambda: chars.gpt(50), TOKENS),
+    "lstm": (lstm_classifier, TOKENS),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_trained_model(name, tmp_path):
+    build, x = MODELS[name]
+    trainer = tp.Trainer(build(), tp.optim.adam(1e-3))
+    st = trainer.init(rngs=tp.rng.key(0))
+    loss = lambda out: tp.square(out).mean()
+    for step in range(3):
+        _, st = trainer.step(st, x, loss=loss, rngs=tp.rng.key(step))
+    file = tmp_path / "model.onnx"
+    tp.onnx.save(trainer.model, st.vars, file, (None, *x.shape[1:]), x.dtype)
+    for n in (1, 5, 6):
+        (y,) = evaluate(file, {"input": x[:n]})
+        compare([y], [trainer.predict(st, x[:n]).numpy()])
+
+
+def test_a_recurrent_layer_is_a_node_and_its_input_is_not_multiplied_twice(tmp_path):
+    model = lstm_classifier()
+    tp.onnx.save(model, model.init(tp.rng.key(0)), tmp_path / "m.onnx", (None, 20), tp.int32)
+    ops = [node.op_type for node in onnx.load(tmp_path / "m.onnx").graph.node]
+    assert (ops.count("LSTM"), ops.count("GRU"), ops.count("MatMul")) == (2, 1, 1)
+
+
+# ---- models of a user
+
+
+def custom(x):
+    @tp.custom_vjp
+    def square(x):
+        return x * x
+
+    square.defvjp(lambda x: (x * x, x), lambda x, g: (g * x,))
+    return square(x)
+
+
+def last_valid(x):
+    """The element of each sequence at an index of its own."""
+    lengths = (x > 0).sum(axis=1) - 1
+    return x[tp.arange(x.shape[0]), lengths]
+
+
+def recurrent(x):
+    weights = [
+        tp.tensor(np.random.default_rng(k).standard_normal(s, np.float32))
+        for k, s in enumerate([(3, 16), (4, 16), (16,), (16,)])
+    ]
+    states, (h, c) = tp.fn.lstm(x, None, None, *weights)
+    again, _ = tp.fn.lstm(x, h, c, *weights)
+    return {"states": states, "cell": c, "again": again}
+
+
+def gates(x):
+    weights = [
+        tp.tensor(np.random.default_rng(k).standard_normal(s, np.float32))
+        for k, s in enumerate([(3, 12), (4, 12), (12,), (12,)])
+    ]
+    return tp.fn.gru(x, None, *weights)
+
+
+FUNCTIONS = {
+    "custom_vjp": (custom, (4, 3)),
+    "pure": (tp.pure(lambda x: tp.tanh(x) * 2.0), (4, 3)),
+    "checkpoint": (tp.checkpoint_activations(lambda x: tp.exp(x)), (4, 3)),
+    "jit": (tp.jit(lambda x: tp.exp(x) + 1.0), (4, 3)),
+    "last_valid": (last_valid, np.abs(np.random.default_rng(0).standard_normal((4, 6)))),
+    "batch_merged": (lambda x: x.reshape((-1, 2)).sum(axis=1).reshape((x.shape[0], -1)), (4, 6)),
+    "batch_last": (lambda x: x.T.reshape((2, 3, -1)).sum(axis=0).T, (4, 6)),
+    "batch_flipped": (lambda x: tp.flip(x, 0)[:, ::-2], (4, 6)),
+    "batch_doubled": (lambda x: tp.concatenate([x, x[1:], x], axis=0), (4, 6)),
+    "repeated": (lambda x: tp.repeat(tp.tile(x, (1, 2)), 3, axis=1), (4, 6)),
+    "set": (lambda x: x.at[:, 1].set(0.5).at[:, ::2].add(1.0), (4, 6)),
+    "ranked": (lambda x: tp.sort(x) + tp.top_k(x, 1)[0], (4, 6)),
+    "one_hot": (lambda x: tp.one_hot(tp.argmax(x, axis=1), 6), (4, 6)),
+    "einsum": (lambda x: tp.einsum("bi,bj->bij", x, x), (4, 6)),
+    "statistics": (lambda x: (x - x.mean(axis=0)) / x.max(axis=0), (4, 6)),
+    "zeros": (lambda x: tp.concatenate([tp.zeros((x.shape[0], 2)), x], axis=1), (4, 6)),
+    "the_input": (lambda x: (x, x), (4, 6)),
+    "a_constant": (lambda x: {"x": x, "number": tp.tensor([1, 2])}, (4, 6)),
+    "cells": (recurrent, (4, 5, 3)),
+    "gru": (gates, (4, 5, 3)),
+    "steps_of_the_batch": (lambda x: gates(x.reshape((1, -1, 3)))[0], (4, 3)),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_function_of_a_user(name, tmp_path):
+    function, x = FUNCTIONS[name]
+    x = example(x, np.random.default_rng(1)).astype(np.float32)
+    model = tp.layer.lambda_(function)
+    vars = model.init(tp.rng.key(0))
+    save(tmp_path / "f.onnx", model, vars, x)
+    for n in (1, 2, 5):
+        check(tmp_path / "f.onnx", model, vars, batches(x, n, np.float32))
+
+
+def test_masks_are_inputs(tmp_path):
+    """A mask reaches attention by the context; a query that attends to no key gives 0."""
+    attention = tp.layer.multi_head_attention(8, 4, 2, is_causal=True)
+
+    def apply(params, state, x, *, dtype, training, rngs, ctx):
+        mask = tp.Context().set("attention_mask", x["mask"])
+        y, vars = attention.apply(tp.layer.Vars(params, state, dtype), x["x"], training, rngs, mask)
+        return y, vars.state
+
+    model = tp.layer.Layer(attention.init, apply, "masked")
+    x = {"x": np.ones((2, 5, 8)), "mask": np.array([[0, 1, 1, 0, 1], [1, 1, 0, 0, 0]])}
+    x["x"] += np.random.default_rng(0).standard_normal((2, 5, 8))
+    vars = model.init(tp.rng.key(0))
+    save(tmp_path / "m.onnx", model, vars, batches(x, 2, np.float32))
+    check(tmp_path / "m.onnx", model, vars, batches(x, 5, np.float32))
+
+
+def test_a_batch_may_be_empty(tmp_path):
+    model = tp.layer.sequential([tp.layer.flatten(), tp.layer.linear(6, 2)])
+    vars = model.init(tp.rng.key(0))
+    tp.onnx.save(model, vars, tmp_path / "m.onnx", (None, 2, 3))
+    check(tmp_path / "m.onnx", model, vars, np.zeros((0, 2, 3), np.float32))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,7 +23,7 @@ def _itself(on: Emitter, x: Term, **attributes: Any) -> Term:
 
 @rule("reshape")
 def _reshape(on: Emitter, x: Term, shape: Sizes) -> Term:
-    return on.reshape(x, shape)
+    return on.reshape(x, shape, on.inputs[0].shape)
 
 
 @rule("broadcast_to")
@@ -64,7 +63,9 @@ def _product(sizes: Sizes) -> Size:
 @rule("strided_slice")
 def _strided_slice(on: Emitter, x: Term, starts: Sizes, steps: tuple[int, ...], sizes: Sizes) -> Term:
     begins, ends, axes, strides = [], [], [], []
-    for axis, (start, step, size, whole) in enumerate(zip(starts, steps, sizes, on.inputs[0].shape, strict=True)):
+    for axis, (start, step, size, whole) in enumerate(
+        zip(starts, steps, sizes, on.inputs[0].shape, strict=True)
+    ):
         if (start, step, size) == (0, 1, whole):
             continue
         end = start + step * (size - 1) + (1 if step > 0 else -1)
@@ -86,7 +87,9 @@ def _spread(on: Emitter, x: Term, sizes: Sizes, shape: Sizes, starts: Sizes, ste
             start, step = start + step * (n - 1), -step
         if step > 1:  # zeros between the elements: a new axis, padded to the step
             x = on.Unsqueeze(x, (axis + 1,))
-            x = on.Pad(x, tuple([0] * (len(now) + 1) + [(step - 1) * (k == axis + 1) for k in range(len(now) + 1)]))
+            x = on.Pad(
+                x, tuple([0] * (len(now) + 1) + [(step - 1) * (k == axis + 1) for k in range(len(now) + 1)])
+            )
             now[axis] = n * step
             x = on.reshape(x, tuple(now))
             x = on.slice(x, axis, 0, n * step - (step - 1))

@@ -13,13 +13,13 @@ from treepie.kernels.config import __version__
 
 from ..layer.core import Layer, Vars
 from . import arrays as arrays, elementwise as elementwise, layers as layers
-from .graph import Emitter, Graph, Term, unsupported
+from .graph import Emitter, Graph, unsupported
 from .rules import RULES, refused
 from .size import BatchSize, Sizes
 from .trace import Call, Traced, Value, trace
 
-#: The version of ONNX's ops: LayerNormalization since 17, axes of reductions as inputs since 18. The version of
-#: the file's format is the one that came with it. Runtimes since 2023 read both.
+#: The version of ONNX's ops, which has LayerNormalization (since 17) and axes of reductions as inputs (since
+#: 18), and the version of the file format of that release. Runtimes since 2023 read both.
 OPSET, IR_VERSION = 18, 8
 
 #: Bytes of parameters that a file may have. Protocol Buffers count its size in 31 bits; nodes need the rest.
@@ -40,7 +40,7 @@ def converted(
     size = sum(a.nbytes for a in graph.initializers.values())
     if size > MOST_BYTES:
         raise ValueError(
-            f"onnx.save: the parameters have {size / 1e9:.1f} GB, expected at most {MOST_BYTES / 1e9:.1f} GB, "
+            f"onnx.save: the parameters have {size / 1e9:.1f} GB, expected at most {MOST_BYTES / 1e9:.1f}, "
             "the limit of an ONNX file"
         )
     helper = onnx.helper
@@ -80,7 +80,8 @@ class _Translation:
     def __init__(self, traced: Traced) -> None:
         self._traced = traced
         batch = next(
-            ((name, 0) for name, n in traced.inputs.items() if traced.values[n].shape[:1] == (BatchSize(1),)), None
+            ((name, 0) for name, n in traced.inputs.items() if traced.values[n].shape[:1] == (BatchSize(1),)),
+            None,
         )
         self.graph = Graph([*traced.inputs, *traced.outputs], batch)
         self._names = {n: name for name, n in traced.inputs.items()}
@@ -101,20 +102,19 @@ class _Translation:
         """Append the nodes of a call."""
         name = call.op.name
         if OPS.get(name) is not call.op:
-            raise unsupported(call, "is an op of your own, which no file knows", "functions written in tp's ops")
-        reason = refused(name)
-        if reason is not None:
-            raise unsupported(call, *reason)
-        on = Emitter(self.graph, call, self._traced.values, used, self._producer)
-        results = RULES[name](on, *[Term(on, self._name(n)) for n in call.inputs], **call.attributes)
+            raise unsupported(
+                call,
+                "is a kernel or formula of your own, which no file has",
+                "functions written in the library's ops",
+            )
+        if name not in RULES:
+            raise unsupported(call, *refused(name))
+        on = Emitter(self.graph, call, self._traced.values, used, self._name, self._producers)
+        results = RULES[name](on, *map(on.term, call.inputs), **call.attributes)
         every = results if isinstance(results, tuple) else (results,)
         for n, term, needed in zip(call.outputs, every, used, strict=True):
             if needed:
                 self._names[n] = term.name
-
-    def _producer(self, number: int) -> tuple[Call | None, Callable[[int], Term]]:
-        call = self._producers.get(number)
-        return call, lambda n: Term(None, self._name(n))  # type: ignore[arg-type]
 
     def _name(self, number: int) -> str:
         """Return the name of a value; a constant becomes an initializer when it is first used."""

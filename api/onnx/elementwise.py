@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -48,8 +47,6 @@ RULES.update(
         }.items()
     }
 )
-
-
 
 
 @rule("add")
@@ -118,7 +115,9 @@ RULES.update(
         "celu": lambda on, x, alpha: on.Where(x > 0, x, alpha * _expm1(on, on.Min(x, 0) / alpha)),
         "elu": lambda on, x, alpha: on.Where(x > 0, x, alpha * _expm1(on, on.Min(x, 0))),
         "gelu": lambda on, x: x * 0.5 * (on.Erf(x * math.sqrt(0.5)) + 1.0),
-        "gelu_approx": lambda on, x: x * on.Sigmoid((x * x * x * 0.044715 + x) * (2 * math.sqrt(2 / math.pi))),
+        "gelu_approx": lambda on, x: (
+            x * on.Sigmoid((x * x * x * 0.044715 + x) * (2 * math.sqrt(2 / math.pi)))
+        ),
         "hard_sigmoid": lambda on, x: on.Min(on.Max(x + 3.0, 0), 6) / 6.0,
         "hard_silu": lambda on, x: x * (on.Min(on.Max(x + 3.0, 0), 6) / 6.0),
         "hard_tanh": lambda on, x: on.Min(on.Max(x, -1), 1),

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .size import BatchSize, Size, Sizes
-from .trace import Call, Value
+from .trace import FIX_BATCH, Call, Value
 
 
 class Node:
@@ -174,15 +175,23 @@ class Emitter:
         call: Call,
         values: Sequence[Value],
         used: Sequence[bool],
-        producer: Callable[[int], tuple[Call | None, Callable[[int], Term]]],
+        names: Callable[[int], str],
+        producers: Mapping[int, Call],
     ) -> None:
-        """producer: (value number) -> the call that computes it, if any, and the terms of values by number."""
+        """Begin a call.
+
+        names: value number -> name.  producers: value number -> the call that computes it.
+        """
         self.graph, self.call, self.used = graph, call, used
         self.inputs = [values[n] for n in call.inputs]
         self.outputs = [values[n] for n in call.outputs]
         self.dtype = (self.inputs or self.outputs)[0].dtype
-        self.producer = producer
+        self.producers, self._names = producers, names
         self._hint = "/".join([*call.layer[-1:], call.op.name])
+
+    def term(self, number: int) -> Term:
+        """Return a value by number."""
+        return Term(self, self._names(number))
 
     def __getattr__(self, op: str) -> Callable[..., Term]:
         """Return the function that appends a node of an op."""
@@ -197,6 +206,8 @@ class Emitter:
     def several(self, op: str, count: int, *operands: Any, **attributes: Any) -> list[Term]:
         """Append a node of several outputs; return them."""
         outputs = [self.graph.name(self._hint) for _ in range(count)]
+        for value in attributes.values():
+            self.fixed(*(value if isinstance(value, list) else [value]))
         self.graph.node(op, [self._name(x) for x in operands], outputs, **attributes)
         return [Term(self, name) for name in outputs]
 
@@ -214,13 +225,27 @@ class Emitter:
         return Term(self, self.graph.constant(np.asarray(x, dtype or self.dtype)))
 
     # ---- nodes that several rules need
+    def fixed(self, *sizes: Any) -> list[int]:
+        """Return sizes that can not depend on the batch, or raise ValueError."""
+        if any(isinstance(n, BatchSize) for n in sizes):
+            raise ValueError(
+                f"onnx.save: {called(self.call)} has the batch on an axis whose size must be fixed in a "
+                f"file; {FIX_BATCH}"
+            )
+        return list(sizes)
+
     def cast(self, x: Term, dtype: Any) -> Term:
         """Return x converted to another dtype."""
         return self.Cast(x, to=np.dtype(dtype))
 
-    def reshape(self, x: Term, shape: Sizes) -> Term:
-        """Return x under another shape."""
+    def reshape(self, x: Term, shape: Sizes, before: Sizes = ()) -> Term:
+        """Return x under another shape. before: its shape, whose leading sizes the result may have."""
         sizes = tuple(shape)
+        if 0 not in sizes:  # which stands for the size before, so that a batch may be empty
+            common = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(sizes, before, strict=False))
+            kept = [0 if isinstance(n, BatchSize) else n for n, _ in common]
+            if 0 in kept and all(isinstance(n, int) for n in sizes[len(kept) :]):
+                return self.Reshape(x, (*kept, *sizes[len(kept) :]))
         if sum(not isinstance(n, int) for n in sizes) == 1 and 0 not in sizes:
             sizes = tuple(n if isinstance(n, int) else -1 for n in sizes)
         return self.Reshape(x, sizes, allowzero=int(0 in sizes))
@@ -248,7 +273,12 @@ class Emitter:
         return unsupported(self.call, why, instead)
 
 
+def called(call: Call) -> str:
+    """Return the op of a call, its layer and its line, for a message."""
+    layer = f" in layer {' > '.join(call.layer)}" if call.layer else ""
+    return f"{call.op.name}{layer} ({call.line})"
+
+
 def unsupported(call: Call, why: str, instead: str) -> TypeError:
     """Return the error for a call that has no translation: the op, where it was called, what to do."""
-    layer = f" in layer {' > '.join(call.layer)}" if call.layer else ""
-    return TypeError(f"onnx.save: {call.op.name}{layer} ({call.line}) {why}, expected {instead}")
+    return TypeError(f"onnx.save: {called(call)} {why}, expected {instead}")

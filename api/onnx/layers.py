@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from .graph import Emitter, Term
 from .rules import rule
-from .size import Sizes
 
 _Pair = tuple[int, int]
 _Margins = tuple[int, int, int, int]
@@ -55,15 +55,17 @@ def _convolution_input(
     padding: _Margins,
     groups: int,
 ) -> Term:
-    kernel, count = on.inputs[1].shape[2:], on.inputs[0].shape[2:]
-    whole = [(n - 1) * s + d * (k - 1) + 1 for n, s, d, k in zip(count, stride, dilation, kernel, strict=True)]  # type: ignore[operator]
+    kernel, count = on.fixed(*on.inputs[1].shape[2:]), on.fixed(*on.inputs[0].shape[2:])
+    whole = [
+        (n - 1) * s + d * (k - 1) + 1 for n, s, d, k in zip(count, stride, dilation, kernel, strict=True)
+    ]
     # Rows and columns to leave out at each end of the whole result; negative where zeros are added.
     top, left = padding[0], padding[2]
     out = (top, whole[0] - top - size[0], left, whole[1] - left - size[1])
     inside: Any = tuple(max(n, 0) for n in out)
     y = on.ConvTranspose(
         *(g, w),
-        kernel_shape=list(kernel),
+        kernel_shape=kernel,
         strides=list(stride),
         dilations=list(dilation),
         pads=_pads(inside),
@@ -91,10 +93,9 @@ def _max_pool(
     if not small:
         raise on.unsupported("returns positions, of padded windows", "padding smaller than the window")
     y, positions = on.several("MaxPool", 2, x, pads=_pads(padding), **options)
-    _, _, h, w = on.inputs[0].shape
+    h, w = on.fixed(*on.inputs[0].shape[2:])
     # ONNX counts over all images and channels.
-    plane = on.Mod(positions, on.array(h * w, np.int64))  # type: ignore[operator]
-    return y, on.cast(plane, np.int32)
+    return y, on.cast(on.Mod(positions, on.array(h * w, np.int64)), np.int32)
 
 
 # ---- normalization
@@ -103,15 +104,16 @@ def _normalize(
     on: Emitter, x: Term, w: Term, b: Term, axis: int, groups: int, eps: float, centered: bool
 ) -> Term:
     shape = on.inputs[0].shape
-    if axis == len(shape) - 1 and groups == 1 and centered:
+    # LayerNormalization computes in float32 whatever the dtype.
+    if axis == len(shape) - 1 and groups == 1 and centered and on.dtype == np.float32:
         return on.LayerNormalization(x, w, b, axis=-1, epsilon=eps)
-    inner = int(np.prod(shape[axis + 1 :]))
-    rows = (*shape[:axis], groups, shape[axis] // groups * inner)  # type: ignore[operator]
+    channels, *rest = on.fixed(*shape[axis:])
+    rows = (*shape[:axis], groups, channels // groups * math.prod(rest))
     t = on.reshape(x, rows)
     if centered:
         t = t - on.ReduceMean(t, (-1,), keepdims=1)
     t = t / on.Sqrt(on.ReduceMean(t * t, (-1,), keepdims=1) + eps)
-    column = (shape[axis], *[1] * len(shape[axis + 1 :]))
+    column = (channels, *[1] * len(rest))
     return on.reshape(t, shape) * on.reshape(w, column) + on.reshape(b, column)
 
 
@@ -119,7 +121,7 @@ def _normalize(
 @rule("rope")
 def _rope(on: Emitter, x: Term, cos: Term, sin: Term, seq_first: bool) -> Term:
     shape = on.inputs[0].shape
-    half, last = shape[-1] // 2, len(shape) - 1  # type: ignore[operator]
+    half, last = on.fixed(shape[-1])[0] // 2, len(shape) - 1
     if seq_first:
         cos, sin = on.Unsqueeze(cos, (1,)), on.Unsqueeze(sin, (1,))
     a, b = on.slice(x, last, 0, half), on.slice(x, last, half, shape[-1])
@@ -140,21 +142,24 @@ def _attention(
     seq_first: bool,
 ) -> tuple[Term, Term | None]:
     if dropout:
-        raise on.unsupported("draws random numbers for dropout", "a model that draws none with training=False")
+        raise on.unsupported(
+            "draws random numbers for dropout", "a model that draws none with training=False"
+        )
     if on.used[1]:
         raise on.unsupported("returns the logarithms of its sums", "the result of attention alone")
     shapes = [value.shape for value in on.inputs]
     if seq_first:
         q, k, v = (on.transpose(t, [0, 2, 1, 3]) for t in (q, k, v))
         shapes = [(s[0], s[2], s[1], s[3]) if len(s) == 4 and n < 3 else s for n, s in enumerate(shapes)]
-    (batch, heads, steps, _), (_, kv_heads, keys, d) = shapes[0], shapes[2]
+    batch = shapes[0][0]
+    (heads, steps, width), (kv_heads, keys, d) = on.fixed(*shapes[0][1:]), on.fixed(*shapes[2][1:])
     grouped = heads != kv_heads
     if grouped:  # heads of a group share a head of k and v, which broadcast along a new axis
-        q = on.reshape(q, (batch, kv_heads, heads // kv_heads, steps, shapes[0][3]))  # type: ignore[operator]
+        q = on.reshape(q, (batch, kv_heads, heads // kv_heads, steps, width))
         k, v = on.Unsqueeze(k, (2,)), on.Unsqueeze(v, (2,))
     last = 4 if grouped else 3
     scores = (q * scale) @ on.transpose(k, [*range(last - 1), last, last - 1])
-    keep = _visible(on, mask, is_causal, (steps, keys), grouped, (batch, kv_heads, heads))
+    keep = _visible(on, mask, is_causal, (steps, keys), (kv_heads, heads // kv_heads))
     if keep is not None:
         scores = on.Where(keep, scores, float(np.finfo(on.dtype).min))
     p = on.Softmax(scores, axis=-1)
@@ -166,24 +171,21 @@ def _attention(
     return (on.transpose(out, [0, 2, 1, 3]) if seq_first else out), None
 
 
-def _visible(
-    on: Emitter, mask: Term, is_causal: bool, scores: Sizes, grouped: bool, heads: Sizes
-) -> Term | None:
+def _visible(on: Emitter, mask: Term, is_causal: bool, scores: _Pair, heads: _Pair) -> Term | None:
     """Return which scores (..., steps, keys) the masks keep, or None for all.
 
-    heads: the batch, the heads of k and v, and those of q.
+    scores: steps and keys.  heads: those of k and v, and how many of q share each of them.
     """
     keep = None
     value = on.inputs[3]
     if 0 not in value.shape:
         keep = mask if value.dtype.kind == "b" else on.cast(mask, bool)
-        if grouped and value.shape[1] == 1:
+        if heads[1] > 1 and value.shape[1] == 1:
             keep = on.Unsqueeze(keep, (2,))
-        elif grouped:
-            group = (heads[1], heads[2] // heads[1])  # type: ignore[operator]
-            keep = on.reshape(keep, (value.shape[0], *group, *value.shape[2:]))
+        elif heads[1] > 1:
+            keep = on.reshape(keep, (value.shape[0], *heads, *value.shape[2:]))
     if is_causal:
-        causal = on.array(np.tri(*scores, dtype=bool), bool)  # type: ignore[misc]
+        causal = on.array(np.tri(*scores, dtype=bool), bool)
         keep = causal if keep is None else on.And(keep, causal)
     return keep
 
@@ -223,12 +225,16 @@ def _projected(on: Emitter, x: Term) -> tuple[Term, Term, Term]:
 
     Of another x: itself, the identity matrix and zeros.
     """
-    call, term = on.producer(on.call.inputs[0])
-    size = int(on.inputs[0].shape[2])  # type: ignore[arg-type]
+    call, size = on.producers.get(on.call.inputs[0]), _width(on)
     if call is not None and call.op.name == "linear" and call.attributes["activation"] is None:
-        sequence, w, bias = (term(n) for n in call.inputs)
+        sequence, w, bias = map(on.term, call.inputs)
         return sequence, w, bias
     return x, on.array(np.eye(size)), on.array(np.zeros(size))
+
+
+def _width(on: Emitter) -> int:
+    """Return the size of all gates together."""
+    return on.fixed(on.inputs[0].shape[2])[0]
 
 
 def _rows_of(order: tuple[int, ...], size: int, count: int) -> Any:
@@ -237,13 +243,13 @@ def _rows_of(order: tuple[int, ...], size: int, count: int) -> Any:
 
 def _gates_first(on: Emitter, w: Term, order: tuple[int, ...], count: int) -> Term:
     """Return weights (in, gates) as (1, gates, in), the gates in another order."""
-    rows = on.array(_rows_of(order, int(on.inputs[0].shape[2]), count), np.int64)  # type: ignore[arg-type]
+    rows = on.array(_rows_of(order, _width(on), count), np.int64)
     return on.Unsqueeze(on.Gather(on.transpose(w, [1, 0]), rows, axis=0), (0,))
 
 
 def _biases(on: Emitter, biases: list[Term], order: tuple[int, ...], count: int) -> Term:
     """Return both biases as (1, 2 gates), the gates in another order."""
-    rows = on.array(_rows_of(order, int(on.inputs[0].shape[2]), count), np.int64)  # type: ignore[arg-type]
+    rows = on.array(_rows_of(order, _width(on), count), np.int64)
     parts = [on.Gather(on.reshape(b, (-1,)), rows, axis=0) for b in biases]
     return on.Unsqueeze(on.Concat(*parts, axis=0), (0,))
 
@@ -259,7 +265,7 @@ def _batch_first(on: Emitter, y: Term) -> Term:
 
 def _steps(on: Emitter, x: Term) -> list[Term]:
     """Return the steps of x (batch, steps, n)."""
-    count = int(on.inputs[0].shape[1])  # type: ignore[arg-type]
+    (count,) = on.fixed(on.inputs[0].shape[1])
     return [on.Gather(x, on.array(t, np.int64), axis=1) for t in range(count)]
 
 
@@ -275,7 +281,7 @@ def _unrolled_lstm(
     on: Emitter, x: Term, h: Term, c: Term, w: Term, bias: Term
 ) -> tuple[Term, Term | None, Term | None]:
     """Return an LSTM step by step: ONNX's returns no cells or gates, and onnxruntime's has no float64."""
-    size, results = int(on.inputs[0].shape[2]), list[tuple[Term, Term, Term]]()  # type: ignore[arg-type]
+    size, results = _width(on), list[tuple[Term, Term, Term]]()
     for step in _steps(on, x):
         i, f, g, o = _split(on, step + bias + h @ w, 4, size)
         i, f, g, o = on.Sigmoid(i), on.Sigmoid(f), on.Tanh(g), on.Sigmoid(o)
@@ -288,7 +294,7 @@ def _unrolled_lstm(
 
 def _unrolled_gru(on: Emitter, x: Term, h: Term, w: Term, bias: Term) -> tuple[Term, Term | None]:
     """Return a GRU step by step: ONNX's returns no gates, and onnxruntime's has no float64."""
-    size, results = int(on.inputs[0].shape[2]), list[tuple[Term, Term]]()  # type: ignore[arg-type]
+    size, results = _width(on), list[tuple[Term, Term]]()
     for step in _steps(on, x):
         (xr, xz, xn), (hr, hz, hn) = _split(on, step, 3, size), _split(on, h @ w + bias, 3, size)
         r, z = on.Sigmoid(xr + hr), on.Sigmoid(xz + hz)

@@ -1,12 +1,13 @@
 """The table of translations: name of an op -> the rule that appends its nodes to the file.
 
-A rule is a function (on, *operands, **attributes) -> the result, or a tuple of results. See `graph.Emitter`.
-Every op of the op table is here, or in `REFUSED` with the reason why a file can not have it.
+A rule is a function (on, *operands, **attributes) -> the result, or a tuple of results; see `graph.Emitter`.
+Every op of the op table is in `RULES`, or `REFUSED` says why no file has it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from fnmatch import fnmatch
 from typing import Any
 
 #: (on, *operands, **attributes) -> a term, or a tuple of them.
@@ -14,32 +15,28 @@ Rule = Callable[..., Any]
 
 RULES: dict[str, Rule] = {}
 
-_RANDOM = ("draws random numbers", "a model that draws none with training=False")
 _GRADIENT = ("computes a gradient", "a model that takes no gradient with training=False")
-_LOSS = ("is of a loss", "a model that returns its logits")
-_UPDATE = ("is an optimizer's update", "a model alone")
-_TRAINING = ("normalizes by the statistics of a batch", "running statistics with training=False")
-_RANKS = ("adds up values of several ranks", "a model that does so in training alone")
+_LOSS = ("is a part of a loss", "a model that returns its logits")
+_RANDOM = ("draws random numbers", "a model that draws none with training=False")
+_RANKS = ("sums over ranks", "a model that does so in training alone")
+_STATISTICS = ("takes statistics of a batch", "running statistics with training=False")
+_UPDATE = ("is of an optimizer", "a model without one")
 
-#: Name of an op, or a prefix of names that ends with "*" -> why it has no translation, and what is expected.
+#: Pattern of names of ops without a rule -> why a file can not have them, and what is expected instead.
 REFUSED: dict[str, tuple[str, str]] = {
-    "random_*": _RANDOM,
+    "*_backward": _GRADIENT,
+    "*_step": _UPDATE,
+    "*_update": _UPDATE,
+    "batch_norm": _STATISTICS,
+    "channel_*": _STATISTICS,
+    "convolution_weight": _GRADIENT,
+    "cross_entropy_rows": _LOSS,
     "dropout": _RANDOM,
-    **dict.fromkeys(
-        ("attention_backward", "batch_norm_backward", "cross_entropy_backward", "gru_backward"), _GRADIENT
-    ),
-    **dict.fromkeys(
-        ("log_softmax_backward", "lstm_backward", "max_pool_backward", "normalize_backward"), _GRADIENT
-    ),
-    **dict.fromkeys(
-        ("softmax_backward", "weighted_cross_entropy_backward", "convolution_weight"), _GRADIENT
-    ),
-    **dict.fromkeys(("cross_entropy_rows", "weighted_cross_entropy", "mean_of_terms"), _LOSS),
-    **dict.fromkeys(("vector_norm",), _UPDATE),
-    **{f"{name}_*": _UPDATE for name in ("sgd", "momentum", "nesterov", "adam", "rmsprop", "adagrad")},
-    **{f"{name}_*": _UPDATE for name in ("nadam", "lion")},
-    **dict.fromkeys(("batch_norm", "channel_moments", "channel_products", "channel_affine"), _TRAINING),
+    "mean_of_terms": _LOSS,
+    "random_*": _RANDOM,
     "rank_sum": _RANKS,
+    "vector_norm": _UPDATE,
+    "weighted_cross_entropy": _LOSS,
 }
 
 
@@ -53,9 +50,6 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
     return add
 
 
-def refused(name: str) -> tuple[str, str] | None:
-    """Return why an op has no translation and what is expected, or None for one that has."""
-    for pattern, reason in REFUSED.items():
-        if name == pattern or (pattern.endswith("*") and name.startswith(pattern[:-1])):
-            return reason
-    return None
+def refused(name: str) -> tuple[str, str]:
+    """Return why an op of the table without a rule has none, and what is expected instead."""
+    return next(reason for pattern, reason in REFUSED.items() if fnmatch(name, pattern))

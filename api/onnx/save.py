@@ -76,7 +76,8 @@ def _package() -> Any:
         import onnx
     except ImportError as error:
         raise ImportError(
-            f'{_NAME} needs the package onnx, which can not be imported ({error}): pip install "treepie[onnx]"'
+            f"{_NAME} needs the package onnx, which can not be imported ({error}): "
+            'pip install "treepie[onnx]"'
         ) from error
     return onnx
 
@@ -92,8 +93,8 @@ def _inputs(shape: Any, dtype: Any, default: np.dtype) -> tuple[Inputs, Callable
             return {k: structure(f"{path}.{k}", s, types.get(k)) for k, s in shape.items()}
         if not isinstance(shape, Sequence) or isinstance(shape, str):
             raise TypeError(
-                f"{_NAME}: input_shape is {described(shape)}, expected sizes such as (None, 784), or a tuple or "
-                "dict of such shapes"
+                f"{_NAME}: input_shape is {described(shape)}, expected sizes such as (None, 784), or a tuple "
+                "or dict of such shapes"
             )
         if shape and all(isinstance(s, Sequence | Mapping) for s in shape):
             types = dtype if isinstance(dtype, tuple | list) else [dtype] * len(shape)

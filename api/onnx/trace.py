@@ -24,7 +24,8 @@ from .size import BatchSize, Nonlinear, Sizes, merged
 #: it. Sizes that models have elsewhere, and that Python might compare with the batch's, are not like these.
 _BATCHES = (11, 13, 17)
 
-_FIX = "pass a fixed batch size, such as input_shape=(1, ...)"
+#: What a user may do where a model depends on the batch size.
+FIX_BATCH = "pass a fixed batch size, such as input_shape=(1, ...)"
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,8 @@ def _layers() -> tuple[str, ...]:
 
 def _reads(line: str) -> Exception:
     return ValueError(
-        f"onnx.save: {line} reads the elements of a tensor, which a file can not: expected ops alone, such as "
-        "tp.where in place of an `if`"
+        f"onnx.save: {line} reads the elements of a tensor, which a file can not do: expected ops alone, "
+        "such as tp.where in place of an `if`"
     )
 
 
@@ -112,24 +113,35 @@ class _Run:
     outputs: list[tuple[str, int]]
 
 
-def trace(model: Layer, vars: Vars, shapes: Mapping[str, tuple[Sequence[int | None], np.dtype]],
-          build: Callable[[Sequence[Tensor]], Any]) -> Traced:
+def trace(
+    model: Layer,
+    vars: Vars,
+    shapes: Mapping[str, tuple[Sequence[int | None], np.dtype]],
+    build: Callable[[Sequence[Tensor]], Any],
+) -> Traced:
     """Return the graph of a model in evaluation mode.
 
     shapes: name of an input -> its shape, None for the batch, and its dtype.
     build: (the inputs' tensors) -> the model's input.
     """
-    free = any(None in shape for shape, _ in shapes.values())
-    batches = _BATCHES if free else (1,)
-    runs = [_run(model, vars, [(tuple(n if k is None else k for k in shape), dtype)
-                               for shape, dtype in shapes.values()], build) for n in batches]
-    first = runs[0]
-    calls = _calls(runs, batches)
     paths: dict[int, str] = {}
     for name, tree in (("params", vars.params), ("state", vars.state)):
         for path, t in ptree.flatten_with_paths(tree):
             taken = not path or path in paths.values()
             paths.setdefault(id(t.array), f"{name}.{path}".rstrip(".") if taken else path)
+    free = any(None in shape for shape, _ in shapes.values())
+    batches = _BATCHES if free else (1,)
+    runs = [
+        _run(
+            model,
+            vars,
+            [(tuple(n if k is None else k for k in shape), dtype) for shape, dtype in shapes.values()],
+            build,
+        )
+        for n in batches
+    ]
+    first = runs[0]
+    calls = _calls(runs, batches)
     where = {n: call for call in calls for n in (*call.outputs, *call.inputs)}
     values = [
         _value(k, [run.values[k] for run in runs], batches, paths, where.get(k))
@@ -139,8 +151,12 @@ def trace(model: Layer, vars: Vars, shapes: Mapping[str, tuple[Sequence[int | No
     return Traced(values, calls, inputs, dict(first.outputs))
 
 
-def _run(model: Layer, vars: Vars, specs: Sequence[tuple[tuple[int, ...], np.dtype]],
-         build: Callable[[Sequence[Tensor]], Any]) -> _Run:
+def _run(
+    model: Layer,
+    vars: Vars,
+    specs: Sequence[tuple[tuple[int, ...], np.dtype]],
+    build: Callable[[Sequence[Tensor]], Any],
+) -> _Run:
     trace = _LayerTrace(root(), user=False, refuse=_reads)
     tensors = [Tensor(trace.symbol(shape, dtype), None) for shape, dtype in specs]
     try:
@@ -159,15 +175,21 @@ def _run(model: Layer, vars: Vars, specs: Sequence[tuple[tuple[int, ...], np.dty
 def _calls(runs: Sequence[_Run], batches: Sequence[int]) -> list[Call]:
     """Return the entries of all traces as one list of calls."""
     if len({(len(run.entries), len(run.values), tuple(run.outputs)) for run in runs}) > 1:
-        raise ValueError(f"onnx.save: the model calls other ops for another batch size; {_FIX}")
+        raise ValueError(f"onnx.save: the model calls other ops for another batch size; {FIX_BATCH}")
     calls = []
     for entries in zip(*[run.entries for run in runs], strict=True):
         first = entries[0]
         layers, line = first.line
-        if any((e.op, e.inputs, len(e.outputs)) != (first.op, first.inputs, len(first.outputs)) for e in entries):
-            raise ValueError(f"onnx.save: {first.op.name} in {line} is another op for another batch size; {_FIX}")
+        if any(
+            (e.op, e.inputs, len(e.outputs)) != (first.op, first.inputs, len(first.outputs)) for e in entries
+        ):
+            raise ValueError(
+                f"onnx.save: {first.op.name} in {line} is another op for another batch size; {FIX_BATCH}"
+            )
         attributes = {
-            name: _merged(f"{first.op.name} in {line}: {name}", [e.attributes[name] for e in entries], batches)
+            name: _merged(
+                f"{first.op.name} in {line}: {name}", [e.attributes[name] for e in entries], batches
+            )
             for name in first.attributes
         }
         calls.append(Call(first.op, first.inputs, first.first, len(first.outputs), attributes, layers, line))
@@ -181,12 +203,13 @@ def _merged(what: str, values: Sequence[Any], batches: Sequence[int]) -> Any:
         texts = " and ".join(str(v) for v in values[:2])
         raise ValueError(
             f"onnx.save: {what} is {texts} for batches of {batches[0]} and {batches[1]}, expected a linear "
-            f"function of the batch size; {_FIX}"
+            f"function of the batch size; {FIX_BATCH}"
         ) from None
 
 
-def _value(number: int, same: Sequence[Any], batches: Sequence[int], paths: Mapping[int, str],
-           call: Call | None) -> Value:
+def _value(
+    number: int, same: Sequence[Any], batches: Sequence[int], paths: Mapping[int, str], call: Call | None
+) -> Value:
     """Return a value of all traces as one."""
     first = same[0]
     what = "a value" if call is None else f"an operand or result of {call.op.name} in {call.line}"
@@ -207,7 +230,9 @@ def _value(number: int, same: Sequence[Any], batches: Sequence[int], paths: Mapp
         p.tobytes() != parts[0].tobytes() or np.broadcast_to(p, a.shape).tobytes() != a.tobytes()
         for p, a in zip(parts, arrays, strict=True)
     ):
-        raise ValueError(f"onnx.save: the elements of {what}, a constant, depend on the batch size; {_FIX}")
+        raise ValueError(
+            f"onnx.save: the elements of {what}, a constant, depend on the batch size; {FIX_BATCH}"
+        )
     return Value(shape, array.dtype, parts[0])
 
 
