@@ -96,6 +96,13 @@ def doubled(rows, x, out):
         out[i] = 2.0 * x[i]
 
 
+@tp.kernel(out=lambda x: tp.spec(x.shape, x.dtype))
+def tanh(rows, x, out):
+    """A kernel with the name of an op."""
+    for i in rows:
+        out[i] = 2.0 * x[i]
+
+
 WRONG = {
     "reads": (
         branch,
@@ -111,6 +118,11 @@ WRONG = {
         lambda x: doubled(x[:, 0]),
         TypeError,
         "doubled in layer .* is a kernel or formula of your own",
+    ),
+    "kernel_like_an_op": (
+        lambda x: tanh(x[:, 0]),
+        TypeError,
+        "tanh in layer .* a kernel or formula of your own",
     ),
     "formula": (
         tp.elementwise(lambda x: x * 3.0, vjp=lambda g, y, x: g * 3.0),
@@ -179,6 +191,11 @@ VARS = LINEAR.init(tp.rng.key(0))
         ((LINEAR, VARS, "m.onnx", (None, 4)), ValueError, "linear: x has 4 features, expected 3"),
         ((LINEAR, VARS, "m.onnx", (None, 3), "float16"), TypeError, "float16"),
         ((LINEAR, VARS, "m.onnx", ((1, 3), (1, 3)), (tp.float32,)), ValueError, "input_dtype has 1 entries"),
+        (
+            (LINEAR, VARS, "m.onnx", {"a": (1, 3)}, {"b": tp.int32}),
+            ValueError,
+            "input_dtype has the entries b",
+        ),
     ],
 )
 def test_wrong_arguments(arguments, error, message, tmp_path, monkeypatch):

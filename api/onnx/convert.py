@@ -62,7 +62,7 @@ def converted(
                 )
                 for n in graph.nodes
             ],
-            model.name,
+            model.name or "model",
             [info(name, traced.values[n]) for name, n in traced.inputs.items()],
             [info(name, traced.values[n]) for name, n in traced.outputs.items()],
             [onnx.numpy_helper.from_array(a, name) for name, a in graph.initializers.items()],

@@ -89,15 +89,20 @@ def _inputs(shape: Any, dtype: Any, default: np.dtype) -> tuple[Inputs, Callable
     def structure(path: str, shape: Any, dtype: Any) -> Any:
         """Add the inputs below a path; return a tree like the model's input, with their positions."""
         if isinstance(shape, Mapping):
-            types = dtype if isinstance(dtype, Mapping) else dict.fromkeys(shape, dtype)
-            return {k: structure(f"{path}.{k}", s, types.get(k)) for k, s in shape.items()}
+            named = dtype if isinstance(dtype, Mapping) else dict.fromkeys(shape, dtype)
+            if not named.keys() <= shape.keys():
+                raise ValueError(
+                    f"{_NAME}: input_dtype has the entries {', '.join(named)}, expected those of "
+                    f"input_shape, {', '.join(shape)}"
+                )
+            return {k: structure(f"{path}.{k}", s, named.get(k)) for k, s in shape.items()}
         if not isinstance(shape, Sequence) or isinstance(shape, str):
             raise TypeError(
                 f"{_NAME}: input_shape is {described(shape)}, expected sizes such as (None, 784), or a tuple "
                 "or dict of such shapes"
             )
         if shape and all(isinstance(s, Sequence | Mapping) for s in shape):
-            types = dtype if isinstance(dtype, tuple | list) else [dtype] * len(shape)
+            types = list(dtype) if isinstance(dtype, tuple | list) else [dtype] * len(shape)
             if len(types) != len(shape):
                 raise ValueError(
                     f"{_NAME}: input_dtype has {len(types)} entries, expected {len(shape)} as input_shape has"
