@@ -104,6 +104,14 @@ def test_a_recurrent_layer_is_a_node_and_its_input_is_not_multiplied_twice(tmp_p
     assert (ops.count("LSTM"), ops.count("GRU"), ops.count("MatMul")) == (2, 1, 1)
 
 
+def test_float64_has_no_nodes_that_compute_in_float32(tmp_path):
+    blocks = [tp.layer.lstm(8, 8), tp.layer.gru(8, 8), tp.layer.transformer_encoder(8, 2)]
+    model = tp.layer.sequential(blocks)
+    tp.onnx.save(model, model.init(tp.rng.key(0), tp.float64), tmp_path / "m.onnx", (None, 3, 8))
+    ops = {node.op_type for node in onnx.load(tmp_path / "m.onnx").graph.node}
+    assert not ops & {"LSTM", "GRU", "LayerNormalization"}
+
+
 # ---- models of a user
 
 

@@ -23,7 +23,7 @@ def _itself(on: Emitter, x: Term, **attributes: Any) -> Term:
 
 @rule("reshape")
 def _reshape(on: Emitter, x: Term, shape: Sizes) -> Term:
-    return on.reshape(x, shape, on.inputs[0].shape)
+    return on.reshape(x, shape)
 
 
 @rule("broadcast_to")

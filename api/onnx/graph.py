@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -238,16 +237,11 @@ class Emitter:
         """Return x converted to another dtype."""
         return self.Cast(x, to=np.dtype(dtype))
 
-    def reshape(self, x: Term, shape: Sizes, before: Sizes = ()) -> Term:
-        """Return x under another shape. before: its shape, whose leading sizes the result may have."""
+    def reshape(self, x: Term, shape: Sizes) -> Term:
+        """Return x under another shape."""
         sizes = tuple(shape)
-        if 0 not in sizes:  # which stands for the size before, so that a batch may be empty
-            common = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(sizes, before, strict=False))
-            kept = [0 if isinstance(n, BatchSize) else n for n, _ in common]
-            if 0 in kept and all(isinstance(n, int) for n in sizes[len(kept) :]):
-                return self.Reshape(x, (*kept, *sizes[len(kept) :]))
-        if sum(not isinstance(n, int) for n in sizes) == 1 and 0 not in sizes:
-            sizes = tuple(n if isinstance(n, int) else -1 for n in sizes)
+        if sum(isinstance(n, BatchSize) for n in sizes) == 1 and 0 not in sizes:
+            sizes = tuple(-1 if isinstance(n, BatchSize) else n for n in sizes)
         return self.Reshape(x, sizes, allowzero=int(0 in sizes))
 
     def transpose(self, x: Term, order: Sequence[int]) -> Term:
