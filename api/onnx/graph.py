@@ -97,12 +97,12 @@ class Graph:
 
     def prune(self, outputs: Sequence[str]) -> None:
         """Remove nodes and initializers that no output depends on."""
-        needed, kept = set(outputs), []
+        needed, nodes = set(outputs), []
         for node in reversed(self.nodes):
             if needed.intersection(node.outputs):
                 needed.update(node.inputs)
-                kept.append(node)
-        self.nodes = kept[::-1]
+                nodes.append(node)
+        self.nodes = nodes[::-1]
         self.initializers = {k: v for k, v in self.initializers.items() if k in needed}
 
 

@@ -127,8 +127,8 @@ def trace(
     paths: dict[int, str] = {}
     for name, tree in (("params", vars.params), ("state", vars.state)):
         for path, t in ptree.flatten_with_paths(tree):
-            taken = not path or path in paths.values()
-            paths.setdefault(id(t.array), f"{name}.{path}".rstrip(".") if taken else path)
+            ambiguous = not path or path in paths.values()
+            paths.setdefault(id(t.array), f"{name}.{path}".rstrip(".") if ambiguous else path)
     free = any(None in shape for shape, _ in shapes.values())
     batches = _BATCHES if free else (1,)
     runs = [
