@@ -125,10 +125,12 @@ def trace(
     build: (the inputs' tensors) -> the model's input.
     """
     paths: dict[int, str] = {}
+    names: set[str] = set()
     for name, tree in (("params", vars.params), ("state", vars.state)):
         for path, t in ptree.flatten_with_paths(tree):
-            ambiguous = not path or path in paths.values()
+            ambiguous = not path or path in names
             paths.setdefault(id(t.array), f"{name}.{path}".rstrip(".") if ambiguous else path)
+            names.add(path)
     free = any(None in shape for shape, _ in shapes.values())
     batches = _BATCHES if free else (1,)
     runs = [

@@ -30,7 +30,7 @@ EDITS = [
     Edit(
         "onnx-state-names",
         "api/onnx/trace.py",
-        "ambiguous = not path or path in paths.values()",
+        "ambiguous = not path or path in names",
         "ambiguous = not path",
         "the state of a layer hides behind a parameter of the same path",
         "tests/test_onnx_files.py -k names_and_shapes",
