@@ -23,7 +23,6 @@ from ..data.check import check_has_elements
 from ..data.pipeline import Data
 from ..display import ShownAsCall
 from ..distributed.communicator import Communicator, check_communicator
-from ..errors import explain_calls
 from ..layer import Context, Layer, Vars
 from ..metric.accumulators import Metric
 from . import checks
@@ -132,7 +131,6 @@ class Trainer(ShownAsCall):
             after = at.next(result.buffers or buffers[0], result.state)
             return Tensor(np.array(result.loss, result.dtype), None), TrainState.of(after)
 
-    @explain_calls
     def fit(
         self,
         st: TrainState,
@@ -267,7 +265,6 @@ class Trainer(ShownAsCall):
             outputs.append(self.predictor(at, lambda: st.vars, _rows(x, rows), part))
         return ptree.map(lambda *ys: ops.concatenate(ys), *outputs)  # type: ignore[no-any-return]
 
-    @explain_calls
     def evaluate(
         self,
         st: TrainState,
