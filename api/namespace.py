@@ -122,7 +122,7 @@ def explain_names(package: ModuleType, modules: Mapping[str, ModuleType], quick:
             value = getattr(module, name)
             if isinstance(value, type) and value.__module__.startswith("treepie."):
                 if value not in quick and not issubclass(value, Exception):
-                    _explain_class(value, prefix)
+                    _explain_class(value)
             elif _unexplained(value) and value.__module__.startswith("treepie."):
                 _explain_function(module, name, _joined(prefix, name))
 
@@ -142,14 +142,15 @@ def _explain_function(module: ModuleType, name: str, public_name: str) -> None:
             setattr(owner, name, call)
 
 
-def _explain_class(cls: type, prefix: str) -> None:
-    """Explain calls of a class and of its public methods."""
-    for name, method in list(vars(cls).items()):
-        static = isinstance(method, staticmethod)
-        function = method.__func__ if static else method
-        if _unexplained(function) and (name == "__init__" or not name.startswith("_")):
-            call = explain_calls(function, _joined(prefix, name) if name == "__init__" else "")
-            setattr(cls, name, staticmethod(call) if static else call)
+def _explain_class(cls: type) -> None:
+    """Explain calls of a class and of its public methods, inherited ones too."""
+    for owner in [c for c in cls.__mro__ if c.__module__.startswith("treepie.")]:
+        for name, method in list(vars(owner).items()):
+            static = isinstance(method, staticmethod)
+            function = method.__func__ if static else method
+            if _unexplained(function) and (name == "__init__" or not name.startswith("_")):
+                call = explain_calls(function)
+                setattr(owner, name, staticmethod(call) if static else call)
 
 
 #: Attributes and methods of other libraries' tensors, and what does the same here.
@@ -200,7 +201,8 @@ class _Elsewhere:
 
 def suggest_attributes(tensor: type, package: ModuleType) -> None:
     """Make missing attributes of tensors errors that say what to use: those of `_TENSORS`, and ops."""
-    ops = {name: f"tp.{name}(x)" for name in dir(package) if hasattr(getattr(package, name), "op")}
+    functions = {name: getattr(package, name) for name in dir(package)}
+    ops = {n: f"tp.{n}(x)" for n, f in functions.items() if ".autodiff.ops." in getattr(f, "__module__", "")}
     hints = {name: hint for name, hint in {**ops, **_TENSORS}.items() if not hasattr(tensor, name)}
     for name, hint in hints.items():
         missing = _Elsewhere(hint)

@@ -45,8 +45,7 @@ def did_you_mean(name: str, names: Iterable[str], prefix: str = "") -> str:
 def explain_calls(function: Callable[P, R], name: str = "") -> Callable[P, R]:
     """Return a function whose errors for wrong arguments say which ones it takes.
 
-    name: in messages, such as "layer.linear"; by default a method's with its class. The `__init__` of a class
-        and of those that inherit it is "metric.__init__".
+    name: of a function in messages, such as "layer.linear"; a method is named with the class of its object.
     """
 
     @functools.wraps(function)
@@ -73,16 +72,17 @@ def call_error(function: Callable[..., Any], name: str, args: Any, kwargs: Any) 
     else:
         return None
     name = name or function.__qualname__
-    if function.__name__ == "__init__":
-        name = name.removesuffix("__init__") + type(args[0]).__name__
-    parameters = [p for p in signature.parameters.values() if p.name not in ("self", "cls")]
+    if "self" in signature.parameters and args:
+        method = name.rpartition(".")[2]
+        name = type(args[0]).__name__ + f".{method}" * (method != "__init__")
+    parameters = [p for p in signature.parameters.values() if p.name != "self"]
     named = {p.name: p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
     unexpected = next((k for k in kwargs if k not in named), None)
     if unexpected is not None:
         hint = _meant(unexpected, list(named))
         return TypeError(f"{name}: there is no argument {unexpected!r}, {hint}")
     count = len(args) - (len(parameters) < len(signature.parameters))
-    return TypeError(f"{name}: {_wrong_count(name, list(named.values()), count, kwargs, reason)}")
+    return TypeError(f"{name}: {_wrong_count(name, parameters, count, kwargs, reason)}")
 
 
 def _meant(unexpected: str, names: list[str]) -> str:
@@ -100,10 +100,11 @@ def _wrong_count(
 ) -> str:
     """Return what is wrong with the number of arguments. count: of those by position."""
     function = name.rpartition(".")[2]
-    positional = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]
+    varying = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    positional = [p for p in parameters if p.kind not in (*varying, p.KEYWORD_ONLY)]
     if len(positional) == 1 and str(positional[0].annotation).startswith("Sequence") and count > 1:
         return f"{count} arguments, expected one list: {function}([{', '.join('abc'[:count])}])"
-    required = [p for p in parameters if p.default is p.empty]
+    required = [p for p in parameters if p.default is p.empty and p.kind not in varying]
     shown = [f"{p.name}=..." if p.kind is p.KEYWORD_ONLY else p.name for p in required]
     if len(parameters) > len(required):
         shown.append("...")
