@@ -95,9 +95,7 @@ def _meant(unexpected: str, names: list[str]) -> str:
     return did_you_mean(unexpected, names) or (f"expected {', '.join(names)}" if names else "expected none")
 
 
-def _wrong_count(
-    name: str, parameters: list[inspect.Parameter], count: int, kwargs: Any, reason: str
-) -> str:
+def _wrong_count(name: str, parameters: list[inspect.Parameter], count: int, kwargs: Any, reason: str) -> str:
     """Return what is wrong with the number of arguments. count: of those by position."""
     function = name.rpartition(".")[2]
     varying = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)

@@ -72,8 +72,9 @@ def ema(decay: float = 0.999) -> Average:
     decay: in [0, 1), else ValueError (Polyak & Juditsky 1992, with exponential weights).
 
     The average has the bits of `tp.optim.ema`'s, which is part of an optimizer and keeps it in the
-    optimizer's state, for loops of your own. Steps, scores and checkpoints are those of the parameters themselves, and a resumed run continues with
-    them. The attribute `average` has the model's variables with the average, for use before the end.
+    optimizer's state, for loops of your own. Steps, scores and checkpoints are those of the parameters
+    themselves, and a resumed run continues with them. The attribute `average` has the model's variables with
+    the average, for use before the end.
 
     >>> import treepie as tp
     >>> trainer = tp.Trainer(tp.layer.linear(1, 1), tp.optim.sgd(0.1))

@@ -139,7 +139,9 @@ def _check(callback: Any) -> None:
     names = [name for name in dir(callback) if name.startswith("on_") and callable(getattr(callback, name))]
     for name in names:
         if name not in METHODS:
-            hint = f"did you mean {_ELSEWHERE[name]!r}?" if name in _ELSEWHERE else did_you_mean(name, METHODS)
+            hint = (
+                f"did you mean {_ELSEWHERE[name]!r}?" if name in _ELSEWHERE else did_you_mean(name, METHODS)
+            )
             raise TypeError(
                 f"Trainer.fit: the callback {kind} has a method {name}, which fit does not call, expected "
                 f"some of {', '.join(METHODS)}{hint and '; '}{hint}"
