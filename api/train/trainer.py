@@ -13,7 +13,6 @@ import numpy as np
 
 from treepie.autodiff import Tensor, float32, ops, ptree, tape
 from treepie.autodiff.arguments import integer
-from treepie.autodiff.ops.random import check_key
 from treepie.autodiff.trace.active import tracing
 from treepie.kernels.compilations import compilations
 
@@ -30,7 +29,7 @@ from .callbacks import Callbacks, EarlyStop as EarlyStop, Report
 from .history import History
 from .inputs import StepCounter, StepInputs
 from .loop import Loop
-from .options import Validation, check_options
+from .options import Validation, check_options, check_same_options
 from .parts import arrays, length, parts_of
 from .predict import Predictor
 from .ranks import Ranks
@@ -194,26 +193,26 @@ class Trainer(ShownAsCall):
 
         Ctrl-C ends training and is raised again. Any exception has the last good state as `state`.
         """
-        counts = {"epochs": epochs, "accumulate_steps": accumulate_steps, "compare_every": compare_every}
-        counts |= {"micro_shards": 1 if micro_shards is None else micro_shards}
-        check_options(counts, on_nonfinite, clip_norm, comm, validate)
-        summed = checks.is_summed("Trainer.fit", loss_reduction)
+        same = {
+            "epochs": epochs,
+            "accumulate_steps": accumulate_steps,
+            "compare_every": compare_every,
+            "micro_shards": micro_shards,
+            "clip_norm": clip_norm,
+            "loss_reduction": loss_reduction,
+            "shard_optimizer": shard_optimizer,
+        }
+        check_options(same, on_nonfinite, comm, validate)
         ranks = Ranks(comm, "Trainer.fit", data, micro_shards, compare_every)
-        ranks.check_same(
-            **{**counts, "micro_shards": micro_shards},
-            clip_norm=clip_norm,
-            loss_reduction=loss_reduction,
-            shard_optimizer=shard_optimizer,
-            class_weight=None if class_weight is None else str(class_weight),
-            rngs=None if rngs is None else check_key("Trainer.fit", rngs, "rngs").tolist(),
-        )
+        check_same_options(ranks, same, class_weight, rngs)
         called = Callbacks(callbacks, report, ranks)
         run = Run(self.optimizer.name, data, history, rngs, checkpoint, ranks, called)
         st = ranks.agreed(run.begin(st, resume))
         # The norm of parts has other bits than that of the whole, which clipping would pass on.
         same_bits = micro_shards is None or clip_norm is None
         own = self.optimizer.elementwise and same_bits
-        parts = parts_of(self.steps, ranks, accumulate_steps, micro_shards, summed, shard_optimizer and own)
+        summed, shares = loss_reduction == "sum", shard_optimizer and own
+        parts = parts_of(self.steps, ranks, accumulate_steps, micro_shards, summed, shares)
         options = loss, run.rngs, clip_norm, on_nonfinite, accumulate_steps, parts, class_weight
         runner = runner_of(st, data, called.learning_rate, self.steps, *options)
         loop = Loop(run, runner, called, self.evaluate, validate, progress if ranks.first else False)
