@@ -134,9 +134,11 @@ def _unexplained(value: Any) -> bool:
 def _explain_function(module: ModuleType, name: str, public_name: str) -> None:
     """Explain calls of a function: in the module that defines it too, where pickle looks for it."""
     function = vars(module)[name]
-    call = explain_calls(function, public_name)
-    if is_pure(function):
-        call.pure = True  # type: ignore[attr-defined]
+    call = vars(sys.modules[function.__module__]).get(name)
+    if getattr(call, "__wrapped__", None) is not function:  # else it has another public name
+        call = explain_calls(function, public_name)
+        if is_pure(function):
+            call.pure = True  # type: ignore[attr-defined]
     for owner in (module, sys.modules[function.__module__]):
         if vars(owner).get(name) is function:
             setattr(owner, name, call)
