@@ -105,7 +105,7 @@ def transformer_decoder(
     """
     name = "layer.transformer_decoder"
     block = _Block(activation, dropout > 0, norm_first)
-    attentions = {"is_causal": is_causal, "rope": rope}, {}
+    attentions: tuple[dict[str, bool], ...] = ({"is_causal": is_causal, "rope": rope}, {})
     parts = _parts(name, embed_dim, num_heads, hidden_dim, dropout, activation, bias, *attentions)
 
     def forward(call: Call, x: Any) -> Tensor:
