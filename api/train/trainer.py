@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from treepie.autodiff import Tensor, float32, ops, ptree, tape
+from treepie.autodiff import Tensor, float32, ops, ptree
 from treepie.autodiff.arguments import integer
-from treepie.autodiff.trace.active import tracing
+from treepie.autodiff.trace import active
 from treepie.kernels.compilations import compilations
 
 from .. import optim
@@ -108,7 +108,8 @@ class Trainer(ShownAsCall):
         >>> st.step
         1
         """
-        if (trace := tracing()) is not None and not trace.user:  # in a function that is traced as a whole
+        trace = active.state.trace
+        if trace is not None and not trace.closed and not trace.user:  # in a function traced as a whole
             value, grads, state = loss_and_gradients(self.model, st.vars, x, loss, (), training, rngs, ctx)
             params, opt_state = self.optimizer.update(st.opt_state, st.vars.params, grads)
             return value, TrainState(Vars(params, state, st.vars.dtype), opt_state, st.step + 1)
@@ -245,7 +246,8 @@ class Trainer(ShownAsCall):
         >>> trainer.predict(trainer.init(rngs=tp.rng.key(0)), tp.ones((5, 2)), batch_size=2).shape
         (5, 3)
         """
-        if tracing() is not None or tape.recording():
+        now = active.state
+        if now.gradients or (now.trace is not None and not now.trace.closed):
             return self.model.apply(st.vars, x, ctx=ctx)[0]  # type: ignore[no-any-return]
         if batch_size is None:
             return self.predictor(snapshot_of("Trainer.predict", self.optimizer, st), lambda: st.vars, x, ctx)
