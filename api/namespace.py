@@ -184,19 +184,17 @@ _TENSORS = {
 }
 
 
-class _Elsewhere:
+class Elsewhere:
     """A name that a class lacks: looking it up raises AttributeError, with what to use.
 
     Unlike `__getattr__`, it costs other lookups nothing.
     """
 
-    def __init__(self, hint: str) -> None:
-        self.hint = hint
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, hint: str) -> None:
+        self.name, self.hint = name, hint
 
     def __get__(self, instance: Any, owner: type) -> Any:
+        """Raise AttributeError."""
         message = f"{owner.__name__!r} object has no attribute {self.name!r}"
         raise no_attribute(f"{message}, expected {self.hint}")
 
@@ -207,9 +205,7 @@ def suggest_attributes(tensor: type, package: ModuleType) -> None:
     ops = {n: f"tp.{n}(x)" for n, f in functions.items() if ".autodiff.ops." in getattr(f, "__module__", "")}
     hints = {name: hint for name, hint in {**ops, **_TENSORS}.items() if not hasattr(tensor, name)}
     for name, hint in hints.items():
-        missing = _Elsewhere(hint)
-        missing.__set_name__(tensor, name)
-        setattr(tensor, name, missing)
+        setattr(tensor, name, Elsewhere(name, hint))
 
     def names(self: Any) -> list[str]:
         """Return the names of attributes, without those that only raise an error."""
