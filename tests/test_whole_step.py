@@ -24,7 +24,10 @@ def counted(self, *arguments):
 
 WholeStep._run = counted
 
-def train(which, dtype="float32", bad=None, targets=None, shuffle=tp.rng.key(1), **options):
+def bits(st):
+    return [t.numpy().tobytes() for t in tp.ptree.leaves((st.vars.params, st.opt_state.buffers))]
+
+def train(which, dtype="float32", bad=None, targets=None, shuffle=tp.rng.key(1), kept=(), **options):
     WholeStep.take = take if which(comm.rank) else lambda *_: None
     counts.append(0)
     inputs, targets = x.astype(dtype), y.astype(dtype) if targets is None else targets
@@ -36,8 +39,16 @@ def train(which, dtype="float32", bad=None, targets=None, shuffle=tp.rng.key(1),
     losses = []
     st = trainer.init(rngs=tp.rng.key(0), dtype=dtype)
     options = {"comm": comm, "loss": tp.loss.mse, "epochs": 2, "progress": False} | options
-    st = trainer.fit(st, data, report=lambda step, loss, st: losses.append(repr(loss)), **options)
-    return [t.numpy().tobytes() for t in tp.ptree.leaves((st.vars.params, st.opt_state.buffers))], losses
+    states = []
+
+    def report(step, loss, st):
+        losses.append(repr(loss))
+        if step in kept and comm.rank:  # whose next step needs new memory, on all ranks
+            states.append((st, bits(st)))
+
+    st = trainer.fit(st, data, report=report, **options)
+    assert all(bits(st) == before for st, before in states)
+    return bits(st), losses
 
 def same(least, **options):
     everywhere = train(lambda rank: True, **options)
@@ -57,6 +68,7 @@ TESTS = {
     "micro_shards": "same(BATCHES if comm.size == 2 else 0, micro_shards=4)",
     "summed": "same(BATCHES, loss_reduction='sum')",
     "compared": "same(BATCHES, compare_every=1)",
+    "kept": "same(BATCHES // 2, kept=(2, 5))",
     "not finite": """
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

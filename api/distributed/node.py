@@ -143,12 +143,18 @@ class Node:
         number, offset = found
         self._begin(3, array.size, array.dtype, number, offset)
         yield self._all()
+        return sum_arrays(*self._part_of_sum(array, number, offset), norm=True)
+
+    def _part_of_sum(
+        self, array: NDArray[Any], number: int, offset: int
+    ) -> tuple[int, np.dtype[Any], list[int], list[int]]:
+        """Return the arguments of `sum_arrays` for this rank's part of an array at an offset of a block."""
         first, last = self.part(array)
         at = [a + offset + first * array.itemsize for a in self._blocks[number].addresses]
         own = self._own
         # The first target is where the sum is built up: none of the sources that are still to be added.
         targets = [at[own]] if own < 2 else [at[0], at[own]]
-        return sum_arrays(last - first, array.dtype, at, targets, norm=True)
+        return last - first, array.dtype, at, targets
 
     def gather_parts(self, array: NDArray[Any]) -> Steps:
         """Give the other ranks of the node this one's part of a flat array, which is in shared memory."""
@@ -187,21 +193,19 @@ class Node:
             return None
         if not self._blocks[params[0]].common:
             return None
-        first, last = self.part(like)
-        at = [a + gradients[1] + first * like.itemsize for a in self._blocks[gradients[0]].addresses]
-        own = self._own
+        size, dtype, sources, targets = self._part_of_sum(like, *gradients)
         collectives: list[Collective] = [
             (3, like.size, like.dtype, *gradients),
             (1, 3 * rows, np.dtype("float64"), 0, 0),
             (4, arrays[1].size, arrays[1].dtype, *params),
         ]
         exchange = Exchange(
-            size=last - first,
-            dtype=like.dtype,
-            sources=at,
-            targets=[at[own]] if own < 2 else [at[0], at[own]],  # as in `sum_part`
+            size=size,
+            dtype=dtype,
+            sources=sources,
+            targets=targets,
             slots=self._slots,
-            own=own,
+            own=self._own,
             shards=shards,
             parts=parts,
             summed=summed,
