@@ -16,6 +16,8 @@ from pathlib import Path
 from types import MemberDescriptorType, ModuleType
 from typing import Any
 
+from .namespace import Elsewhere
+
 #: The pages besides the one of `treepie` itself.
 SUBMODULES = (
     *(
@@ -176,8 +178,9 @@ def _annotate(member: Any, links: Mapping[str, str]) -> None:
     if member.kind == "class":
         described = member.docstring
         for name, value in list(vars(member.obj).items()):
-            if isinstance(value, MemberDescriptorType) and f"{name}: " not in described:
-                del member.members[name]  # a slot that is not part of the interface
+            slot = isinstance(value, MemberDescriptorType) and f"{name}: " not in described
+            if slot or isinstance(value, Elsewhere):  # not part of the interface
+                del member.members[name]
         for inner in member.own_members:
             _annotate(inner, links)
     elif member.kind == "function":

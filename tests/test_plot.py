@@ -235,6 +235,36 @@ def test_the_command_draws_a_file(plt, tmp_path, capsys):
     assert (tmp_path / "run.png").stat().st_size > 10_000
 
 
+def test_the_command_draws_what_fit_writes(plt, tmp_path, capsys):
+    """The file of a history, with one of checkpoints beside it, and that of `tp.callback.csv`."""
+    history = tp.History(tmp_path / "run" / "history.jsonl")
+    fit(tmp_path / "run", history)
+    loaded = tp.History.load(history.file)
+    assert (loaded.steps, loaded.epochs, loaded.begun) == (history.steps, history.epochs, history.begun)
+    x, table = np.ones((4, 1), np.float32), tp.callback.csv(tmp_path / "scores.csv")
+    data = tp.Data.prepare((x, x), batch_size=2)
+    scores = {"mae": tp.metric.MAE(), "matrix": tp.metric.ConfusionMatrix()}
+    validate = tp.Data.repeat(1, (x, x)), scores
+    trainer = tp.Trainer(tp.layer.sequential([tp.layer.linear(1, 1), tp.layer.sigmoid()]), tp.optim.sgd(0.1))
+    options = {"callbacks": [table], "validate": validate, "history": history, "epochs": 3}
+    trainer.fit(trainer.init(tp.rng.key(0)), data, loss=tp.loss.mse, **options)
+    loaded = tp.History.load(tmp_path / "scores.csv")
+    assert [e["mae"] for e in loaded.epochs] == [e["mae"] for e in history.epochs[-3:]]
+    assert [(e["epoch"], e["step"]) for e in loaded.epochs] == [(1, 2), (2, 4), (3, 6)]
+    assert isinstance(loaded.epochs[0]["matrix"], str)
+    for file in ("run/history.jsonl", "scores.csv"):
+        main(["plot", str(tmp_path / file), "-o", str(tmp_path / "curves.png")])
+        assert (tmp_path / "curves.png").stat().st_size > 10_000
+    assert "curves.png: History(epochs=3, steps=0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("row", ["one,2,0.5", "1,,0.5", "1", "1,2,0.5,7"])
+def test_a_table_of_other_content_is_refused(tmp_path, row):
+    (tmp_path / "scores.csv").write_text(f"epoch,step,loss\n1,2,0.5\n{row}\n")
+    with pytest.raises(ValueError, match=r"History.load: line 3 of .*scores.csv is no row of an epoch"):
+        tp.History.load(tmp_path / "scores.csv")
+
+
 @pytest.mark.parametrize("arguments", [["missing.jsonl"], ["."], ["wrong.jsonl"], ["h.jsonl", "-o", "x.abc"]])
 def test_the_command_refuses_in_a_line(plt, tmp_path, monkeypatch, capsys, arguments):
     monkeypatch.chdir(tmp_path)

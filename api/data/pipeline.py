@@ -20,7 +20,6 @@ from treepie.autodiff.ops.random import check_key
 from treepie.autodiff.tensor import TensorLike
 
 from ..distributed.communicator import Communicator, check_communicator
-from ..errors import explain_calls
 from .calls import ShownByCalls, noted
 from .element import T_co, U, unpacking
 from .prefetch import Prefetcher
@@ -130,7 +129,6 @@ class Data(ShownByCalls, Generic[T_co]):
         arrays: Tensor | NDArray[Any], batch_size: int, shuffle: Tensor | None = ..., drop_last: bool = ...
     ) -> Data[Tensor]: ...
     @staticmethod
-    @explain_calls
     @noted
     def prepare(arrays: Any, batch_size: int, shuffle: Tensor | None = None, drop_last: bool = False) -> Any:
         """Return batches of arrays as tensors: a tuple for a tuple of arrays, else a tensor.

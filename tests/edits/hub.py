@@ -62,8 +62,8 @@ EDITS = [
     Edit(
         "transformer-norms-have-their-own-eps",
         "api/layer/transformer.py",
-        '"norm1": layer_norm(embed_dim, eps),\n        "norm2": layer_norm(embed_dim, eps),\n        **_feed',
-        '"norm1": layer_norm(embed_dim, eps),\n        "norm2": layer_norm(embed_dim),\n        **_feed',
+        "layer_norm(embed_dim, eps) for k",
+        "layer_norm(embed_dim, *([eps] if k == 0 else [])) for k",
         "an encoder's second norm has the default eps",
         "tests/test_layer_values.py -k eps",
     ),
