@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 from numpy.typing import NDArray
 
 from treepie.autodiff import Tensor, ptree, rng
@@ -105,15 +107,15 @@ class Network:
 
 
 def batches(
-    arrays: Any, size: int, random_state: np.random.RandomState | None, drop_last: bool = False
+    arrays: tuple[Any, ...], size: int, random_state: np.random.RandomState | None, drop_last: bool = False
 ) -> Data[Any]:
     """Return a pipeline of the rows of arrays, in an order that is drawn for each pass as scikit-learn does.
 
-    arrays: a tree of arrays of one length.  random_state: None keeps the order.
+    arrays: arrays, or trees of arrays, of one length; the first may be sparse.  random_state: None keeps the
+        order.
     """
-    leaves, rebuild = ptree.flatten(arrays)
-    sources = [array_of(a) for a in leaves]
-    length = len(leaves[0])
+    readers = [_reader(a) for a in arrays]
+    length = len(ptree.leaves(arrays[-1])[0])
     order: list[Any] = [np.arange(length), -1]
 
     def element(e: int, k: int) -> Any:
@@ -121,9 +123,19 @@ def batches(
             order[:] = order[0][random_state.permutation(length)], e
         rows = slice(k * size, (k + 1) * size)
         rows = rows if random_state is None else order[0][rows]
-        return rebuild([read_rows(a, rows) for a in sources])
+        return tuple([read(rows) for read in readers])
 
     return Data(length // size if drop_last else -(-length // size), element)
+
+
+def _reader(array: Any) -> Callable[[Any], Any]:
+    """Return the function of indices, or a slice, that returns these rows of an array or a tree of arrays."""
+    if scipy.sparse.issparse(array):
+        return lambda rows: Tensor(array[rows].toarray(), None)
+    if not isinstance(array, np.ndarray):
+        sources, rebuild = ptree.flatten(ptree.map(array_of, array))
+        return lambda rows: rebuild([read_rows(a, rows) for a in sources])
+    return functools.partial(read_rows, array_of(array))
 
 
 def random_key(random_state: np.random.RandomState) -> Tensor:

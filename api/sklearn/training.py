@@ -12,8 +12,6 @@ import scipy.sparse
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
-from treepie.autodiff import Tensor
-
 from ..data.pipeline import Data
 from ..optim.opt_state import OptState
 from ..train.callbacks import EarlyStop
@@ -122,25 +120,14 @@ class Training:
 
     # ---- data
     def _data(self) -> Data[Any]:
-        """Return the elements (input, (target, penalty)), or (input, (target, weight, penalty))."""
-        estimator, train = self.estimator, self.train
-        half, dtype = 0.5 * estimator.alpha, estimator.coefs_[0].dtype
-        target = np.ascontiguousarray(train.y, dtype)
-        if estimator.out_activation_ == "softmax":
-            target = train.y.argmax(axis=1)
+        """Return the elements (input, targets), or (input, (targets, weights))."""
+        estimator, train, dtype = self.estimator, self.train, self.estimator.coefs_[0].dtype
         sparse = scipy.sparse.issparse(train.X)
-        x = np.arange(self.length) if sparse else np.ascontiguousarray(train.X, dtype)
-        weight = () if train.weight is None else (np.ascontiguousarray(train.weight, dtype),)
-        random_state = estimator._random_state if estimator.shuffle else None
-        rows = batches((x, target, *weight), self.size, random_state)
-        if sparse:
-            table = scipy.sparse.csr_array(train.X, dtype=dtype)
-            rows = rows.map(lambda row: (Tensor(table[row[0].array].toarray(), None), *row[1:]))
-        scalar = lambda value: Tensor(np.array(value, dtype), None)
-        if weight:
-            return rows.map(lambda x, y, w: (x, (y, w, scalar(half / w.array.sum()))))
-        penalties = {int(n): scalar(half / n) for n in set(self.sizes)}
-        return rows.map(lambda x, y: (x, (y, penalties[len(x)])))
+        x = train.X.astype(dtype).tocsr() if sparse else np.ascontiguousarray(train.X, dtype)
+        classes = estimator.out_activation_ == "softmax"
+        y = train.y.argmax(axis=1) if classes else np.ascontiguousarray(train.y, dtype)
+        target = y if train.weight is None else (y, np.ascontiguousarray(train.weight, dtype))
+        return batches((x, target), self.size, estimator._random_state if estimator.shuffle else None)
 
     # ---- the end of an epoch
     def on_epoch(self, epoch: int, scores: dict[str, Any], st: TrainState) -> None:
@@ -210,6 +197,5 @@ def _solver(estimator: Any, units: tuple[int, ...]) -> Solver:
         options = estimator.beta_1, estimator.beta_2, estimator.epsilon
     else:
         options = estimator.momentum, estimator.nesterovs_momentum
-    return solver_of(
-        tuple(map(int, units)), estimator.activation, float(estimator.dropout), estimator.solver, options
-    )
+    numbers = float(estimator.dropout), float(estimator.alpha)
+    return solver_of(tuple(map(int, units)), estimator.activation, *numbers, estimator.solver, options)
