@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-from treepie.autodiff import Tensor, ptree, rng
+from treepie.autodiff import Tensor, float32, ptree, rng
 
 from ..data.pipeline import Data
 from ..data.rows import array_of, read_rows
@@ -37,6 +37,7 @@ class Plan:
     rows: indices of the examples to train on; None for all of them.
     drop_last: whether a last batch that is short is left out.
     initial: key -> variables to begin with; None for those of `layer.init`.
+    dtype: of the parameters: float32 or float64.
 
     It is pickled with the estimator.
     """
@@ -53,6 +54,7 @@ class Plan:
     rows: NDArray[Any] | None = None
     drop_last: bool = False
     initial: Callable[[Tensor], Vars] | None = None
+    dtype: Any = float32
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what predictions need: neither the targets nor the callbacks of the training."""
@@ -97,7 +99,9 @@ class Network:
 
     def _start(self, key: Tensor) -> TrainState:
         initial = self.plan.initial
-        return self.trainer.init(key) if initial is None else self.trainer.make_state(initial(key))
+        if initial is None:
+            return self.trainer.init(key, self.plan.dtype)
+        return self.trainer.make_state(initial(key))
 
     def outputs(self, X: Any) -> NDArray[Any]:
         """Return logits (examples, classes), or predictions (examples, targets)."""
