@@ -22,6 +22,8 @@ from .solver import LOSSES, Solver, solver_of, variables, weights
 
 #: The learning rate below which "adaptive" stops, and what it divides the rate by.
 _SMALLEST_RATE, _FACTOR = 1e-6, 5.0
+#: The stack level of the line that calls `fit`, for a warning of a function that `run` or `__init__` calls.
+_OF_USER = 8
 
 
 @dataclass
@@ -88,7 +90,7 @@ class Training:
                 callbacks=[self, *(estimator.callbacks or ())],
             )
         except KeyboardInterrupt as interrupt:
-            warnings.warn("Training interrupted by user.", stacklevel=6)
+            warnings.warn("Training interrupted by user.", stacklevel=_OF_USER - 1)
             st, self.stopped = interrupt.state, True  # type: ignore[attr-defined]
         except FloatingPointError as error:
             raise ValueError(
@@ -111,7 +113,7 @@ class Training:
                 f"Stochastic Optimizer: Maximum iterations ({estimator.max_iter}) reached and the "
                 "optimization hasn't converged yet.",
                 ConvergenceWarning,
-                stacklevel=7,
+                stacklevel=_OF_USER,
             )
 
     def _set_weights(self, st: TrainState) -> None:
@@ -187,7 +189,7 @@ def _batch_size(size: Any, length: int) -> int:
     if size > length:
         warnings.warn(
             "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped",
-            stacklevel=6,
+            stacklevel=_OF_USER,
         )
     return int(np.clip(size, 1, length))
 
