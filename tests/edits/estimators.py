@@ -48,9 +48,8 @@ EDITS = [
     Edit(
         "estimator-imported-with-treepie",
         "api/namespace.py",
-        '    vars(package)["__getattr__"] = functools.partial(_optional, package, modules, tuple(optional))\n',
-        '    vars(package)["__getattr__"] = functools.partial(_optional, package, modules, tuple(optional))\n'
-        '    importlib.import_module("sklearn")\n',
+        "    for name, module in modules.items():\n",
+        '    importlib.import_module("sklearn")\n    for name, module in modules.items():\n',
         "import treepie imports scikit-learn",
         f"{_TESTS} imports_no_scikit_learn",
     ),
