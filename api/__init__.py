@@ -137,6 +137,7 @@ from . import (
     layer as layer,
     loss as loss,
     metric as metric,
+    onnx as onnx,
     optim as optim,
 )
 from .data import datasets as datasets
@@ -169,6 +170,7 @@ _MODULES = (
     loss,
     math,
     metric,
+    onnx,
     optim,
     ptree,
     rng,

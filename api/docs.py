@@ -32,7 +32,7 @@ SUBMODULES = (
         "loss",
         "math",
     ),
-    *("math", "metric", "optim", "optim.schedule", "ptree", "rng"),
+    *("math", "metric", "onnx", "optim", "optim.schedule", "ptree", "rng"),
 )
 
 #: Pages of modules that need a package which may not be installed; they are left out where it is not.

@@ -17,6 +17,7 @@ from . import (
     layers,
     mistakes,
     mpi,
+    onnx,
     ops,
     optimizers,
     own_kernels,
@@ -57,6 +58,7 @@ _PARTS = (
     mpi,
     jobs,
     mistakes,
+    onnx,
     shown,
 )
 ALL = [e for part in _PARTS for e in part.EDITS]
