@@ -28,6 +28,14 @@ EDITS = [
         "tests/test_data.py -k shuffle",
     ),
     Edit(
+        "prepare-dicts-unordered",
+        "api/data/rows.py",
+        "return {name: read_rows(part, rows) for name, part in x.items()}",
+        "return {name: read_rows(part, slice(0, len(part[rows]))) for name, part in x.items()}",
+        "the parts of a dict of arrays are not those of the batch's rows",
+        "tests/test_data.py -k dicts",
+    ),
+    Edit(
         "shuffle-ignored-by-slice",
         "api/data/pipeline.py",
         "rows = slice(first, last) if order is None else order.of_pass(e)[first:last]",
