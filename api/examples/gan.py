@@ -39,12 +39,14 @@ def quality(points: np.ndarray) -> tuple[float, int]:
 def main() -> None:
     """Train both models by turns; exit with 1 if points are wrong, or of some of the Gaussians alone."""
     parser = argparse.ArgumentParser("python -m treepie.examples.gan", description=main.__doc__)
-    parser.add_argument("--steps", type=int, default=3000, help="of each model (default: 3000)")
+    parser.add_argument("--steps", type=int, default=2500, help="of each model (default: 2500)")
     parser.add_argument("--plot", metavar="FILE", help="draw real and generated points")
     arguments = parser.parse_args()
 
-    generator = tp.Trainer(perceptron(NOISE, 2), tp.optim.adam(1e-3, b1=0.5))
-    critic = tp.Trainer(perceptron(2, 1), tp.optim.adam(3e-3, b1=0.5))
+    # Rates that fall to 0 end the oscillations of the two.
+    rate = tp.optim.schedule.cosine_decay
+    generator = tp.Trainer(perceptron(NOISE, 2), tp.optim.adam(rate(2e-3, arguments.steps), b1=0.5))
+    critic = tp.Trainer(perceptron(2, 1), tp.optim.adam(rate(5e-3, arguments.steps), b1=0.5))
     g, c = generator.init(tp.rng.key(0)), critic.init(tp.rng.key(1))
     is_real, is_fake = tp.ones((BATCH, 1)), tp.zeros((BATCH, 1))
     labels = tp.concatenate([is_real, is_fake])

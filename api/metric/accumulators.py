@@ -211,8 +211,8 @@ class Mean(_Mean):
             mean = self._fn(pred, target)
             if np.size(mean) != 1:
                 raise ValueError(
-                    f"{self._name}.update: fn returned an array of shape {np.shape(mean)}, expected a scalar, "
-                    "the mean over the batch"
+                    f"{self._name}.update: fn returned an array of shape {np.shape(mean)}, expected a "
+                    "scalar, the mean over the batch"
                 )
             self._add((float(mean) * size, size), self._name)
 
