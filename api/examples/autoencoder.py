@@ -6,6 +6,7 @@ the first 8 principal components, the best that a linear map can do; its error i
 
 import argparse
 import sys
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +46,7 @@ def decoder() -> tp.layer.Layer:
     )
 
 
-def principal_components(train: np.ndarray, x: np.ndarray) -> np.ndarray:
+def principal_components(train: np.ndarray, x: np.ndarray) -> Any:
     """Return x after a projection onto the first CODE principal components of the training images."""
     mean = train.mean(axis=0)
     axes = np.linalg.svd(train - mean, full_matrices=False)[2][:CODE]

@@ -7,6 +7,7 @@ opinion, and its gradient passes through the critic.
 
 import argparse
 import sys
+from typing import Any
 
 import numpy as np
 
@@ -57,11 +58,11 @@ def main() -> None:
         fake = generator.predict(g, tp.rng.normal(k1, (BATCH, NOISE)))
         points = tp.concatenate([real_points(k2, BATCH), fake])
         c_loss, c = critic.step(c, points, loss=lambda out: tp.loss.binary_cross_entropy(out, labels))
-        g_loss, g = generator.step(
-            g,
-            tp.rng.normal(k3, (BATCH, NOISE)),
-            loss=lambda out, c=c: tp.loss.binary_cross_entropy(critic.predict(c, out), is_real),
-        )
+
+        def fools(out: tp.Tensor, c: Any = c) -> tp.Tensor:
+            return tp.loss.binary_cross_entropy(critic.predict(c, out), is_real)
+
+        g_loss, g = generator.step(g, tp.rng.normal(k3, (BATCH, NOISE)), loss=fools)
         if step % 500 == 0 or step == arguments.steps:
             near, modes = quality(generator.predict(g, sample).numpy())
             losses = f"loss of the critic {c_loss.item():.3f}, of the generator {g_loss.item():.3f}"

@@ -54,7 +54,8 @@ def advantages(rewards: np.ndarray) -> np.ndarray:
     sums, total = np.zeros(rewards.shape, np.float32), np.zeros(POLES, np.float32)
     for t in reversed(range(LIMIT)):
         sums[t] = total = rewards[t] + DISCOUNT * total
-    return rewards * (sums - sums[rewards].mean()) / (sums[rewards].std() + 1e-6)
+    usual, spread = sums[rewards].mean(), sums[rewards].std() + 1e-6
+    return np.where(rewards, (sums - usual) / spread, 0)
 
 
 def main() -> None:
@@ -73,7 +74,7 @@ def main() -> None:
         states, pushes, rewards = play(trainer, st, rng)
         advantage, right = advantages(rewards).reshape(-1, 1), pushes.reshape(-1, 1)
 
-        def loss(logits: tp.Tensor, advantage: Any = advantage, right: Any = right) -> tp.Tensor:
+        def loss(logits: tp.Tensor, advantage: Any = advantage, right: Any = right) -> Any:
             minus_log_probability = tp.fn.softplus(logits) - right * logits
             return (advantage * minus_log_probability).mean()
 

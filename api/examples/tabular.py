@@ -45,7 +45,7 @@ def network(x: dict[str, np.ndarray]) -> tp.layer.Layer:
     layers += [tp.layer.linear(64, 32), tp.layer.relu(), tp.layer.linear(32, 1)]
 
     @tp.pure
-    def forward(call: Any, x: dict[str, tp.Tensor]) -> tp.Tensor:
+    def forward(call: Any, x: dict[str, tp.Tensor]) -> Any:
         numbers = tp.stack([x[c] for c in NUMBERS], axis=1)
         return call.head(tp.concatenate([numbers, *(getattr(call, c)(x[c]) for c in CATEGORIES)], axis=1))
 
