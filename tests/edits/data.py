@@ -212,6 +212,14 @@ EDITS = [
         "tests/test_metric.py tests/test_accumulate.py -k 'nan or errors'",
     ),
     Edit(
+        "mean-of-terms-unnamed",
+        "api/metric/accumulators.py",
+        "if np.size(mean) != 1:",
+        "if False:",
+        "a function that returns a term for each example gets an error that names neither it nor the metric",
+        "tests/test_metric.py -k errors",
+    ),
+    Edit(
         "tracker-count",
         "api/metric/means.py",
         "total + float(value), count + 1",
