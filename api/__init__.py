@@ -136,6 +136,7 @@ from . import (
     layer as layer,
     loss as loss,
     metric as metric,
+    onnx as onnx,
     optim as optim,
 )
 from .data import datasets as datasets
@@ -165,6 +166,7 @@ _MODULES = (
     loss,
     math,
     metric,
+    onnx,
     optim,
     ptree,
     rng,

@@ -16,6 +16,7 @@ from . import (
     layers,
     mistakes,
     mpi,
+    onnx,
     ops,
     optimizers,
     own_kernels,
@@ -55,6 +56,7 @@ _PARTS = (
     mpi,
     jobs,
     mistakes,
+    onnx,
     shown,
 )
 ALL = [e for part in _PARTS for e in part.EDITS]
