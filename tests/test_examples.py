@@ -35,6 +35,8 @@ runpy.run_module("treepie.examples." + sys.argv.pop(1), run_name="__main__")
         ("own_kernel", "moving averages: 2.000 and -1.000"),
         ("transfer", "weights: 39 of 39 loaded"),
         ("finetune", "from scratch"),
+        ("tabular", "test AUC 0.96"),
+        ("custom_loop", "test accuracy 98"),
     ],
 )
 def test_example(example, expected):

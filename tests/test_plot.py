@@ -1,5 +1,6 @@
 """Plots of histories and confusion matrices, their files, and the command that draws them."""
 
+import itertools
 import json
 import re
 import subprocess
@@ -213,6 +214,23 @@ def test_a_confusion_matrix_on_axes_of_ones_own_and_of_other_metrics(plt):
     f1 = tp.metric.F1()
     f1.update([[0.1, 0.9], [0.8, 0.2]], [1, 1])
     assert [t.get_text() for t in f1.plot().texts] == ["0", "0", "1", "1"]
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5, 10, 12])
+@pytest.mark.parametrize("width", [None, 5.0])
+def test_names_of_classes_do_not_overlap(plt, classes, width):
+    for letters in (1, 4, 6, 9, 20):
+        ax = None if width is None else plt.subplots(figsize=(width, width), layout="constrained")[1]
+        ax = confusion(classes, 400).plot(labels=["m" + "e" * (letters - 1)] * classes, ax=ax)
+        ax.figure.canvas.draw()
+        boxes = [text.get_window_extent() for text in ax.get_xticklabels()]
+        assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
+        plt.close(ax.figure)
+
+
+def test_short_names_of_classes_are_horizontal(plt):
+    ax = confusion(2).plot(labels=["stays", "leaves"])
+    assert [text.get_rotation() for text in ax.get_xticklabels()] == [0, 0]
 
 
 def test_many_classes_have_no_counts(plt):

@@ -14,7 +14,7 @@ from typing import Any, Generic, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from treepie.autodiff import Tensor
+from treepie.autodiff import Tensor, ptree
 from treepie.autodiff.arguments import as_tensor, described, integer
 from treepie.autodiff.ops.random import check_key
 from treepie.autodiff.tensor import TensorLike
@@ -126,6 +126,11 @@ class Data(ShownByCalls, Generic[T_co]):
     @overload
     @staticmethod
     def prepare(
+        arrays: tuple[Any, ...], batch_size: int, shuffle: Tensor | None = ..., drop_last: bool = ...
+    ) -> Data[tuple[Any, ...]]: ...
+    @overload
+    @staticmethod
+    def prepare(
         arrays: Tensor | NDArray[Any], batch_size: int, shuffle: Tensor | None = ..., drop_last: bool = ...
     ) -> Data[Tensor]: ...
     @staticmethod
@@ -135,7 +140,8 @@ class Data(ShownByCalls, Generic[T_co]):
 
         arrays: NumPy arrays (memory-mapped ones are read batch by batch), tensors or data frames of numbers,
             of one length. Do not write to them while the pipeline is in use: batches that are not shuffled
-            are views of C-ordered arrays that have a tensor's dtype.
+            are views of C-ordered arrays that have a tensor's dtype. A dict of arrays counts as one array:
+            its batches are dicts, for models of several inputs.
         shuffle: a key; pass e is ordered by fold_in(key, e).  drop_last: omit a last batch that is short.
 
         Raises ValueError for arrays of different lengths, TypeError for a list of arrays, and for a column
@@ -161,11 +167,11 @@ class Data(ShownByCalls, Generic[T_co]):
         single = not isinstance(arrays, tuple)
         parts = (arrays,) if single else arrays
         sources = tuple(array_of(x) for x in parts)
-        length = length_of("Data.prepare", sources)
+        length = length_of("Data.prepare", ptree.leaves(sources))
         size = _count("Data.prepare", "batch_size", batch_size, 1)
         order = None if shuffle is None else Shuffled(shuffle, length)
 
-        def batch(e: int, k: int, shards: Shards | None = None) -> Tensor | tuple[Tensor, ...]:
+        def batch(e: int, k: int, shards: Shards | None = None) -> Any:
             first, last = k * size, min((k + 1) * size, length)
             if shards is not None:
                 own = shards.own_rows(last - first)

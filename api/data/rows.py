@@ -38,7 +38,12 @@ def _table(frame: Any) -> Any:
 
 
 def array_of(x: Any) -> Any:
-    """Return an array of a tensor's layout and dtype as a tensor, other NumPy arrays unchanged."""
+    """Return an array of a tensor's layout and dtype as a tensor, other NumPy arrays unchanged.
+
+    x: an array, or a dict of them, such as the columns of a table.
+    """
+    if isinstance(x, dict):
+        return {name: array_of(part) for name, part in x.items()}
     if columns_of(x) is not None:
         x = _table(x)
     if isinstance(x, np.ndarray) and x.ndim:
@@ -47,8 +52,13 @@ def array_of(x: Any) -> Any:
     return as_tensor(x)
 
 
-def read_rows(x: Any, rows: Any) -> Tensor:
-    """Return some rows as a tensor: a view for a slice, else gathered, by one parallel kernel if large."""
+def read_rows(x: Any, rows: Any) -> Any:
+    """Return some rows as a tensor: a view for a slice, else gathered, by one parallel kernel if large.
+
+    x: as `array_of` returns it; of a dict, the rows of each part.
+    """
+    if isinstance(x, dict):
+        return {name: read_rows(part, rows) for name, part in x.items()}
     if not isinstance(x, Tensor):
         return tensor(x[rows])
     if isinstance(rows, slice) or len(rows) * (x.array.nbytes // max(len(x), 1)) < _SMALL_BATCH:

@@ -28,6 +28,14 @@ EDITS = [
         "tests/test_data.py -k shuffle",
     ),
     Edit(
+        "prepare-dicts-unordered",
+        "api/data/rows.py",
+        "return {name: read_rows(part, rows) for name, part in x.items()}",
+        "return {name: read_rows(part, slice(0, len(part[rows]))) for name, part in x.items()}",
+        "the parts of a dict of arrays are not those of the batch's rows",
+        "tests/test_data.py -k dicts",
+    ),
+    Edit(
         "shuffle-ignored-by-slice",
         "api/data/pipeline.py",
         "rows = slice(first, last) if order is None else order.of_pass(e)[first:last]",
@@ -202,6 +210,14 @@ EDITS = [
         "if False:",
         "NaN is the largest score",
         "tests/test_metric.py tests/test_accumulate.py -k 'nan or errors'",
+    ),
+    Edit(
+        "mean-of-terms-unnamed",
+        "api/metric/accumulators.py",
+        "if np.size(mean) != 1:",
+        "if False:",
+        "a function that returns a term for each example gets an error that names neither it nor the metric",
+        "tests/test_metric.py -k errors",
     ),
     Edit(
         "tracker-count",
