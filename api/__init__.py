@@ -138,7 +138,7 @@ from . import (
     metric as metric,
     optim as optim,
 )
-from .data import datasets as datasets
+from .data import augment as augment, datasets as datasets
 from .data.pipeline import Data as Data
 from .layer import Context as Context
 from .machine import cache_info as cache_info, show_config as show_config
@@ -153,6 +153,7 @@ from .train.trainer import EarlyStop as EarlyStop, Trainer as Trainer
 bool = bool_
 
 _MODULES = (
+    augment,
     callback,
     checkpoint,
     data,

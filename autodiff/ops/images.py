@@ -1,4 +1,4 @@
-"""Rows of the op table for batches of images, (batch, channels, height, width): what augmentation computes."""
+"""Rows of the op table for batches of images, (batch, channels, height, width), which augmentation uses."""
 
 from __future__ import annotations
 
