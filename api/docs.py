@@ -23,6 +23,7 @@ SUBMODULES = (
         "checkpoint",
         "data",
         "datasets",
+        "augment",
         "distributed",
         "fn",
         "hub",

@@ -1,7 +1,5 @@
 """Batches of images (batch, channels, height, width): windows of each, and boxes of another in each."""
 
-import struct
-
 import numpy as np
 
 from . import config
@@ -82,10 +80,8 @@ def _bits(x: Operand) -> Operand:
 
 def _word(fill: float, dtype: np.dtype) -> int:
     """Return the bits of a number of a dtype as an integer."""
-    code = {"f4": "=f", "f8": "=d"}.get(f"{dtype.kind}{dtype.itemsize}")
-    if code is None:
-        return int(fill)
-    return int(struct.unpack({"=f": "=i", "=d": "=q"}[code], struct.pack(code, fill))[0])
+    with np.errstate(over="ignore"):  # beyond float32's range is inf
+        return int(np.array([fill]).astype(dtype).view(f"i{dtype.itemsize}")[0])
 
 
 def _planes(out: Operand) -> tuple[int, int, float]:

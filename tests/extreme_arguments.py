@@ -21,6 +21,15 @@ def _cell(gates):
 
 #: Function -> its required arguments and others that matter.
 ARGUMENTS = {
+    "augment.center_crop": {"size": (2, 2)},
+    "augment.crop": {"size": (2, 2), "padding": (1, 1)},
+    "augment.custom": {"fn": lambda x, u: x, "numbers": 1},
+    "augment.cutmix": {"alpha": 1},
+    "augment.cutout": {"size": (2, 2)},
+    "augment.flip": {"horizontal": 1, "vertical": 1},
+    "augment.jitter": {"brightness": 1, "contrast": 1},
+    "augment.mixup": {"alpha": 1},
+    "augment.shift": {"pixels": (2, 2)},
     "arange": {"start": 0, "stop": 3},
     "broadcast_to": {"x": X, "shape": (2, 3, 4)},
     "clip": {"x": X, "low": 1, "high": 2},
@@ -223,6 +232,7 @@ NO_INTEGERS = {
         "show_config",
         "value_and_grad",
     ),
+    *("datasets.cifar10", "datasets.fashion_mnist"),
     *("value_and_grad_aux", "vjp", "checkpoint.load", "checkpoint.load_state", "checkpoint.save"),
     *("checkpoint.save_state", "datasets.digits", "datasets.mnist", "distributed.world", "hub.load_config"),
     *("hub.load_weights", "layer.compose", "layer.flatten", "layer.gelu", "layer.lambda_", "layer.relu"),

@@ -5,7 +5,7 @@ uint8 come as int32 from `Data.prepare`. The random numbers of an example depend
 index of the example alone; see `Data.augment`. Data for validation gets none.
 
 >>> import treepie as tp
->>> (x, y), _ = tp.datasets.digits()
+>>> (x, y), (x_test, y_test) = tp.datasets.digits()
 >>> x, y = x.reshape(-1, 1, 8, 8), tp.one_hot(y, 10)
 >>> train = tp.Data.prepare((x, y), batch_size=64, shuffle=tp.rng.key(0))
 >>> train = train.augment(tp.augment.shift(1), tp.augment.mixup(0.2), key=tp.rng.key(1))
@@ -290,7 +290,7 @@ def custom(fn: Callable[[Tensor, Tensor], Tensor], numbers: int = 1) -> Augmenta
     """Return the augmentation of a function of yours.
 
     fn: (images, random numbers) -> images, of the whole batch at once.  numbers: how many numbers an example
-        gets, uniform in [0, 1): (batch, numbers), of the dtype of float images, else float32.
+        gets, up to 65536, uniform in [0, 1): (batch, numbers), of the dtype of float images, else float32.
 
     Raises ValueError where the function returns another number of images.
 
@@ -302,7 +302,7 @@ def custom(fn: Callable[[Tensor, Tensor], Tensor], numbers: int = 1) -> Augmenta
     name = "augment.custom"
     if not callable(fn):
         raise TypeError(f"{name}: fn is {described(fn)}, expected a function of images and random numbers")
-    count = integer(name, "numbers", numbers, 0)
+    count = integer(name, "numbers", numbers, 0, 2**16)
 
     def apply(examples: Examples) -> Parts:
         x, n = examples.parts[0], len(examples.index)

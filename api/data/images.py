@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from treepie.autodiff import Tensor, ops
 from treepie.autodiff.arguments import described, integer
+from treepie.autodiff.limits import check_total
 from treepie.autodiff.ops import images as image_ops
 
 from .augmentation import Examples, Parts
@@ -42,7 +43,8 @@ def size_of(name: str, argument: str, size: Size, least: int) -> tuple[int, int]
     pair = size if isinstance(size, tuple | list) else (size, size)
     if len(pair) != 2:
         raise ValueError(f"{name}: {argument} is {size}, expected one number or two, (height, width)")
-    return integer(name, argument, pair[0], least), integer(name, argument, pair[1], least)
+    most = 2**31 - 1
+    return integer(name, argument, pair[0], least, most), integer(name, argument, pair[1], least, most)
 
 
 # ---- images
@@ -94,6 +96,7 @@ def windowed(
     """Return the examples with windows of their images; columns: first rows and columns, and flips."""
     x = images_of(name, examples)
     filling(name, x, fill)
+    check_total(name, (*x.shape[:2], *size))
     places = np.zeros((len(x), 4), np.int64)
     for k, column in enumerate(columns):
         places[:, k] = column
@@ -106,7 +109,8 @@ def filling(name: str, x: Tensor, fill: float) -> Tensor:
         raise ValueError(f"{name}: fill is {fill:g}, expected 0 or 1 for images of bools")
     if x.dtype.kind == "i" and (fill != int(fill) or abs(fill) >= 2**31):
         raise ValueError(f"{name}: fill is {fill:g}, expected an integer of 32 bits for images of integers")
-    return Tensor(np.array(fill, x.dtype), None)
+    with np.errstate(over="ignore"):  # a float beyond float32's range becomes inf, as everywhere
+        return Tensor(np.array(fill).astype(x.dtype), None)
 
 
 def random_boxes(
@@ -167,4 +171,4 @@ def mixed(part: Tensor, other: Tensor, weights: NDArray[np.float64]) -> Tensor:
     a, b = floats(part), floats(other)
     rows = (len(a), math.prod(a.shape[1:]))
     column = Tensor(weights.astype(a.dtype).reshape(-1, 1), None)
-    return image_ops.blend(a.reshape(rows), b.reshape(rows), column).reshape(part.shape)
+    return image_ops.blend_rows(a.reshape(rows), b.reshape(rows), column).reshape(part.shape)

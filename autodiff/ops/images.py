@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from treepie.kernels import images as kernels
+from treepie.kernels.elementwise import elementwise as plan_elementwise
 from treepie.kernels.program import Launch, Operand, Spec
 
-from ..arguments import as_tensor
-from ..elementwise import elementwise
+from ..arguments import as_tensor, same_float_dtype
 from ..table import BoundArguments, Case, op
 from ..tensor import Tensor, TensorLike, int64
 
@@ -126,13 +126,33 @@ def image_boxes(x: TensorLike, other: TensorLike, places: TensorLike) -> BoundAr
     return (t, o, at), {}
 
 
-@elementwise(
-    oracle=lambda x, other, weight: weight * x + (1 - weight) * other,
+def _blended(x: Any, other: Any, weight: Any) -> Any:
+    return weight * x + (1.0 - weight) * other
+
+
+def _plan_blend(inputs: list[Operand], outputs: list[Operand], scratch: Any) -> list[Launch]:
+    return [plan_elementwise("blend_rows", _blended, inputs, outputs, 4)]
+
+
+@op(
+    signature="(n,m),(n,m),(n,1)->(n,m)",
+    infer=lambda x, other, weight: [Spec(x.shape, x.dtype)],
+    plan=_plan_blend,
     nondifferentiable=True,
-    accepts="float",
-    flops=4,
+    oracle=_blended,
+    cases=[Case((s, s, (s[0], 1))) for s in ((7, 5), (3, 100), (1, 1), (0, 4), (4, 0))],
+    wrong=Case(((3, 5), (3, 5), (3, 5))),
+    large=Case(((128, 3072), (128, 3072), (128, 1))),
+    domain={2: (0.0, 1.0)},
     magnitude=lambda x, other, weight: np.abs(x) + np.abs(other),
 )
-def blend(x: Any, other: Any, weight: Any) -> Any:
-    """Weight times x plus 1 - weight times another, for weights of 0 to 1."""
-    return weight * x + (1.0 - weight) * other
+def blend_rows(x: TensorLike, other: TensorLike, weight: TensorLike) -> BoundArguments:
+    """Return weight * x + (1 - weight) * other, with a weight for each row, in [0, 1]."""
+    a, b, w = as_tensor(x), as_tensor(other), as_tensor(weight)
+    same_float_dtype("blend_rows", x=a, other=b, weight=w)
+    if a.ndim != 2 or b.shape != a.shape or w.shape != (len(a), 1):
+        raise ValueError(
+            f"blend_rows: x has shape {a.shape}, other {b.shape} and weight {w.shape}, expected (n, m) twice "
+            "and (n, 1)"
+        )
+    return (a, b, w), {}
