@@ -1,5 +1,7 @@
 """The arguments of every public function that has integers: what `extreme_calls.py` puts extremes into."""
 
+from pathlib import Path
+
 import numpy as np
 
 import treepie as tp
@@ -11,6 +13,7 @@ ROWS = np.arange(12.0, dtype=np.float32).reshape(1, 2, 6)
 WINDOW, WINDOW_1D = np.ones((2, 2, 3, 3), np.float32), np.ones((2, 2, 3), np.float32)
 SEQUENCE = np.ones((2, 3, 4), np.float32)
 HEADS = np.ones((1, 2, 3, 4), np.float32)
+CSV = Path(__file__).with_name("extreme.csv")
 PARAMS = {"w": tp.ones(3)}
 
 
@@ -30,6 +33,7 @@ ARGUMENTS = {
     "augment.jitter": {"brightness": 1, "contrast": 1},
     "augment.mixup": {"alpha": 1},
     "augment.shift": {"pixels": (2, 2)},
+    "datasets.load_csv": {"file": str(CSV), "target": 0},
     "arange": {"start": 0, "stop": 3},
     "broadcast_to": {"x": X, "shape": (2, 3, 4)},
     "clip": {"x": X, "low": 1, "high": 2},

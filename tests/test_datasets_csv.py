@@ -40,10 +40,8 @@ def test_numbers_and_categories(load):
     want = [[150, 0, 1, 0, 2], [120, 0, 0, 1, 1.5], [100, 1, 0, 0, 2], [160, 0, 1, 0, 3]]
     same(table.x, want)
     same(table.y, [0, 1, 2, 0])
-    assert repr(table) == (
-        "Table(x: float32 (4, 5); y: int32 (4,); columns: weight, color=green, color=red, color=yellow, size; "
-        "classes: apple, lemon, lime)"
-    )
+    names = "columns: weight, color=green, color=red, color=yellow, size; classes: apple, lemon, lime"
+    assert repr(table) == f"Table(x: float32 (4, 5); y: int32 (4,); {names})"
 
 
 def test_targets_by_name_and_position_and_none(load):
@@ -203,7 +201,9 @@ def test_errors_of_types(load, tmp_path):
     ):
         with pytest.raises(TypeError, match=f"^datasets.load_csv: {message}"):
             load("a,b\n1,2\n", **options)
-    with pytest.raises(FileNotFoundError, match="none.csv"):
+    with pytest.raises(TypeError, match=r"^datasets.load_csv: file is 3, expected a path"):
+        tp.datasets.load_csv(3)
+    with pytest.raises(FileNotFoundError, match=r"none\.csv"):
         tp.datasets.load_csv(tmp_path / "none.csv")
 
 

@@ -25,6 +25,8 @@ _MISSING = frozenset(("", "?", "-", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "n
 #: Categories of a column above which its type must be named: names and keys have many.
 _MOST_CATEGORIES = 100
 
+_LARGEST = float(np.finfo(np.float32).max)
+
 Kind = Literal["number", "category", "index"]
 KINDS = ("number", "category", "index")
 
@@ -83,6 +85,8 @@ class Cells:
 # ---- reading
 def read(path: str | os.PathLike[str], delimiter: str, header: bool) -> Cells:
     """Return the cells of a file, or raise ValueError for lines of other lengths and for odd headers."""
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"{NAME}: file is {described(path)}, expected a path")
     file = str(path)
     rows = _records(file, _text(file, Path(path).expanduser().read_bytes()), delimiter)
     if not rows:
@@ -148,7 +152,7 @@ def is_missing(cell: str) -> bool:
 def is_number(cell: str) -> bool:
     """Whether a cell is a finite number of float32."""
     try:
-        return "_" not in cell and abs(float(cell)) <= np.finfo(np.float32).max
+        return "_" not in cell and abs(float(cell)) <= _LARGEST
     except ValueError:
         return False
 
@@ -250,9 +254,8 @@ def complete(cells: Cells, columns: list[Column], target: Column | None, missing
         if column is target:
             raise cells.error(column.name, row, "the target has no value, expected missing='drop'")
         if missing == "raise":
-            hint = (
-                f"expected missing='drop' or 'fill' (there are {sum(map(is_missing, values))} in the column)"
-            )
-            raise cells.error(column.name, row, f"no value, {hint}")
+            count = sum(map(is_missing, values))
+            problem = f"no value, as in {count} of {len(values)} rows; expected missing='drop' or 'fill'"
+            raise cells.error(column.name, row, problem)
         filled[column.name] = [column.fill if is_missing(c) else c for c in values]
     return Cells(cells.file, cells.lines, filled)
