@@ -3,6 +3,7 @@
 from . import (
     arguments,
     audit,
+    augment,
     caches,
     callbacks,
     checkpoints,
@@ -44,6 +45,7 @@ _PARTS = (
     traces,
     optimizers,
     data,
+    augment,
     first_day,
     checkpoints,
     training,
