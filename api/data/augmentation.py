@@ -48,7 +48,7 @@ class Examples:
         assert self._draws is not None
         key, numbers = self._draws
         bits = random_bits_at(key, Tensor(self.index * numbers + number, None)).numpy()
-        return (bits.view(np.uint64) >> np.uint64(11)) * 2.0**-53
+        return (bits.view(np.uint64) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
     def integers(self, number: int, low: int, high: int) -> NDArray[np.int64]:
         """Return random integers of `low` to `high`, inclusive, by a random number of each example."""
@@ -80,7 +80,7 @@ class Augmentation(Constructed):
         Raises ValueError for parts of different lengths, TypeError without a key.
         """
         single = not isinstance(batch, tuple)
-        parts = tuple(as_tensor(x) for x in ((batch,) if single else batch))
+        parts = tuple([as_tensor(x) for x in (batch if isinstance(batch, tuple) else (batch,))])
         count = length_of(self.name, parts)
         check_draws(self.name, [self], key)
         everything = np.arange(count)
@@ -125,10 +125,12 @@ class AugmentedBatches:
             )
         check_draws("Data.augment", augmentations, key)
         self._batches, self._augmentations, self._key = batches, augmentations, key
-        self.length, self.size, self.single = batches.length, batches.size, batches.single
+        self.length: int = batches.length
+        self.size: int = batches.size
+        self.single: bool = batches.single
         # Stages of several calls have different numbers, since the calls may have the same key.
         self._before: int = batches.stages if isinstance(batches, AugmentedBatches) else 0
-        self.stages = self._before + len(augmentations)
+        self.stages: int = self._before + len(augmentations)
         self.read(0, slice(0, 0))  # shapes and dtypes that do not fit are an error here
 
     def rows(self, e: int, k: int, shards: Shards | None = None) -> Rows:

@@ -78,8 +78,9 @@ class Cells:
 
     def rows(self, kept: list[bool]) -> Cells:
         """Return some of the rows."""
-        pick = lambda values: [v for v, k in zip(values, kept, strict=True) if k]
-        return Cells(self.file, pick(self.lines), {n: pick(c) for n, c in self.columns.items()})
+        picked = [k for k, keep in enumerate(kept) if keep]
+        columns = {name: [values[k] for k in picked] for name, values in self.columns.items()}
+        return Cells(self.file, [self.lines[k] for k in picked], columns)
 
 
 # ---- reading
@@ -232,7 +233,7 @@ def encoded(cells: Cells, column: Column) -> NDArray[np.float32]:
     at = positions(cells, column)
     if column.kind == "index":
         return at.astype(np.float32)[:, None]
-    return (at[:, None] == np.arange(len(column.categories))).astype(np.float32)
+    return np.eye(len(column.categories), dtype=np.float32)[at]
 
 
 def complete(cells: Cells, columns: list[Column], target: Column | None, missing: str) -> Cells:

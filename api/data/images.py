@@ -158,7 +158,8 @@ def beta(examples: Examples, alpha: float) -> NDArray[np.float64]:
     power = ops.exp(ops.log(Tensor(u, None)) * (-1.0 / alpha)).numpy()
     turn = ops.cos(Tensor(2 * math.pi * examples.uniform(2), None)).numpy()
     with np.errstate(divide="ignore", over="ignore"):
-        return 0.5 + sign / np.sqrt(1 + 1 / ((power - 1) * turn**2))
+        root: NDArray[np.float64] = np.sqrt(1 + 1 / ((power - 1) * turn**2))
+    return 0.5 + sign / root
 
 
 def floats(x: Tensor) -> Tensor:

@@ -41,11 +41,12 @@ def _windows_oracle(x: Any, places: Any, size: tuple[int, int], fill: float) -> 
 def _plan_windows(
     inputs: list[Operand], outputs: list[Operand], scratch: Any, size: tuple[int, int], fill: float
 ) -> list[Launch]:
-    return [kernels.windows(*inputs, *outputs, fill)]
+    x, places = inputs
+    return [kernels.windows(x, places, outputs[0], fill)]
 
 
 #: Added to test operands of 0 to 8: windows that begin before the image, and both ways to flip.
-_BEFORE = {1: (-4, -4, 0, -1)}
+_BEFORE: dict[int, tuple[int, ...]] = {1: (-4, -4, 0, -1)}
 
 
 @op(
