@@ -136,6 +136,7 @@ from . import (
     layer as layer,
     loss as loss,
     metric as metric,
+    onnx as onnx,
     optim as optim,
 )
 from .data import augment as augment, datasets as datasets
@@ -166,6 +167,7 @@ _MODULES = (
     loss,
     math,
     metric,
+    onnx,
     optim,
     ptree,
     rng,

@@ -32,7 +32,7 @@ SUBMODULES = (
         "loss",
         "math",
     ),
-    *("math", "metric", "optim", "optim.schedule", "ptree", "rng"),
+    *("math", "metric", "onnx", "optim", "optim.schedule", "ptree", "rng"),
 )
 
 #: Names whose values hold no docstring.

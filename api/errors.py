@@ -152,6 +152,7 @@ _OTHERS = {
     "criterion": "loss",
     "dim": "axis",
     "epsilon": "eps",
+    "layer_norm_eps": "eps",
     "learning_rate": "lr",
     "loss_fn": "loss",
     "n_epochs": "epochs",

@@ -42,6 +42,7 @@ _OTHERS = {
     "functional": "fn",
     "initializers": "init",
     "layers": "layer",
+    "loadstatedict": "hub.assign",
     "losses": "loss",
     "lrscheduler": "optim.schedule",
     "manualseed": "rng.key",

@@ -239,6 +239,7 @@ NO_INTEGERS = {
     *("datasets.cifar10", "datasets.fashion_mnist"),
     *("value_and_grad_aux", "vjp", "checkpoint.load", "checkpoint.load_state", "checkpoint.save"),
     *("checkpoint.save_state", "datasets.digits", "datasets.mnist", "distributed.world", "hub.load_config"),
+    *("hub.assign", "hub.rename"),
     *("hub.load_weights", "layer.compose", "layer.flatten", "layer.gelu", "layer.lambda_", "layer.relu"),
     *("layer.bidirectional", "layer.model", "layer.global_avg_pool", "layer.global_max_pool"),
     *(

@@ -30,6 +30,7 @@ def transformer_encoder(
     is_causal: bool = False,
     bias: bool = True,
     rope: bool = False,
+    eps: float = 1e-5,
 ) -> Layer:
     """Return an encoder's block: self-attention and two linear layers, (batch, seq, embed_dim) -> the same.
 
@@ -42,7 +43,7 @@ def transformer_encoder(
     norm_first: False normalizes sums instead, norm1(x + attention(x)), as Vaswani et al. 2017; True is easier
         to train in depth (Xiong et al. 2020).
     is_causal: position i attends to 0 to i, as in GPT.  rope: rotary position embeddings.
-    bias: whether linear layers and attention have biases.
+    bias: whether linear layers and attention have biases.  eps: of the norms, as for `layer_norm`.
 
     Parameters: self_attention (as `multi_head_attention`), linear1, linear2, norm1, norm2. The mask of keys
     is the context's "attention_mask". PyTorch's `TransformerEncoderLayer` has the same parts; its
@@ -62,8 +63,8 @@ def transformer_encoder(
         "self_attention": multi_head_attention(
             embed_dim, num_heads, dropout=dropout, is_causal=is_causal, rope=rope, bias=bias
         ),
-        "norm1": layer_norm(embed_dim),
-        "norm2": layer_norm(embed_dim),
+        "norm1": layer_norm(embed_dim, eps),
+        "norm2": layer_norm(embed_dim, eps),
         **_feed_forward(name, embed_dim, hidden_dim, dropout, bias),
     }
     block = _Block(activation, dropout > 0, norm_first)
@@ -86,6 +87,7 @@ def transformer_decoder(
     is_causal: bool = True,
     bias: bool = True,
     rope: bool = False,
+    eps: float = 1e-5,
 ) -> Layer:
     """Return a decoder's block: self-attention, attention to an encoder's output, and two linear layers.
 
@@ -117,9 +119,9 @@ def transformer_decoder(
             embed_dim, num_heads, dropout=dropout, is_causal=is_causal, rope=rope, bias=bias
         ),
         "cross_attention": multi_head_attention(embed_dim, num_heads, dropout=dropout, bias=bias),
-        "norm1": layer_norm(embed_dim),
-        "norm2": layer_norm(embed_dim),
-        "norm3": layer_norm(embed_dim),
+        "norm1": layer_norm(embed_dim, eps),
+        "norm2": layer_norm(embed_dim, eps),
+        "norm3": layer_norm(embed_dim, eps),
         **_feed_forward(name, embed_dim, hidden_dim, dropout, bias),
     }
     block = _Block(activation, dropout > 0, norm_first)
