@@ -140,7 +140,7 @@ from . import (
     onnx as onnx,
     optim as optim,
 )
-from .data import datasets as datasets
+from .data import augment as augment, datasets as datasets
 from .data.pipeline import Data as Data
 from .layer import Context as Context
 from .machine import cache_info as cache_info, show_config as show_config
@@ -163,6 +163,7 @@ if _TYPE_CHECKING:
 bool = bool_
 
 _MODULES = (
+    augment,
     callback,
     checkpoint,
     data,

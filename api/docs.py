@@ -26,6 +26,7 @@ SUBMODULES = (
         "checkpoint",
         "data",
         "datasets",
+        "augment",
         "distributed",
         "fn",
         "hub",

@@ -135,7 +135,7 @@ def explain_names(package: ModuleType, modules: Mapping[str, ModuleType], quick:
     """
     for prefix, module in {"": package, **modules}.items():
         for name in dir(module):
-            value = getattr(module, name)
+            value = vars(module).get(name)  # None for a module that is imported where it is first used
             if isinstance(value, type) and value.__module__.startswith("treepie."):
                 if value not in quick and not issubclass(value, Exception):
                     _explain_class(value)
@@ -217,8 +217,9 @@ class Elsewhere:
 
 def suggest_attributes(tensor: type, package: ModuleType) -> None:
     """Make missing attributes of tensors errors that say what to use: those of `_TENSORS`, and ops."""
-    functions = {name: getattr(package, name) for name in dir(package)}
-    ops = {n: f"tp.{n}(x)" for n, f in functions.items() if ".autodiff.ops." in getattr(f, "__module__", "")}
+    ops = {
+        n: f"tp.{n}(x)" for n, f in vars(package).items() if ".autodiff.ops." in getattr(f, "__module__", "")
+    }
     hints = {name: hint for name, hint in {**ops, **_TENSORS}.items() if not hasattr(tensor, name)}
     for name, hint in hints.items():
         setattr(tensor, name, Elsewhere(name, hint))

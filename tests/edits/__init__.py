@@ -3,6 +3,7 @@
 from . import (
     arguments,
     audit,
+    augment,
     caches,
     callbacks,
     checkpoints,
@@ -47,6 +48,7 @@ _PARTS = (
     traces,
     optimizers,
     data,
+    augment,
     first_day,
     checkpoints,
     hub,
