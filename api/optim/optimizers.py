@@ -45,7 +45,7 @@ def sgd(
     if momentum == 0:
         if nesterov:
             raise ValueError("sgd: nesterov is True with momentum 0, expected a momentum above 0")
-        return _rule("sgd", rules.sgd, 0, lambda step: (rate(step),), weight_decay, mask)
+        return _rule("sgd", rules.sgd, 0, lambda step: (rate(step),), weight_decay, mask, lazy=True)
     rule = rules.nesterov if nesterov else rules.momentum
     return _rule("sgd", rule, 1, lambda step: (rate(step), momentum), weight_decay, mask)
 
@@ -57,13 +57,14 @@ def _rule(
     numbers: Callable[[int], tuple[float, ...]],
     weight_decay: float,
     mask: Mask,
+    lazy: bool = False,
 ) -> Rule:
     """Return a rule with decoupled weight decay, or without where that is 0."""
     check(name, weight_decay=(weight_decay, 0.0, math.inf))
     if weight_decay == 0:
-        return Rule(name, rule, moments, numbers)
+        return Rule(name, rule, moments, numbers, lazy=lazy)
     assert rule.decayed is not None
-    return Rule(name, rule.decayed, moments, lambda step: (*numbers(step), weight_decay), mask)
+    return Rule(name, rule.decayed, moments, lambda step: (*numbers(step), weight_decay), mask, True, True, lazy)
 
 
 def _adam_numbers(
@@ -95,7 +96,7 @@ def adam(lr: float | Schedule, b1: float = 0.9, b2: float = 0.999, eps: float = 
     >>> import treepie as tp
     >>> opt = tp.optim.adam(tp.optim.schedule.cosine_decay(1e-3, 1000))
     """
-    return Rule("adam", rules.adam, 2, _adam_numbers("adam", lr, b1, b2, eps, 0.0))
+    return Rule("adam", rules.adam, 2, _adam_numbers("adam", lr, b1, b2, eps, 0.0), lazy=True)
 
 
 @constructor
@@ -118,7 +119,8 @@ def adamw(
     >>> import treepie as tp
     >>> opt = tp.optim.adamw(1e-3, mask=lambda params: tp.ptree.map(lambda p: p.ndim > 1, params))
     """
-    return Rule("adamw", rules.adam, 2, _adam_numbers("adamw", lr, b1, b2, eps, weight_decay), mask)
+    numbers = _adam_numbers("adamw", lr, b1, b2, eps, weight_decay)
+    return Rule("adamw", rules.adam, 2, numbers, mask, decay=weight_decay > 0, lazy=True)
 
 
 @constructor
@@ -168,7 +170,8 @@ def adagrad(
     """
     rate = rate_of("adagrad", lr)
     check("adagrad", eps=(eps, 0.0, math.inf))
-    return _rule("adagrad", rules.adagrad, 1, lambda step: (rate(step), eps), weight_decay, mask)
+    numbers = lambda step: (rate(step), eps)
+    return _rule("adagrad", rules.adagrad, 1, numbers, weight_decay, mask, lazy=True)
 
 
 @constructor

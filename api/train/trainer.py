@@ -211,7 +211,9 @@ class Trainer(ShownAsCall):
         st = ranks.agreed(run.begin(st, resume))
         # The norm of parts has other bits than that of the whole, which clipping would pass on.
         same_bits = micro_shards is None or clip_norm is None
-        own = self.optimizer.elementwise and same_bits
+        # Rows of a sparse table would be cut between ranks.
+        whole_rows = snapshot_of("Trainer.fit", self.optimizer, st).buffers.layout.sparse
+        own = self.optimizer.elementwise and same_bits and not whole_rows
         summed, shares = loss_reduction == "sum", shard_optimizer and own
         parts = parts_of(self.steps, ranks, accumulate_steps, micro_shards, summed, shares)
         options = loss, run.rngs, clip_norm, on_nonfinite, accumulate_steps, parts, class_weight
