@@ -6,6 +6,7 @@ that a dense one means the same: it is only slower.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -110,44 +111,71 @@ def arrays_of(layout: FlatLayout, arrays: Sequence[np.ndarray]) -> list[np.ndarr
     return result
 
 
-def lookups_of(trace: Trace, items: Sequence[Any], gradient: Tensor) -> RowGradient | None:
-    """Return the symbolic gradient of a table as a set of rows, where it is a sum over lookups; else None.
+def flat_gradients(
+    trace: Trace, before: Sequence[Any], groups: Sequence[FlatGroup], leaves: Sequence[Tensor]
+) -> list[Gradient]:
+    """Return symbolic gradients by group: of a table that is read by lookups alone, the rows of these.
 
-    items: the entries and aliases of the trace.
+    The entries that compute the dense gradient of such a table are removed from the trace: one that may report
+    an error is not dead code for a program, and the lookups have checked the indices.
+
+    before: entries and aliases that precede those of the trace.  leaves: the gradients of all leaves.
     """
+    tables = {group: _lookups(trace, before, leaves[group.leaves[0]]) for group in groups if group.sparse}
+    found = [entry for entries in tables.values() if entries for entry in entries]
+    result: list[Gradient] = []
+    for group in groups:
+        entries = tables.get(group)
+        result.append(_of_lookups(trace, entries, group) if entries else group.flat(leaves))
+    for entry in sorted(found, key=lambda entry: -entry.first):
+        others = [item for item in (*before, *trace.entries) if item is not entry]
+        if not any(entry.first in _operands(item) for item in others):
+            trace.entries = [item for item in trace.entries if item is not entry]
+    return result
+
+
+def _operands(item: Any) -> Sequence[int]:
+    """Return the numbers of the values that an entry reads, or that an alias stands for."""
+    return item.inputs if isinstance(item, Entry) else [other for _, other in item.values]
+
+
+def _lookups(trace: Trace, before: Sequence[Any], gradient: Tensor) -> list[Entry] | None:
+    """Return the entries that compute a table's gradient, where it is a sum over lookups; else None."""
     producers: dict[int, Entry] = {}
     aliases: dict[int, int] = {}
-    for item in items:
+    for item in (*before, *trace.entries):
         if isinstance(item, Entry):
             producers[item.first] = item
         else:
             aliases.update(item.values)
-    scatter, add = OPS["scatter_add"], OPS["add"]
 
     def collected(number: int) -> list[Entry] | None:
         while number in aliases:
             number = aliases[number]
         entry = producers.get(number)
-        if entry is not None and entry.op is scatter and entry.attributes["axis"] == 0:
+        if entry is not None and entry.op is OPS["scatter_add"] and entry.attributes["axis"] == 0:
             return [entry]
-        if entry is not None and entry.op is add:
-            # The tape adds them one by one. Another order would have other bits.
-            before, last = map(collected, entry.inputs)
-            return [*before, *last] if before and last and len(last) == 1 else None
+        if entry is not None and entry.op is OPS["add"]:
+            # The tape adds them up one by one. Another order would have other bits.
+            sums, last = map(collected, entry.inputs)
+            return [*sums, *last, entry] if sums and last and len(last) == 1 else None
         return None
+
+    return collected(trace.number_of(gradient))
+
+
+def _of_lookups(trace: Trace, entries: Sequence[Entry], group: FlatGroup) -> RowGradient:
+    """Return the sum of the gradients of lookups. entries: of `_lookups`."""
 
     def tensor(number: int) -> Tensor:
         value = trace.values[number]
         return value if isinstance(value, Tensor) else Tensor(value, None)
 
-    lookups = collected(trace.number_of(gradient))
-    if lookups is None:
-        return None
-    size, dim = gradient.shape
-    pairs = [[tensor(n) for n in entry.inputs] for entry in lookups]
+    ((size, dim),) = group.shapes
+    pairs = [[tensor(n) for n in entry.inputs] for entry in entries if entry.op is OPS["scatter_add"]]
     values = [ops.reshape(g, (i.size, dim)) for g, i in pairs]
     indices = [ops.reshape(i, (-1,)) for _, i in pairs]
-    ends = tuple(np.cumsum([i.size for i in indices]).tolist())
+    ends = tuple(itertools.accumulate(i.size for i in indices))
     if len(pairs) == 1:
         return RowGradient(*sum_rows(indices[0], values[0], size, ends))
     indices = [ops.astype(i, int64) for i in indices]

@@ -17,7 +17,7 @@ from treepie.autodiff.trace.number import Numbers
 from treepie.autodiff.transform import check_dependent, or_zeros
 
 from ..optim.gradients import norm_of
-from ..optim.sparse import Gradient, lookups_of, row_gradients, tensors_of
+from ..optim.sparse import Gradient, flat_gradients, row_gradients, tensors_of
 from . import finish
 from .inputs import Part, Total
 from .terms import terms_of, unchecked
@@ -146,10 +146,11 @@ def _finish(step: Step, numbers: Numbers, forward: list[Any]) -> _Outputs:
     buffers = inputs.at.buffers
     grads = [or_zeros(x, v) for x, v in zip(step.gradients, step.variables, strict=True)]
     grads = step.weighted(grads)
-    flat = list(buffers.layout.flat_trained(grads))
     loss = ops.astype(step.loss, float64)
     if part is None:
-        return _update(step, numbers, loss, _by_lookups(step, forward, grads, flat))
+        groups = buffers.layout.groups[: buffers.layout.trained]
+        return _update(step, numbers, loss, flat_gradients(trace, forward, groups, grads))
+    flat = list(buffers.layout.flat_trained(grads))
     assert step.weight is not None
     count = len(buffers.arrays)
     first, late = 2 * count + 1, len(trace.entries)
@@ -158,19 +159,6 @@ def _finish(step: Step, numbers: Numbers, forward: list[Any]) -> _Outputs:
         flat = [a + b for a, b in zip(sums, flat, strict=True)]
     filled = [*[(t, first + k) for k, t in enumerate(flat)], _increment(step, 2 * count)]
     return _Outputs([loss, ops.astype(step.weight, float64)], filled, [], late)
-
-
-def _by_lookups(
-    step: Step, forward: list[Any], grads: Sequence[Tensor], flat: Sequence[Tensor]
-) -> list[Gradient]:
-    """Return gradients of groups, those of tables that lookups alone read as the rows of these lookups."""
-    result: list[Gradient] = list(flat)
-    items = [*forward, *step.trace.entries]
-    for k, group in enumerate(step.inputs.at.buffers.layout.groups[: len(flat)]):
-        if group.sparse:
-            rows = lookups_of(step.trace, items, grads[group.leaves[0]])
-            result[k] = flat[k] if rows is None else rows
-    return result
 
 
 def _update(
