@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from .. import fn, init as initializers
-from ..pickling import constructor
 from ..optim.sparse import NAME as SPARSE
+from ..pickling import constructor
 from .core import Layer, check_sizes, parametric
 
 

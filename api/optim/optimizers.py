@@ -64,7 +64,9 @@ def _rule(
     if weight_decay == 0:
         return Rule(name, rule, moments, numbers, lazy=lazy)
     assert rule.decayed is not None
-    return Rule(name, rule.decayed, moments, lambda step: (*numbers(step), weight_decay), mask, True, True, lazy)
+    return Rule(
+        name, rule.decayed, moments, lambda step: (*numbers(step), weight_decay), mask, True, True, lazy
+    )
 
 
 def _adam_numbers(

@@ -201,6 +201,4 @@ def update_rows(
     after = rule(at, g.values, tuple(moments))
     if not apply:
         tables[0] = zeros(shape, p.dtype)
-    return tuple(
-        [ops.reshape(write_rows(t, g.rows, v), (-1,)) for t, v in zip(tables, after, strict=True)]
-    )
+    return tuple([ops.reshape(write_rows(t, g.rows, v), (-1,)) for t, v in zip(tables, after, strict=True)])
