@@ -1,7 +1,7 @@
-"""Sums of the rows that lookups in a table have in common, and writes of some rows of a table.
+"""Sums of gradients of lookups by row of a table, and writes of some rows of a table.
 
-A set of rows is their numbers, ascending, and an array with a row for each. It has room for the most rows that
-there can be: the number of unused ones is -1, and their elements are zeros.
+A set of rows is an array of their numbers, ascending, and an array of their elements. Both have room for the
+largest set of the shapes: the row numbers of unused room, at the end, are -1, and its elements zeros.
 """
 
 from . import config, sort
@@ -37,7 +37,7 @@ def _positions(lo: int, hi: int, indices: A1, keys: A1, n: int, group: int, stat
 
 @kernel
 def _runs(lo: int, hi: int, keys: A1, order: A1, starts: A1) -> None:
-    # starts[r]: where the r-th distinct key begins in `order`; then the end; the last element is their number.
+    # starts[r]: where the r-th distinct key begins in `order`; then the end; the last is the number of keys.
     count, m = 0, order.size
     for k in range(m):
         if k == 0 or keys[order[k]] != keys[order[k - 1]]:
@@ -177,15 +177,15 @@ def sum_rows(
     lookup, added up in order.  scratch: of `sum_scratch`.  size: of the table.
     Reports an error when an index is outside of [-size, size).
     """
-    keys, order, starts, part, *rest = scratch
+    keys, order, starts, part, sorted_keys, positions, counts = scratch
     m, room, dim = indices.size, rows.size, g.shape[1]
     group = config.ELEMENTWISE_CHUNK
-    line = keys.reshaped(1, m, 1), order.reshaped(1, m, 1)
+    lines = keys.reshaped(1, m, 1), order.reshaped(1, m, 1), sorted_keys, positions, counts
     rows_each = max(1, group // max(dim, 1))
     work = 3.0 * g.spec.nbytes * config.BYTE_NS + 12.0 * m
     return [
         _positions(-(-m // group), 1.0 * m, indices, keys, size, group),
-        sort.argsort(*line, *rest, False),
+        sort.argsort(*lines, descending=False),
         _runs(1, 2.0 * m, keys, order, starts),
         _sum_runs(-(-room // rows_each), work, keys, order, starts, g, sums, part, rows, (rows_each, *ends)),
         _pack(1, 3.0 * room, sums, rows),
@@ -193,7 +193,7 @@ def sum_rows(
 
 
 def sort_scratch(line: Operand) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return the shapes, of int64, of the last three parts of the scratch of `sum_rows`, by `sort.scratch`."""
+    """Return the shapes, of int64, of the last three operands of the scratch of `sum_rows`."""
     return sort.scratch(line)
 
 
@@ -208,7 +208,7 @@ def nonzero_rows(g: Operand, marks: Operand, rows: Operand, values: Operand) -> 
 
 
 def norm(values: Operand, sums: Operand, out: Operand) -> list[Launch]:
-    """Plan out () float64 = the root of the sum of squares of a set's rows. sums: float64, of `norm_chunks`."""
+    """Plan out (), float64 = the L2 norm of a set's rows. sums: (norm_chunks,), float64."""
     chunks = norm_chunks(values.shape[0])
     return [
         _squares(chunks, 1.0 * values.size, values, sums, _NORM_ROWS),
@@ -222,7 +222,7 @@ def norm_chunks(room: int) -> int:
 
 
 def write_rows(x: Operand, rows: Operand, values: Operand, out: Operand) -> list[Launch]:
-    """Plan out = x (n, dim) with the rows of a set replaced by values; where out is x, only they are written."""
+    """Plan out = x (n, dim) with a set's rows replaced by values. In place, only these rows are written."""
     group, flat = _COPY_CHUNK, x.reshaped(x.size)
     work = 2.0 * x.spec.nbytes * config.BYTE_NS
     copy = _copy_other(-(-x.size // group), work, flat, out.reshaped(x.size), group)

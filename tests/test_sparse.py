@@ -249,9 +249,8 @@ def test_rows_whose_gradient_is_zero_are_not_touched():
     untouched = np.setdiff1d(np.arange(ROWS), np.setdiff1d(X % ROWS, [0]))
     assert 0 in untouched
     assert (X == 0).any()
-    np.testing.assert_array_equal(
-        p[untouched], _trees(start)[0]["table"]["sparse_embedding"].numpy()[untouched]
-    )
+    before = start.vars.params["table"]["sparse_embedding"].numpy()
+    np.testing.assert_array_equal(p[untouched], before[untouched])
     assert not m[untouched].any()
     assert not v[untouched].any()
 
@@ -291,7 +290,7 @@ REFUSED = {
     "adagrad, decay": (lambda: tp.optim.adagrad(0.1, weight_decay=0.1), "^adagrad: "),
     "adamw": (
         lambda: tp.optim.adamw(0.1),
-        "^adamw: the parameter 'table.sparse_embedding' is of an embedding",
+        "^adamw: the parameter 'table.sparse_embedding' is of an",
     ),
     "rmsprop": (lambda: tp.optim.rmsprop(0.1), "^rmsprop: "),
     "nadam": (lambda: tp.optim.nadam(0.1), "^nadam: "),
@@ -378,8 +377,8 @@ def test_steps_by_hand_have_the_bits_of_fit(optimizer):
         def loss(out, y=y):
             return tp.loss.mse(out, y)
 
-        def objective(params, x=x, loss=loss):
-            return loss(model.apply(st.vars.with_params(params), tp.tensor(x))[0])
+        def objective(params, x=x, loss=loss, vars=st.vars):
+            return loss(model.apply(vars.with_params(params), tp.tensor(x))[0])
 
         grads = tp.grad(objective)(params)
         changes, after = other.step(state, params, grads)

@@ -17,17 +17,18 @@ def embedding(vocab_size: int, embed_dim: int, scale: bool = True, sparse: bool 
         elements. Other rows cost nothing, in time or memory, so that the table may be large. Optimizers that
         support it, without weight decay of the table: `sgd` without momentum and `adagrad`, whose updates are
         those of a dense table; `adam` and `adamw`, which become lazy: the moments of a row that is not
-        touched do not decay, and do not move it, as in PyTorch's SparseAdam. With `chain`, `clip_norm` and
-        `clip_value`. Others raise ValueError in `Trainer.init` and `Optimizer.init`.
+        touched do not decay, and do not move it, as in PyTorch's SparseAdam. In a `chain`, `clip_norm` and
+        `clip_value` may precede them. Others raise ValueError in `Trainer.init` and `Optimizer.init`.
 
     Parameters: embedding (vocab_size, embed_dim), with `sparse` named sparse_embedding; at first normal with
     a standard deviation of 1 / sqrt(embed_dim) with `scale`, so that results have variance 1, and 0.02
     without (as GPT-2).
 
-    A sparse table may be looked up several times in a model, in layers that share it. Where a step uses it in
-    another way (in a product, or a penalty in the loss), and in steps of several ranks, micro-shards or
-    accumulated gradients, results are the same, and the gradient and its sums are dense: a step costs time in
-    proportion to the table. Ranks do not share the optimizer's state then (`shard_optimizer`).
+    A sparse table may be looked up several times in a model. `Trainer.fit` updates it in place, unless a
+    callback keeps the state. Elsewhere results are the same, at a cost in proportion to the table: in
+    `Trainer.step`, which copies it, since the earlier state stays valid; where a model uses the table in
+    another way, as in a product or a penalty; and with several ranks, micro-shards or accumulated gradients,
+    whose sums are dense. Ranks do not share the optimizer's state then (`shard_optimizer`).
 
     >>> import treepie as tp
     >>> model = tp.layer.embedding(100, 8)

@@ -64,9 +64,8 @@ def _rule(
     if weight_decay == 0:
         return Rule(name, rule, moments, numbers, lazy=lazy)
     assert rule.decayed is not None
-    return Rule(
-        name, rule.decayed, moments, lambda step: (*numbers(step), weight_decay), mask, True, True, lazy
-    )
+    decayed = lambda step: (*numbers(step), weight_decay)
+    return Rule(name, rule.decayed, moments, decayed, mask, decay=True, lazy=lazy)
 
 
 def _adam_numbers(
@@ -94,6 +93,9 @@ def adam(lr: float | Schedule, b1: float = 0.9, b2: float = 0.999, eps: float = 
         p = p - lr * m^ / (sqrt(v^) + eps) with m^ = m / (1 - b1**t), v^ = v / (1 - b2**t) in step t
 
     lr: a float or a schedule.  b1, b2: in [0, 1).  eps: 0 or more. ValueError for others.
+
+    For the table of an embedding with `sparse=True` it is lazy: rows whose gradient is zero keep their
+    moments.
 
     >>> import treepie as tp
     >>> opt = tp.optim.adam(tp.optim.schedule.cosine_decay(1e-3, 1000))

@@ -1,7 +1,7 @@
-"""Updates of tables of which a step reads some rows: gradients as sets of rows, and rules for these rows alone.
+"""Updates of tables of which a step reads some rows: gradients as sets of rows, and updates of these rows.
 
-A row is touched in a step where its gradient is not zero in every element. That is a property of the gradient, so
-that a dense one means the same: it is only slower.
+A row is touched in a step unless its gradient is zero in every element. That is a property of the gradient:
+the same one as a dense array has the same result, at the cost of a pass over the table.
 """
 
 from __future__ import annotations
@@ -72,10 +72,10 @@ def check_sparse(name: str, path: str, supported: bool, reason: str = "") -> boo
     sparse = is_sparse(path)
     if sparse and not supported:
         raise ValueError(
-            f"{name}: the parameter {path!r} is of an embedding with sparse=True, which {reason or name} does "
-            "not support, since it would change rows that a step does not read; expected sgd without momentum, "
-            "adagrad or adam, without weight decay (partition has another optimizer for other parameters), "
-            "or sparse=False"
+            f"{name}: the parameter {path!r} is of an embedding with sparse=True, which {reason or name} "
+            "does not support, since it would change rows that a step does not read; expected sgd without "
+            "momentum, adagrad or adam, without weight decay (partition has another optimizer for other "
+            "parameters), or sparse=False"
         )
     return sparse
 
@@ -116,8 +116,8 @@ def flat_gradients(
 ) -> list[Gradient]:
     """Return symbolic gradients by group: of a table that is read by lookups alone, the rows of these.
 
-    The entries that compute the dense gradient of such a table are removed from the trace: one that may report
-    an error is not dead code for a program, and the lookups have checked the indices.
+    The entries that compute the dense gradient of such a table are removed from the trace: to a program, an
+    entry that may report an error is never dead code. The lookups have checked the indices.
 
     before: entries and aliases that precede those of the trace.  leaves: the gradients of all leaves.
     """

@@ -1,7 +1,7 @@
 """Sets of rows of a table: sums of the gradients of lookups, and updates that leave other rows as they are.
 
-A set is (rows, values): row numbers (room,) int64, ascending, and a value (room, dim) for each. Unused room is at
-the end: row numbers of -1, values of zeros.
+A set is (rows, values): row numbers (room,) int64, ascending, and values (room, dim). Unused room is at the
+end: row numbers of -1, values of zeros.
 """
 
 from __future__ import annotations

@@ -111,8 +111,8 @@ EDITS = [
     Edit(
         "global-norm-in-float32",
         "api/optim/gradients.py",
-        "ops.vector_norm(as_tensor(x), dtype=float64)",
-        "ops.vector_norm(as_tensor(x), dtype=as_tensor(x).dtype)",
+        "ops.vector_norm(g, dtype=float64)",
+        "ops.vector_norm(g, dtype=g.dtype)",
         "the norm of gradients overflows in float32",
         "tests/test_optim.py -k global_norm",
     ),
