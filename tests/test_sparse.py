@@ -11,62 +11,9 @@ from treepie.distributed import Local
 from treepie.kernels import threads
 
 from .op_by_op import run_eagerly
+from .sparse_models import BATCH, DIM, MODELS, RNG, ROWS, STEPS, X, Y, masked, one_lookup, three_lookups
 
-ROWS, DIM, BATCH, STEPS = 40, 6, 8, 7
-RNG = np.random.default_rng(0)
-#: Indices repeat, some count from the end, and most rows of the table are in few batches or none.
-X = RNG.integers(-5, 12, (BATCH * STEPS, 3))
-Y = RNG.normal(size=(BATCH * STEPS, 1))
 KEY = tp.rng.key(0)
-TABLE = "table.sparse_embedding"
-
-
-def one_lookup(sparse=True):
-    """Return a model that reads a table once."""
-    parts = {"table": tp.layer.embedding(ROWS, DIM, sparse=sparse), "head": tp.layer.linear(3 * DIM, 1)}
-    return tp.layer.model(parts, lambda call, x: call.head(call.table(x).reshape(len(x), -1)))
-
-
-def three_lookups(sparse=True):
-    """Return a model that reads a table three times, at indices of several shapes and dtypes."""
-    parts = {"table": tp.layer.embedding(ROWS, DIM, sparse=sparse), "head": tp.layer.linear(DIM, 1)}
-
-    def forward(call, x):
-        first = call.table(x[:, 0])
-        both = call.table(x[:, 1:].astype(tp.int32))
-        return call.head(tp.tanh(first * both.sum(1)) + call.table(x).mean(1))
-
-    return tp.layer.model(parts, forward)
-
-
-def masked(sparse=True):
-    """Return a model of which the index 0 is padding."""
-    parts = {"table": tp.layer.embedding(ROWS, DIM, sparse=sparse), "head": tp.layer.linear(DIM, 1)}
-
-    def forward(call, x):
-        mask = (x != 0).astype(tp.float64)
-        return call.head((call.table(x) * mask.reshape(len(x), 3, 1)).sum(1))
-
-    return tp.layer.model(parts, forward)
-
-
-def penalized(sparse=True):
-    """Return a model whose output depends on all rows of the table, so that its gradient is dense."""
-    table = tp.layer.embedding(ROWS, DIM, sparse=sparse)
-
-    def apply(params, state, x, **_):
-        (weight,) = params["table"].values()
-        rows = tp.fn.embedding(x, weight)
-        return rows.mean((1, 2)).reshape(-1, 1) + 1e-3 * (weight[10:] * weight[10:]).sum(), state
-
-    def init(rngs, dtype):
-        vars = table.init(rngs, dtype)
-        return vars.with_params({"table": vars.params})
-
-    return tp.layer.Layer(init, tp.pure(apply), "penalized")
-
-
-MODELS = {"one": one_lookup, "three": three_lookups, "masked": masked, "penalized": penalized}
 EXACT = {"sgd": lambda: tp.optim.sgd(0.1), "adagrad": lambda: tp.optim.adagrad(0.1)}
 LAZY = {"adam": lambda: tp.optim.adam(0.1), "adamw": lambda: tp.optim.adamw(0.1, weight_decay=0.0)}
 OPTIMIZERS = EXACT | LAZY
@@ -81,8 +28,8 @@ def data():
 def fit(model, optimizer, dtype=tp.float64, batches=None, **options):
     trainer = tp.Trainer(model, optimizer)
     st = trainer.init(rngs=KEY, dtype=dtype)
-    given = {"loss": tp.loss.mse, "epochs": 2, "progress": False} | options
-    return trainer.fit(st, batches or data().map(lambda x, y: (x, y.astype(dtype))), **given)
+    settings = {"loss": tp.loss.mse, "epochs": 2, "progress": False} | options
+    return trainer.fit(st, batches or data().map(lambda x, y: (x, y.astype(dtype))), **settings)
 
 
 def arrays(st):

@@ -231,8 +231,8 @@ EDITS = [
     Edit(
         "frozen-trained",
         "api/optim/flat.py",
-        "members.setdefault((of.moments is None, t.dtype, of.label), [])",
-        "members.setdefault((False, t.dtype, of.label), [])",
+        "members.setdefault((of.moments is None, t.dtype, of.label, table), [])",
+        "members.setdefault((False, t.dtype, of.label, table), [])",
         "frozen parameters have gradients",
         "tests/test_optim_compose.py -k frozen",
     ),

@@ -61,9 +61,9 @@ EDITS = [
     ),
     Edit(
         "sparse-shared-by-ranks",
-        "api/train/trainer.py",
-        "own = self.optimizer.elementwise and same_bits and not whole_rows",
-        "own = self.optimizer.elementwise and same_bits",
+        "api/train/state.py",
+        "return optimizer.elementwise and not snapshot_of",
+        "return optimizer.elementwise or snapshot_of",
         "ranks update parts of the table that cut rows",
         "tests/test_sparse.py -k ranks",
     ),
