@@ -262,9 +262,9 @@ EDITS = [
     ),
     Edit(
         "share-any-update",
-        "api/train/trainer.py",
-        "own = self.optimizer.elementwise and same_bits",
-        "own = same_bits",
+        "api/train/state.py",
+        "return optimizer.elementwise and not snapshot_of",
+        "return not snapshot_of",
         "ranks take LAMB's norms of their slices",
         "tests/test_optim_compose.py -k shared",
     ),
