@@ -47,7 +47,7 @@ _TILE, _LAST_TILE, _PACK, _EPILOGUE = range(4)
 
 
 @kernel
-def _pack(lo: int, hi: int, x: A3, out: A1, across: int, width: int, pack: int) -> None:
+def _pack(lo: int, hi: int, x: A3, out: A1, across: int, width: int, pack: int, pairs: int) -> None:
     # A panel is `width` neighbours of one axis by all of the other. `across`: of the last one.
     count = x.shape[2] if across else x.shape[1]
     depth = x.shape[1] if across else x.shape[2]
@@ -56,7 +56,8 @@ def _pack(lo: int, hi: int, x: A3, out: A1, across: int, width: int, pack: int) 
     for chunk in range(lo, hi):
         first = chunk % panels * width
         source = x.ctypes.data + chunk // panels * x.shape[1] * row + first * (itemsize if across else row)
-        target = out.ctypes.data + chunk * depth * width * itemsize
+        terms = (depth + 1) // 2 if pairs else depth
+        target = out.ctypes.data + chunk * terms * width * itemsize
         call_address(pack, source, row, depth, min(width, count - first), target)
 
 
@@ -174,11 +175,16 @@ def tiling(
     fewest = _PAYS if packs_b == "inside" else max(1, min(_FEWEST, strips // 2))
     if packs_b != "before" and (chunks := _even_chunks(strips, panels, fewest, least, team)):
         return Tiling(high, wide, block, *chunks, packs_a, packs_b)
-    per_m, per_n = _CHUNK
-    while per_m * per_n > 1 and -(-strips // per_m) * -(-panels // per_n) < least:
-        per_m, per_n = (per_m // 2, per_n) if per_m >= per_n else (per_m, per_n // 2)
-    chunks = -(-strips // per_m), -(-panels // per_n)
+    chunks = _chunks(strips, panels, batch, team)
     return Tiling(high, wide, block, *chunks, packs_a, packs_b.replace("inside", "before"))
+
+
+def _chunks(strips: int, panels: int, batch: int, team: int) -> tuple[int, int]:
+    """Return how many chunks along m and n a large product has."""
+    per_m, per_n = _CHUNK
+    while per_m * per_n > 1 and batch * -(-strips // per_m) * -(-panels // per_n) < 4 * team:
+        per_m, per_n = (per_m // 2, per_n) if per_m >= per_n else (per_m, per_n // 2)
+    return -(-strips // per_m), -(-panels // per_n)
 
 
 def _even_chunks(strips: int, panels: int, fewest: int, least: int, team: int) -> tuple[int, int] | None:
@@ -330,9 +336,63 @@ def _right(
     return [], b, (term, panel, k * n * (batch > 1), k if transposed else n)
 
 
-def _packed(x: Operand, out: Operand, across: bool, width: int) -> Launch:
+def _packed(x: Operand, out: Operand, across: bool, width: int, pairs: bool = False) -> Launch:
     batch, rows, columns = x.shape
     count = columns if across else rows
-    pack = gemm.packer(x.dtype.name, width, not across)
+    pack = gemm.packer(x.dtype.name, width, not across, pairs)
     work = x.spec.nbytes * config.BYTE_NS * 5
-    return _pack(batch * math.ceil(count / width), work, x, out, int(across), width, pack)
+    return _pack(batch * math.ceil(count / width), work, x, out, int(across), width, pack, int(pairs))
+
+
+def scratch_of_pairs(m: int, k: int, n: int, batch_a: int, batch_b: int) -> tuple[int, int]:
+    """Return how many elements of 32 bits the packed A and B of a product in bfloat16 take."""
+    if n == 1 < m:
+        return scratch_of_pairs(1, k, m, batch_b, batch_a)
+    high, wide, terms = gemm.within(m), gemm.panel("float32", n), (k + 1) // 2
+    return batch_a * -(-m // high) * high * terms, batch_b * -(-n // wide) * wide * terms
+
+
+def plan_pairs(
+    a: Operand,
+    b: Operand,
+    c: Operand,
+    transpose_a: bool,
+    transpose_b: bool,
+    packed: tuple[int, int],
+    epilogue: Epilogue | None = None,
+) -> list[Launch]:
+    """Plan c = a b as `plan` does, with operands rounded to bfloat16.
+
+    packed: numbers of two buffers with `scratch_of_pairs` elements.
+    """
+    batch, m, n = c.shape
+    k = a.shape[1] if transpose_a else a.shape[2]
+    if n == 1 < m:
+        row = b.reshaped(b.shape[0], 1, k)
+        of_row = epilogue.of_row() if epilogue else None
+        return plan_pairs(row, a, c.reshaped(batch, 1, m), False, not transpose_a, packed, of_row)
+    terms, high, wide = (k + 1) // 2, gemm.within(m), gemm.panel("float32", n)
+    block = -(-terms // -(-terms // _DEPTH))
+    chunks_m, chunks_n = _chunks(-(-m // high), -(-n // wide), batch, threads.get_num_threads())
+    sizes = scratch_of_pairs(m, k, n, a.shape[0], b.shape[0])
+    left, right = [Operand(number, Spec((size,), c.dtype)) for number, size in zip(packed, sizes, strict=True)]
+    low = gemm.height(m % high)
+    tile, last = (gemm.micro_kernel("float32", wide, h, pairs=True) for h in (high, low))
+    after, words = epilogue.lower(c) if epilogue else (0, ())
+    flops = batch * m * n * (1.0 * k + (epilogue.flops if epilogue else 0.0))
+    strip, panel = high * terms, wide * terms
+    steps_a = (1, high, strip, -(-m // high) * strip * (a.shape[0] > 1))
+    steps_b = (wide, panel, -(-n // wide) * panel * (b.shape[0] > 1), 0)
+    tiles = _tiles(
+        batch * chunks_m * chunks_n,
+        flops * config.FLOP_NS,
+        left,
+        right,
+        right,
+        c,
+        (terms, block, high, wide, chunks_m, chunks_n, low, 1, 0),
+        tuple(4 * step for step in (*steps_a, *steps_b)),
+        (tile, last, 0, after),
+        words,
+    )
+    return [_packed(a, left, transpose_a, high, True), _packed(b, right, not transpose_b, wide, True), tiles]
