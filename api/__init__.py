@@ -1,6 +1,7 @@
 """treepie: neural networks on CPUs, from pip install alone."""
 
 import sys as _sys
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from treepie.autodiff import (
     Tensor as Tensor,
@@ -139,11 +140,16 @@ from . import (
     onnx as onnx,
     optim as optim,
 )
-from .data import datasets as datasets
+from .data import augment as augment, datasets as datasets
 from .data.pipeline import Data as Data
 from .layer import Context as Context
 from .machine import cache_info as cache_info, show_config as show_config
-from .namespace import public_names as _public_names, suggest_names as _suggest_names
+from .namespace import (
+    explain_names as _explain_names,
+    public_names as _public_names,
+    suggest_attributes as _suggest_attributes,
+    suggest_names as _suggest_names,
+)
 from .program.check_kernel import check_kernel as check_kernel
 from .program.explain import explain as explain
 from .program.jit import jit as jit
@@ -151,9 +157,13 @@ from .train.history import History as History
 from .train.preemption import Preempted as Preempted
 from .train.trainer import EarlyStop as EarlyStop, Trainer as Trainer
 
+if _TYPE_CHECKING:
+    from . import sklearn as sklearn
+
 bool = bool_
 
 _MODULES = (
+    augment,
     callback,
     checkpoint,
     data,
@@ -171,14 +181,20 @@ _MODULES = (
     ptree,
     rng,
 )
+#: Imported where they are first used: they need packages that may not be installed.
+_OPTIONAL = ("sklearn",)
 __all__ = [*_public_names(globals(), *_MODULES), "__version__"]
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted([*__all__, *_OPTIONAL])
 
 
-_suggest_names(
+_NAMES = {m.__name__.split(".")[-1]: m for m in _MODULES} | {"optim.schedule": optim.schedule}
+_suggest_names(_sys.modules[__name__], _NAMES, _OPTIONAL)
+_suggest_attributes(Tensor, _sys.modules[__name__])
+_explain_names(
     _sys.modules[__name__],
-    {m.__name__.split(".")[-1]: m for m in _MODULES} | {"optim.schedule": optim.schedule},
+    _NAMES,
+    quick=(Tensor, Context, layer.Layer, layer.Vars, optim.Optimizer, optim.OptState),
 )

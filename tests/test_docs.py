@@ -54,7 +54,7 @@ def mnist(monkeypatch):
 @pytest.mark.parametrize("block", blocks("python")[1:], ids=range(1, len(blocks("python"))))
 def test_readme_python(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for package in ("onnx", "onnxruntime"):
+    for package in ("onnx", "onnxruntime", "sklearn"):
         if f"{package}." in block:
             pytest.importorskip(package)
     run(block, {"__name__": "readme"})
@@ -133,6 +133,8 @@ class Finder(doctest.DocTestFinder):
 
 @pytest.mark.parametrize("name", MODULES)
 def test_docstrings(name):
+    if name.startswith("treepie.sklearn"):
+        pytest.importorskip("sklearn")
     if name in NEEDS:
         pytest.importorskip(NEEDS[name])
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)

@@ -17,6 +17,7 @@ RULES: dict[str, Rule] = {}
 
 _GRADIENT = ("computes a gradient", "a model that takes no gradient with training=False")
 _LOSS = ("is a part of a loss", "a model that returns its logits")
+_AUGMENTATION = ("augments images", "a model that gets them from Data.augment")
 _RANDOM = ("draws random numbers", "a model that draws none with training=False")
 _RANKS = ("sums over ranks", "a model that does so in training alone")
 _STATISTICS = ("takes statistics of a batch", "running statistics with training=False")
@@ -28,10 +29,12 @@ REFUSED: dict[str, tuple[str, str]] = {
     "*_step": _UPDATE,
     "*_update": _UPDATE,
     "batch_norm": _STATISTICS,
+    "blend_rows": _AUGMENTATION,
     "channel_*": _STATISTICS,
     "convolution_weight": _GRADIENT,
     "cross_entropy_rows": _LOSS,
     "dropout": _RANDOM,
+    "image_*": _AUGMENTATION,
     "mean_of_terms": _LOSS,
     "random_*": _RANDOM,
     "rank_sum": _RANKS,

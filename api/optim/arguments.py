@@ -21,10 +21,29 @@ Mask = Callable[[Tree], Tree] | Tree | None
 def rate_of(name: str, lr: float | Schedule) -> Schedule:
     """Return a learning rate as a schedule, whose values callbacks of `fit` may change (`RatedStep`)."""
     if callable(lr):
-        return lambda step: lr(step) if type(step) is int else adjusted_rate(step, lr(step))
+
+        def rate(step: int) -> float:
+            value = lr(step)
+            if type(value) is not float or not 0.0 <= value < math.inf:
+                _check_rate(name, lr, step, value)
+            return value if type(step) is int else adjusted_rate(step, value)
+
+        return rate
     check(name, lr=(lr, 0.0, math.inf))
     value = float(lr)
     return lambda step: value if type(step) is int else adjusted_rate(step, value)
+
+
+def _check_rate(name: str, schedule: Schedule, step: int, value: Any) -> None:
+    """Raise TypeError or ValueError, with the schedule and the step, for a learning rate that is none."""
+    code = getattr(schedule, "__code__", None)
+    what = described(schedule) if code else repr(schedule)
+    where = f" ({code.co_filename}:{code.co_firstlineno})" if code else ""
+    text = f"{name}: the schedule, {what}{where}, returns {{}} for step {int(step)}, expected {{}}"
+    if isinstance(value, bool | str) or not hasattr(value, "__float__"):
+        raise TypeError(text.format(described(value), "a number"))
+    if not 0.0 <= float(value) < math.inf:
+        raise ValueError(text.format(value, "a finite number of at least 0"))
 
 
 def check(name: str, **bounds: tuple[float, float, float]) -> None:
