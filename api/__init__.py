@@ -25,6 +25,7 @@ from treepie.autodiff import (
     ones as ones,
     ones_like as ones_like,
     ptree as ptree,
+    precision as precision,
     pure as pure,
     rng as rng,
     spec as spec,

@@ -5,6 +5,8 @@ import functools
 from llvmlite import ir
 
 from . import config
+from .elementwise import elementwise
+from .program import Launch, Operand
 from .vector import Value, declare, vector_type
 
 _I16, _I32 = ir.IntType(16), ir.IntType(32)
@@ -33,23 +35,31 @@ def native() -> bool:
 
 
 def _rounded(x: Value) -> ir.Value:
-    """Return float32 rounded to bfloat16, to nearest even, as 16-bit integers."""
+    """Return float32 rounded to bfloat16, to nearest even, as 16-bit integers: one instruction."""
     b, count = x.builder, x.lanes
-    if native():
-        # One instruction, which takes subnormal numbers for 0.
-        return b.bitcast(b.fptrunc(x.ir, ir.VectorType(_BF16, count)), ir.VectorType(_I16, count))
-    wide = ir.VectorType(_I32, count)
+    return b.bitcast(b.fptrunc(x.ir, ir.VectorType(_BF16, count)), ir.VectorType(_I16, count))
+
+
+def _rounded_exactly(x: Value) -> Value:
+    """Return float32 rounded to bfloat16, to nearest even, by integers: `fptrunc` takes 90 instructions."""
+    b, count = x.builder, x.lanes
+    wide = vector_type("int32", count)
     bits = b.bitcast(x.ir, wide)
 
     def constant(number: int) -> ir.Constant:
-        return ir.Constant(wide, [number] * count)
+        return ir.Constant(wide, number if count == 1 else [number] * count)
 
     odd = b.and_(b.lshr(bits, constant(16)), constant(1))
     number = b.add(bits, b.add(odd, constant(0x7FFF)))
     is_nan = b.fcmp_unordered("uno", x.ir, x.ir)
     quiet = b.or_(bits, constant(0x400000))  # rounding would make an infinity of some
-    high = b.lshr(b.select(is_nan, quiet, number), constant(16))
-    return b.trunc(high, ir.VectorType(_I16, count))
+    high = b.and_(b.select(is_nan, quiet, number), constant(-0x10000))
+    return Value(b, "float32", count, b.bitcast(high, x.ir.type))
+
+
+def rounded(x: Operand, out: Operand) -> Launch:
+    """Plan out = x, rounded to bfloat16."""
+    return elementwise("rounded_to_bfloat16", _rounded_exactly, [x], [out], flops=8)
 
 
 def pairs_of(first: Value, second: Value | None) -> Value:

@@ -375,7 +375,7 @@ def plan_pairs(
     block = -(-terms // -(-terms // _DEPTH))
     chunks_m, chunks_n = _chunks(-(-m // high), -(-n // wide), batch, threads.get_num_threads())
     sizes = scratch_of_pairs(m, k, n, a.shape[0], b.shape[0])
-    left, right = [Operand(number, Spec((size,), c.dtype)) for number, size in zip(packed, sizes, strict=True)]
+    left, right = (Operand(number, Spec((size,), c.dtype)) for number, size in zip(packed, sizes, strict=True))
     low = gemm.height(m % high)
     tile, last = (gemm.micro_kernel("float32", wide, h, pairs=True) for h in (high, low))
     after, words = epilogue.lower(c) if epilogue else (0, ())
