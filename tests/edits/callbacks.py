@@ -110,6 +110,22 @@ EDITS = [
         "tests/test_progress.py",
     ),
     Edit(
+        "progress-rate-of-a-short-batch",
+        "api/train/progress.py",
+        "self._rows = max(self._rows, rows)",
+        "self._rows = rows",
+        "a last batch of few rows makes the rate of an epoch a lower one",
+        "tests/test_progress.py -k whole_batches",
+    ),
+    Edit(
+        "progress-cuts-texts",
+        "api/train/progress.py",
+        'len(bar.format_meter(**{**shape, "ncols": None})) <= shape["ncols"]',
+        "True",
+        "the bar on a narrow terminal ends within a number",
+        "tests/test_progress.py -k cuts_no_text",
+    ),
+    Edit(
         "weights-of-parts",
         "autodiff/ops/counted.py",
         "return total / vector.select(count == 0.0, 1.0, count)",
