@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-#: Points of a line of losses; more steps are drawn as means of as many blocks, with the range of each.
+#: Points of a line of losses; more steps are drawn as means of blocks of equal length, with the range of each.
 _MOST_POINTS = 400
 
 #: Quotient of the largest and the smallest loss from which on the axis is logarithmic.
@@ -106,7 +106,8 @@ def _draw_steps(axes: Any, x: NDArray[Any], y: NDArray[Any]) -> None:
         axes.plot(x, y, color=colour, linewidth=1, marker=marker, label="step")
         return
     middles, means, lows, highs = [], [], [], []
-    for part in np.array_split(np.arange(len(x)), _MOST_POINTS):
+    size = -(-len(x) // _MOST_POINTS)
+    for part in np.split(np.arange(len(x)), range(size, len(x), size)):
         values = y[part][np.isfinite(y[part])]
         if values.size:
             middles.append(x[part].mean())
@@ -114,7 +115,7 @@ def _draw_steps(axes: Any, x: NDArray[Any], y: NDArray[Any]) -> None:
             lows.append(values.min())
             highs.append(values.max())
     axes.fill_between(middles, lows, highs, color=colour, alpha=0.35, linewidth=0, label="range of the steps")
-    axes.plot(middles, means, color="#5b8db8", linewidth=1, label=f"mean of {len(x) // _MOST_POINTS} steps")
+    axes.plot(middles, means, color="#5b8db8", linewidth=1, label=f"mean of {size} steps")
 
 
 def _draw_scores(axes: Any, epochs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:

@@ -341,6 +341,26 @@ def test_lr_finder_takes_the_rates_and_ends_where_the_loss_diverges():
         tp.callback.lr_finder(t, st, data, tp.loss.mse, low=1, high=1)
 
 
+def test_lr_finder_suggests_no_rate_after_the_least_loss():
+    """There a fall is chance: the steepest one of a trained model may be at a rate that diverges."""
+    from treepie.callback.finder import _suggestion
+
+    rates = np.geomspace(1e-6, 1, 50).tolist()
+    losses = np.concatenate([np.linspace(1.0, 0.9, 30), np.linspace(1.0, 3.0, 10), np.full(10, 1.5)])
+    assert _suggestion(rates, losses.tolist()) < rates[30]
+    assert _suggestion(rates, np.linspace(1.0, 2.0, 50).tolist()) is None
+
+
+def test_lr_finder_draws_the_suggestion_inside_of_the_axes():
+    losses = [1.0, 1.4, 1.3, 1.2, 0.5, 0.4, 3.0, 9.0]
+    search = tp.callback.LearningRates(np.geomspace(1e-6, 1, 8).tolist(), losses, 1e-6 * 10 ** (18 / 7))
+    axes = tp.callback.LearningRates(search.rates, losses, search.rates[2]).plot()
+    x, y = (float(v[0]) for v in axes.get_lines()[-1].get_data())
+    low, high = axes.get_ylim()
+    assert x == search.rates[2]
+    assert low < y < high
+
+
 def test_lr_finder_where_a_loss_is_not_finite_and_its_plot():
     import matplotlib as mpl
 

@@ -110,6 +110,15 @@ def test_many_steps_are_drawn_as_means_of_blocks(plt):
     assert len(axes.collections) == 1  # the range of each block
 
 
+@pytest.mark.parametrize("count", [401, 540, 799, 801])
+def test_blocks_of_steps_have_one_length(plt, count):
+    ((label, points),) = lines(history_of(count).plot()[0]).items()
+    size = -(-count // 400)
+    assert label == f"mean of {size} steps"
+    assert len(points) == -(-count // size)
+    assert (points[0, 0], np.ptp(np.diff(points[:-1, 0]))) == ((1 + size) / 2, 0)
+
+
 def test_odd_histories_are_drawn(plt):
     for history in (
         history_of(1),

@@ -24,6 +24,9 @@ class Average:
         self._scratch: list[Any] = []
         self._layout: Any = None
 
+    def __repr__(self) -> str:
+        return f"ema({self._decay:g})"
+
     @property
     def average(self) -> Vars | None:
         """The model's variables with the average of the parameters; None before `fit`."""

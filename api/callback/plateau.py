@@ -23,6 +23,10 @@ class ReduceOnPlateau:
         self.state: dict[str, Any] = {}
         self.on_begin(False, None)
 
+    def __repr__(self) -> str:
+        call = f"{self._monitor.metric!r}, factor={self._factor:g}, patience={self._patience}"
+        return f"reduce_on_plateau({call}); rates times {self.factor:g}"
+
     @property
     def factor(self) -> float:
         """The factor that the optimizer's learning rate is multiplied by."""

@@ -24,6 +24,12 @@ class _Best:
         self.state: dict[str, Any] = {}
         self._reset()
 
+    def _described(self, call: str) -> str:
+        """Return the repr. call: the name and the arguments of the constructor."""
+        if self.score is None:
+            return f"{call}; no score yet"
+        return f"{call}; best {self.score:.4g}, after epoch {self.epoch}"
+
     def _reset(self) -> None:
         self.state = {"score": None, "epoch": 0, "best": None, "wait": 0}
 
@@ -64,6 +70,11 @@ class EarlyStopping(_Best):
         super().__init__(monitor, restore_best)
         self._patience = patience
 
+    def __repr__(self) -> str:
+        keep = "" if self._keep else ", restore_best=False"
+        call = f"early_stopping({self._monitor.metric!r}, patience={self._patience}{keep})"
+        return self._described(call)
+
     def on_begin(self, resumed: bool, st: TrainState) -> None:
         """Begin anew; of a run that has been ended by this callback, end it again."""
         super().on_begin(resumed, st)
@@ -94,6 +105,10 @@ class Best(_Best):
     def __init__(self, monitor: Monitor, directory: str | os.PathLike[str] | None) -> None:
         super().__init__(monitor, True)
         self._directory = directory
+
+    def __repr__(self) -> str:
+        folder = "" if self._directory is None else f", {os.fspath(self._directory)!r}"
+        return self._described(f"best({self._monitor.metric!r}{folder})")
 
     def on_epoch(self, epoch: int, scores: dict[str, Any], st: TrainState) -> None:
         """Compare the epoch's score with the best one, and save the state if it is better."""

@@ -22,7 +22,7 @@ _NONE = "{desc} {percentage:3.0f}%{postfix}"
 
 
 class Progress:
-    """Shows epoch, mean loss and samples a second of the epoch so far, last scores, and the time that is left.
+    """Shows the mean loss and samples a second of the epoch so far, the last scores and the remaining time.
 
     left: steps until the clock is read again: a step counts it down, and no more. Infinite if silent.
     """
@@ -99,9 +99,9 @@ class Progress:
             if now - self._printed >= self._pause:
                 self._print(line)
         elif self._bar is not None:
-            if scores:
-                self._bar.write(line, file=sys.stderr)
             self._draw(done - before)
+            if scores:
+                self._bar.write(line, file=sys.stderr)  # above the bar, which it draws again
 
     def _look(self) -> float:
         """Return the time, and note the steps since it was read before."""
