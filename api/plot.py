@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-#: Points of a line of losses; more steps are drawn as means of blocks of equal length, with the range of each.
+#: Points of a line of losses; more steps are drawn as means of blocks of one length, with the range of each.
 _MOST_POINTS = 400
 
 #: Quotient of the largest and the smallest loss from which on the axis is logarithmic.

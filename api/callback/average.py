@@ -25,6 +25,7 @@ class Average:
         self._layout: Any = None
 
     def __repr__(self) -> str:
+        """Return the call that constructs it."""
         return f"ema({self._decay:g})"
 
     @property

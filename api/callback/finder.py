@@ -28,8 +28,8 @@ class LearningRates:
     """Losses by learning rate; `lr_finder` returns it.
 
     rates: ascending.  losses: of the step with each rate.
-    suggestion: the rate at which the smoothed loss falls fastest, over the logarithm of the rate, before it is
-        least; None where it does not fall.
+    suggestion: the rate at which the smoothed loss falls fastest, over the logarithm of the rate, up to its
+        least value; None where it does not fall.
 
     >>> import treepie as tp
     >>> tp.callback.LearningRates([0.1, 1.0], [2.0, 1.0], 0.1)
@@ -41,6 +41,7 @@ class LearningRates:
     suggestion: float | None
 
     def __repr__(self) -> str:
+        """Return the suggestion and the range of rates."""
         suggestion = "None" if self.suggestion is None else f"{self.suggestion:.2g}"
         ends = f" from {self.rates[0]:.2g} to {self.rates[-1]:.2g}" if self.rates else ""
         return f"LearningRates(suggestion={suggestion}, {len(self.rates)} rates{ends})"

@@ -28,6 +28,7 @@ class CsvFile:
         self.state: dict[str, Any] = {"bytes": 0, "columns": []}
 
     def __repr__(self) -> str:
+        """Return the call that constructs it."""
         return f"csv({os.fspath(self._file)!r})"
 
     def on_begin(self, resumed: bool, st: TrainState) -> None:
@@ -71,6 +72,7 @@ class TensorBoard:
         self._writer: Any = None
 
     def __repr__(self) -> str:
+        """Return the call that constructs it."""
         return f"tensorboard({os.fspath(self._directory)!r}, every={self._every})"
 
     def on_begin(self, resumed: bool, st: TrainState) -> None:

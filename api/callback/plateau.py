@@ -24,6 +24,7 @@ class ReduceOnPlateau:
         self.on_begin(False, None)
 
     def __repr__(self) -> str:
+        """Return the call that constructs it, and the factor of the rates."""
         call = f"{self._monitor.metric!r}, factor={self._factor:g}, patience={self._patience}"
         return f"reduce_on_plateau({call}); rates times {self.factor:g}"
 

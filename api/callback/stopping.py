@@ -71,6 +71,7 @@ class EarlyStopping(_Best):
         self._patience = patience
 
     def __repr__(self) -> str:
+        """Return the call that constructs it, and the best score."""
         keep = "" if self._keep else ", restore_best=False"
         call = f"early_stopping({self._monitor.metric!r}, patience={self._patience}{keep})"
         return self._described(call)
@@ -107,6 +108,7 @@ class Best(_Best):
         self._directory = directory
 
     def __repr__(self) -> str:
+        """Return the call that constructs it, and the best score."""
         folder = "" if self._directory is None else f", {os.fspath(self._directory)!r}"
         return self._described(f"best({self._monitor.metric!r}{folder})")
 

@@ -43,6 +43,7 @@ def check_not_empty(function: str, data: Any) -> Data:
     pipeline = check_has_elements(function, data)
     if pipeline.position >= len(pipeline):
         raise ValueError(
-            f"{function}: data is exhausted after {len(pipeline)} elements, expected some left: call data.reset()"
+            f"{function}: data is exhausted after {len(pipeline)} elements, expected some left: "
+            "call data.reset()"
         )
     return pipeline
