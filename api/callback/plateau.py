@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from treepie.autodiff.arguments import integer
@@ -32,6 +33,9 @@ class ReduceOnPlateau:
     def factor(self) -> float:
         """The factor that the optimizer's learning rate is multiplied by."""
         return self.state["factor"]  # type: ignore[no-any-return]
+
+    def _check_scores(self, names: Sequence[str]) -> None:
+        self._monitor.check_names(names)
 
     def on_begin(self, resumed: bool, st: TrainState | None) -> None:
         """Begin anew, unless the state is that of a checkpoint."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from treepie.autodiff.arguments import integer
@@ -47,6 +48,9 @@ class _Best:
     def best(self) -> TrainState | None:
         """The state of training after that epoch; None before the first, and where it is not kept."""
         return self.state["best"]  # type: ignore[no-any-return]
+
+    def _check_scores(self, names: Sequence[str]) -> None:
+        self._monitor.check_names(names)
 
     def on_begin(self, resumed: bool, st: TrainState) -> None:
         """Begin anew, unless the state is that of a checkpoint."""

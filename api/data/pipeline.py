@@ -153,6 +153,11 @@ class Data(ShownByCalls, Generic[T_co]):
             raise TypeError(
                 "Data.prepare: arrays is a list, expected a tuple of arrays, (x, y), or one array"
             )
+        if isinstance(arrays, dict):
+            raise TypeError(
+                "Data.prepare: arrays is a dict, expected a tuple of arrays, (x, y), or one array (for a "
+                'dict of inputs, prepare((a, b, y), ...).map(lambda a, b, y: ({"a": a, "b": b}, y)))'
+            )
         if hasattr(batch_size, "shape") and batch_size.shape:
             raise TypeError(
                 f"Data.prepare: batch_size is {described(batch_size)}, expected an int (arrays go into one "

@@ -10,6 +10,7 @@ import numpy as np
 
 from treepie.autodiff import Tensor, ops, ptree, rng, tensor
 from treepie.autodiff.arguments import as_tensor
+from treepie.autodiff.convert import check_not_masked
 from treepie.autodiff.tensor import TENSOR_DTYPES, TensorLike
 
 from ..distributed.communicator import Communicator
@@ -42,6 +43,9 @@ def array_of(x: Any) -> Any:
     if columns_of(x) is not None:
         x = _table(x)
     if isinstance(x, np.ndarray) and x.ndim:
+        check_not_masked("Data.prepare", x)
+        if x.dtype.kind not in "biuf":
+            return as_tensor(x)  # which says what is wrong, now and not at the first batch
         direct = x.dtype in TENSOR_DTYPES and x.flags.c_contiguous and x.flags.aligned
         return Tensor(np.asarray(x), None) if direct else x
     return as_tensor(x)

@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from treepie.autodiff.arguments import described
+
 from .ranks import Ranks
 from .state import TrainState
 
@@ -50,8 +52,7 @@ class Callbacks:
     def __init__(self, callbacks: Sequence[object], report: Report | None, ranks: Ranks) -> None:
         """Check the callbacks, and tell them the rank."""
         if not isinstance(callbacks, list | tuple):
-            kind = type(callbacks).__name__
-            raise TypeError(f"Trainer.fit: callbacks is a {kind}, expected a list of callbacks")
+            raise TypeError(f"Trainer.fit: callbacks is {described(callbacks)}, expected a list of callbacks")
         for callback in callbacks:
             _check(callback)
             if hasattr(callback, "rank"):
@@ -84,6 +85,13 @@ class Callbacks:
     def __len__(self) -> int:
         """Return the number of callbacks."""
         return len(self._all)
+
+    def check_scores(self, names: Sequence[str]) -> None:
+        """Let callbacks refuse the names of scores now, rather than after the first epoch."""
+        for callback in self._all:
+            check = getattr(callback, "_check_scores", None)
+            if check is not None:
+                check(names)
 
     def begin(self, resumed: bool, state: State) -> bool:
         """Call `on_begin` of each, and return whether one ends training. resumed: from a checkpoint."""
@@ -147,8 +155,7 @@ def _check(callback: Any) -> None:
                 f"some of {', '.join(METHODS)}{hint}"
             )
     if isinstance(callback, type) or not (names or hasattr(callback, "learning_rate")):
-        what = f"the class {callback.__name__}" if isinstance(callback, type) else f"a {kind}"
         raise TypeError(
-            f"Trainer.fit: callbacks has {what}, expected an object with some of the methods "
+            f"Trainer.fit: callbacks has {described(callback)}, expected an object with some of the methods "
             f"{', '.join(METHODS)}, such as those of tp.callback"
         )

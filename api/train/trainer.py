@@ -13,7 +13,6 @@ import numpy as np
 
 from treepie.autodiff import Tensor, float32, ops, ptree, tape
 from treepie.autodiff.arguments import integer
-from treepie.autodiff.ops.random import check_key
 from treepie.autodiff.trace.active import tracing
 from treepie.kernels.compilations import compilations
 
@@ -37,7 +36,7 @@ from .predict import Predictor
 from .ranks import Ranks
 from .run import Run
 from .runner import runner_of
-from .state import FlatBuffers, TrainState, snapshot_of, trained_snapshot_of
+from .state import FlatBuffers, TrainState, check_state, snapshot_of, trained_snapshot_of
 from .step import loss_and_gradients
 from .steps import Steps
 from .weights import ClassWeight, two
@@ -199,6 +198,10 @@ class Trainer(ShownAsCall):
         counts = {"epochs": epochs, "accumulate_steps": accumulate_steps, "compare_every": compare_every}
         counts |= {"micro_shards": 1 if micro_shards is None else micro_shards}
         check_options(counts, on_nonfinite, clip_norm, comm, validate)
+        checks.check_history(history)
+        checks.check_progress(progress)
+        if report is not None:
+            checks.check_report(report)
         summed = checks.is_summed("Trainer.fit", loss_reduction)
         ranks = Ranks(comm, "Trainer.fit", data, micro_shards, compare_every)
         ranks.check_same(
@@ -207,9 +210,10 @@ class Trainer(ShownAsCall):
             loss_reduction=loss_reduction,
             shard_optimizer=shard_optimizer,
             class_weight=None if class_weight is None else str(class_weight),
-            rngs=None if rngs is None else check_key("Trainer.fit", rngs, "rngs").tolist(),
+            rngs=None if rngs is None else checks.check_rngs("Trainer.fit", rngs).tolist(),
         )
         called = Callbacks(callbacks, report, ranks)
+        called.check_scores(["loss", *(validate[1] if validate is not None else ())])
         run = Run(self.optimizer.name, data, history, rngs, checkpoint, ranks, called)
         st = ranks.agreed(run.begin(st, resume))
         # The norm of parts has other bits than that of the whole, which clipping would pass on.
@@ -293,6 +297,7 @@ class Trainer(ShownAsCall):
         """
         check_has_elements("Trainer.evaluate", data)
         checks.check_metrics("Trainer.evaluate", metrics)
+        check_state("Trainer.evaluate", st)
         ranks = Ranks(comm, "Trainer.evaluate", data)
         for metric in metrics.values():
             metric.reset()
