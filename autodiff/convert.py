@@ -111,9 +111,9 @@ def _no_numbers(data: Any, array: NDArray[Any]) -> Exception:
         bits = max(int(n).bit_length() for n in array.flat)
         if bits > 63:
             return ValueError(f"tensor: data has an integer of {bits} bits, expected -2**63 to 2**63 - 1")
-    # A column has `dtypes` too, which is a single one.
-    columns = getattr(data, "columns", ())
-    pairs = zip(columns, data.dtypes, strict=False) if len(columns) else ()
+    # A column of a table has `dtypes` too, which is a single one.
+    table = hasattr(data, "columns") and hasattr(data, "dtypes")
+    pairs = zip(data.columns, data.dtypes, strict=False) if table else ()
     texts = [f"{c!r} ({d})" for c, d in pairs if _kind(d) not in _BY_KIND]
     if texts:
         listed = ", ".join(texts[:5]) + ", ..." * (len(texts) > 5)

@@ -90,7 +90,7 @@ def keras(name):
         ([keras("on_train_batch_end")], r"did you mean on_step\?"),
         ([keras("on_train_begin")], r"did you mean on_begin\?"),
         ([keras("on_epohc")], r"did you mean on_epoch\?"),
-        ([keras("on_end"), 3], "callbacks has a int, expected an object"),
+        ([keras("on_end"), 3], "callbacks has 3, expected an object"),
     ],
 )
 def test_what_is_no_callback_is_refused(callbacks, message):
