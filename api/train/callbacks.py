@@ -49,12 +49,17 @@ class Callbacks:
     observers: the functions that are called after each step, `report` first; None where there are none.
     """
 
-    def __init__(self, callbacks: Sequence[object], report: Report | None, ranks: Ranks) -> None:
-        """Check the callbacks, and tell them the rank."""
+    def __init__(
+        self, callbacks: Sequence[object], report: Report | None, ranks: Ranks, scores: Sequence[str]
+    ) -> None:
+        """Check the callbacks, and tell them the rank. scores: the names of those of an epoch."""
         if not isinstance(callbacks, list | tuple):
             raise TypeError(f"Trainer.fit: callbacks is {described(callbacks)}, expected a list of callbacks")
         for callback in callbacks:
             _check(callback)
+            # Refuses a name without a score now, rather than after the first epoch.
+            if hasattr(callback, "_check_scores"):
+                callback._check_scores(scores)
             if hasattr(callback, "rank"):
                 callback.rank = ranks.comm.rank
         self._all = list(callbacks)
@@ -85,13 +90,6 @@ class Callbacks:
     def __len__(self) -> int:
         """Return the number of callbacks."""
         return len(self._all)
-
-    def check_scores(self, names: Sequence[str]) -> None:
-        """Let callbacks refuse the names of scores now, rather than after the first epoch."""
-        for callback in self._all:
-            check = getattr(callback, "_check_scores", None)
-            if check is not None:
-                check(names)
 
     def begin(self, resumed: bool, state: State) -> bool:
         """Call `on_begin` of each, and return whether one ends training. resumed: from a checkpoint."""

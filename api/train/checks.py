@@ -77,7 +77,7 @@ def check_rngs(function: str, rngs: Any) -> Tensor:
 
 
 def check_observers(history: Any, progress: Any, report: Any) -> None:
-    """Raise TypeError for other than a history, a bool and a function of (step, loss, state), or None each."""
+    """Raise TypeError for other than a history, a bool and a function of (step, loss, state), or None."""
     if history is not None and not isinstance(history, History):
         raise TypeError(f"Trainer.fit: history is {described(history)}, expected a tp.History()")
     if progress is not None and not isinstance(progress, bool | np.bool_):  # 0 would not be silent

@@ -209,8 +209,7 @@ class Trainer(ShownAsCall):
             class_weight=None if class_weight is None else str(class_weight),
             rngs=None if rngs is None else checks.check_rngs("Trainer.fit", rngs).tolist(),
         )
-        called = Callbacks(callbacks, report, ranks)
-        called.check_scores(["loss", *(validate[1] if validate is not None else ())])
+        called = Callbacks(callbacks, report, ranks, ["loss", *(validate[1] if validate else ())])
         run = Run(self.optimizer.name, data, history, rngs, checkpoint, ranks, called)
         st = ranks.agreed(run.begin(st, resume))
         # The norm of parts has other bits than that of the whole, which clipping would pass on.

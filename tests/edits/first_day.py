@@ -38,8 +38,8 @@ EDITS = [
     Edit(
         "scores-are-missed-after-an-epoch",
         "api/train/callbacks.py",
-        "            if check is not None:\n                check(names)\n",
-        "            del check\n",
+        'if hasattr(callback, "_check_scores"):',
+        "if False:",
         "a callback for a score that does not exist fails after the first epoch",
         "tests/test_first_try.py -k before_the_first_step",
     ),
