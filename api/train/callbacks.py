@@ -8,6 +8,7 @@ from typing import Any
 
 from treepie.autodiff.arguments import described
 
+from .checks import check_report
 from .ranks import Ranks
 from .state import TrainState
 
@@ -62,6 +63,8 @@ class Callbacks:
                 callback._check_scores(scores)
             if hasattr(callback, "rank"):
                 callback.rank = ranks.comm.rank
+        if report is not None:
+            check_report(report)
         self._all = list(callbacks)
         ranks.check_same(callbacks=self.names)
         observers = [*([] if report is None else [report]), *self._methods("on_step")]

@@ -51,7 +51,7 @@ def check_loss_call(loss: Any, target: tuple[Any, ...]) -> None:
         raise TypeError(f"Trainer: loss is {name}({takes}), {_of_output(target)}") from None
 
 
-def _check_report(report: Any) -> None:
+def check_report(report: Any) -> None:
     """Raise TypeError for other than a function of (step, loss, state)."""
     expected = "expected a function of (step, loss, state)"
     if not callable(report):
@@ -76,14 +76,16 @@ def check_rngs(function: str, rngs: Any) -> Tensor:
     return check_key(function, rngs, "rngs")
 
 
-def check_observers(history: Any, progress: Any, report: Any) -> None:
-    """Raise TypeError for other than a history, a bool and a function of (step, loss, state), or None."""
-    if history is not None and not isinstance(history, History):
+def check_history(history: Any) -> None:
+    """Raise TypeError for other than a history."""
+    if not isinstance(history, History):
         raise TypeError(f"Trainer.fit: history is {described(history)}, expected a tp.History()")
-    if progress is not None and not isinstance(progress, bool | np.bool_):  # 0 would not be silent
+
+
+def check_progress(progress: Any) -> None:
+    """Raise TypeError for other than a bool or None: 0 would not be silent."""
+    if progress is not None and not isinstance(progress, bool | np.bool_):
         raise TypeError(f"Trainer.fit: progress is {described(progress)}, expected True, False or None")
-    if report is not None:
-        _check_report(report)
 
 
 def _of_output(target: tuple[Any, ...]) -> str:
@@ -148,8 +150,9 @@ def check_validation(function: str, validate: Any) -> Data:
             f"{function}: validate is {described(validate)}, expected a tuple (data, metrics) of a tp.Data "
             f"and a dict, {_METRICS}"
         )
-    check_metrics(f"{function}, validate", validate[1])
-    return validate[0]
+    data, metrics = validate
+    check_metrics(f"{function}, validate", metrics)
+    return data  # type: ignore[no-any-return]
 
 
 def check_clip_norm(function: str, clip_norm: Any) -> None:

@@ -198,7 +198,6 @@ class Trainer(ShownAsCall):
         counts = {"epochs": epochs, "accumulate_steps": accumulate_steps, "compare_every": compare_every}
         counts |= {"micro_shards": 1 if micro_shards is None else micro_shards}
         check_options(counts, on_nonfinite, clip_norm, comm, validate)
-        checks.check_observers(history, progress, report)
         summed = checks.is_summed("Trainer.fit", loss_reduction)
         ranks = Ranks(comm, "Trainer.fit", data, micro_shards, compare_every)
         ranks.check_same(
