@@ -141,3 +141,42 @@ def test_a_callback_refuses_a_missing_score_before_the_first_step():
                 report=lambda *_: steps.append(1),
             )
     assert steps == []
+
+
+REDUCTIONS = (np.all, np.any, np.max, np.mean, np.min, np.prod, np.std, np.sum, np.var)
+
+
+@pytest.mark.parametrize("function", REDUCTIONS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("options", [{}, {"axis": 1}, {"axis": 0, "keepdims": True}])
+def test_reductions_of_numpy_take_tensors(function, options):
+    """They would call the methods of a tensor, which have other arguments."""
+    array = np.array([[1.0, 2.0, 0.0], [4.0, 5.0, 6.0]], np.float32)
+    for result in (function(tp.tensor(array), **options), function(a=tp.tensor(array), **options)):
+        np.testing.assert_array_equal(result, function(array, **options))
+        assert not isinstance(result, tp.Tensor)
+
+
+def test_a_reduction_of_numpy_loses_no_gradient():
+    with pytest.raises(TypeError, match="a gradient is being taken that depends on it"):
+        tp.grad(lambda x: tp.tensor(np.mean(x)))(tp.ones(3))
+
+
+def test_other_functions_of_numpy_take_tensors():
+    t = tp.tensor([[3.0, 1.0], [2.0, 5.0]])
+    for function in (np.argmax, np.median, np.sort, np.cumsum, np.unique, np.transpose, np.ravel, np.shape):
+        np.testing.assert_array_equal(function(t), function(t.numpy()))
+    joined = np.concatenate([t, np.ones((1, 2))])
+    assert (type(joined), joined.shape) == (np.ndarray, (3, 2))
+    assert np.clip(t, 0, 2).max() == 2
+
+
+def test_a_batch_of_examples_says_how_to_stack_it():
+    x = np.ones((8, 2), np.float32)
+    trainer = tp.Trainer(tp.layer.linear(2, 1), tp.optim.sgd(0.1))
+    st, examples = trainer.init(rngs=tp.rng.key(0)), tp.Data.of_fn(8, lambda i: (x[i], x[i, :1]))
+    with pytest.raises(TypeError, match=r"data\.map\(lambda batch: tuple\(map\(tp\.data\.stack_batch"):
+        trainer.fit(st, examples.batch(4), loss=tp.loss.mse)
+    with pytest.raises(TypeError, match=r"the elements are tuples, .* lambda batch: tuple\(map\("):
+        trainer.fit(st, examples.map_batch(4, tp.data.stack_batch), loss=tp.loss.mse)
+    stacked = examples.batch(4).map(lambda batch: tuple(map(tp.data.stack_batch, zip(*batch, strict=True))))
+    assert trainer.fit(st, stacked, loss=tp.loss.mse).step == 2

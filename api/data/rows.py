@@ -69,6 +69,11 @@ def stack_batch(tensors: Sequence[TensorLike]) -> Tensor:
     >>> tp.data.stack_batch([tp.zeros(3), tp.ones(3)]).shape
     (2, 3)
     """
+    if any(isinstance(x, tuple) for x in tensors):
+        raise TypeError(
+            "data.stack_batch: the elements are tuples, expected tensors: for (input, target), "
+            "lambda batch: tuple(map(tp.data.stack_batch, zip(*batch)))"
+        )
     parts = [as_tensor(x) for x in tensors]
     shapes = sorted({x.shape for x in parts})
     if len(shapes) != 1:
