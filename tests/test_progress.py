@@ -2,6 +2,7 @@
 
 import re
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -46,6 +47,7 @@ def shown(monkeypatch, stream, seconds=0.0, **options):
     clock = Clock(seconds)
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setattr(progress, "time", clock)
+    monkeypatch.setattr(progress, "compilations", types.SimpleNamespace(seconds=0.0))
     fit(callbacks=[clock], **options)
     return clock, stream.text
 
@@ -79,6 +81,21 @@ def test_the_rate_is_that_of_the_epoch_and_of_whole_batches(monkeypatch):
     """The last batch of 2 rows does not count for the others."""
     _, text = shown(monkeypatch, Terminal(False), 2.0, epochs=3, rows=22, progress=None)
     assert [line.split("  ")[-1] for line in text.splitlines()[1:]] == ["5 samples/s"] * 2
+
+
+def test_compilations_do_not_lower_the_rate(monkeypatch):
+    """Of 6 seconds of each epoch 3 are those of a compilation."""
+    compiler = types.SimpleNamespace(seconds=0.0)
+    on_step = Clock.on_step
+
+    def compiling(self, step, loss, st):
+        on_step(self, step, loss, st)
+        compiler.seconds += 1.0
+        progress.compilations = compiler
+
+    monkeypatch.setattr(Clock, "on_step", compiling)
+    _, text = shown(monkeypatch, Terminal(False), 2.0, epochs=3, progress=None)
+    assert [line.split("  ")[-1] for line in text.splitlines()[1:]] == ["10 samples/s"] * 2
 
 
 def test_a_bar_in_jupyter(monkeypatch):

@@ -9,6 +9,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from treepie.kernels.compilations import compilations
+
 from .history import History
 
 #: Seconds between two looks at the clock: for the bar, and for lines.
@@ -65,8 +67,8 @@ class Progress:
             self._epoch = epoch
             self._sum, self._summed = 0.0, self._history.begun
             self._mark, self._marked = time.monotonic(), len(self._history.steps)
-            self._timed, self._counted = self._mark, self._marked  # where the rate begins
             self._rate = ""
+            self._begin_rate(self._mark, self._marked)
 
     def tick(self, done: int, rows: int) -> None:
         """Read the clock, and show what is due.
@@ -110,11 +112,15 @@ class Progress:
         self._stride = max(1, min(2 * self._stride, int(count * self._interval / seconds)))
         self._mark, self._marked, self.left = now, steps, self._stride
         if steps <= 1:  # the first step may compile
-            self._timed, self._counted = now, steps
+            self._begin_rate(now, steps)
         elif self._rows and steps > self._counted:
-            rate = self._rows * (steps - self._counted) / max(now - self._timed, 1e-9)
-            self._rate = f"{rate:,.0f} samples/s"
+            seconds = now - self._timed - (compilations.seconds - self._compiled)
+            self._rate = f"{self._rows * (steps - self._counted) / max(seconds, 1e-9):,.0f} samples/s"
         return now
+
+    def _begin_rate(self, now: float, steps: int) -> None:
+        """Count steps and time from here on, but for the time of compilations."""
+        self._timed, self._counted, self._compiled = now, steps, compilations.seconds
 
     def _mean_loss(self) -> float:
         steps = self._history.steps

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,14 +68,20 @@ def _transpose(self: Tensor, *axes: int | Sequence[int] | None) -> Tensor:
 _REDUCTIONS = {np.all, np.any, np.max, np.mean, np.min, np.prod, np.std, np.sum, np.var}
 
 
-def _array_function(self: Tensor, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+def _array_function(
+    self: Tensor,
+    func: Callable[..., Any],
+    types: Iterable[type],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> Any:
     """Call a function of NumPy as without this method, but a reduction with an array instead of a tensor."""
     if any(t is not Tensor and t is not np.ndarray and hasattr(t, "__array_function__") for t in types):
         return NotImplemented
     if func in _REDUCTIONS:
         args = [np.asarray(x) if isinstance(x, Tensor) else x for x in args]
         kwargs = {k: np.asarray(x) if isinstance(x, Tensor) else x for k, x in kwargs.items()}
-    return func._implementation(*args, **kwargs)
+    return func._implementation(*args, **kwargs)  # type: ignore[attr-defined]
 
 
 _BINARY = {

@@ -118,6 +118,14 @@ EDITS = [
         "tests/test_progress.py -k whole_batches",
     ),
     Edit(
+        "progress-rate-of-compilations",
+        "api/train/progress.py",
+        "seconds = now - self._timed - (compilations.seconds - self._compiled)",
+        "seconds = now - self._timed",
+        "the rate of the first epoch is that of the compiler",
+        "tests/test_progress.py -k compilations",
+    ),
+    Edit(
         "progress-cuts-texts",
         "api/train/progress.py",
         'len(bar.format_meter(**{**shape, "ncols": None})) <= shape["ncols"]',
