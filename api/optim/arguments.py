@@ -27,11 +27,27 @@ def rate_of(name: str, lr: float | Schedule) -> Schedule:
     return lambda step: value if type(step) is int else adjusted_rate(step, value)
 
 
+def decay_of(name: str, weight_decay: float | Schedule) -> Schedule:
+    """Return a weight decay as a schedule, which raises ValueError for a negative value."""
+    if callable(weight_decay):
+        return lambda step: _not_negative(name, step, weight_decay(step))
+    check(name, weight_decay=(weight_decay, 0.0, math.inf))
+    return lambda step: weight_decay
+
+
+def _not_negative(name: str, step: int, value: float) -> float:
+    if value < 0:
+        raise ValueError(
+            f"{name}: the weight decay of step {step} is {value}, expected at least 0 (see the schedule)"
+        )
+    return value
+
+
 def check(name: str, **bounds: tuple[float, float, float]) -> None:
     """Raise for hyperparameters that are no numbers in [low, high): argument=(value, low, high)."""
     for argument, (value, low, high) in bounds.items():
         if isinstance(value, bool) or not isinstance(value, int | float | np.number):
-            kinds = "a number or a schedule" if argument == "lr" else "a number"
+            kinds = "a number or a schedule" if argument in ("lr", "weight_decay") else "a number"
             raise TypeError(f"{name}: {argument} is {described(value)}, expected {kinds}")
         if not low <= value < high:
             limit = f" and below {high:g}" if high < math.inf else ""
