@@ -1,6 +1,7 @@
 """treepie: neural networks on CPUs, from pip install alone."""
 
 import sys as _sys
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from treepie.autodiff import (
     Tensor as Tensor,
@@ -150,6 +151,9 @@ from .train.history import History as History
 from .train.preemption import Preempted as Preempted
 from .train.trainer import EarlyStop as EarlyStop, Trainer as Trainer
 
+if _TYPE_CHECKING:
+    from . import sklearn as sklearn
+
 bool = bool_
 
 _MODULES = (
@@ -169,14 +173,17 @@ _MODULES = (
     ptree,
     rng,
 )
+#: Imported where they are first used: they need packages that may not be installed.
+_OPTIONAL = ("sklearn",)
 __all__ = [*_public_names(globals(), *_MODULES), "__version__"]
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted([*__all__, *_OPTIONAL])
 
 
 _suggest_names(
     _sys.modules[__name__],
     {m.__name__.split(".")[-1]: m for m in _MODULES} | {"optim.schedule": optim.schedule},
+    _OPTIONAL,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import importlib
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
@@ -60,13 +61,27 @@ _OTHERS = {
 }
 
 
-def suggest_names(package: ModuleType, modules: Mapping[str, ModuleType]) -> None:
+def suggest_names(
+    package: ModuleType, modules: Mapping[str, ModuleType], optional: Sequence[str] = ()
+) -> None:
     """Make a missing name of a package or of its modules an error that says which one a user may mean.
 
     modules: name in the package -> module.
+    optional: names of the package's modules that are imported where they are first used, since they need
+        packages that may not be installed.
     """
-    for name, module in {"": package, **modules}.items():
+    for name, module in modules.items():
         vars(module)["__getattr__"] = functools.partial(_missing, package, modules, name)
+    vars(package)["__getattr__"] = functools.partial(_optional, package, modules, tuple(optional))
+
+
+def _optional(
+    package: ModuleType, modules: Mapping[str, ModuleType], optional: Sequence[str], name: str
+) -> Any:
+    """Return an optional module, or raise AttributeError for a missing name of the package."""
+    if name in optional:
+        return importlib.import_module(f"{package.__name__}.{name}")
+    return _missing(package, modules, "", name)
 
 
 def _missing(package: ModuleType, modules: Mapping[str, ModuleType], module: str, name: str) -> Any:

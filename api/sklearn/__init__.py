@@ -1,0 +1,6 @@
+"""Estimators for scikit-learn: `MLPClassifier`, `MLPRegressor`, and any layer as an estimator."""
+
+try:
+    import sklearn.base as _base  # noqa: F401
+except ImportError as error:
+    raise ImportError('tp.sklearn needs scikit-learn 1.7 or later: pip install "treepie[sklearn]"') from error

@@ -1,0 +1,118 @@
+"""What the estimators share: the batches of a fit, and plans of what to train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils import shuffle as shuffled
+
+from treepie.autodiff import Tensor, ptree, rng
+
+from ..data.pipeline import Data
+from ..layer import Layer
+from ..optim import Optimizer
+from ..train.state import TrainState
+from ..train.trainer import Trainer
+
+
+@dataclass
+class Plan:
+    """What an estimator trains, and how. A preset is a module with a function `plan` that returns one.
+
+    prepare: X as it is passed to `fit` and `predict` (a data frame or an array) -> the layer's input: a
+        float32 or integer array with a row for each example, or a tuple or dict of such arrays.
+    layer: input -> outputs (examples, outputs).
+    loss: function of (output, target), and of sample_weight where examples have weights.
+    target: of the training set, as the loss takes it, with a row for each example.
+    finish: outputs of the layer -> logits (examples, classes), or predictions (examples, targets); None where
+        they are that already.
+    callbacks: of `Trainer.fit`, before those of the user.
+    rows: indices of the examples to train on; None for all of them.
+
+    It is pickled with the estimator.
+    """
+
+    prepare: Callable[[Any], Any]
+    layer: Layer
+    optimizer: Optimizer
+    loss: Callable[..., Tensor]
+    target: NDArray[Any]
+    epochs: int
+    batch_size: int
+    finish: Callable[[NDArray[Any]], NDArray[Any]] | None = None
+    callbacks: Sequence[object] = ()
+    rows: NDArray[Any] | None = None
+    drop_last: bool = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what predictions need; the targets and callbacks are those of the training."""
+        return {**vars(self), "target": None, "callbacks": ()}
+
+
+class Network:
+    """A trained layer: the plan, and the state of its training.
+
+    >>> network = Network(plan, state)  # doctest: +SKIP
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.trainer = plan, Trainer(plan.layer, plan.optimizer)
+        self.state: TrainState | None = None
+
+    def train(
+        self,
+        X: Any,
+        weight: NDArray[Any] | None,
+        random_state: np.random.RandomState,
+        callbacks: Sequence[object] = (),
+        verbose: bool = False,
+    ) -> None:
+        """Train from the current state, or from new parameters."""
+        plan = self.plan
+        arrays = (plan.prepare(X), plan.target, *([] if weight is None else [weight]))
+        if plan.rows is not None:
+            arrays = ptree.map(lambda a: a[plan.rows], arrays)
+        state = self.state or self.trainer.init(random_key(random_state))
+        self.state = self.trainer.fit(
+            state,
+            batches(arrays, plan.batch_size, random_state, plan.drop_last),
+            rngs=random_key(random_state),
+            loss=plan.loss,
+            epochs=plan.epochs,
+            progress=None if verbose else False,
+            callbacks=[*plan.callbacks, *callbacks],
+        )
+
+    def outputs(self, X: Any) -> NDArray[Any]:
+        """Return logits (examples, classes), or predictions (examples, targets)."""
+        assert self.state is not None
+        out = self.trainer.predict(self.state, self.plan.prepare(X)).numpy()
+        return out if self.plan.finish is None else self.plan.finish(out)
+
+
+def batches(
+    arrays: Any, size: int, random_state: np.random.RandomState | None, drop_last: bool = False
+) -> Data[Any]:
+    """Return a pipeline of the rows of arrays, in an order that is drawn for each pass.
+
+    arrays: a tree of arrays of one length.  random_state: None keeps the order.
+    """
+    length = len(ptree.leaves(arrays)[0])
+    order: list[Any] = [np.arange(length), -1]
+
+    def element(e: int, k: int) -> Any:
+        if random_state is not None and e != order[1]:
+            order[:] = shuffled(order[0], random_state=random_state), e
+        rows = order[0][k * size : (k + 1) * size]
+        return ptree.map(lambda a: Tensor(a.take(rows, axis=0), None), arrays)
+
+    return Data(length // size if drop_last else -(-length // size), element)
+
+
+def random_key(random_state: np.random.RandomState) -> Tensor:
+    """Return a pseudo-random key that is drawn from scikit-learn's random state."""
+    return rng.key(int(random_state.randint(np.iinfo(np.int32).max)))
