@@ -13,7 +13,7 @@ from sklearn.utils import shuffle as shuffled
 from treepie.autodiff import Tensor, ptree, rng
 
 from ..data.pipeline import Data
-from ..layer import Layer
+from ..layer import Layer, Vars
 from ..optim import Optimizer
 from ..train.state import TrainState
 from ..train.trainer import Trainer
@@ -32,6 +32,7 @@ class Plan:
         they are that already.
     callbacks: of `Trainer.fit`, before those of the user.
     rows: indices of the examples to train on; None for all of them.
+    initial: key -> variables to begin with; None for those of `layer.init`.
 
     It is pickled with the estimator.
     """
@@ -47,10 +48,11 @@ class Plan:
     callbacks: Sequence[object] = ()
     rows: NDArray[Any] | None = None
     drop_last: bool = False
+    initial: Callable[[Tensor], Vars] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what predictions need; the targets and callbacks are those of the training."""
-        return {**vars(self), "target": None, "callbacks": ()}
+        return {**vars(self), "target": None, "callbacks": (), "initial": None}
 
 
 class Network:
@@ -76,7 +78,7 @@ class Network:
         arrays = (plan.prepare(X), plan.target, *([] if weight is None else [weight]))
         if plan.rows is not None:
             arrays = ptree.map(lambda a: a[plan.rows], arrays)
-        state = self.state or self.trainer.init(random_key(random_state))
+        state = self.state or self._start(random_key(random_state))
         self.state = self.trainer.fit(
             state,
             batches(arrays, plan.batch_size, random_state, plan.drop_last),
@@ -86,6 +88,10 @@ class Network:
             progress=None if verbose else False,
             callbacks=[*plan.callbacks, *callbacks],
         )
+
+    def _start(self, key: Tensor) -> TrainState:
+        initial = self.plan.initial
+        return self.trainer.init(key) if initial is None else self.trainer.make_state(initial(key))
 
     def outputs(self, X: Any) -> NDArray[Any]:
         """Return logits (examples, classes), or predictions (examples, targets)."""
