@@ -38,7 +38,7 @@ def scale(num_features: int) -> Layer:
 
 @constructor
 def parametric_activation(activation: Layer, num_features: int) -> Layer:
-    """Return the layer x + alpha * (activation(x) - x), with a learned alpha for each feature on the last axis.
+    """Return the layer x + alpha * (activation(x) - x), with a learned alpha for each feature (last axis).
 
     activation: a layer without parameters that keeps the shape, such as `tp.layer.selu()`, else ValueError.
 
@@ -59,8 +59,8 @@ def parametric_activation(activation: Layer, num_features: int) -> Layer:
     def init(rngs: Tensor, dtype: Any) -> Vars:
         if initial(activation, "activation", rngs, dtype).params:
             raise ValueError(
-                f"layer.parametric_activation: activation is {activation.name}, which has parameters, expected "
-                "a layer without them"
+                f"layer.parametric_activation: activation is {activation.name}, which has parameters, "
+                "expected a layer without them"
             )
         return Vars({"alpha": ones(num_features, dtype)}, {}, dtype)
 
@@ -84,7 +84,7 @@ def parametric_activation(activation: Layer, num_features: int) -> Layer:
 def periodic_embedding(
     num_features: int, embed_dim: int = 4, frequencies: int = 16, sigma: float = 0.1
 ) -> Layer:
-    """Return the layer of PBLD embeddings of numbers: (batch, num_features) -> (batch, num_features * embed_dim).
+    """Return the layer of PBLD embeddings of numbers: (batch, features) -> (batch, features * embed_dim).
 
     Each number x becomes cos(2 pi frequency * x + phase) @ weight + bias with its feature's own parameters,
     embed_dim - 1 numbers, and itself: first the embeddings of all features, then the numbers ("periodic bias

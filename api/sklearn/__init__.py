@@ -3,4 +3,6 @@
 try:
     import sklearn.base as _base  # noqa: F401
 except ImportError as error:
-    raise ImportError('tp.sklearn needs scikit-learn 1.7 or later: pip install "treepie[sklearn]"') from error
+    raise ImportError('tp.sklearn needs scikit-learn 1.7 or newer: pip install "treepie[sklearn]"') from error
+
+from .mlp import MLPClassifier as MLPClassifier, MLPRegressor as MLPRegressor

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils import shuffle as shuffled
 
 from treepie.autodiff import Tensor, ptree, rng
 
 from ..data.pipeline import Data
+from ..data.rows import array_of, read_rows
 from ..layer import Layer, Vars
 from ..optim import Optimizer
+from ..train.history import History
 from ..train.state import TrainState
 from ..train.trainer import Trainer
 
@@ -32,6 +33,7 @@ class Plan:
         they are that already.
     callbacks: of `Trainer.fit`, before those of the user.
     rows: indices of the examples to train on; None for all of them.
+    drop_last: whether a last batch that is short is left out.
     initial: key -> variables to begin with; None for those of `layer.init`.
 
     It is pickled with the estimator.
@@ -51,19 +53,20 @@ class Plan:
     initial: Callable[[Tensor], Vars] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what predictions need; the targets and callbacks are those of the training."""
-        return {**vars(self), "target": None, "callbacks": (), "initial": None}
+        """Return what predictions need: neither the targets nor the callbacks of the training."""
+        return {**vars(self), "target": None, "rows": None, "callbacks": (), "initial": None}
 
 
 class Network:
-    """A trained layer: the plan, and the state of its training.
+    """A layer in training: its plan and its state.
 
-    >>> network = Network(plan, state)  # doctest: +SKIP
+    history: losses of steps and epochs.
     """
 
     def __init__(self, plan: Plan) -> None:
         self.plan, self.trainer = plan, Trainer(plan.layer, plan.optimizer)
         self.state: TrainState | None = None
+        self.history = History()
 
     def train(
         self,
@@ -85,6 +88,7 @@ class Network:
             rngs=random_key(random_state),
             loss=plan.loss,
             epochs=plan.epochs,
+            history=self.history,
             progress=None if verbose else False,
             callbacks=[*plan.callbacks, *callbacks],
         )
@@ -103,18 +107,21 @@ class Network:
 def batches(
     arrays: Any, size: int, random_state: np.random.RandomState | None, drop_last: bool = False
 ) -> Data[Any]:
-    """Return a pipeline of the rows of arrays, in an order that is drawn for each pass.
+    """Return a pipeline of the rows of arrays, in an order that is drawn for each pass as scikit-learn does.
 
     arrays: a tree of arrays of one length.  random_state: None keeps the order.
     """
-    length = len(ptree.leaves(arrays)[0])
+    leaves, rebuild = ptree.flatten(arrays)
+    sources = [array_of(a) for a in leaves]
+    length = len(leaves[0])
     order: list[Any] = [np.arange(length), -1]
 
     def element(e: int, k: int) -> Any:
         if random_state is not None and e != order[1]:
-            order[:] = shuffled(order[0], random_state=random_state), e
-        rows = order[0][k * size : (k + 1) * size]
-        return ptree.map(lambda a: Tensor(a.take(rows, axis=0), None), arrays)
+            order[:] = order[0][random_state.permutation(length)], e
+        rows = slice(k * size, (k + 1) * size)
+        rows = rows if random_state is None else order[0][rows]
+        return rebuild([read_rows(a, rows) for a in sources])
 
     return Data(length // size if drop_last else -(-length // size), element)
 

@@ -1,9 +1,10 @@
 """RealMLP-TD: a recipe for tables, tuned on many data sets, that beats plain MLPs by its defaults.
 
-Holzmüller, Grinsztajn & Steinwart 2024, "Better by Default: Strong Pre-Tuned MLPs and Boosted Trees on Tabular
-Data" (arXiv 2407.04491), section 3 and appendix A, with the constants of the authors' implementation (pytabkit,
-Apache 2.0). Its parts: preprocessing (`table.py`); the network, its initialization by the data and its optimizer
-(`realmlp_network.py`); label smoothing or standardized targets, and the best epoch on a validation set (here).
+Holzmüller, Grinsztajn & Steinwart 2024, "Better by Default: Strong Pre-Tuned MLPs and Boosted Trees on
+Tabular Data" (arXiv 2407.04491), section 3 and appendix A, with the constants of the authors' implementation
+(pytabkit, Apache 2.0). Its parts: preprocessing (`table.py`); the network, its initialization by the data and
+its optimizer (`realmlp_network.py`); here label smoothing, standardized targets, and the best epoch on a
+validation set.
 """
 
 from __future__ import annotations

@@ -159,8 +159,8 @@ def initialized(parts: Sequence[Layer], x: Any, key: Tensor) -> Vars:
 def fitted(part: Layer, vars: Vars, x: Tensor, key: Tensor) -> dict[str, Tensor]:
     """Return the parameters of a linear layer, whose bias is 0, fitted to some inputs.
 
-    Each output gets a standard deviation of 1, and as its bias minus a random convex combination of its values for
-    5 random rows ("he+5"): so that the kinks of an activation are among the data.
+    Each output gets a standard deviation of 1. Its bias is minus a random convex combination of its values
+    for 5 random rows ("he+5"), so that the kink of an activation is among the data.
     """
     y, _ = part.apply(vars, x)
     std = ops.std(y, axis=0)

@@ -35,7 +35,7 @@ class RobustScale:
 
 
 class Categories:
-    """The codes of a column's values: from 1 on in the order of the training set, 0 for missing and others."""
+    """The codes of a column's values, 1 for the first of the training set; 0 for missing and new values."""
 
     def __init__(self, column: NDArray[Any]) -> None:
         values: dict[Hashable, None] = dict.fromkeys(v for v in column.tolist() if not _is_missing(v))
@@ -133,8 +133,8 @@ def _is_number(column: Any) -> bool:
         return all(isinstance(v, int | float) and not isinstance(v, bool) for v in column.tolist())
     if kind in "mMc":
         raise TypeError(
-            f"realmlp: a column of X has dtype {dtype}, expected numbers or categories; of times, take parts such as "
-            "the year, the weekday or seconds"
+            f"realmlp: a column of X has dtype {dtype}, expected numbers or categories; of times, take parts "
+            "such as the year, the weekday or seconds"
         )
     return bool(kind in "iuf")
 
