@@ -6,3 +6,4 @@ except ImportError as error:
     raise ImportError('tp.sklearn needs scikit-learn 1.7 or newer: pip install "treepie[sklearn]"') from error
 
 from .mlp import MLPClassifier as MLPClassifier, MLPRegressor as MLPRegressor
+from .trainer import TrainerClassifier as TrainerClassifier, TrainerRegressor as TrainerRegressor

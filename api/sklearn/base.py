@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 from numpy.typing import NDArray
 
-from treepie.autodiff import Tensor, ptree, rng
+from treepie.autodiff import Tensor, float32, ptree, rng
 
 from ..data.pipeline import Data
 from ..data.rows import array_of, read_rows
@@ -35,6 +37,7 @@ class Plan:
     rows: indices of the examples to train on; None for all of them.
     drop_last: whether a last batch that is short is left out.
     initial: key -> variables to begin with; None for those of `layer.init`.
+    dtype: of the parameters: float32 or float64.
 
     It is pickled with the estimator.
     """
@@ -51,6 +54,7 @@ class Plan:
     rows: NDArray[Any] | None = None
     drop_last: bool = False
     initial: Callable[[Tensor], Vars] | None = None
+    dtype: Any = float32
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what predictions need: neither the targets nor the callbacks of the training."""
@@ -95,7 +99,9 @@ class Network:
 
     def _start(self, key: Tensor) -> TrainState:
         initial = self.plan.initial
-        return self.trainer.init(key) if initial is None else self.trainer.make_state(initial(key))
+        if initial is None:
+            return self.trainer.init(key, self.plan.dtype)
+        return self.trainer.make_state(initial(key))
 
     def outputs(self, X: Any) -> NDArray[Any]:
         """Return logits (examples, classes), or predictions (examples, targets)."""
@@ -105,15 +111,15 @@ class Network:
 
 
 def batches(
-    arrays: Any, size: int, random_state: np.random.RandomState | None, drop_last: bool = False
+    arrays: tuple[Any, ...], size: int, random_state: np.random.RandomState | None, drop_last: bool = False
 ) -> Data[Any]:
     """Return a pipeline of the rows of arrays, in an order that is drawn for each pass as scikit-learn does.
 
-    arrays: a tree of arrays of one length.  random_state: None keeps the order.
+    arrays: arrays, or trees of arrays, of one length; the first may be sparse.  random_state: None keeps the
+        order.
     """
-    leaves, rebuild = ptree.flatten(arrays)
-    sources = [array_of(a) for a in leaves]
-    length = len(leaves[0])
+    readers = [_reader(a) for a in arrays]
+    length = len(ptree.leaves(arrays[-1])[0])
     order: list[Any] = [np.arange(length), -1]
 
     def element(e: int, k: int) -> Any:
@@ -121,9 +127,19 @@ def batches(
             order[:] = order[0][random_state.permutation(length)], e
         rows = slice(k * size, (k + 1) * size)
         rows = rows if random_state is None else order[0][rows]
-        return rebuild([read_rows(a, rows) for a in sources])
+        return tuple([read(rows) for read in readers])
 
     return Data(length // size if drop_last else -(-length // size), element)
+
+
+def _reader(array: Any) -> Callable[[Any], Any]:
+    """Return the function of indices, or a slice, that returns these rows of an array or a tree of arrays."""
+    if scipy.sparse.issparse(array):
+        return lambda rows: Tensor(array[rows].toarray(), None)
+    if not isinstance(array, np.ndarray):
+        sources, rebuild = ptree.flatten(ptree.map(array_of, array))
+        return lambda rows: rebuild([read_rows(a, rows) for a in sources])
+    return functools.partial(read_rows, array_of(array))
 
 
 def random_key(random_state: np.random.RandomState) -> Tensor:

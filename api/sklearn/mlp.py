@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any, ClassVar
 
+from numpy.typing import NDArray
 from sklearn import neural_network
 from sklearn.base import is_classifier
 from sklearn.model_selection import train_test_split
@@ -30,6 +31,8 @@ class _Perceptron(Preset):
     """
 
     def _fit(self, X: Any, y: Any, sample_weight: Any = None, incremental: bool = False) -> Any:
+        if getattr(self, "class_weight", None) is not None:
+            sample_weight = self._weights(y, sample_weight, incremental)
         if self.preset is not None:
             return self._fit_preset(X, y, sample_weight, incremental)
         if self.solver == "lbfgs" and (self.dropout or self.callbacks):
@@ -37,6 +40,16 @@ class _Perceptron(Preset):
                 "solver='lbfgs' has no dropout and no callbacks, expected solver='adam' or 'sgd' with them"
             )
         return super()._fit(X, y, sample_weight=sample_weight, incremental=incremental)
+
+    def _weights(self, y: Any, sample_weight: Any, incremental: bool) -> NDArray[Any]:
+        """Return the weights of examples, times those of their classes."""
+        if incremental and self.class_weight == "balanced":
+            raise ValueError(
+                "class_weight 'balanced' is not supported for partial_fit, expected a dict of weights "
+                "(sklearn.utils.class_weight.compute_class_weight returns balanced ones)"
+            )
+        weights: NDArray[Any] = compute_sample_weight(self.class_weight, y)
+        return weights if sample_weight is None else weights * _check_sample_weight(sample_weight, weights)
 
     def _fit_stochastic(self, X: Any, y: Any, sample_weight: Any, *rest: Any) -> None:
         """Train. rest: scikit-learn's memory for gradients, the numbers of units, whether it is one epoch."""
@@ -135,19 +148,6 @@ class MLPClassifier(_Perceptron, neural_network.MLPClassifier):
         own = {name: options.pop(name) for name in ("dropout", "class_weight", "callbacks", "preset")}
         super().__init__(**{k: v for k, v in options.items() if k not in ("self", "__class__")})
         vars(self).update(own)
-
-    def _fit(self, X: Any, y: Any, sample_weight: Any = None, incremental: bool = False) -> Any:
-        if self.class_weight is not None:
-            if incremental and self.class_weight == "balanced":
-                raise ValueError(
-                    "class_weight 'balanced' is not supported for partial_fit, expected a dict of weights "
-                    "(sklearn.utils.class_weight.compute_class_weight returns balanced ones)"
-                )
-            weight = compute_sample_weight(self.class_weight, y)
-            if sample_weight is not None:
-                weight = weight * _check_sample_weight(sample_weight, weight)
-            sample_weight = weight
-        return super()._fit(X, y, sample_weight, incremental)
 
 
 class MLPRegressor(_Perceptron, neural_network.MLPRegressor):

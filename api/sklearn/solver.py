@@ -1,6 +1,8 @@
 """The layer, the losses and the optimizers of scikit-learn's perceptrons.
 
-Learning rates and penalties are inputs of a step's program, so that fits which differ in them share programs.
+A step takes one tensor of targets, or (targets, weights): all else is in its program, so that a step costs
+the least of Python. Learning rates are numbers that a program takes by value: fits that differ in them share
+programs.
 """
 
 from __future__ import annotations
@@ -31,10 +33,10 @@ _ACTIVATIONS = {"identity": None, "logistic": ops.sigmoid, "tanh": ops.tanh, "re
 _KEPT = 8
 
 
-def perceptron(units: Sequence[int], activation: str, dropout: float) -> Layer:
+def perceptron(units: Sequence[int], activation: str, dropout: float, alpha: float) -> Layer:
     """Return a network of fully connected layers, whose units are features, hidden units and outputs.
 
-    In training its output is (output, sum of the squared weights).
+    In training its output is (output, penalty): alpha / 2 times the sum of the squared weights.
     """
     layers = [linear(a, b) for a, b in pairwise(units)]
     activate, last = _ACTIVATIONS[activation], len(layers) - 1
@@ -53,52 +55,56 @@ def perceptron(units: Sequence[int], activation: str, dropout: float) -> Layer:
                 x = x if activate is None else activate(x)
                 if training and dropout:
                     x = fn.dropout(x, dropout, rng.fold_in(rngs, k))
-            square = ops.sum(ops.square(p["weight"]))
+            square = ops.square(ops.vector_norm(p["weight"], dtype=x.dtype))
             squares = square if squares is None else squares + square
-        return ((x, squares) if training else x), state
+        return ((x, squares * (0.5 * alpha)) if training else x), state
 
     return Layer(init, apply, f"perceptron({', '.join(map(str, units))})", pure=True)
 
 
-# ---- losses, of (output, sum of squared weights) and (target, penalty) or (target, sample_weight, penalty)
+# ---- losses, of (output, penalty) and targets or (targets, sample_weight); the penalty is shared by the rows
 def log_loss(output: Any, target: Any) -> Tensor:
-    """Return the cross-entropy of classes, plus the penalty of the weights."""
-    (logits, squares), (y, *weight, penalty) = output, target
-    return losses.cross_entropy_sparse(logits, y, sample_weight=_only(weight)) + penalty * squares
+    """Return the cross-entropy of classes, plus the penalty."""
+    y, weight = _parts(target)
+    return losses.cross_entropy_sparse(output[0], y, sample_weight=weight) + _penalty(output, weight)
 
 
 def binary_log_loss(output: Any, target: Any) -> Tensor:
-    """Return the cross-entropy of labels, summed over the outputs, plus the penalty of the weights."""
-    (logits, squares), (y, *weight, penalty) = output, target
-    value = losses.binary_cross_entropy(logits, y, sample_weight=_only(weight))
-    return value * float(y.shape[1]) + penalty * squares
+    """Return the cross-entropy of labels, summed over the outputs, plus the penalty."""
+    y, weight = _parts(target)
+    value = losses.binary_cross_entropy(output[0], y, sample_weight=weight)
+    return (value if y.shape[1] == 1 else value * float(y.shape[1])) + _penalty(output, weight)
 
 
 def squared_error(output: Any, target: Any) -> Tensor:
-    """Return half of the mean squared error, plus the penalty of the weights.
+    """Return half of the mean squared error, plus the penalty.
 
     As in scikit-learn the value is a mean over the outputs, and the gradient that of their sum.
     """
-    (predictions, squares), (y, *weight, penalty) = output, target
-    value = losses.mse(predictions, y, sample_weight=_only(weight)) * 0.5
+    y, weight = _parts(target)
+    value = losses.mse(output[0], y, sample_weight=weight) * 0.5
     if y.shape[1] > 1:
         total = value * float(y.shape[1])
         value = stop_gradient(value - total) + total
-    return value + penalty * squares
+    return value + _penalty(output, weight)
 
 
 def poisson(output: Any, target: Any) -> Tensor:
     """Return half of the Poisson deviance of exp(output), summed over the outputs, plus the penalty."""
-    (logs, squares), (y, *weight, penalty) = output, target
+    y, weight = _parts(target)
     entropy = ops.where(y > 0, y * ops.log(ops.where(y > 0, y, 1.0)), 0.0)
-    terms = ops.sum(entropy - y * logs - y + ops.exp(logs), axis=1)
-    if weight:
-        return ops.sum(weight[0] * terms) / ops.sum(weight[0]) + penalty * squares
-    return ops.mean(terms) + penalty * squares
+    terms = ops.sum(entropy - y * output[0] - y + ops.exp(output[0]), axis=1)
+    mean = ops.mean(terms) if weight is None else ops.sum(weight * terms) / ops.sum(weight)
+    return mean + _penalty(output, weight)
 
 
-def _only(weight: Sequence[Tensor]) -> Tensor | None:
-    return weight[0] if weight else None
+def _parts(target: Any) -> tuple[Tensor, Tensor | None]:
+    return target if isinstance(target, tuple) else (target, None)
+
+
+def _penalty(output: Any, weight: Tensor | None) -> Tensor:
+    out, penalty = output
+    return penalty / (float(len(out)) if weight is None else ops.sum(weight))  # type: ignore[no-any-return]
 
 
 LOSSES = {
@@ -167,15 +173,21 @@ def _nesterov(
 class Solver:
     """A trainer, and the learning rate of its optimizer.
 
-    units, activation, dropout: of `perceptron`.  solver: "adam" or "sgd".  options: of the optimizer.
+    units, activation, dropout, alpha: of `perceptron`.  solver: "adam" or "sgd".  options: of the optimizer.
     """
 
     def __init__(
-        self, units: tuple[int, ...], activation: str, dropout: float, solver: str, options: tuple[Any, ...]
+        self,
+        units: tuple[int, ...],
+        activation: str,
+        dropout: float,
+        alpha: float,
+        solver: str,
+        options: tuple[Any, ...],
     ) -> None:
         self.rate = Rate()
         optimizer = adam(self.rate, *options) if solver == "adam" else Velocity(self.rate, *options)
-        self.trainer = Trainer(perceptron(units, activation, dropout), optimizer)
+        self.trainer = Trainer(perceptron(units, activation, dropout, alpha), optimizer)
 
 
 class _Kept(threading.local):

@@ -12,8 +12,6 @@ import scipy.sparse
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
-from treepie.autodiff import Tensor
-
 from ..data.pipeline import Data
 from ..optim.opt_state import OptState
 from ..train.callbacks import EarlyStop
@@ -24,6 +22,8 @@ from .solver import LOSSES, Solver, solver_of, variables, weights
 
 #: The learning rate below which "adaptive" stops, and what it divides the rate by.
 _SMALLEST_RATE, _FACTOR = 1e-6, 5.0
+#: The stack level of the line that calls `fit`, for a warning of a function that `run` or `__init__` calls.
+_OF_USER = 8
 
 
 @dataclass
@@ -90,7 +90,7 @@ class Training:
                 callbacks=[self, *(estimator.callbacks or ())],
             )
         except KeyboardInterrupt as interrupt:
-            warnings.warn("Training interrupted by user.", stacklevel=6)
+            warnings.warn("Training interrupted by user.", stacklevel=_OF_USER - 1)
             st, self.stopped = interrupt.state, True  # type: ignore[attr-defined]
         except FloatingPointError as error:
             raise ValueError(
@@ -113,7 +113,7 @@ class Training:
                 f"Stochastic Optimizer: Maximum iterations ({estimator.max_iter}) reached and the "
                 "optimization hasn't converged yet.",
                 ConvergenceWarning,
-                stacklevel=7,
+                stacklevel=_OF_USER,
             )
 
     def _set_weights(self, st: TrainState) -> None:
@@ -122,25 +122,14 @@ class Training:
 
     # ---- data
     def _data(self) -> Data[Any]:
-        """Return the elements (input, (target, penalty)), or (input, (target, weight, penalty))."""
-        estimator, train = self.estimator, self.train
-        half, dtype = 0.5 * estimator.alpha, estimator.coefs_[0].dtype
-        target = np.ascontiguousarray(train.y, dtype)
-        if estimator.out_activation_ == "softmax":
-            target = train.y.argmax(axis=1)
+        """Return the elements (input, targets), or (input, (targets, weights))."""
+        estimator, train, dtype = self.estimator, self.train, self.estimator.coefs_[0].dtype
         sparse = scipy.sparse.issparse(train.X)
-        x = np.arange(self.length) if sparse else np.ascontiguousarray(train.X, dtype)
-        weight = () if train.weight is None else (np.ascontiguousarray(train.weight, dtype),)
-        random_state = estimator._random_state if estimator.shuffle else None
-        rows = batches((x, target, *weight), self.size, random_state)
-        if sparse:
-            table = scipy.sparse.csr_array(train.X, dtype=dtype)
-            rows = rows.map(lambda row: (Tensor(table[row[0].array].toarray(), None), *row[1:]))
-        scalar = lambda value: Tensor(np.array(value, dtype), None)
-        if weight:
-            return rows.map(lambda x, y, w: (x, (y, w, scalar(half / w.array.sum()))))
-        penalties = {int(n): scalar(half / n) for n in set(self.sizes)}
-        return rows.map(lambda x, y: (x, (y, penalties[len(x)])))
+        x = train.X.astype(dtype).tocsr() if sparse else np.ascontiguousarray(train.X, dtype)
+        classes = estimator.out_activation_ == "softmax"
+        y = train.y.argmax(axis=1) if classes else np.ascontiguousarray(train.y, dtype)
+        target = y if train.weight is None else (y, np.ascontiguousarray(train.weight, dtype))
+        return batches((x, target), self.size, estimator._random_state if estimator.shuffle else None)
 
     # ---- the end of an epoch
     def on_epoch(self, epoch: int, scores: dict[str, Any], st: TrainState) -> None:
@@ -200,7 +189,7 @@ def _batch_size(size: Any, length: int) -> int:
     if size > length:
         warnings.warn(
             "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped",
-            stacklevel=6,
+            stacklevel=_OF_USER,
         )
     return int(np.clip(size, 1, length))
 
@@ -210,6 +199,5 @@ def _solver(estimator: Any, units: tuple[int, ...]) -> Solver:
         options = estimator.beta_1, estimator.beta_2, estimator.epsilon
     else:
         options = estimator.momentum, estimator.nesterovs_momentum
-    return solver_of(
-        tuple(map(int, units)), estimator.activation, float(estimator.dropout), estimator.solver, options
-    )
+    numbers = float(estimator.dropout), float(estimator.alpha)
+    return solver_of(tuple(map(int, units)), estimator.activation, *numbers, estimator.solver, options)
