@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from . import native, threads
 from .atomics import load, store
-from .compiled import c_function
+from .compiled import c_function, device
 from .intrinsics import call_address
 from .team import share
 
@@ -167,6 +167,11 @@ class LaunchTable:
         self._template = array("q", words)
         self._run = _runner()
 
+    @property
+    def native(self) -> bool:
+        """Whether no launch is a host call, so that a `TableSequence` may run them."""
+        return not self._host_calls
+
     def bound(self, addresses: Sequence[int]) -> "BoundTable":
         """Return the table with its buffers at addresses, where they stay until `rebind` moves one."""
         words = self._template[:]
@@ -222,6 +227,27 @@ class BoundTable:
         """Return the address of the argument block of the first launch."""
         return self._words.buffer_info()[0] + self._words[1]
 
+    @property
+    def rows(self) -> tuple[int, int]:
+        """The address of the first launch, and the number of launches."""
+        return self._words.buffer_info()[0], self._table._count
+
+
+class TableSequence:
+    """Bound tables that one native call runs in turn."""
+
+    def __init__(self, tables: Sequence[BoundTable]) -> None:
+        """Take tables without host calls."""
+        self._words = array("q", [word for table in tables for word in table.rows])
+        self._count = len(tables)
+        self._shared = any(table._table._shared for table in tables)
+
+    def run(self, table: int = 0, row: int = 0) -> tuple[int, int]:
+        """Run all launches from a row of a table on; return where one reported an error, (-1, -1) if none."""
+        team = threads.team() if self._shared else 0
+        ended = int(_c_walk_in_turn()(self._words.buffer_info()[0], self._count, table, row, team))
+        return (ended >> 32, ended & 0xFFFFFFFF) if ended >= 0 else (-1, -1)
+
 
 def _array(address: int, spec: Spec) -> NDArray[Any]:
     """Return the memory at an address as an array."""
@@ -235,6 +261,29 @@ def _runner() -> "ctypes._FuncPointer":
     return ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 3)(address)
 
 
+@functools.cache
+def _c_walk_in_turn() -> "ctypes._FuncPointer":
+    address = native.load("walk_in_turn", lambda: c_function("walk_in_turn", walk_in_turn, 5, returns=True))
+    return ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 5)(address)
+
+
+def walk_in_turn(tables: int, count: int, table: int, row: int, team: int) -> int:
+    """Run the launches of tables, from a row of one on.
+
+    tables: the address of (address of the first row, number of rows) of each.
+
+    Returns -1, or where it ended: the table's number times 2^32, plus the row.
+    """
+    for k in range(table, count):
+        at = tables + 16 * k
+        first = row if k == table else 0
+        ended = walk(load(at) + 16 * first, load(at + 8) - first, team)
+        if ended >= 0:
+            return k * 4294967296 + first + ended
+    return -1
+
+
+@device
 def walk(base: int, count: int, team: int) -> int:
     """Run the launches of a table from the row at address `base` on; share those marked so with a team.
 

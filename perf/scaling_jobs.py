@@ -83,11 +83,28 @@ def serve(folder, rank, answer):
 
 
 class Watched:
-    """A communicator that counts sums and their bytes, or leaves them out."""
+    """A communicator that counts sums and their bytes, and notes when; or leaves them out.
 
-    def __init__(self, comm):
+    silent: the numbers of the steps that leave them out.  at: for each step, (when, calls, bytes so far) at
+    its first sum.
+    """
+
+    def __init__(self, comm, silent=range(0)):
         self._comm, self.rank, self.size = comm, comm.rank, comm.size
-        self.silent, self.calls, self.bytes = False, 0, 0
+        self._silent, self.calls, self.bytes, self.at = silent, 0, 0, []
+
+    @property
+    def silent(self):
+        """Whether this step leaves its sums out."""
+        return len(self.at) - 1 in self._silent
+
+    def begin_step(self):
+        """Note the first sum of a step."""
+        self.at.append((time.perf_counter(), self.calls, self.bytes))
+
+    def joint_step(self, arrays, *options):
+        joint = self._comm.joint_step(arrays, *options)
+        return joint and WatchedStep(joint, self, sum(a.nbytes for a in arrays))
 
     def __getattr__(self, name):
         return getattr(self._comm, name)
@@ -110,6 +127,7 @@ class Watched:
             self._comm.sum(array)
 
     def sum_part(self, array):
+        self.begin_step()
         return self._comm.sum_part(array) if self._counts(array) else 0.0
 
     def gather_parts(self, array):
@@ -120,6 +138,28 @@ class Watched:
         from treepie.distributed.communicator import Completed
 
         return self._comm.begin_sum(array) if self._counts(array) else Completed()
+
+
+class WatchedStep:
+    """A step as one native call, as `Watched` sees it."""
+
+    def __init__(self, joint, comm, nbytes):
+        self._joint, self._comm, self._bytes = joint, comm, nbytes
+
+    def __getattr__(self, name):
+        return getattr(self._joint, name)
+
+    def run(self, parts, results, update):
+        comm = self._comm
+        comm.begin_step()
+        comm.calls, comm.bytes = comm.calls + 3, comm.bytes + self._bytes + self._joint.table.nbytes
+        if not comm.silent:
+            return self._joint.run(parts, results, update)
+        from treepie.kernels.program import TableSequence
+
+        # The weight, the loss and the norm stay those of the step before.
+        ended, row = TableSequence([*parts, update]).run()
+        return (self._joint.WHOLE if ended < 0 else self._joint.UPDATE), row
 
 
 class Treepie:
@@ -143,7 +183,9 @@ class Treepie:
 
     def _steps(self, name, count, what):
         """Return the seconds of steps of `fit`; or, for "counts", the calls and bytes of one."""
-        tp, comm = self._tp, Watched(self.comm)
+        tp = self._tp
+        # The last step ends with a sum of all ranks, so that they end together.
+        comm = Watched(self.comm, range(2, count + COLD - 1) if what == "without sums" else range(0))
         if name not in self._states:
             trainer = self._trainer(name)
             batches = models.batches(name)
@@ -152,26 +194,21 @@ class Treepie:
         rounds = [batches[k % len(batches)] for k in range(count + COLD)]
         rows = len(batches[0][0])
         arrays = tuple(np.concatenate(parts) for parts in zip(*rounds, strict=True))
-        data = tp.Data.prepare(arrays, batch_size=rows)
-        options = {"compare_every": 10**9} | ({"micro_shards": 4} if what == "micro_shards" else {})
+        data, options = tp.Data.prepare(arrays, batch_size=rows), {"progress": False}
         if comm.size > 1:
-            data, options = data.shard(comm), options | {"comm": comm}
+            data = data.shard(comm)
+            options |= {"comm": comm, "compare_every": 10**9}
+            options |= {"micro_shards": 4} if what == "micro_shards" else {}
+        else:
+            options["report"] = lambda *_: comm.begin_step()
         loss = tp.loss.mse if name in models.SQUARES else tp.loss.cross_entropy_sparse
-        at, counts = [], []
-
-        def report(step, loss, st):
-            at.append(time.perf_counter())
-            counts.append((comm.calls, comm.bytes))
-            # The last step ends with a sum of all ranks, so that they end together.
-            comm.silent = what == "without sums" and 1 < len(at) < count + COLD - 1
-
-        st = trainer.fit(st, data, loss=loss, report=report, progress=False, **options)
+        st = trainer.fit(st, data, loss=loss, **options)
         if what != "without sums":  # after which ranks have different weights
             self._states[name] = trainer, batches, st
+        when, calls, sizes = zip(*comm.at, strict=True)
         if what == "counts":
-            return [b - a for a, b in zip(counts[-2], counts[-1], strict=True)]
-        # The last one waits for ranks that are late.
-        return [b - a for a, b in itertools.pairwise(at)][COLD - 1 : -1]
+            return [calls[-1] - calls[-2], sizes[-1] - sizes[-2]]
+        return [b - a for a, b in itertools.pairwise(when)][COLD - 1 :]
 
     def _sums(self, kind, size):
         """Return the seconds of sums of `size` bytes. kind: shared or private."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from treepie.kernels import config, memory
 
 from . import failures
+from .joint import JointStep
 from .memory import share
 from .node import Node, check_dtype, control_bytes
 from .nodes import Nodes
@@ -132,6 +133,20 @@ class MPIWorld:
         """Replace an array's parts by those of the ranks that they belong to; see `Communicator`."""
         if self._node:
             self._run_parts(array, "a gathering of parts", self._node.gather_parts)
+
+    def joint_step(
+        self,
+        arrays: tuple[NDArray[Any], NDArray[Any]],
+        values: NDArray[np.float64],
+        shards: int,
+        parts: int,
+        summed: bool,
+    ) -> JointStep | None:
+        """Return what runs a step with its collectives as one native call, or None; see `JointStep`."""
+        if self._node is None:
+            return None
+        self._finish()
+        return self._node.joint_step(self._waiter, arrays, values, shards, parts, summed)
 
     def _run_parts(
         self, array: NDArray[Any], what: str, steps: Callable[[NDArray[Any]], Generator[Wait, None, T]]

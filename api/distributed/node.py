@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from treepie.kernels import config, memory
-from treepie.kernels.ranks import chunk_count, come, set_word, sum_arrays
+from treepie.kernels.ranks import Exchange, come, set_word, sum_arrays, ticks_of
 
+from .joint import JointStep
 from .memory import Block, share
 from .nodes import PIECE, Nodes
-from .waiting import Steps, Wait
+from .waiting import Steps, Wait, Waiter
 
 #: Bytes of an array up to which every rank adds up all of it, after one wait instead of two. Larger ones that
 #: are not in shared memory pass through such memory in pieces.
@@ -39,6 +40,9 @@ _DTYPES = tuple(map(np.dtype, ("float32", "float64", "int32", "int64")))
 
 #: The arguments of `come`.
 Place = tuple[int, int, int, int, int, int, int]
+
+#: A collective: its kind, the size and dtype of its array, the block of that and the offset there.
+Collective = tuple[int, int, np.dtype[Any], int, int]
 
 
 class Node:
@@ -139,13 +143,18 @@ class Node:
         number, offset = found
         self._begin(3, array.size, array.dtype, number, offset)
         yield self._all()
+        return sum_arrays(*self._part_of_sum(array, number, offset), norm=True)
+
+    def _part_of_sum(
+        self, array: NDArray[Any], number: int, offset: int
+    ) -> tuple[int, np.dtype[Any], list[int], list[int]]:
+        """Return the arguments of `sum_arrays` for this rank's part of an array at an offset of a block."""
         first, last = self.part(array)
         at = [a + offset + first * array.itemsize for a in self._blocks[number].addresses]
         own = self._own
         # The first target is where the sum is built up: none of the sources that are still to be added.
-        squares = np.empty(chunk_count(last - first))
-        sum_arrays(last - first, array.dtype, at, [at[own]] if own < 2 else [at[0], at[own]], squares)
-        return math.sqrt(np.add.reduce(squares))
+        targets = [at[own]] if own < 2 else [at[0], at[own]]
+        return last - first, array.dtype, at, targets
 
     def gather_parts(self, array: NDArray[Any]) -> Steps:
         """Give the other ranks of the node this one's part of a flat array, which is in shared memory."""
@@ -163,6 +172,66 @@ class Node:
         sum_arrays(last - first, array.dtype, [own], at)
         self._phase += 1
         yield self._all()
+
+    def joint_step(
+        self,
+        waiter: Waiter,
+        arrays: tuple[NDArray[Any], NDArray[Any]],
+        values: NDArray[np.float64],
+        shards: int,
+        parts: int,
+        summed: bool,
+    ) -> JointStep | None:
+        """Return what runs a step on this rank as one native call; None where ranks exchange more than that.
+
+        arrays: the flat gradients, and the flat parameters.  For the others see `Exchange`.
+        """
+        gradients, params = map(self._find, arrays)
+        like = arrays[0]
+        rows = shards + self._count
+        if gradients is None or params is None or self._several or 24 * rows > SMALL:
+            return None
+        if not self._blocks[params[0]].common:
+            return None
+        size, dtype, sources, targets = self._part_of_sum(like, *gradients)
+        collectives: list[Collective] = [
+            (3, like.size, like.dtype, *gradients),
+            (1, 3 * rows, np.dtype("float64"), 0, 0),
+            (4, arrays[1].size, arrays[1].dtype, *params),
+        ]
+        exchange = Exchange(
+            size=size,
+            dtype=dtype,
+            sources=sources,
+            targets=targets,
+            slots=self._slots,
+            own=self._own,
+            shards=shards,
+            parts=parts,
+            summed=summed,
+            length=like.size,
+        )
+        return JointStep(self, waiter, collectives, exchange, values)
+
+    def announce(
+        self, collectives: Sequence[Collective], places: NDArray[np.int64], spin_ns: float
+    ) -> list[Arrival]:
+        """Begin collectives that a native call takes part in, and write the arguments of its waits.
+
+        places: (n, 9): the arguments of `meet`, and the parity of the number of the collective.
+        """
+        arrivals, limit = [], ticks_of(spin_ns)
+        for k, collective in enumerate(collectives):
+            self._begin(*collective)
+            arrival = self._all()
+            places[k] = *arrival.place, limit, self._number % 2
+            arrivals.append(arrival)
+        return arrivals
+
+    def withdraw(self, count: int) -> None:
+        """Take back the last collectives that were announced, which no other rank has seen."""
+        self._number -= count
+        self._phase -= count
 
     def _find(self, array: NDArray[Any]) -> tuple[int, int] | None:
         """Return the number of the block that an array is in, and its offset there."""
@@ -290,12 +359,12 @@ class Arrival:
     patience = config.RANK_YIELD_SECONDS
 
     def __init__(self, node: Node, place: Place) -> None:
-        self._node, self._place = node, place
+        self._node, self.place = node, place
 
     def ready(self, ns: float = 0) -> bool:
         """Whether they have come, as this rank has; RuntimeError where one is in another collective."""
-        found = come(*self._place, ns=ns)
-        count = self._place[3]
+        found = come(*self.place, ns=ns)
+        count = self.place[3]
         if 0 <= found < count:
             raise self._node.different(found)
         return found < 0
@@ -306,7 +375,7 @@ class Arrival:
 
     def missing(self) -> Sequence[int]:
         """Return the ranks that have not come."""
-        _, _, _, count, phase, _, _ = self._place
+        _, _, _, count, phase, _, _ = self.place
         return self._node.missing(phase, count)
 
 

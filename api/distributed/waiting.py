@@ -46,7 +46,7 @@ class Waiter:
     """
 
     def __init__(self, rank: int, abort: Callable[[int], object], spin_ns: float) -> None:
-        self._rank, self._abort, self._spin_ns = rank, abort, spin_ns
+        self._rank, self._abort, self.spin_ns = rank, abort, spin_ns
 
     def run(self, steps: Generator[Wait, None, T], what: Callable[[], str]) -> T:
         """Run a collective to its end, and return its result. what: its name in messages."""
@@ -59,7 +59,7 @@ class Waiter:
 
     def wait(self, wait: Wait, what: Callable[[], str]) -> None:
         """Wait, and let others have the core when it takes long: a helper thread may need it."""
-        if wait.ready(self._spin_ns):
+        if wait.ready(self.spin_ns):
             return
         start = time.perf_counter()
         limit, last = config.STUCK_SECONDS, config.STUCK_ABORT_SECONDS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -75,24 +75,68 @@ class Part:
         """The numbers that a program takes by value."""
         return self.weight, self.row, self.rows
 
+    @property
+    def arrays(self) -> list[np.ndarray]:
+        """The memory that a program reads and writes."""
+        return self.sums.arrays
+
+    @property
+    def addresses(self) -> list[int]:
+        """The addresses of `arrays`."""
+        return self.sums.addresses
+
+
+class TotalValues:
+    """The sum of the weights of a step's losses, the sum of the losses times their weights, and a norm.
+
+    They are in memory, where a native call that goes through the whole step writes and reads them.
+    """
+
+    __slots__ = ("address", "array")
+
+    def __init__(self) -> None:
+        self.array = np.zeros(3)
+        self.address = address_of(self.array)
+
 
 @dataclass
 class Total:
     """The whole batch of a step, after all of its parts.
 
-    weight: the sum of the weights.  loss: the sum of the losses, each times its weight.
-    norm: of the gradients, where the sums are a part of them.
+    partial: whether the sums are a part of the gradients, so that `values` has the norm of all of them.
     """
 
-    weight: float
-    loss: float
     sums: Sums
-    norm: float | None = None
+    values: TotalValues
+    partial: bool = False
+
+    #: A program takes none of its numbers by value.
+    numbers: ClassVar[tuple[()]] = ()
 
     @property
-    def numbers(self) -> tuple[float, ...]:
-        """The numbers that a program takes by value."""
-        return (self.weight, self.loss) if self.norm is None else (self.weight, self.loss, self.norm)
+    def weight(self) -> float:
+        """The sum of the weights."""
+        return float(self.values.array[0])
+
+    @property
+    def loss(self) -> float:
+        """The sum of the losses, each times its weight."""
+        return float(self.values.array[1])
+
+    @property
+    def norm(self) -> float | None:
+        """The norm of the gradients, where the sums are a part of them."""
+        return float(self.values.array[2]) if self.partial else None
+
+    @property
+    def arrays(self) -> list[np.ndarray]:
+        """The memory that a program reads and writes."""
+        return [*self.sums.arrays, self.values.array]
+
+    @property
+    def addresses(self) -> list[int]:
+        """The addresses of `arrays`."""
+        return [*self.sums.addresses, self.values.address]
 
 
 @dataclass

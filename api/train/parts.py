@@ -11,17 +11,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from treepie.autodiff import Tensor, ptree
 from treepie.autodiff.arguments import as_tensor
 
 from ..data.rows import Shards, row_count, rows_of
 from ..distributed.communicator import Communicator, shares_updates
-from .inputs import Commit, Loss, Part, StepCounter, StepInputs, StepResult, Total
+from .inputs import Commit, Loss, Part, StepCounter, StepInputs, StepResult, Sums, Total, TotalValues
 from .ranks import Ranks
 from .reduction import ShardSums, mean_state
 from .shared_update import SharedUpdate
 from .synchronized import sums_over_ranks
+from .whole_step import Done, WholeStep
 
 if TYPE_CHECKING:
     from .steps import Steps
@@ -75,6 +77,9 @@ class BatchInParts:
         self._sums = ShardSums(comm, self._shards, self._micro)
         self._shared = shared
         self._counter = StepCounter()  # of the parts, which write no parameters
+        self._values = TotalValues()
+        whole = shared and WholeStep(steps, comm, self._sums, shared, self._shards.count, summed)
+        self._whole: WholeStep | None = whole or None
         self._synchronizes: bool | None = None  # whether the model sums over ranks
 
     def take(self, inputs: StepInputs, examples: Sequence[Example], commit: Commit) -> StepResult:
@@ -82,43 +87,80 @@ class BatchInParts:
 
         inputs: of the step, without an example.  examples: of each element, this rank's rows.
         """
-        # Of each shard: loss times weight, weight, examples. Of each rank: see `SharedUpdate`.
-        count = self._shards.count
-        table = np.zeros((count + self._comm.size, 3))
-        states: dict[int, Any] = {}
-        dtype = None
-        self._sums.begin(inputs.at.buffers.layout)
+        layout = inputs.at.buffers.layout
+        self._sums.begin(layout)
         parts = self._own_parts(examples, inputs.key is not None)
         if self._micro or any(not length(x) for x, _, _ in examples):
             self._refuse_sums_over_ranks(inputs, examples[0])
+        done = self._as_whole(inputs, parts)
+        if isinstance(done, StepResult):
+            return done
+        # On a rank without rows the dtype of the loss is unknown.
+        states, dtype, table = {0: inputs.state}, None, done
+        if table is None:
+            self._sums.begin(layout)
+            states, dtype, table = self._gradients(inputs, parts)
+        return self._end(inputs, states, dtype, table, commit)
+
+    def _as_whole(self, inputs: StepInputs, parts: Sequence[tuple[int, list[_Rows]]]) -> Done:
+        """Take the step as one native call, as far as it is one."""
+        if self._whole is None or not parts or any(len(rows) != 1 for _, rows in parts):
+            return None
+        rows = [(shard, row) for shard, (row,) in parts]
+
+        def part_of(k: int, sums: Sums) -> StepInputs:
+            return self._part(inputs, rows[k][1], inputs.state, sums)
+
+        return self._whole.take(inputs, [(shard, row.count) for shard, row in rows], part_of, self._values)
+
+    def _gradients(
+        self, inputs: StepInputs, parts: Sequence[tuple[int, list[_Rows]]]
+    ) -> tuple[Any, Any, Any]:
+        """Add up the gradients of all ranks; return the states of shards, the loss's dtype, and the table.
+
+        The table has a row for each shard: loss times weight, weight, examples; and one for each rank: see
+        `SharedUpdate.report`.
+        """
+        table = np.zeros((self._shards.count + self._comm.size, 3))
+        states: dict[int, Any] = {}
+        dtype = None
         for shard, rows in parts:
             sums = self._sums.open(shard, len(rows) == 1)
             states[shard] = inputs.state
             for part in rows:
-                result = self._take_part(inputs, part, states[shard], sums)
+                result = self._steps.take(self._part(inputs, part, states[shard], sums), _ignore)
                 states[shard], dtype, sums.empty = result.state, result.dtype, False
                 table[shard] += (result.loss * result.norm, result.norm, part.count)
             self._sums.close(shard)
         sums, norms = self._sums.total(self._shared is not None)
         if self._shared:
-            table[count + self._comm.rank] = self._shared.report(inputs.at.buffers, sums, norms)
+            report = self._shared.report(inputs.at.buffers, sums, norms)
+            table[self._shards.count + self._comm.rank] = report
         self._comm.sum(table)
+        return states, dtype, table
+
+    def _end(
+        self, inputs: StepInputs, states: dict[int, Any], dtype: Any, table: NDArray[Any], commit: Commit
+    ) -> StepResult:
+        """Take the end of a step, from the sums of gradients and the ranks' table on."""
+        shards = table[: self._shards.count]
         loss = weight = 0.0
-        for weighted, own, _ in table[:count].tolist():  # in order, as `reduction` adds up gradients
+        for weighted, own, _ in shards.tolist():  # in order, as `reduction` adds up gradients
             loss, weight = loss + weighted, weight + own
         if weight == 0:
             raise ValueError(
                 f"Trainer.fit: all targets of step {inputs.at.step + 1} are ignored or have weight 0, "
                 "expected another one too"
             )
-        state = mean_state(self._comm, states, table[:count, 2], inputs.state, self._steps)
-        total = Total(1.0 if self._summed else weight, loss, sums)
+        state = mean_state(self._comm, states, shards[:, 2], inputs.state, self._steps)
+        self._values.array[:2] = 1.0 if self._summed else weight, loss
+        total = Total(self._sums.own, self._values)
         end = inputs.but(state=state, key=None, folds=(), part=total)
         if self._shared:
-            result = self._shared.update(end, total, table[count:])
+            result = self._shared.update(end, total, table[len(shards) :])
         else:
             result = self._steps.update(end, commit)
-        result.dtype = result.dtype if dtype is None else dtype  # None on a rank without rows
+        result.dtype = result.dtype if dtype is None else dtype
         return result
 
     def _refuse_sums_over_ranks(self, inputs: StepInputs, example: Example) -> None:
@@ -138,13 +180,13 @@ class BatchInParts:
             "drop_last)"
         )
 
-    def _take_part(self, inputs: StepInputs, part: _Rows, state: Any, sums: Any) -> StepResult:
+    def _part(self, inputs: StepInputs, part: _Rows, state: Any, sums: Sums) -> StepInputs:
+        """Return the inputs of a part's step."""
         x, loss, target = part.example
         weight = 1.0 if self._summed else float(part.count)
         own = Part(weight, not self._summed, part.first, part.count, sums)
         example = {"x": x, "loss": loss, "target": target, "state": state}
-        step = inputs.but(**example, counter=self._counter, part=own, clip_norm=None)
-        return self._steps.take(step, _ignore)
+        return inputs.but(**example, counter=self._counter, part=own, clip_norm=None)
 
     def _own_parts(self, examples: Sequence[Example], indexed: bool) -> list[tuple[int, list[_Rows]]]:
         """Return this rank's shards, each with its rows of every element that it has some of.

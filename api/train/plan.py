@@ -74,15 +74,20 @@ def plan_update(step: Step) -> ProgramFamily:
     """Trace the end of a step on gradients that are there already, and return its program."""
     inputs, trace, part = step.inputs, step.trace, step.inputs.part
     assert isinstance(part, Total)
-    numbers = Numbers([inputs.at.count, *part.numbers])
+    numbers = Numbers([inputs.at.count])
     trace.entries = []
-    weight = numbers.number(1).operand(float64)
-    specs = [(a.shape, a.dtype) for a in part.sums.arrays]
-    sums = _externals(step, specs, 2 * len(inputs.at.buffers.arrays) + 1)
-    loss = numbers.number(2).operand(float64) / weight
+    specs, first = [(a.shape, a.dtype) for a in part.sums.arrays], 2 * len(inputs.at.buffers.arrays) + 1
+    sums = _externals(step, specs, first)
+    weight, total, norm = [_number_at(step, first + len(sums), k) for k in range(3)]
+    loss = total / weight
     # With + 0, a sum of zeros is 0: its sign depends on how ranks have added them up.
-    norm = None if part.norm is None else numbers.number(3).operand(float64)
-    outputs = _update(step, numbers, loss, [(g + 0.0) / weight.astype(g.dtype) for g in sums], norm)
+    outputs = _update(
+        step,
+        numbers,
+        loss,
+        [(g + 0.0) / weight.astype(g.dtype) for g in sums],
+        norm if part.partial else None,
+    )
     request = _request(step, numbers, outputs, outputs.late)
     family = ProgramFamily(trace, trace.entries, request, step.steps.cache.arenas, 0)
     family.result = loss.dtype
@@ -190,6 +195,13 @@ def _externals(step: Step, specs: Sequence[tuple[Any, Any]], first: int) -> list
     return tensors
 
 
+def _number_at(step: Step, external: int, k: int) -> Tensor:
+    """Return a symbolic tensor of the k-th float64 of an external."""
+    symbol = step.trace.symbol((), float64)
+    step.places[symbol.number] = Slice(external, 8 * k)
+    return Tensor(symbol, None)
+
+
 def _request(step: Step, numbers: Numbers, outputs: _Outputs, late: int) -> Request:
     trace, number_of, inputs = step.trace, step.trace.number_of, step.inputs
     first = step.first_leaf + len(step.leaves or ()) + (inputs.key is not None)
@@ -197,7 +209,7 @@ def _request(step: Step, numbers: Numbers, outputs: _Outputs, late: int) -> Requ
         step.places[n] = Slice(first + k)
     sizes = [a.nbytes for a in inputs.at.buffers.arrays] * 2 + [inputs.counter.array.nbytes]
     if inputs.part is not None:
-        sizes += [a.nbytes for a in inputs.part.sums.arrays]
+        sizes += [a.nbytes for a in inputs.part.arrays]
     sizes += [a.nbytes for a in inputs.at.buffers.frozen]
     sizes += [t.array.nbytes for t in step.tensors()]
     return Request(

@@ -12,7 +12,7 @@ from treepie.autodiff.arguments import as_tensor
 from treepie.autodiff.program.cache import EAGER
 from treepie.autodiff.program.call import PureCall
 from treepie.autodiff.program.graph import Slice
-from treepie.autodiff.program.program import ProgramFamily
+from treepie.autodiff.program.program import Program, ProgramFamily
 from treepie.autodiff.program.pure import Pure, is_pure
 from treepie.autodiff.ptree.structure import Flattened, rebuild
 from treepie.autodiff.trace import active
@@ -99,6 +99,18 @@ class PureModelStep(Step):
         self._check_out()
         self.dtype, self.new_state = family.result
         return self._run(family.program(), (), commit)
+
+    def planned(self) -> Program | None:
+        """Return the step's program; None where it has none yet, or another than a replayed one."""
+        if self.leaves is None or not self.pure_loss:
+            return None
+        root = self.steps.cache.root(self.key())
+        family = self.steps.cache.find(root, 0)
+        if not isinstance(family, ProgramFamily):
+            return None
+        self.trace = Trace(root, user=False, depth=1)
+        self.dtype, self.new_state = family.result
+        return family.program()
 
     def _whole(self) -> ProgramFamily | None:
         """Trace the whole step; None where the model or the loss reads a value."""

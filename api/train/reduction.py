@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +76,23 @@ class ShardSums:
         sums.empty = True
         self._nodes.append(_Node(shard, 1, sums))
         return sums
+
+    def together(self, shards: Sequence[int]) -> Sums | None:
+        """Return the sums that the gradients of all of this rank's shards are added to, one after another.
+
+        None where those of some are added up apart.
+        """
+        first, count = shards[0] if shards else 0, len(shards)
+        if not self._direct or not 1 <= count <= 2 or (count == 2 and first % 2):
+            return None
+        sums = self.open(first, once=True)
+        self._nodes[-1].span = count
+        return sums
+
+    @property
+    def own(self) -> Sums:
+        """The sums of this rank's first shards; of all shards once `total` was called."""
+        return self._nodes[0].sums
 
     def close(self, shard: int) -> None:
         """End a shard: add up the sums of neighbours."""

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from treepie.autodiff import Tensor
 
+from ..distributed.joint import combined
 from ..optim.flat import FlatLayout
 from ..optim.gradients import global_norm
-from .inputs import StepInputs, StepResult, Sums, Total
+from .inputs import StepInputs, StepResult, Sums, Total, TotalValues
 from .state import FlatBuffers, Snapshot
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class SharedUpdate:
             global_norm(Tensor(a[rows], None)).item() if norm is None else norm
             for a, rows, norm in zip(sums.arrays, parts, norms, strict=True)
         ]
-        return math.hypot(*known), not in_place, sum(rows.stop - rows.start for rows in parts)
+        return combined(known), not in_place, sum(rows.stop - rows.start for rows in parts)
 
     def update(self, inputs: StepInputs, total: Total, reports: NDArray[Any]) -> StepResult:
         """Update the parameters. reports: of all ranks."""
@@ -96,22 +97,30 @@ class SharedUpdate:
         layout = at.buffers.layout
         norms, new, elements = zip(*reports.tolist(), strict=True)
         nodes = sum(elements) / max(sum(layout.sizes[: layout.trained]), 1)
-        norm = math.hypot(*norms) / (total.weight * math.sqrt(nodes or 1.0))
+        total.values.array[2] = combined(norms) / (total.weight * math.sqrt(nodes or 1.0))
         buffers = self._new_buffers(at) if any(new) else at.buffers
-        before = Snapshot(self._own(at.buffers), at.moments, at.count, at.step, at.state, at.dtype)
-        part = Total(total.weight, total.loss, self._own_sums(sums), norm)
-        # Not the buffers of `before` themselves: others see these views, which are not exclusive.
-        step = inputs.but(at=before, out=self._own(buffers), part=part)
+        step = self.inputs(inputs, sums, total.values).but(out=self._own(buffers))
         result = self._steps.update(step, lambda *_: None)
         if result.gradients is not None:
-            for array in sums.arrays:
-                self._comm.gather_parts(array)
-            result.gradients = [a / a.dtype.type(total.weight) for a in sums.arrays]
+            result.gradients = self.gradients(total)
             return result
         for array in buffers.arrays[: layout.trained]:
             self._comm.gather_parts(array)
         result.buffers = buffers
         return result
+
+    def inputs(self, inputs: StepInputs, sums: Sums, values: TotalValues) -> StepInputs:
+        """Return the inputs of this rank's update, in place. inputs: of the step."""
+        at, own = inputs.at, self._own(inputs.at.buffers)
+        before = Snapshot(own, at.moments, at.count, at.step, at.state, at.dtype)
+        part = Total(self._own_sums(sums), values, partial=True)
+        return inputs.but(at=before, out=own, part=part, key=None, folds=())
+
+    def gradients(self, total: Total) -> list[NDArray[Any]]:
+        """Return the gradients, which are not finite, of the sums whose parts ranks have."""
+        for array in total.sums.arrays:
+            self._comm.gather_parts(array)
+        return [a / a.dtype.type(total.weight) for a in total.sums.arrays]
 
     def _own_sums(self, sums: Sums) -> Sums:
         """Return this rank's part of sums, as views."""

@@ -16,7 +16,8 @@ from treepie.autodiff import Tensor, ptree, rng, tape
 from treepie.autodiff.arguments import as_tensor
 from treepie.autodiff.program.call import inline_calls
 from treepie.autodiff.program.graph import Slice
-from treepie.autodiff.program.program import Program, ProgramFamily
+from treepie.autodiff.program.instance import Arena
+from treepie.autodiff.program.program import Program, ProgramFamily, Run
 from treepie.autodiff.trace import active
 from treepie.autodiff.trace.trace import Restart, Trace
 from treepie.autodiff.transform import (
@@ -319,7 +320,7 @@ class Step:
     def first_leaf(self) -> int:
         """The first external after buffers, counter, accumulated gradients and frozen parameters."""
         part, buffers = self.inputs.part, self.inputs.at.buffers
-        sums = len(part.sums.arrays) if part is not None else 0
+        sums = len(part.addresses) if part is not None else 0
         return 2 * len(buffers.arrays) + 1 + sums + len(buffers.frozen)
 
     def tensors(self) -> list[Tensor]:
@@ -330,20 +331,24 @@ class Step:
             tensors.append(inputs.key)
         return tensors + [trace.values[n] for n in trace.inputs]
 
-    def _run(self, program: Program, kept: tuple[int, ...], commit: Commit) -> StepResult:
-        """Run the program. kept: numbers of values that the user's Python has kept."""
-        inputs, trace, part = self.inputs, self.trace, self.inputs.part
-        at, counter = inputs.at, inputs.counter
-        addresses = [*at.buffers.addresses, *inputs.out.addresses, counter.address]
+    def prepare(self, program: Program, arena: Arena | None = None) -> Run:
+        """Return a run of the program. arena: see `Program.prepare`."""
+        inputs, part = self.inputs, self.inputs.part
+        at = inputs.at
+        addresses = [*at.buffers.addresses, *inputs.out.addresses, inputs.counter.address]
         numbers: list[Any] = [at.count, *inputs.folds]
         if part is not None:
-            addresses += part.sums.addresses
+            addresses += part.addresses
             numbers += part.numbers
         if at.buffers.frozen:
             addresses += at.buffers.parameter_addresses[at.buffers.layout.trained :]
-        tensors = self.tensors()
-        addresses += [t.address for t in tensors]
-        run = program.prepare(addresses, numbers, trace.numbers)
+        addresses += [t.address for t in self.tensors()]
+        return program.prepare(addresses, numbers, self.trace.numbers, (), arena)
+
+    def _run(self, program: Program, kept: tuple[int, ...], commit: Commit) -> StepResult:
+        """Run the program. kept: numbers of values that the user's Python has kept."""
+        inputs, trace, counter = self.inputs, self.trace, self.inputs.counter
+        run = self.prepare(program)
         trace.closed, trace.tick = True, (counter.array, counter.value() + 1)
         state = self._store(kept, run.fresh())
         commit(inputs.out, state)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from treepie.autodiff import Tensor, ptree
 from treepie.autodiff.arguments import as_tensor
 from treepie.autodiff.program.cache import ProgramCache
+from treepie.autodiff.program.program import Program
 from treepie.autodiff.program.pure import Pure
 
 from ..distributed.communicator import Communicator
@@ -18,6 +19,8 @@ from .parts import BatchInParts
 from .pure_step import PureModelStep
 from .step import Step
 from .update_step import UpdateStep
+
+S = TypeVar("S", bound=Step)
 
 
 class Steps:
@@ -55,6 +58,18 @@ class Steps:
         """Take the end of a step, from accumulated gradients on."""
         return UpdateStep(self, inputs).take(commit)
 
+    def planned(self, inputs: StepInputs) -> tuple[PureModelStep, Program] | None:
+        """Return a step and its program, where it has one that replays the whole of it in native code."""
+        if not self.model.pure:
+            return None
+        step = PureModelStep(self, inputs)
+        return _native(step, step.planned())
+
+    def planned_update(self, inputs: StepInputs) -> tuple[UpdateStep, Program] | None:
+        """Return the end of a step and its program, where it has one in native code."""
+        step = UpdateStep(self, inputs)
+        return _native(step, step.planned())
+
     def in_parts(self, comm: Communicator, summed: bool) -> BatchInParts:
         """Return what takes single steps on the ranks of a communicator, with memory that it keeps."""
         parts = self._in_parts.get((comm, summed))
@@ -70,3 +85,7 @@ class Steps:
         if not leaves:
             self._without_tensors = state
         return leaves
+
+
+def _native(step: S, program: Program | None) -> tuple[S, Program] | None:
+    return None if program is None or not program.native else (step, program)

@@ -10,7 +10,7 @@ import numpy as np
 from treepie.autodiff import Tensor
 from treepie.autodiff.arguments import as_tensor
 from treepie.autodiff.program.cache import EAGER
-from treepie.autodiff.program.program import ProgramFamily
+from treepie.autodiff.program.program import Program, ProgramFamily
 from treepie.autodiff.trace import active
 from treepie.autodiff.trace.trace import Trace
 
@@ -48,6 +48,15 @@ class UpdateStep(Step):
         finally:
             self.trace.end()
 
+    def planned(self) -> Program | None:
+        """Return the step's program; None where it has none yet."""
+        root = self.steps.cache.root(self.key())
+        family = self.steps.cache.find(root, 0)
+        if not isinstance(family, ProgramFamily):
+            return None
+        self.trace = Trace(root, user=False, depth=1)
+        return family.program()
+
     def eagerly(self) -> StepResult:
         """Take the step op by op, for an optimizer of a user's that reads values."""
         inputs, part = self.inputs, self.inputs.part
@@ -57,7 +66,7 @@ class UpdateStep(Step):
         grads = [(Tensor(a, None) + 0.0) / weight.astype(a.dtype) for a in part.sums.arrays]
         row = inputs, self.steps.optimizer, loss, None, grads, self.state, part.norm
         result: StepResult = active.call_under(None, lambda: finish(*row))
-        if part.norm is not None and result.buffers is not None:  # other ranks read `out`
+        if part.partial and result.buffers is not None:  # other ranks read `out`
             for target, array in zip(inputs.out.arrays, result.buffers.arrays, strict=True):
                 target[...] = array
         return result
@@ -66,7 +75,7 @@ class UpdateStep(Step):
         """Return everything that determines the program."""
         part = self.inputs.part
         assert isinstance(part, Total)
-        return super().key(), part.norm is None, tuple([a.size for a in part.sums.arrays])
+        return super().key(), part.partial, tuple([a.size for a in part.sums.arrays])
 
     def _store(self, kept: tuple[int, ...], results: Any) -> Any:
         """Return the model's state."""

@@ -231,6 +231,11 @@ class Program:
         return all(launch.host is None for launch in self.launches[:failed])
 
     @property
+    def native(self) -> bool:
+        """Whether all launches are native: no host call is among them."""
+        return self._table.native
+
+    @property
     def nbytes(self) -> int:
         """Bytes that the program holds: constants, the launch table and its description (estimated)."""
         constants = sum(t.array.nbytes for t in self.constants if t is not None)
@@ -242,18 +247,22 @@ class Program:
         numbers: Sequence[Any] = (),
         user_numbers: Sequence[Any] = (),
         owners: Sequence[Any] = (),
+        arena: Arena | None = None,
     ) -> Run:
         """Return a run, ready to go; see `Request`.
 
         addresses: of the externals.  numbers: arguments of `Request.numbers`.
         user_numbers: numbers that are operands.
         owners: external -> the array that owns its memory, for donated ones; empty where none is reused.
+        arena: memory that the caller shares among runs, one after another; None for some of the pool.
         """
         try:
             instance = self._pool.pop()
         except IndexError:
             instance = Instance(self._table, self._addresses, self._scalars, self._scalar_bytes)
-        arena = self._arenas.acquire(self.bytes)
+        own = arena is None
+        if arena is None:
+            arena = self._arenas.acquire(self.bytes)
         arrays = instance.arrays
         if user_numbers:
             for (dtype, k), value in zip(self._user, user_numbers, strict=True):
@@ -294,21 +303,25 @@ class Program:
                 if current[b] != start + offset:
                     bound.rebind(b, start + offset)
                     current[b] = start + offset
-        return Run(self, instance, arena, memories)
+        return Run(self, instance, arena, memories, own)
 
     def done(self, run: Run) -> None:
         """Return the instance and the arena of a run to their pools."""
-        self._arenas.release(run.arena)
+        if run.owns_arena:
+            self._arenas.release(run.arena)
         self._pool.append(run.instance)
 
 
 class Run:
     """A run of a program. Its results are valid until `Program.done`; fresh ones stay so."""
 
-    __slots__ = ("arena", "instance", "memories", "program")
+    __slots__ = ("arena", "instance", "memories", "owns_arena", "program")
 
-    def __init__(self, program: Program, instance: Instance, arena: Arena, memories: Any) -> None:
+    def __init__(
+        self, program: Program, instance: Instance, arena: Arena, memories: Any, owns_arena: bool
+    ) -> None:
         self.program, self.instance, self.arena, self.memories = program, instance, arena, memories
+        self.owns_arena = owns_arena
 
     def go(self) -> int:
         """Run the launches; return -1, or the index of the launch that reported an error."""
@@ -318,6 +331,11 @@ class Run:
         """Return a scalar result as a Python number."""
         dtype, index = self.program._results[k]
         return self.instance.arrays[dtype][index]
+
+    def scalar_address(self, k: int) -> int:
+        """Return the address of a scalar result."""
+        dtype, index = self.program._results[k]
+        return self.instance.addresses[self.program._scalars] + index * dtype.itemsize
 
     def fresh(self) -> list[Tensor]:
         """Return the fresh results; they have their elements after `go`."""

@@ -19,8 +19,8 @@ EDITS = [
     Edit(
         "accumulation-chains-no-state",
         "api/train/parts.py",
-        "self._take_part(inputs, part, states[shard], sums)",
-        "self._take_part(inputs, part, inputs.state, sums)",
+        "self._part(inputs, part, states[shard], sums)",
+        "self._part(inputs, part, inputs.state, sums)",
         "running statistics come from the last element of an accumulated step alone",
         "tests/test_train.py -k running_statistics",
     ),

@@ -38,8 +38,8 @@ EDITS = [
     Edit(
         "parts-sum-averaged",
         "api/train/parts.py",
-        "Total(1.0 if self._summed else weight, loss, sums)",
-        "Total(weight, loss, sums)",
+        "1.0 if self._summed else weight, loss",
+        "weight, loss",
         "losses that are sums are averaged over parts",
         "tests/test_shards.py -k 'losses_that_are_sums or parts_of_a_sum'",
     ),

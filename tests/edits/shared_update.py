@@ -22,8 +22,8 @@ EDITS = [
     Edit(
         "shared-norm-unweighted",
         "api/train/shared_update.py",
-        "(*norms) / (total.weight * math",
-        "(*norms) / (1.0 * math",
+        "(norms) / (total.weight * math",
+        "(norms) / (1.0 * math",
         "the norm is that of the sum of gradients",
         "tests/test_shared_update.py -k clipping_is",
     ),
@@ -65,8 +65,8 @@ EDITS = [
     Edit(
         "shared-gradients-unnamed",
         "api/train/shared_update.py",
-        "            for array in sums.arrays:\n",
-        "            for array in ():\n",
+        "        for array in total.sums.arrays:\n",
+        "        for array in ():\n",
         "gradients of other ranks' parts are not named where they are not finite",
         "tests/test_shared_update.py -k not_finite",
     ),
