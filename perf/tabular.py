@@ -1,15 +1,15 @@
-"""Estimators on five tables: treepie's against scikit-learn's, PyTorch and boosted trees; scores and seconds of a fit.
+"""Estimators on five tables against scikit-learn's, PyTorch and boosted trees: scores and seconds of a fit.
 
     python perf/tabular.py                       # all tables, five seeds
     python perf/tabular.py digits --seeds 2      # some
     python perf/tabular.py --write               # and write README's table; 6 minutes on 2 cores
 
-`pip install -e ".[bench]"` has the tables: four are scikit-learn's, the diamonds plotnine's. A seed splits the rows
-(4 : 1) and seeds the fit. The three plain perceptrons have scikit-learn's defaults (one hidden layer of 100, Adam,
-batches of 200, at most 200 epochs, and its rule of stopping) in float32, on standardized numbers and one-hot
-categories, and standardized targets; PyTorch's loop is written as its users write it. The preset and the trees take
-the table as it is. Each way is a process of its own, by turns, the others stopped (`arena.py`); before its first fit
-of a table it fits a part of it, which compiles.
+`pip install -e ".[bench]"` has the tables: four are scikit-learn's, the diamonds plotnine's. A seed splits the
+rows (4 : 1) and seeds the fit. The three plain perceptrons have scikit-learn's defaults (one hidden layer of
+100, Adam, batches of 200, at most 200 epochs, and its rule of stopping) in float32, on standardized numbers,
+one-hot categories and standardized targets; PyTorch's loop is written as its users write it. The preset and the
+trees take the table as it is. Each way is a process, by turns, the others stopped (`arena.py`); before its first
+fit of a table it fits a part of it, which compiles.
 """
 
 import argparse
