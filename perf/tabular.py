@@ -4,12 +4,12 @@
     python perf/tabular.py digits --seeds 2      # some
     python perf/tabular.py --write               # and write README's table; 6 minutes on 2 cores
 
-`pip install -e ".[bench]"` has the tables: four are scikit-learn's, the diamonds plotnine's. A seed splits the
-rows (4 : 1) and seeds the fit. The three plain perceptrons have scikit-learn's defaults (one hidden layer of
-100, Adam, batches of 200, at most 200 epochs, and its rule of stopping) in float32, on standardized numbers,
-one-hot categories and standardized targets; PyTorch's loop is written as its users write it. The preset and the
-trees take the table as it is. Each way is a process, by turns, the others stopped (`arena.py`); before its first
-fit of a table it fits a part of it, which compiles.
+`pip install -e ".[bench]"` has the tables: four are scikit-learn's, the diamonds plotnine's. A seed splits
+the rows (4 : 1) and seeds the fit. The three plain perceptrons have scikit-learn's defaults (one hidden layer
+of 100, Adam, batches of 200, at most 200 epochs, and its rule of stopping) in float32, on standardized
+numbers, one-hot categories and standardized targets; PyTorch's loop is written as its users write it. The
+preset and the trees take the table as it is. Each way is a process, by turns, the others stopped
+(`arena.py`); before its first fit of a table it fits a part of it, which compiles.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def table(name):
     if spec is None:
         sys.exit('perf/tabular.py: the diamonds are a file of plotnine: pip install -e ".[bench]"')
     frame = pd.read_csv(Path(spec.origin).parent / "data" / "diamonds.csv").sample(DIAMONDS, random_state=0)
-    categories = {column: "category" for column in ("cut", "color", "clarity")}
+    categories = dict.fromkeys(("cut", "color", "clarity"), "category")
     return frame.drop(columns="price").astype(categories), np.log(frame["price"].to_numpy(float))
 
 

@@ -24,6 +24,7 @@ from . import (
     shards,
     shared_update,
     shown,
+    tabular,
     threads,
     traces,
     training,
@@ -56,5 +57,6 @@ _PARTS = (
     jobs,
     mistakes,
     shown,
+    tabular,
 )
 ALL = [e for part in _PARTS for e in part.EDITS]
