@@ -29,7 +29,8 @@ def scale(num_features: int) -> Layer:
     check_sizes("layer.scale", num_features=num_features)
 
     def apply(p: Tree, x: Tensor) -> Tensor:
-        return _features("layer.scale", x, p["scale"]) * p["scale"]
+        factor: Tensor = p["scale"]
+        return _features("layer.scale", x, factor) * factor
 
     return parametric(
         f"scale({num_features})", lambda rngs, dtype: {"scale": ones(num_features, dtype)}, apply

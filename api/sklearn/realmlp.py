@@ -118,11 +118,13 @@ class Unscale:
 
     def limited(self, outputs: NDArray[Any]) -> NDArray[Any]:
         """Return outputs within the range."""
-        return np.clip(outputs, self.low, self.high)
+        limited: NDArray[Any] = np.clip(outputs, self.low, self.high)
+        return limited
 
     def __call__(self, outputs: NDArray[Any]) -> NDArray[Any]:
         """Return predictions."""
-        return self.limited(outputs).astype(np.float64) * self.std + self.mean
+        predictions: NDArray[Any] = self.limited(outputs).astype(np.float64) * self.std + self.mean
+        return predictions
 
 
 class LastBest:

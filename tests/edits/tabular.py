@@ -129,8 +129,8 @@ EDITS = [
     Edit(
         "predictions-of-any-size",
         RECIPE,
-        "        return self.limited(outputs).astype",
-        "        return outputs.astype",
+        "= self.limited(outputs).astype",
+        "= outputs.astype",
         "predictions leave the range of the targets",
         "tests/test_realmlp.py -k standardized",
     ),
