@@ -5,6 +5,7 @@ pdoc lays out the pages; `to_html` renders docstrings in the form that this proj
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import html
 import importlib
@@ -33,6 +34,9 @@ SUBMODULES = (
     ),
     *("math", "metric", "optim", "optim.schedule", "ptree", "rng"),
 )
+
+#: Pages of modules that need a package which may not be installed; they are left out where it is not.
+OPTIONAL = ("sklearn",)
 
 #: Names whose values hold no docstring.
 CONSTANTS = {
@@ -153,6 +157,9 @@ def modules() -> dict[str, ModuleType]:
         for part in name.split("."):
             module = getattr(module, part)
         found[f"treepie.{name}"] = module
+    for name in OPTIONAL:
+        with contextlib.suppress(ImportError):
+            found[f"treepie.{name}"] = getattr(root, name)
     return found
 
 
@@ -178,6 +185,8 @@ def _annotate(member: Any, links: Mapping[str, str]) -> None:
         for name, value in list(vars(member.obj).items()):
             if isinstance(value, MemberDescriptorType) and f"{name}: " not in described:
                 del member.members[name]  # a slot that is not part of the interface
+            elif type(value).__module__.startswith("sklearn."):
+                del member.members[name]  # a method that scikit-learn adds to every estimator
         for inner in member.own_members:
             _annotate(inner, links)
     elif member.kind == "function":

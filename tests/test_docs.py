@@ -51,6 +51,8 @@ def mnist(monkeypatch):
 
 @pytest.mark.parametrize("block", blocks("python")[1:], ids=range(1, len(blocks("python"))))
 def test_readme_python(block):
+    if "sklearn" in block:
+        pytest.importorskip("sklearn")
     run(block, {"__name__": "readme"})
 
 
@@ -127,6 +129,8 @@ class Finder(doctest.DocTestFinder):
 
 @pytest.mark.parametrize("name", MODULES)
 def test_docstrings(name):
+    if name.startswith("treepie.sklearn"):
+        pytest.importorskip("sklearn")
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     for test in Finder().find(importlib.import_module(name)):
         runner.run(test)

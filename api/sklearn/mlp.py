@@ -100,9 +100,7 @@ class MLPClassifier(_Perceptron, neural_network.MLPClassifier):
 
     >>> import treepie as tp
     >>> (x, y), (x_test, y_test) = tp.datasets.digits()
-    >>> model = tp.sklearn.MLPClassifier((64,), max_iter=20, n_iter_no_change=20, tol=0.0, random_state=0)
-    >>> with warnings.catch_warnings(action="ignore"):
-    ...     model = model.fit(x, y)
+    >>> model = tp.sklearn.MLPClassifier((64,), batch_size=32, early_stopping=True, random_state=0).fit(x, y)
     >>> model.score(x_test, y_test) > 0.9
     True
     """
