@@ -183,6 +183,7 @@ def test_a_sweep_fails_where_an_error_exceeds_the_bound(perf, monkeypatch, tmp_p
         ops.main()
 
 
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")  # 200 epochs are few
 def test_the_estimators_of_the_table_fit_and_are_held_to_the_bar(perf):
     tabular = perf("tabular")
     for way in ("treepie", "scikit-learn"):
