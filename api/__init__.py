@@ -137,13 +137,19 @@ from . import (
     layer as layer,
     loss as loss,
     metric as metric,
+    onnx as onnx,
     optim as optim,
 )
-from .data import datasets as datasets
+from .data import augment as augment, datasets as datasets
 from .data.pipeline import Data as Data
 from .layer import Context as Context
 from .machine import cache_info as cache_info, show_config as show_config
-from .namespace import public_names as _public_names, suggest_names as _suggest_names
+from .namespace import (
+    explain_names as _explain_names,
+    public_names as _public_names,
+    suggest_attributes as _suggest_attributes,
+    suggest_names as _suggest_names,
+)
 from .program.check_kernel import check_kernel as check_kernel
 from .program.explain import explain as explain
 from .program.jit import jit as jit
@@ -157,6 +163,7 @@ if _TYPE_CHECKING:
 bool = bool_
 
 _MODULES = (
+    augment,
     callback,
     checkpoint,
     data,
@@ -169,6 +176,7 @@ _MODULES = (
     loss,
     math,
     metric,
+    onnx,
     optim,
     ptree,
     rng,
@@ -182,8 +190,11 @@ def __dir__() -> list[str]:
     return sorted([*__all__, *_OPTIONAL])
 
 
-_suggest_names(
+_NAMES = {m.__name__.split(".")[-1]: m for m in _MODULES} | {"optim.schedule": optim.schedule}
+_suggest_names(_sys.modules[__name__], _NAMES, _OPTIONAL)
+_suggest_attributes(Tensor, _sys.modules[__name__])
+_explain_names(
     _sys.modules[__name__],
-    {m.__name__.split(".")[-1]: m for m in _MODULES} | {"optim.schedule": optim.schedule},
-    _OPTIONAL,
+    _NAMES,
+    quick=(Tensor, Context, layer.Layer, layer.Vars, optim.Optimizer, optim.OptState),
 )

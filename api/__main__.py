@@ -87,7 +87,8 @@ def _share(root: Path) -> None:
 def _add_plot(commands: Any) -> None:
     help = "draw the losses and scores of a run"
     command = _add(commands, "plot", _plot, help, (OSError, ValueError, ImportError))
-    file = "a file of History.save, such as run/history.jsonl, or a folder of checkpoints of Trainer.fit"
+    file = "run/history.jsonl of fit(history=tp.History('run/history.jsonl')) or History.save, "
+    file += "a file of tp.callback.csv, or a folder of checkpoints of Trainer.fit"
     command.add_argument("file", metavar="FILE", type=Path, help=file)
     image = "a .png, .svg or .pdf file; by default FILE with .png"
     command.add_argument("-o", "--output", metavar="IMAGE", type=Path, help=image)

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import MemberDescriptorType, ModuleType
 from typing import Any
 
+from .namespace import Elsewhere
+
 #: The pages besides the one of `treepie` itself.
 SUBMODULES = (
     *(
@@ -24,6 +26,7 @@ SUBMODULES = (
         "checkpoint",
         "data",
         "datasets",
+        "augment",
         "distributed",
         "fn",
         "hub",
@@ -32,7 +35,7 @@ SUBMODULES = (
         "loss",
         "math",
     ),
-    *("math", "metric", "optim", "optim.schedule", "ptree", "rng"),
+    *("math", "metric", "onnx", "optim", "optim.schedule", "ptree", "rng"),
 )
 
 #: Pages of modules that need a package which may not be installed; they are left out where it is not.
@@ -183,8 +186,9 @@ def _annotate(member: Any, links: Mapping[str, str]) -> None:
     if member.kind == "class":
         described = member.docstring
         for name, value in list(vars(member.obj).items()):
-            if isinstance(value, MemberDescriptorType) and f"{name}: " not in described:
-                del member.members[name]  # a slot that is not part of the interface
+            slot = isinstance(value, MemberDescriptorType) and f"{name}: " not in described
+            if slot or isinstance(value, Elsewhere):  # not part of the interface
+                del member.members[name]
             elif type(value).__module__.startswith("sklearn."):
                 del member.members[name]  # a method that scikit-learn adds to every estimator
         for inner in member.own_members:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib
-from collections.abc import Mapping, Sequence
-from types import ModuleType
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from types import FunctionType, ModuleType
 from typing import Any
 
-from .errors import no_attribute
+from treepie.autodiff.program.pure import is_pure
+
+from .errors import explain_calls, nearest, no_attribute
 
 
 def public_names(namespace: Mapping[str, Any], *modules: ModuleType) -> list[str]:
@@ -43,6 +45,7 @@ _OTHERS = {
     "functional": "fn",
     "initializers": "init",
     "layers": "layer",
+    "loadstatedict": "hub.assign",
     "losses": "loss",
     "lrscheduler": "optim.schedule",
     "manualseed": "rng.key",
@@ -108,10 +111,11 @@ def _suggestion(package: ModuleType, modules: Mapping[str, ModuleType], module: 
 def _near(plain: str, *names: Mapping[str, str]) -> str:
     """Return the suggestion of the names that are most like another one, of the first mapping with any."""
     for known in names:
-        near: Sequence[str] = difflib.get_close_matches(plain, known, 1, 0.7)
-        near = near or [n for n in known if len(plain) > 2 and n.startswith(plain)]
-        if near:
-            return f", did you mean tp.{known[near[0]]}?"
+        near = nearest(plain, known, 0.7)
+        if near is None and len(plain) > 2:
+            near = next((n for n in known if n.startswith(plain)), None)
+        if near is not None:
+            return f", did you mean tp.{known[near]}?"
     return ""
 
 
@@ -121,3 +125,107 @@ def _plain(name: str) -> str:
 
 def _joined(module: str, name: str) -> str:
     return f"{module}.{name}" if module else name
+
+
+def explain_names(package: ModuleType, modules: Mapping[str, ModuleType], quick: Iterable[type]) -> None:
+    """Make calls of public functions and classes with wrong arguments say how they are called.
+
+    modules: name in the package -> module.  quick: classes of which steps create objects; their calls and
+        methods stay as they are, and so do functions that explain their calls already, such as ops.
+    """
+    for prefix, module in {"": package, **modules}.items():
+        for name in dir(module):
+            value = vars(module).get(name)  # None for a module that is imported where it is first used
+            if isinstance(value, type) and value.__module__.startswith("treepie."):
+                if value not in quick and not issubclass(value, Exception):
+                    _explain_class(value)
+            elif _unexplained(value) and value.__module__.startswith("treepie."):
+                _explain_function(module, name, _joined(prefix, name))
+
+
+def _unexplained(value: Any) -> bool:
+    return isinstance(value, FunctionType) and not getattr(value, "explained", False)
+
+
+def _explain_function(module: ModuleType, name: str, public_name: str) -> None:
+    """Explain calls of a function: in the module that defines it too, where pickle looks for it."""
+    function = vars(module)[name]
+    call = vars(sys.modules[function.__module__]).get(name)
+    if getattr(call, "__wrapped__", None) is not function:  # else it has another public name
+        call = explain_calls(function, public_name)
+        if is_pure(function):
+            call.pure = True  # type: ignore[attr-defined]
+    for owner in (module, sys.modules[function.__module__]):
+        if vars(owner).get(name) is function:
+            setattr(owner, name, call)
+
+
+def _explain_class(cls: type) -> None:
+    """Explain calls of a class and of its public methods, inherited ones too."""
+    for owner in [c for c in cls.__mro__ if c.__module__.startswith("treepie.")]:
+        for name, method in list(vars(owner).items()):
+            static = isinstance(method, staticmethod)
+            function = method.__func__ if static else method
+            if _unexplained(function) and (name == "__init__" or not name.startswith("_")):
+                call = explain_calls(function)
+                setattr(owner, name, staticmethod(call) if static else call)
+
+
+#: Attributes and methods of other libraries' tensors, and what does the same here.
+_TENSORS = {
+    "backward": "tp.grad(f)(params) or tp.value_and_grad(f)(params), with f a function of the parameters",
+    "clone": "the tensor itself, since tensors are immutable",
+    "contiguous": "the tensor itself, since tensors are contiguous",
+    "copy": "the tensor itself, since tensors are immutable",
+    "cpu": "the tensor itself, since tensors are on the CPU",
+    "cuda": "the tensor itself, since tensors are on the CPU",
+    "detach": "tp.stop_gradient(x)",
+    "device": "nothing: tensors are on the CPU",
+    "dim": "x.ndim",
+    "double": "x.astype(tp.float64)",
+    "float": "x.astype(tp.float32)",
+    "grad": "tp.grad(f)(params), which returns the gradients of a function f of the parameters",
+    "int": "x.astype(tp.int32)",
+    "long": "x.astype(tp.int64)",
+    "masked_fill": "tp.where(mask, value, x)",
+    "numel": "x.size",
+    "permute": "x.transpose(axes)",
+    "requires_grad": "tp.grad(f)(params), which takes the gradient of a function f of the parameters",
+    "requires_grad_": "tp.grad(f)(params), which takes the gradient of a function f of the parameters",
+    "t": "x.T",
+    "to": "x.astype(dtype); tensors are on the CPU",
+    "type": "x.dtype, or x.astype(dtype)",
+    "unsqueeze": "tp.expand_dims(x, axis)",
+    "view": "x.reshape(shape)",
+}
+
+
+class Elsewhere:
+    """A name that a class lacks: looking it up raises AttributeError, with what to use.
+
+    Unlike `__getattr__`, it costs other lookups nothing.
+    """
+
+    def __init__(self, name: str, hint: str) -> None:
+        self.name, self.hint = name, hint
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        """Raise AttributeError."""
+        message = f"{owner.__name__!r} object has no attribute {self.name!r}"
+        raise no_attribute(f"{message}, expected {self.hint}")
+
+
+def suggest_attributes(tensor: type, package: ModuleType) -> None:
+    """Make missing attributes of tensors errors that say what to use: those of `_TENSORS`, and ops."""
+    ops = {
+        n: f"tp.{n}(x)" for n, f in vars(package).items() if ".autodiff.ops." in getattr(f, "__module__", "")
+    }
+    hints = {name: hint for name, hint in {**ops, **_TENSORS}.items() if not hasattr(tensor, name)}
+    for name, hint in hints.items():
+        setattr(tensor, name, Elsewhere(name, hint))
+
+    def names(self: Any) -> list[str]:
+        """Return the names of attributes, without those that only raise an error."""
+        return [name for name in object.__dir__(self) if name not in hints]
+
+    tensor.__dir__ = names  # type: ignore[method-assign,assignment]

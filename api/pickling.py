@@ -96,9 +96,9 @@ def constructor(function: Callable[P, R]) -> Callable[P, R]:
     already is kept.
     """
 
-    checked = explain_calls(function)
+    checked = explain_calls(function, _public_name(function))
 
-    @functools.wraps(function)
+    @functools.wraps(checked)
     def construct(*args: P.args, **kwargs: P.kwargs) -> R:
         call = Call(construct, _snapshot(args), _snapshot(kwargs))
         result: Any = checked(*call.args, **call.kwargs)
@@ -110,6 +110,13 @@ def constructor(function: Callable[P, R]) -> Callable[P, R]:
         return cast(R, result)
 
     return construct
+
+
+def _public_name(function: Callable[..., Any]) -> str:
+    """Return a constructor's name in messages, such as "layer.linear"."""
+    package, *modules = function.__module__.removeprefix("treepie.").split(".")
+    schedules = ".schedule" if modules[-1:] == ["schedule"] else ""
+    return f"{package}{schedules}.{function.__name__}"
 
 
 def _snapshot(x: Any) -> Any:

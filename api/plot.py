@@ -164,7 +164,10 @@ def plot_confusion(counts: NDArray[Any], labels: Sequence[Any] | None = None, ax
             text = f"{counts[true, predicted]:,}"
             ax.text(predicted, true, text, ha="center", va="center", color=colour, fontsize=size)
     every = range(0, n, -(-n // _MOST_NAMES))
-    steep = n > 12 or max(map(len, names), default=0) > 4
+    # Names are upright unless they fit into their columns: a letter is about 6.5 points wide.
+    extent = ax.get_window_extent()
+    side = 72 / ax.figure.dpi * 0.8 * min(extent.width, extent.height)  # the colour bar takes the rest
+    steep = n > 12 or 6.5 * max(map(len, names), default=0) * n > side
     ax.set_xticks(every, [names[k] for k in every], rotation=90 if steep else 0)
     ax.set_yticks(every, [names[k] for k in every])
     total = int(counts.sum())

@@ -39,15 +39,20 @@ class Elementwise(Op):
                 return self.formula(*args)
         return self.apply(*self.bind(*args, **kwargs))
 
-    def caller(self) -> Callable[..., Any]:
-        """Return a function equivalent to calling the row, with fewer Python calls."""
+    def caller(self, explain: Callable[[Any, Any], TypeError | None]) -> Callable[..., Any]:
+        """Return a function that calls the row, with fewer Python calls. explain: `call_error` of the row."""
         bind, apply, formula = self.bind, self.apply, self.formula
 
         def call(*args: Any, **kwargs: Any) -> Any:
             for a in args:
                 if type(a) is Value:
                     return formula(*args)
-            return apply(*bind(*args, **kwargs))
+            try:
+                return apply(*bind(*args, **kwargs))
+            except TypeError:
+                if (error := explain(args, kwargs)) is not None:
+                    raise error from None
+                raise
 
         return call
 

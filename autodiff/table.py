@@ -20,6 +20,7 @@ from treepie.kernels.compilations import compilations
 from treepie.kernels.program import Launch, LaunchTable, Operand, Spec
 
 from . import tape
+from .calls import call_error
 from .plan import Plan, checked
 from .tensor import DType, Tensor, address_of
 from .trace import active
@@ -144,10 +145,19 @@ class Op:
         """Run the op on arguments of the user."""
         return self.apply(*self.bind(*args, **kwargs))
 
-    def caller(self) -> Callable[..., Any]:
-        """Return a function equivalent to calling the row, with fewer Python calls."""
+    def caller(self, explain: Callable[[Any, Any], TypeError | None]) -> Callable[..., Any]:
+        """Return a function that calls the row, with fewer Python calls. explain: `call_error` of the row."""
         bind, apply = self.bind, self.apply
-        return lambda *args, **kwargs: apply(*bind(*args, **kwargs))
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return apply(*bind(*args, **kwargs))
+            except TypeError:
+                if (error := explain(args, kwargs)) is not None:
+                    raise error from None
+                raise
+
+        return call
 
     def apply(self, inputs: tuple[Tensor, ...], attributes: Attributes) -> Any:
         """Run the op on tensors; return a tuple where it has several outputs."""
@@ -217,8 +227,7 @@ class Op:
         return plan
 
     def _plan(self, specs: list[Spec], attributes: Attributes) -> Plan:
-        results = checked(self.name, self.infer(*specs, **attributes))
-        sizes: list[int] = []
+        results, sizes = checked(self.name, self.infer(*specs, **attributes)), list[int]()
 
         def scratch(shape: Shape, dtype: DType) -> Operand:
             spec = Spec(shape, np.dtype(dtype))
@@ -275,10 +284,6 @@ class Composite(Op):
         """Call the function."""
         return self.bind(*args, **kwargs)
 
-    def caller(self) -> Callable[..., Any]:
-        """Return the function."""
-        return self.bind
-
 
 def _forget_plans() -> None:
     for row in OPS.values():
@@ -300,11 +305,12 @@ def register(row: Op) -> Op:
 
 def public(row: Op, function: Callable[..., Any], signature: inspect.Signature) -> Any:
     """Return a row as the function that users call: the name and docstring of `function`, a signature."""
-    call: Any = functools.wraps(function)(row.caller())
+    caller = row.caller(lambda args, kwargs: call_error(call, row.name, args, kwargs))
+    call: Any = functools.wraps(function)(caller)
     call.__signature__ = signature
     call.__annotations__ = {k: p.annotation for k, p in signature.parameters.items()}
     call.__annotations__["return"] = signature.return_annotation
-    call.op = row
+    call.op, call.explained = row, True
     return call
 
 

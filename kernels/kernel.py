@@ -20,9 +20,10 @@ from .digest import digest
 from .intrinsics import Array, array_at
 from .program import HEADER, Address, Argument, Launch, Operand, make_launch
 
-A1 = Annotated[Array, 1]  # an array of one dimension, of two, of three
+A1 = Annotated[Array, 1]  # an array of one dimension, of two ...
 A2 = Annotated[Array, 2]
 A3 = Annotated[Array, 3]
+A4 = Annotated[Array, 4]
 #: Integers of the argument block itself, as an array: a count, then that many words. `rows_at` views memory
 #: at an address among them as an array.
 Words = Annotated[Array, "words"]

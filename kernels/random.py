@@ -72,6 +72,11 @@ def bits(key0: Value, key1: Value, index: Value) -> Value:
     return _joined(_words(key0, key1, index, BITS))
 
 
+def bits_at(key0: Value, key1: Value, at: Value) -> Value:
+    """Return the bits of elements by their indices, which are an operand of the formula."""
+    return bits(key0, key1, at)
+
+
 def split(key0: Value, key1: Value, index: Value) -> Value:
     """Return key words: elements 2 i and 2 i + 1 are the two words of key i."""
     return _key_word((index & 1) == 0, _words(key0, key1, index >> 1, SPLIT), key0, key1)

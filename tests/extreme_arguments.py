@@ -1,5 +1,7 @@
 """The arguments of every public function that has integers: what `extreme_calls.py` puts extremes into."""
 
+from pathlib import Path
+
 import numpy as np
 
 import treepie as tp
@@ -11,6 +13,7 @@ ROWS = np.arange(12.0, dtype=np.float32).reshape(1, 2, 6)
 WINDOW, WINDOW_1D = np.ones((2, 2, 3, 3), np.float32), np.ones((2, 2, 3), np.float32)
 SEQUENCE = np.ones((2, 3, 4), np.float32)
 HEADS = np.ones((1, 2, 3, 4), np.float32)
+CSV = Path(__file__).with_name("extreme.csv")
 PARAMS = {"w": tp.ones(3)}
 
 
@@ -21,6 +24,16 @@ def _cell(gates):
 
 #: Function -> its required arguments and others that matter.
 ARGUMENTS = {
+    "augment.center_crop": {"size": (2, 2)},
+    "augment.crop": {"size": (2, 2), "padding": (1, 1)},
+    "augment.custom": {"fn": lambda x, u: x, "numbers": 1},
+    "augment.cutmix": {"alpha": 1},
+    "augment.cutout": {"size": (2, 2)},
+    "augment.flip": {"horizontal": 1, "vertical": 1},
+    "augment.jitter": {"brightness": 1, "contrast": 1},
+    "augment.mixup": {"alpha": 1},
+    "augment.shift": {"pixels": (2, 2)},
+    "datasets.load_csv": {"file": str(CSV), "target": 0},
     "arange": {"start": 0, "stop": 3},
     "broadcast_to": {"x": X, "shape": (2, 3, 4)},
     "clip": {"x": X, "low": 1, "high": 2},
@@ -226,8 +239,10 @@ NO_INTEGERS = {
         "show_config",
         "value_and_grad",
     ),
+    *("datasets.cifar10", "datasets.fashion_mnist"),
     *("value_and_grad_aux", "vjp", "checkpoint.load", "checkpoint.load_state", "checkpoint.save"),
     *("checkpoint.save_state", "datasets.digits", "datasets.mnist", "distributed.world", "hub.load_config"),
+    *("hub.assign", "hub.rename"),
     *("hub.load_weights", "layer.compose", "layer.flatten", "layer.gelu", "layer.lambda_", "layer.relu"),
     *("layer.bidirectional", "layer.model", "layer.global_avg_pool", "layer.global_max_pool"),
     *(

@@ -67,6 +67,10 @@ def _every(steps, keep):
 
 #: Function -> what uses its result.
 USES = {
+    **{
+        f"augment.{k}": lambda change: change(IMAGES, KEY)
+        for k in (*("center_crop", "crop", "custom", "cutmix", "cutout", "flip", "jitter", "mixup", "shift"),)
+    },
     "init.constant": lambda f: f(KEY, (2,)),
     "init.variance_scaling": lambda f: f(KEY, (2, 3)),
     "jit": lambda f: f(X),

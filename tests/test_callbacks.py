@@ -86,10 +86,10 @@ def keras(name):
             "callbacks has a Nothing, expected an object with some of the methods on_b",
         ),
         ([Log], "callbacks has the class Log, expected an object"),
-        ([keras("on_epoch_end")], r"Mine has a method on_epoch_end, .* did you mean on_epoch\?"),
-        ([keras("on_train_batch_end")], r"did you mean on_step\?"),
-        ([keras("on_train_begin")], r"did you mean on_begin\?"),
-        ([keras("on_epohc")], r"did you mean on_epoch\?"),
+        ([keras("on_epoch_end")], r"Mine has a method on_epoch_end, .* did you mean 'on_epoch'\?"),
+        ([keras("on_train_batch_end")], r"did you mean 'on_step'\?"),
+        ([keras("on_train_begin")], r"did you mean 'on_begin'\?"),
+        ([keras("on_epohc")], r"did you mean 'on_epoch'\?"),
         ([keras("on_end"), 3], "callbacks has a int, expected an object"),
     ],
 )
@@ -355,3 +355,21 @@ def test_lr_finder_where_a_loss_is_not_finite_and_its_plot():
     assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_xscale()) == ("learning rate", "loss", "log")
     assert found.plot(axes) is axes
     mpl.pyplot.close("all")
+
+
+def test_ema_has_the_bits_of_the_optimizers_ema():
+    plain, averaging = tp.optim.adam(0.1), tp.optim.chain(tp.optim.adam(0.1), tp.optim.ema(0.75))
+    st = fit(trainer(plain), callbacks=[tp.callback.ema(0.75)], epochs=3)
+    expected = tp.optim.ema_params(fit(trainer(averaging), epochs=3))
+    for a, b in zip(tp.ptree.leaves(st.vars.params), tp.ptree.leaves(expected), strict=True):
+        assert a.numpy().tobytes() == b.numpy().tobytes()
+
+
+def test_ema_of_frozen_parameters_is_their_value():
+    parts = {"frozen": tp.optim.frozen(), "rest": tp.optim.sgd(0.1)}
+    t = trainer(tp.optim.partition(parts, lambda path: "frozen" if "weight" in path else "rest"))
+    st = fit(t, callbacks=[tp.callback.ema(0.5)], epochs=2)
+    first = t.init(tp.rng.key(1)).vars.params
+    pairs = zip(tp.ptree.flatten_with_paths(st.vars.params), tp.ptree.leaves(first), strict=True)
+    for (path, average), initial in pairs:
+        assert ("weight" in path) == (average.numpy().tobytes() == initial.numpy().tobytes())

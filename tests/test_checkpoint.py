@@ -140,7 +140,7 @@ def test_a_damaged_file_is_named(tmp_path, how):
 def test_errors_name_the_key_and_the_file(tmp_path):
     path = tmp_path / "m"
     checkpoint.save(path, {"layers": [{"weight": tp.ones((2, 3))}]})
-    with pytest.raises(KeyError, match=r"/m has no 'layers.0.weights' \(it has 'layers.0.weight'\)"):
+    with pytest.raises(KeyError, match=r"/m has no 'layers.0.weights', did you mean 'layers.0.weight'\?"):
         checkpoint.load(path, like={"layers": [{"weights": tp.ones((2, 3))}]})
     with pytest.raises(ValueError, match=r"'layers.0.weight' in .*/m has shape \(2, 3\), expected \(3, 2\)"):
         checkpoint.load(path, like={"layers": [{"weight": tp.ones((3, 2))}]})

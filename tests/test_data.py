@@ -87,6 +87,20 @@ def test_shuffle_orders_each_pass_by_its_number():
     assert of(20).shuffle(KEY).batch(5).to_list()[0] == passes[0][:5]
 
 
+def test_prepare_takes_dicts_of_arrays():
+    """They are the inputs of models with several; rows stay together, on several ranks too."""
+    x = {"numbers": np.arange(14.0, dtype="f4").reshape(7, 2), "code": np.arange(7)}
+    for batch, y in Data.prepare((x, np.arange(7)), 3, shuffle=KEY):
+        assert (batch["numbers"].dtype, batch["code"].dtype) == (tp.float32, tp.int64)
+        assert batch["code"].tolist() == y.tolist()
+        assert batch["numbers"].tolist() == [[2.0 * k, 2.0 * k + 1] for k in y.tolist()]
+    assert [sorted(batch) for batch in Data.prepare(x, 4)] == [["code", "numbers"]] * 2
+    shards = tp.distributed.Local(2).run(
+        lambda comm: [b["code"].tolist() for b in Data.prepare(x, 4).shard(comm)]
+    )
+    assert shards == [[[0, 1], [4]], [[2, 3], [5, 6]]]
+
+
 def test_prepare(tmp_path):
     x, y = np.arange(14, dtype=np.float32).reshape(7, 2), np.arange(7)
     batches = Data.prepare((x, tp.tensor(y)), batch_size=3).to_list()
@@ -169,6 +183,12 @@ ERRORS = [
         ValueError,
         r"Data.prepare: shapes are \(3,\) and \(4, 2\), expected first axes of one length",
     ),
+    (
+        lambda: Data.prepare(({"a": np.zeros(3), "b": np.zeros(4)}, np.zeros(3)), 2),
+        ValueError,
+        r"Data.prepare: shapes are \(3,\) and \(4,\) and \(3,\), expected first axes of one length",
+    ),
+    (lambda: Data.prepare({}, 2), ValueError, "Data.prepare: shapes are no arrays, expected"),
     (lambda: Data.prepare(np.float32(1), 2), ValueError, r"Data.prepare: shapes are \(\), expected"),
     (lambda: Data.prepare([np.zeros(3)] * 2, 2), TypeError, "arrays is a list, expected a tuple"),
     (lambda: Data.prepare((), 2), ValueError, "Data.prepare: shapes are no arrays, expected"),

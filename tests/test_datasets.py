@@ -1,6 +1,7 @@
 """MNIST from folders and mirrors, small and generated; the whole of it where there is a copy."""
 
 import contextlib
+import dataclasses
 import functools
 import gzip
 import hashlib
@@ -15,6 +16,7 @@ import pytest
 
 import treepie as tp
 from treepie import datasets
+from treepie.data.downloads import Source
 from treepie.kernels import config
 
 RNG = np.random.default_rng(0)
@@ -51,15 +53,20 @@ def check(result):
 @pytest.fixture
 def cached(tmp_path, monkeypatch):
     """Make the small files the ones that mirrors have to give; return the cache folder."""
-    digests = {name: hashlib.sha256(content).hexdigest() for name, content in CONTENTS.items()}
-    monkeypatch.setattr(datasets, "_MNIST", digests)
+    digests = {f"{name}.gz": hashlib.sha256(content).hexdigest() for name, content in CONTENTS.items()}
+    change(monkeypatch, digests=digests)
     monkeypatch.setattr(config, "DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("no_proxy", "*")
     return tmp_path / "data" / "mnist"
 
 
+def change(monkeypatch, **values):
+    """Change where MNIST comes from."""
+    monkeypatch.setattr(datasets, "_MNIST", dataclasses.replace(datasets._MNIST, **values))
+
+
 def mirrors(monkeypatch, *urls):
-    monkeypatch.setattr(datasets, "_MIRRORS", urls)
+    change(monkeypatch, mirrors=urls)
 
 
 def uri(folder):
@@ -134,9 +141,9 @@ def test_the_real_files():
         "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
     }
     for name, md5 in known.items():
-        content = gzip.decompress((SHARED / f"{name}.gz").read_bytes())
-        assert hashlib.md5(content).hexdigest() == md5
-        assert datasets._checked(name, content) is content
+        raw = (SHARED / f"{name}.gz").read_bytes()
+        assert hashlib.md5(gzip.decompress(raw)).hexdigest() == md5
+        assert datasets._MNIST.verified(f"{name}.gz", "the file", raw) == gzip.decompress(raw)
 
 
 IMAGE_FILE, LABEL_FILE = "train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
@@ -231,10 +238,12 @@ def test_where_no_mirror_has_the_files_all_are_listed(cached, tmp_path, monkeypa
         with pytest.raises(OSError, match=rf"^datasets.mnist: no mirror has {IMAGE_FILE}.gz:\n") as error:
             tp.datasets.mnist()
     _, *said, last = str(error.value).split("\n")
-    assert last == "Pass path, a folder with the files, to do without a download"
+    assert last == (
+        f"Without a network, put {IMAGE_FILE}.gz into {cached}, or pass path, a folder with the files"
+    )
     for line, start, reason in zip(
         said,
-        datasets._MIRRORS,
+        datasets._MNIST.mirrors,
         ["404", "refused", "No such file", "has SHA-256", "is damaged"],
         strict=True,
     ):
@@ -266,9 +275,9 @@ def test_an_interrupted_download_leaves_no_file(cached, tmp_path, monkeypatch):
 
 def test_a_mirror_never_fills_the_memory(cached, tmp_path, monkeypatch):
     mirrors(monkeypatch, uri(write(tmp_path / "bomb", contents={IMAGE_FILE: bytes(10**6)})))
-    monkeypatch.setattr(datasets, "_LARGEST", 10**5)
+    change(monkeypatch, largest=10**5)
     seen = []
-    monkeypatch.setattr(datasets, "_checked", lambda name, content: seen.append(len(content)) or content)
+    monkeypatch.setattr(Source, "_check", lambda self, what, expected, content: seen.append(len(content)))
     with pytest.raises(ValueError, match="magic number 0"):
         tp.datasets.mnist()
     assert max(seen) == 10**5
@@ -293,8 +302,10 @@ def test_the_users_cache_folder_is_the_default(cached, tmp_path, monkeypatch):
     assert len(list((tmp_path / "treepie" / "datasets" / "mnist").iterdir())) == 4
 
 
-def test_mirrors_are_web_addresses():
-    for mirror in datasets._MIRRORS:
+@pytest.mark.parametrize("source", [datasets._MNIST, datasets._FASHION_MNIST, datasets._CIFAR10])
+def test_mirrors_are_web_addresses(source):
+    for mirror in source.mirrors:
         assert mirror.startswith("https://")
         assert mirror.endswith("/")
         assert urllib.request.Request(mirror).host
+    assert all(len(bytes.fromhex(digest)) == 32 for digest in source.digests.values())

@@ -20,6 +20,8 @@ from treepie.autodiff import OPS
 
 README = Path(__file__).parents[1] / "README.md"
 MNIST = README.parents[1] / "shared" / "data" / "mnist"
+#: Modules whose examples need an optional package.
+NEEDS = {"treepie.onnx.save": "onnx"}
 MODULES = sorted(
     m.name for m in pkgutil.walk_packages(treepie.__path__, "treepie.") if "examples" not in m.name
 )
@@ -50,9 +52,11 @@ def mnist(monkeypatch):
 
 
 @pytest.mark.parametrize("block", blocks("python")[1:], ids=range(1, len(blocks("python"))))
-def test_readme_python(block):
-    if "sklearn" in block:
-        pytest.importorskip("sklearn")
+def test_readme_python(block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for package in ("onnx", "onnxruntime", "sklearn"):
+        if f"{package}." in block:
+            pytest.importorskip(package)
     run(block, {"__name__": "readme"})
 
 
@@ -131,6 +135,8 @@ class Finder(doctest.DocTestFinder):
 def test_docstrings(name):
     if name.startswith("treepie.sklearn"):
         pytest.importorskip("sklearn")
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     for test in Finder().find(importlib.import_module(name)):
         runner.run(test)

@@ -23,7 +23,7 @@ def guard(event, args):
         import os
         os._exit(3)
 sys.addaudithook(guard)
-runpy.run_module("treepie.examples." + sys.argv[1], run_name="__main__")
+runpy.run_module("treepie.examples." + sys.argv.pop(1), run_name="__main__")
 """
 
 
@@ -33,6 +33,10 @@ runpy.run_module("treepie.examples." + sys.argv[1], run_name="__main__")
         ("xor", "a xor b  predicted"),
         ("digits", "test accuracy 9"),
         ("own_kernel", "moving averages: 2.000 and -1.000"),
+        ("transfer", "weights: 39 of 39 loaded"),
+        ("finetune", "from scratch"),
+        ("tabular", "test AUC 0.96"),
+        ("custom_loop", "test accuracy 98"),
     ],
 )
 def test_example(example, expected):

@@ -58,6 +58,32 @@ def test_norm_first_normalizes_before_the_function_and_else_the_sum():
     assert (run(tp.layer.transformer_encoder(8, 2), 10 * X).numpy().std(axis=-1) > 3).all()
 
 
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_eps_is_that_of_every_norm_of_a_block(norm_first):
+    """The block in float64, from attention and linear layers; eps is larger than the variances."""
+    layer = tp.layer.transformer_encoder(8, 2, activation="relu", norm_first=norm_first, eps=3.0)
+    vars = layer.init(KEY, tp.float64)
+    p = vars.params
+    attention = tp.layer.multi_head_attention(8, 2, bias=True)
+
+    def norm(x):
+        return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 3.0)
+
+    def attend(x):
+        return attention.apply(vars.with_params(p["self_attention"]), x)[0].numpy()
+
+    def feed_forward(x):
+        w1, w2 = p["linear1"]["weight"].numpy(), p["linear2"]["weight"].numpy()
+        return np.maximum(x @ w1, 0) @ w2  # biases are zeros at first
+
+    x = X.astype("f8")
+    for function in (attend, feed_forward):
+        x = x + function(norm(x)) if norm_first else norm(x + function(x))
+    np.testing.assert_allclose(layer.apply(vars, X.astype("f8"))[0], x, rtol=1e-9, atol=1e-9)
+    with pytest.raises(ValueError, match="eps"):
+        tp.layer.transformer_decoder(8, 2, eps=-1.0)
+
+
 def test_dropout_of_a_block_differs_by_place_and_key():
     layer = tp.layer.transformer_encoder(8, 2, dropout=0.5)
     vars = layer.init(KEY)

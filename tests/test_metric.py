@@ -238,6 +238,10 @@ ERRORS = [
     (lambda: metric.R2().update([1.0], [[1.0]]), r"metric.R2: pred has shape \(1,\) and target \(1, 1\)"),
     (lambda: metric.Mean().update(1.0, weight=-1), "metric.Mean.update: weight is -1, expected a number of"),
     (lambda: metric.Mean().update(1.0, weight=np.nan), "metric.Mean.update: weight is nan, expected a n"),
+    (
+        lambda: metric.Mean(lambda a, b: tp.square(a - b)).update(tp.ones(3), tp.zeros(3)),
+        r"metric.Mean.update: fn returned an array of shape \(3,\), expected a scalar, the mean",
+    ),
 ]
 
 

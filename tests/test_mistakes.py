@@ -1,6 +1,8 @@
 """The commonest mistakes of users, and what the last lines of the traceback say: `mistakes.txt`."""
 
 import functools
+import inspect
+import pickle
 import traceback
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 
 import treepie as tp
 from treepie import errors
+from treepie.autodiff.program.pure import is_pure
 
 KEY = tp.rng.key(0)
 
@@ -291,6 +294,37 @@ def test_a_call_that_fails_inside_is_not_explained():
     for fit in (lambda: t.fit(st, data, loss=broken), lambda: t.fit(st, data, loss=first, report=broken)):
         assert raised(fit)[1].startswith(text)
         data.reset()
+
+
+def public_functions():
+    """Return the public functions of the package and its modules, by their names."""
+    modules = {"": tp, **{n: getattr(tp, n) for n in tp.__all__ if inspect.ismodule(getattr(tp, n))}}
+    pairs = [(f"{m}.{n}", getattr(module, n)) for m, module in modules.items() for n in dir(module)]
+    return {n: f for n, f in pairs if inspect.isfunction(f) and f.__module__.startswith("treepie.")}
+
+
+@pytest.mark.parametrize("name", public_functions())
+def test_explained_functions_stay_as_they_are(name):
+    """They are pure, and found by pickle, as those that they call; and each explains its calls."""
+    function = public_functions()[name]
+    if any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values()):
+        return
+    assert pickle.loads(pickle.dumps(function)) is function
+    if name.startswith((".", "fn.")):
+        assert is_pure(function) >= is_pure(inspect.unwrap(function))
+    error, text = raised(lambda: function(no_such_argument=1))
+    assert type(error) is TypeError
+    assert "there is no argument 'no_such_argument', " in text
+
+
+def test_attributes_of_other_libraries_are_missing():
+    x = tp.ones(3)
+    for name in ("backward", "cpu", "exp", "requires_grad"):
+        assert not hasattr(x, name)
+        assert not hasattr(tp.Tensor, name)
+        assert name not in dir(x)
+    assert {"sum", "shape", "numpy", "at"} <= set(dir(x))
+    assert all(hasattr(x, name) for name in dir(x) if name not in tp.Tensor.__slots__)
 
 
 @pytest.mark.parametrize(

@@ -278,7 +278,7 @@ ERRORS = [
     (
         lambda: (o := tp.optim.sgd(lambda t: float("inf"))).update(o.init(w), w, w),
         ValueError,
-        "sgd: the hyperparameters of step 1 are",
+        "sgd: the schedule, the function .*, returns inf for step 1, expected a finite number",
     ),
     (lambda: tp.optim.clip_by_global_norm(0, w), ValueError, "max_norm is 0, expected a positive"),
     (lambda: schedule.cosine_decay(1.0, 0), ValueError, "schedule.cosine_decay: decay_steps is 0"),

@@ -1,5 +1,7 @@
 """Errors of optimizers, of their compositions and of optimizers of one's own: each names what to change."""
 
+import math
+
 import pytest
 
 import treepie as tp
@@ -51,12 +53,29 @@ ERRORS = [
     (
         lambda: (o := optim.adamw(0.1, weight_decay=lambda t: 1.0 - t)).update(after(o, 1), PARAMS, PARAMS),
         ValueError,
-        "adamw: the weight decay of step 2 is -1.0, expected at least 0",
+        r"adamw: the schedule, .* returns -1.0 for step 2, expected a finite number of at least 0",
     ),
     (
         lambda: (o := optim.sgd(lambda t: 1.0 - t)).update(after(o, 1), PARAMS, PARAMS),
         ValueError,
-        "sgd: the learning rate of step 2 is -1.0, expected at least 0",
+        r"sgd: the schedule, the function <lambda> \(.*test_optim_errors.py:\d+\), returns -1.0 for step 2",
+    ),
+    (
+        lambda: (o := optim.adam(lambda t: math.nan)).update(o.init(PARAMS), PARAMS, PARAMS),
+        ValueError,
+        "returns nan for step 1, expected a finite number of at least 0$",
+    ),
+    (
+        lambda: (o := optim.nadam(lambda t: None)).update(o.init(PARAMS), PARAMS, PARAMS),
+        TypeError,
+        "returns None for step 1, expected a number$",
+    ),
+    (
+        lambda: (o := optim.lion(optim.schedule.join([lambda t: -0.5, lambda t: 0.1], [9]))).update(
+            o.init(PARAMS), PARAMS, PARAMS
+        ),
+        ValueError,
+        r"lion: the schedule, join\(.*\), returns -0.5 for step 1",
     ),
     (lambda: optim.clip_norm(0), ValueError, "clip_norm: max_norm is 0, expected a positive number"),
     (lambda: optim.clip_value(-1), ValueError, "clip_value: max_value is -1, expected at least 0"),

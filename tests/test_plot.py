@@ -1,5 +1,6 @@
 """Plots of histories and confusion matrices, their files, and the command that draws them."""
 
+import itertools
 import json
 import re
 import subprocess
@@ -215,6 +216,23 @@ def test_a_confusion_matrix_on_axes_of_ones_own_and_of_other_metrics(plt):
     assert [t.get_text() for t in f1.plot().texts] == ["0", "0", "1", "1"]
 
 
+@pytest.mark.parametrize("classes", [2, 3, 5, 10, 12])
+@pytest.mark.parametrize("width", [None, 5.0])
+def test_names_of_classes_do_not_overlap(plt, classes, width):
+    for letters in (1, 4, 6, 9, 20):
+        ax = None if width is None else plt.subplots(figsize=(width, width), layout="constrained")[1]
+        ax = confusion(classes, 400).plot(labels=["m" + "e" * (letters - 1)] * classes, ax=ax)
+        ax.figure.canvas.draw()
+        boxes = [text.get_window_extent() for text in ax.get_xticklabels()]
+        assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
+        plt.close(ax.figure)
+
+
+def test_short_names_of_classes_are_horizontal(plt):
+    ax = confusion(2).plot(labels=["stays", "leaves"])
+    assert [text.get_rotation() for text in ax.get_xticklabels()] == [0, 0]
+
+
 def test_many_classes_have_no_counts(plt):
     ax = confusion(100, 1000).plot()
     assert list(ax.texts) == []
@@ -233,6 +251,36 @@ def test_the_command_draws_a_file(plt, tmp_path, capsys):
     fit(tmp_path / "run")
     main(["plot", str(tmp_path / "run"), "-o", str(tmp_path / "run.png")])
     assert (tmp_path / "run.png").stat().st_size > 10_000
+
+
+def test_the_command_draws_what_fit_writes(plt, tmp_path, capsys):
+    """The file of a history, with one of checkpoints beside it, and that of `tp.callback.csv`."""
+    history = tp.History(tmp_path / "run" / "history.jsonl")
+    fit(tmp_path / "run", history)
+    loaded = tp.History.load(history.file)
+    assert (loaded.steps, loaded.epochs, loaded.begun) == (history.steps, history.epochs, history.begun)
+    x, table = np.ones((4, 1), np.float32), tp.callback.csv(tmp_path / "scores.csv")
+    data = tp.Data.prepare((x, x), batch_size=2)
+    scores = {"mae": tp.metric.MAE(), "matrix": tp.metric.ConfusionMatrix()}
+    validate = tp.Data.repeat(1, (x, x)), scores
+    trainer = tp.Trainer(tp.layer.sequential([tp.layer.linear(1, 1), tp.layer.sigmoid()]), tp.optim.sgd(0.1))
+    options = {"callbacks": [table], "validate": validate, "history": history, "epochs": 3}
+    trainer.fit(trainer.init(tp.rng.key(0)), data, loss=tp.loss.mse, **options)
+    loaded = tp.History.load(tmp_path / "scores.csv")
+    assert [e["mae"] for e in loaded.epochs] == [e["mae"] for e in history.epochs[-3:]]
+    assert [(e["epoch"], e["step"]) for e in loaded.epochs] == [(1, 2), (2, 4), (3, 6)]
+    assert isinstance(loaded.epochs[0]["matrix"], str)
+    for file in ("run/history.jsonl", "scores.csv"):
+        main(["plot", str(tmp_path / file), "-o", str(tmp_path / "curves.png")])
+        assert (tmp_path / "curves.png").stat().st_size > 10_000
+    assert "curves.png: History(epochs=3, steps=0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("row", ["one,2,0.5", "1,,0.5", "1", "1,2,0.5,7"])
+def test_a_table_of_other_content_is_refused(tmp_path, row):
+    (tmp_path / "scores.csv").write_text(f"epoch,step,loss\n1,2,0.5\n{row}\n")
+    with pytest.raises(ValueError, match=r"History.load: line 3 of .*scores.csv is no row of an epoch"):
+        tp.History.load(tmp_path / "scores.csv")
 
 
 @pytest.mark.parametrize("arguments", [["missing.jsonl"], ["."], ["wrong.jsonl"], ["h.jsonl", "-o", "x.abc"]])

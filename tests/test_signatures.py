@@ -116,4 +116,4 @@ def test_ops_are_plain_functions_of_their_rows():
     """A signature costs a call nothing: the function is the one that the row makes."""
     for name in ("exp", "sum", "reshape"):
         function = getattr(tp, name)
-        assert function.__code__ is function.op.caller().__code__
+        assert function.__code__ is function.op.caller(lambda args, kwargs: None).__code__

@@ -209,7 +209,7 @@ def test_accuracy_is_that_of_scikit_learn(kind):
 def test_weights_of_integers_equal_repeated_rows(kind):
     x, y = load_iris(return_X_y=True)
     weight = np.random.default_rng(0).integers(0, 3, len(y))
-    options = {"epochs": 5} if "epochs" in kind().get_params() else {"max_iter": 5}
+    options = {"epochs": 5} if "epochs" in kind().get_params() else {"max_iter": 5, "alpha": 1.0}
     options["batch_size"] = 2 * len(y) if "epochs" in options else "auto"
     x, y, weight = x[::2], y[::2], weight[::2]
     weighted = fitted(kind, x, y, weight, **options)

@@ -224,7 +224,8 @@ def transformer(rng):
     name = str(rng.choice(["relu", "gelu", "silu", "tanh"]))
     kind = "Decoder" if decoder else "Encoder"
     make = tp.layer.transformer_decoder if decoder else tp.layer.transformer_encoder
-    layer = make(embed, heads, hidden, activation=name, norm_first=norm_first, is_causal=causal)
+    eps = float(rng.choice([1e-5, 1e-12, 0.1]))
+    layer = make(embed, heads, hidden, activation=name, norm_first=norm_first, is_causal=causal, eps=eps)
     keep, keep_memory = rng.random((b, steps)) < 0.7, rng.random((b, others)) < 0.7
     keep[:, 0] = keep_memory[:, 0] = True
     ctx = tp.Context().set("attention_mask", keep).set("memory_mask", keep_memory)
@@ -242,7 +243,10 @@ def transformer(rng):
         x, p = operands[: len(inputs)], dict(zip(paths, operands[len(inputs) :], strict=True))
         after = torch.tanh if name == "tanh" else getattr(torch.nn.functional, name)
         module = getattr(torch.nn, f"Transformer{kind}Layer")(
-            embed, heads, hidden, 0.0, after, batch_first=True, norm_first=norm_first, dtype=x[0].dtype
+            *(embed, heads, hidden, 0.0, after, eps),
+            batch_first=True,
+            norm_first=norm_first,
+            dtype=x[0].dtype,
         )
         mask = torch.ones(steps, steps).triu(1) > 0 if causal else None
         padding = {"key_padding_mask": torch.from_numpy(~keep)}

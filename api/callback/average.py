@@ -5,23 +5,22 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import numpy as np
-
 from treepie.autodiff import Tensor, ptree
 from treepie.autodiff.arguments import as_tensor
 
+from .. import optim
 from ..layer import Vars
+from ..optim.compose import Ema
 from ..train.state import TrainState
 
 
 class Average:
     """Averages the parameters; `ema` constructs it."""
 
-    def __init__(self, decay: float) -> None:
-        self._decay = decay
+    def __init__(self, rule: Ema) -> None:
+        self._rule = rule
         self._vars: Vars | None = None  # the average, until the first step
-        self._arrays: list[Any] = []  # the average in flat buffers, from then on
-        self._scratch: list[Any] = []
+        self._flat: list[Tensor] = []  # the average in flat buffers, from then on
         self._layout: Any = None
 
     @property
@@ -29,8 +28,7 @@ class Average:
         """The model's variables with the average of the parameters; None before `fit`."""
         if self._layout is None or self._vars is None:
             return self._vars
-        flat = [Tensor(a.copy(), None) for a in self._arrays]
-        return self._vars.with_params(self._layout.tree(flat))
+        return self._vars.with_params(self._layout.tree(self._flat))
 
     @property
     def state(self) -> Vars | None:
@@ -54,12 +52,10 @@ class Average:
         if self._layout is None:
             self._layout = at.buffers.layout
             leaves = [as_tensor(t) for t in ptree.leaves(self._vars.params)]
-            self._arrays = [t.array.copy() for t in self._layout.flat(leaves)]
-            self._scratch = [np.empty_like(a) for a in self._arrays]
-        for average, scratch, new in zip(self._arrays, self._scratch, at.buffers.arrays, strict=False):
-            np.subtract(new, average, out=scratch)
-            scratch *= 1.0 - self._decay
-            average += scratch
+            self._flat = list(self._layout.flat(leaves))
+        params = [Tensor(a, None) for a in at.buffers.arrays]  # without those that are frozen
+        for k, (average, new) in enumerate(zip(self._flat, params, strict=False)):
+            self._flat[k] = self._rule.advance(average, new)
 
     def on_end(self, st: TrainState) -> TrainState:
         """Return the state with the average of the parameters."""
@@ -75,8 +71,10 @@ def ema(decay: float = 0.999) -> Average:
 
     decay: in [0, 1), else ValueError (Polyak & Juditsky 1992, with exponential weights).
 
-    Steps, scores and checkpoints are those of the parameters themselves, and a resumed run continues with
-    them. The attribute `average` has the model's variables with the average, for use before the end.
+    The average has the bits of `tp.optim.ema`'s, which is part of an optimizer and keeps it in the
+    optimizer's state, for loops of your own. Steps, scores and checkpoints are those of the parameters
+    themselves, and a resumed run continues with them. The attribute `average` has the model's variables with
+    the average, for use before the end.
 
     >>> import treepie as tp
     >>> trainer = tp.Trainer(tp.layer.linear(1, 1), tp.optim.sgd(0.1))
@@ -88,4 +86,4 @@ def ema(decay: float = 0.999) -> Average:
     """
     if not 0 <= decay < 1:
         raise ValueError(f"callback.ema: decay is {decay}, expected at least 0 and below 1")
-    return Average(decay)
+    return Average(optim.ema(decay))

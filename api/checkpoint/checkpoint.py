@@ -8,7 +8,6 @@ checkpoint is removed only after the newer one was verified.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import os
@@ -24,6 +23,7 @@ import numpy as np
 from treepie.autodiff import Tensor, ptree, tensor
 from treepie.autodiff.arguments import as_tensor, described as shown, integer
 
+from ..errors import did_you_mean
 from ..layer import Vars
 from ..optim.opt_state import described
 from ..train.preemption import check_signals
@@ -114,9 +114,8 @@ def _filled(function: str, file: Path, like: Tree, arrays: Mapping[str, Any]) ->
     def fill(leaf: Any) -> Tensor:
         path, expected = next(paths), as_tensor(leaf)
         if path not in arrays:
-            near = difflib.get_close_matches(path, arrays, 1)
-            hint = f" (it has {near[0]!r})" if near else ""
-            raise KeyError(f"{function}: {file} has no {path!r}{hint}")
+            hint = did_you_mean(path, arrays)
+            raise KeyError(f"{function}: {file} has no {path!r}{hint and ', '}{hint}")
         x, dtype = arrays[path], expected.dtype
         if x.shape != expected.shape:
             raise ValueError(

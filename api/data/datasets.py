@@ -1,16 +1,10 @@
-"""Small data sets: one included in the package, one downloaded."""
+"""Data sets: one included in the package, others downloaded, and CSV files."""
 
 from __future__ import annotations
 
-import contextlib
-import gzip
-import hashlib
 import io
 import math
 import os
-import sys
-import uuid
-import zlib
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -19,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from treepie.autodiff import Tensor, tensor
-from treepie.kernels import cache, config
 
-__all__ = ["digits", "mnist"]
+from .downloads import Source
+from .table import Table as Table, load_csv as load_csv
+
+__all__ = ["Table", "cifar10", "digits", "fashion_mnist", "load_csv", "mnist"]
 
 
 def __dir__() -> list[str]:
@@ -30,25 +26,49 @@ def __dir__() -> list[str]:
 
 Split = tuple[Tensor, Tensor]
 
-#: Mirrors of MNIST's gzipped files, in the order in which they are tried.
-_MIRRORS = (
-    "https://ossci-datasets.s3.amazonaws.com/mnist/",
-    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+_MNIST = Source(
+    "mnist",
+    (
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        "https://storage.googleapis.com/cvdf-datasets/mnist/",
+    ),
+    {
+        "train-images-idx3-ubyte.gz": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        "train-labels-idx1-ubyte.gz": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        "t10k-images-idx3-ubyte.gz": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        "t10k-labels-idx1-ubyte.gz": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    },
+    of_content=True,
 )
 
-#: MNIST's files, and the SHA-256 of each when unzipped: mirrors compress them differently.
-_MNIST = {
-    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-}
+_FASHION_MNIST = Source(
+    "fashion_mnist",
+    (
+        "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
+        "https://fashion-mnist.s3.eu-central-1.amazonaws.com/",
+        "https://storage.googleapis.com/tensorflow/tf-keras-datasets/",
+    ),
+    {
+        "train-images-idx3-ubyte.gz": "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+        "train-labels-idx1-ubyte.gz": "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+        "t10k-images-idx3-ubyte.gz": "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+        "t10k-labels-idx1-ubyte.gz": "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+    },
+)
 
-#: The largest size of a file, zipped or not; a download reads no more.
-_LARGEST = 2**26
+_CIFAR10 = Source(
+    "cifar10",
+    (
+        "https://www.cs.toronto.edu/~kriz/",
+        "https://storage.googleapis.com/s4tf-hosted-binaries/datasets/CIFAR10/",
+    ),
+    {"cifar-10-binary.tar.gz": "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"},
+    largest=2**28,
+)
 
-#: Seconds that a mirror may stay silent.
-_PATIENCE = 30.0
+#: The files in CIFAR-10's archive, all of one format.
+_CIFAR10_TRAIN = tuple(f"data_batch_{k}.bin" for k in range(1, 6))
+_CIFAR10_TEST = "test_batch.bin"
 
 
 def digits() -> tuple[Split, Split]:
@@ -87,136 +107,142 @@ def mnist(path: str | os.PathLike[str] | None = None) -> tuple[Split, Split]:
     >>> import treepie as tp
     >>> (x_train, y_train), (x_test, y_test) = tp.datasets.mnist("data/mnist")  # doctest: +SKIP
     """
+    return _mnist_like(_MNIST, path)
+
+
+def fashion_mnist(path: str | os.PathLike[str] | None = None) -> tuple[Split, Split]:
+    """Return pictures of clothing, 28 by 28 pixels: ((x_train, y_train), (x_test, y_test)).
+
+    x: (60000, 28, 28) and (10000, 28, 28) float32 in [0, 1], 188 and 31 MB.  y: int32 in 0..9: T-shirt,
+        trousers, pullover, dress, coat, sandal, shirt, sneaker, bag, ankle boot.
+    path: a folder with files of MNIST's names and format. None downloads them (31 MB) into the folder
+        `fashion_mnist`; see `mnist`.
+
+    Raises FileNotFoundError for a missing file, ValueError for a damaged one, OSError if no mirror has them.
+
+    Source: Xiao, Rasul & Vollgraf 2017, "Fashion-MNIST: a novel image dataset for benchmarking machine
+    learning algorithms", MIT licence.
+
+    >>> import treepie as tp
+    >>> (x_train, y_train), (x_test, y_test) = tp.datasets.fashion_mnist("data/fashion")  # doctest: +SKIP
+    """
+    return _mnist_like(_FASHION_MNIST, path)
+
+
+def cifar10(path: str | os.PathLike[str] | None = None) -> tuple[Split, Split]:
+    """Return color photographs, 32 by 32 pixels: ((x_train, y_train), (x_test, y_test)).
+
+    x: (50000, 3, 32, 32) and (10000, 3, 32, 32) float32 in [0, 1], 614 and 123 MB.  y: int32 in 0..9:
+        airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck.
+    path: the archive `cifar-10-binary.tar.gz`, a folder with it, or one with its files `data_batch_1.bin` to
+        `data_batch_5.bin` and `test_batch.bin`. None downloads the archive (170 MB) into the folder
+        `cifar10`; see `mnist`.
+
+    Raises FileNotFoundError for a missing file, ValueError for a damaged one, OSError if no mirror has it.
+
+    Source: Krizhevsky 2009, "Learning multiple layers of features from tiny images".
+
+    >>> import treepie as tp
+    >>> (x_train, y_train), (x_test, y_test) = tp.datasets.cifar10("data/cifar10")  # doctest: +SKIP
+    """
+    (archive,) = _CIFAR10.digests
     if path is None:
-        folder = _cache_folder()
-        contents = {name: (str(folder / f"{name}.gz"), _cached(folder, name)) for name in _MNIST}
+        contents = _unpacked(str(_CIFAR10.folder() / archive), _CIFAR10.cached(archive))
     else:
-        contents = {name: _find(Path(path).expanduser(), name) for name in _MNIST}
+        folder = Path(path).expanduser()
+        whole = folder if folder.is_file() else folder / archive
+        if whole.is_file():
+            contents = _unpacked(str(whole), _CIFAR10.unzipped(str(whole), whole.read_bytes()))
+        else:
+            names = (*_CIFAR10_TRAIN, _CIFAR10_TEST)
+            contents = {n: _CIFAR10.found(folder, [n, f"cifar-10-batches-bin/{n}", archive]) for n in names}
+    return _cifar_split([contents[n] for n in _CIFAR10_TRAIN]), _cifar_split([contents[_CIFAR10_TEST]])
+
+
+# ---- the format of MNIST
+def _mnist_like(source: Source, path: str | os.PathLike[str] | None) -> tuple[Split, Split]:
+    """Return a data set of four IDX files, downloaded or in a folder."""
+    contents = {}
+    for file in source.digests:
+        name = file.removesuffix(".gz")
+        if path is None:
+            contents[name] = str(source.folder() / file), source.cached(file)
+        else:
+            names = [f"{n}{end}" for n in (name, name.replace("-idx", ".idx")) for end in ("", ".gz")]
+            contents[name] = source.found(Path(path).expanduser(), names)
     train, test = (
-        _split(contents[f"{part}-images-idx3-ubyte"], contents[f"{part}-labels-idx1-ubyte"])
+        _split(source.function, contents[f"{part}-images-idx3-ubyte"], contents[f"{part}-labels-idx1-ubyte"])
         for part in ("train", "t10k")
     )
     return train, test
 
 
-# ---- files
-def _find(folder: Path, name: str) -> tuple[str, bytes]:
-    """Return the path and content of a file in a user's folder, by any of its usual names."""
-    names = [f"{n}{end}" for n in (name, name.replace("-idx", ".idx")) for end in ("", ".gz")]
-    for path in (folder / n for n in names):
-        if path.is_file():
-            return str(path), _unzipped(str(path), path.read_bytes())
-    problem = f"no file {name}" if folder.is_dir() else "no such folder"
-    raise FileNotFoundError(
-        f"datasets.mnist: path is {str(folder)!r}: {problem}, expected {' or '.join(names)}"
-    )
-
-
-def _unzipped(file: str, raw: bytes, most: int = -1) -> bytes:
-    """Return the content of a file, unzipped if it is gzipped, whatever its name."""
-    if raw[:2] != b"\x1f\x8b":
-        return raw
-    try:
-        with gzip.GzipFile(fileobj=io.BytesIO(raw)) as stream:
-            return stream.read(most)
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"datasets.mnist: {file} is damaged, expected a gzip file ({error})") from None
-
-
-def _idx(file: str, content: bytes, shape: tuple[int, ...]) -> NDArray[Any]:
+def _idx(function: str, file: str, content: bytes, shape: tuple[int, ...]) -> NDArray[Any]:
     """Return the elements of an IDX file of bytes: magic number, sizes of the axes (big-endian), elements."""
     start = 4 * (2 + len(shape))
     if len(content) < start:
-        raise ValueError(f"datasets.mnist: {file} has {len(content)} bytes, expected a header of {start}")
+        raise ValueError(f"{function}: {file} has {len(content)} bytes, expected a header of {start}")
     magic, count, *size = map(int, np.frombuffer(content[:start], ">u4"))
     if magic != 0x801 + len(shape):  # bytes, of this many axes
         raise ValueError(
-            f"datasets.mnist: {file} begins with the magic number {magic}, expected {0x801 + len(shape)}"
+            f"{function}: {file} begins with the magic number {magic}, expected {0x801 + len(shape)}"
         )
     if tuple(size) != shape:
-        raise ValueError(f"datasets.mnist: {file} has images of shape {tuple(size)}, expected {shape}")
+        raise ValueError(f"{function}: {file} has images of shape {tuple(size)}, expected {shape}")
     expected = start + count * math.prod(shape)
     if len(content) != expected:
         raise ValueError(
-            f"datasets.mnist: {file} has {len(content)} bytes, expected {expected} for the {count} items "
+            f"{function}: {file} has {len(content)} bytes, expected {expected} for the {count} items "
             "that its header announces"
         )
     return np.frombuffer(content, np.uint8, offset=start).reshape(count, *shape)
 
 
-def _split(images: tuple[str, bytes], labels: tuple[str, bytes]) -> Split:
+def _split(function: str, images: tuple[str, bytes], labels: tuple[str, bytes]) -> Split:
     """Return the images and labels of two files."""
-    pixels, y = _idx(*images, (28, 28)), _idx(*labels, ())
+    pixels, y = _idx(function, *images, (28, 28)), _idx(function, *labels, ())
     if len(pixels) != len(y):
         raise ValueError(
-            f"datasets.mnist: {images[0]} has {len(pixels)} images and {labels[0]} {len(y)} labels, "
+            f"{function}: {images[0]} has {len(pixels)} images and {labels[0]} {len(y)} labels, "
             "expected one label an image"
         )
     if y.size and y.max() > 9:
-        raise ValueError(f"datasets.mnist: {labels[0]} has a label {y.max()}, expected 0 to 9")
+        raise ValueError(f"{function}: {labels[0]} has a label {y.max()}, expected 0 to 9")
     return Tensor(pixels / np.float32(255), None), tensor(y.astype(np.int32))
 
 
-# ---- downloads
-def _unusable(folder: Path | None, error: OSError) -> OSError:
-    return OSError(
-        f"datasets.mnist: can not keep downloads in {folder or 'a cache folder'} ({error}). Set "
-        "TREEPIE_DATA_DIR to a writable folder, or pass path, a folder with the files"
-    )
+# ---- the format of CIFAR-10
+def _unpacked(archive: str, content: bytes) -> dict[str, tuple[str, bytes]]:
+    """Return the files of CIFAR-10 in an unzipped archive: name -> (their path for messages, content)."""
+    import tarfile  # here, because `import treepie` does not need it
 
-
-def _cache_folder() -> Path:
-    """Create and return the folder of downloaded files."""
-    folder = None
+    contents = {}
     try:
-        folder = (Path(config.DATA_DIR) if config.DATA_DIR else cache.user_folder() / "datasets") / "mnist"
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unusable(folder, error) from error
-    return folder
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
+            for name in (*_CIFAR10_TRAIN, _CIFAR10_TEST):
+                member = tar.extractfile(f"cifar-10-batches-bin/{name}")
+                assert member is not None
+                contents[name] = f"{name} in {archive}", member.read()
+    except (tarfile.TarError, KeyError, AssertionError, EOFError) as error:
+        raise ValueError(
+            f"datasets.cifar10: {archive} is damaged, expected an archive of data_batch_1.bin to "
+            f"data_batch_5.bin and test_batch.bin ({error})"
+        ) from None
+    return contents
 
 
-def _cached(folder: Path, name: str) -> bytes:
-    """Return the content of a file of MNIST, downloaded unless the folder has an undamaged copy."""
-    path = folder / f"{name}.gz"
-    with contextlib.suppress(OSError, ValueError):  # missing or damaged
-        return _checked(name, _unzipped(str(path), path.read_bytes(), _LARGEST))
-    print(f"treepie: downloading {name}.gz into {folder} ...", file=sys.stderr, flush=True)
-    raw, content = _downloaded(name)
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}")  # a reader sees the whole file or none
-    try:
-        part.write_bytes(raw)
-        os.replace(part, path)
-    except OSError as error:
-        raise _unusable(folder, error) from error
-    finally:
-        part.unlink(missing_ok=True)
-    return content
-
-
-def _checked(name: str, content: bytes) -> bytes:
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != _MNIST[name]:
-        raise ValueError(f"the unzipped content has SHA-256 {digest}, expected {_MNIST[name]}")
-    return content
-
-
-def _downloaded(name: str) -> tuple[bytes, bytes]:
-    """Return a file of MNIST, zipped and unzipped, from the first mirror with an undamaged copy."""
-    # Imported here, because `import treepie` needs neither HTTP nor TLS.
-    from http.client import HTTPException
-    from urllib.request import urlopen
-
-    failures = []
-    for mirror in _MIRRORS:
-        url = f"{mirror}{name}.gz"
-        try:
-            with urlopen(url, timeout=_PATIENCE) as response:
-                raw = response.read(_LARGEST)
-            return raw, _checked(name, _unzipped("the answer", raw, _LARGEST))
-        except (OSError, HTTPException, ValueError) as error:
-            failures.append(f"\n  {url}: {error or type(error).__name__}")
-    raise OSError(
-        f"datasets.mnist: no mirror has {name}.gz:{''.join(failures)}\n"
-        "Pass path, a folder with the files, to do without a download"
-    )
+def _cifar_split(batches: list[tuple[str, bytes]]) -> Split:
+    """Return the images and labels of files of records: a label, then the bytes of three channels."""
+    record = 1 + 3 * 32 * 32
+    rows = []
+    for file, content in batches:
+        if not content or len(content) % record:
+            raise ValueError(
+                f"datasets.cifar10: {file} has {len(content)} bytes, expected a multiple of {record}"
+            )
+        rows.append(np.frombuffer(content, np.uint8).reshape(-1, record))
+        if rows[-1][:, 0].max() > 9:
+            raise ValueError(f"datasets.cifar10: {file} has a label {rows[-1][:, 0].max()}, expected 0 to 9")
+    x = np.empty((sum(map(len, rows)), 3, 32, 32), np.float32)
+    np.divide(np.concatenate(rows)[:, 1:].reshape(x.shape), np.float32(255), out=x)
+    return Tensor(x, None), tensor(np.concatenate([r[:, 0] for r in rows]).astype(np.int32))

@@ -6,6 +6,7 @@ the elements that are read, and the order of a pass depends only on its number.
 
 from __future__ import annotations
 
+import functools
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -15,16 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from treepie.autodiff import Tensor
-from treepie.autodiff.arguments import as_tensor, described, integer
-from treepie.autodiff.ops.random import check_key
+from treepie.autodiff.arguments import as_tensor, integer
 from treepie.autodiff.tensor import TensorLike
 
 from ..distributed.communicator import Communicator, check_communicator
-from ..errors import explain_calls
+from .augmentation import Augmentation, AugmentedBatches
 from .calls import ShownByCalls, noted
 from .element import T_co, U, unpacking
 from .prefetch import Prefetcher
-from .rows import Shards, Shuffled, array_of, columns_of, length_of, read_rows, row_count, rows_of
+from .rows import Batches, Shards, Shuffled, batches_of, columns_of, length_of, row_count, rows_of
 
 
 class Data(ShownByCalls, Generic[T_co]):
@@ -62,6 +62,8 @@ class Data(ShownByCalls, Generic[T_co]):
         self._length, self._element = integer("Data", "length", length, least=0), element
         #: (pass, k, shards) -> this rank's rows of an element, computed without the others.
         self._part = part
+        #: The batches of `prepare`, where the elements are such.
+        self._batches: Batches | AugmentedBatches | None = None
         #: The ranks that the elements are shared out to.
         self.shards: Shards | None = None
         #: The names of the columns of each part of an element, where it is rows of a data frame.
@@ -111,13 +113,13 @@ class Data(ShownByCalls, Generic[T_co]):
     def of_fn(n: int, fn: Callable[[int], U]) -> Data[U]:
         """Return fn(0), ..., fn(n - 1), each computed when it is read."""
         _check_callable("Data.of_fn", fn)
-        return Data(_count("Data.of_fn", "n", n, 0), lambda e, k: fn(k))
+        return Data(integer("Data.of_fn", "n", n, 0), lambda e, k: fn(k))
 
     @staticmethod
     @noted
     def repeat(n: int, value: U) -> Data[U]:
         """Return one value n times."""
-        return Data(_count("Data.repeat", "n", n, 0), lambda e, k: value)
+        return Data(integer("Data.repeat", "n", n, 0), lambda e, k: value)
 
     @overload
     @staticmethod
@@ -127,17 +129,22 @@ class Data(ShownByCalls, Generic[T_co]):
     @overload
     @staticmethod
     def prepare(
+        arrays: tuple[Any, ...], batch_size: int, shuffle: Tensor | None = ..., drop_last: bool = ...
+    ) -> Data[tuple[Any, ...]]: ...
+    @overload
+    @staticmethod
+    def prepare(
         arrays: Tensor | NDArray[Any], batch_size: int, shuffle: Tensor | None = ..., drop_last: bool = ...
     ) -> Data[Tensor]: ...
     @staticmethod
-    @explain_calls
     @noted
     def prepare(arrays: Any, batch_size: int, shuffle: Tensor | None = None, drop_last: bool = False) -> Any:
         """Return batches of arrays as tensors: a tuple for a tuple of arrays, else a tensor.
 
         arrays: NumPy arrays (memory-mapped ones are read batch by batch), tensors or data frames of numbers,
             of one length. Do not write to them while the pipeline is in use: batches that are not shuffled
-            are views of C-ordered arrays that have a tensor's dtype.
+            are views of C-ordered arrays that have a tensor's dtype. A dict of arrays counts as one array:
+            its batches are dicts, for models of several inputs.
         shuffle: a key; pass e is ordered by fold_in(key, e).  drop_last: omit a last batch that is short.
 
         Raises ValueError for arrays of different lengths, TypeError for a list of arrays, and for a column
@@ -149,35 +156,11 @@ class Data(ShownByCalls, Generic[T_co]):
         [0, 1] (2, 3)
         [2, 3] (2, 3)
         """
-        if isinstance(arrays, list) and any(hasattr(x, "shape") for x in arrays):
-            raise TypeError(
-                "Data.prepare: arrays is a list, expected a tuple of arrays, (x, y), or one array"
-            )
-        if hasattr(batch_size, "shape") and batch_size.shape:
-            raise TypeError(
-                f"Data.prepare: batch_size is {described(batch_size)}, expected an int (arrays go into one "
-                "tuple: Data.prepare((x, y), batch_size=32))"
-            )
-        if shuffle is not None:
-            check_key("Data.prepare", shuffle, "shuffle")
-        single = not isinstance(arrays, tuple)
-        parts = (arrays,) if single else arrays
-        sources = tuple(array_of(x) for x in parts)
-        length = length_of("Data.prepare", sources)
-        size = _count("Data.prepare", "batch_size", batch_size, 1)
-        order = None if shuffle is None else Shuffled(shuffle, length)
-
-        def batch(e: int, k: int, shards: Shards | None = None) -> Tensor | tuple[Tensor, ...]:
-            first, last = k * size, min((k + 1) * size, length)
-            if shards is not None:
-                own = shards.own_rows(last - first)
-                first, last = first + own.start, first + own.stop
-            rows = slice(first, last) if order is None else order.of_pass(e)[first:last]
-            tensors = tuple(read_rows(x, rows) for x in sources)
-            return tensors[0] if single else tensors
-
-        data: Data[Any] = Data(length // size if drop_last else -(-length // size), batch, batch)
-        data.columns = tuple(map(columns_of, parts))
+        batches = batches_of(arrays, batch_size, shuffle)
+        whole, rest = divmod(batches.length, batches.size)
+        data: Data[Any] = Data(whole + (rest > 0 and not drop_last), batches.element, batches.element)
+        data._batches = batches
+        data.columns = tuple(map(columns_of, arrays if isinstance(arrays, tuple) else (arrays,)))
         return data
 
     # ---- pipelines from pipelines
@@ -191,6 +174,33 @@ class Data(ShownByCalls, Generic[T_co]):
         _check_callable("Data.map", fn)
         call = unpacking(fn)
         return self._with(Data(self._length, lambda e, k: call(self._element(e, k))))
+
+    @noted
+    def augment(self, *augmentations: Augmentation, key: Tensor | None = None) -> Data[T_co]:
+        """Return the batches of `prepare` with their examples augmented, by each of `tp.augment` in turn.
+
+        augmentations: they change the first part of an element, images (batch, height, width) or (batch,
+            channels, height, width); `mixup` and `cutmix` mix the other parts too.
+        key: example i of pass e draws by fold_in(fold_in(key, k), e) and i, for the augmentation k = 1, 2 ...
+            Batch size, number of ranks and threads, and where a run was resumed, change no example.
+
+        It comes after `prepare`, `shard` or `take`, before `map` and `prefetch`, whose thread then augments.
+
+        Raises ValueError for another pipeline and for shapes or dtypes that do not fit, TypeError for what is
+        no augmentation, and without a key.
+
+        >>> import treepie as tp
+        >>> x, y = tp.zeros((6, 1, 28, 28)), tp.one_hot(tp.arange(6), 10)
+        >>> train = tp.Data.prepare((x, y), batch_size=4, shuffle=tp.rng.key(0))
+        >>> train = train.augment(tp.augment.crop(24), tp.augment.mixup(), key=tp.rng.key(1))
+        >>> next(iter(train))[0].shape
+        (4, 1, 24, 24)
+        """
+        batches = AugmentedBatches(self._batches, augmentations, key)
+        element = functools.partial(batches.element, shards=self.shards)
+        data: Data[Any] = self._with(Data(self._length, element, batches.element))
+        data._batches = batches
+        return data
 
     @noted
     def batch(self, batch_size: int, drop_last: bool = False) -> Data[list[T_co]]:
@@ -208,7 +218,7 @@ class Data(ShownByCalls, Generic[T_co]):
         [(2, 3), (2, 3), (1, 3)]
         """
         _check_callable("Data.map_batch", collate)
-        size = _count("Data.batch", "batch_size", batch_size, 1)
+        size = integer("Data.batch", "batch_size", batch_size, 1)
         length = self._length // size if drop_last else -(-self._length // size)
 
         def batch(e: int, k: int) -> U:
@@ -239,14 +249,16 @@ class Data(ShownByCalls, Generic[T_co]):
         >>> tp.Data.of_fn(3, lambda i: i * i).prefetch(2).to_list()
         [0, 1, 4]
         """
-        ahead = Prefetcher(self._element, self._length, _count("Data.prefetch", "n", n, 1))
+        ahead = Prefetcher(self._element, self._length, integer("Data.prefetch", "n", n, 1))
         return self._with(Data(self._length, ahead), self.columns)
 
     @noted
     def take(self, n: int) -> Data[T_co]:
         """Return the first n elements."""
-        length = min(_count("Data.take", "n", n, 0), self._length)
-        return self._with(Data(length, self._element, self._part), self.columns)
+        length = min(integer("Data.take", "n", n, 0), self._length)
+        data = self._with(Data(length, self._element, self._part), self.columns)
+        data._batches = self._batches
+        return data
 
     def _with(self, data: Data[U], columns: tuple[tuple[str, ...] | None, ...] = ()) -> Data[U]:
         """Return a pipeline of this one's elements, which belongs to the same ranks."""
@@ -278,8 +290,8 @@ class Data(ShownByCalls, Generic[T_co]):
 
         Raises ValueError for a position after the end.
         """
-        number = _count("Data.seek", "pass_number", pass_number, 0)
-        start = _count("Data.seek", "position", position, 0)
+        number = integer("Data.seek", "pass_number", pass_number, 0)
+        start = integer("Data.seek", "position", position, 0)
         if start > self._length:
             raise ValueError(f"Data.seek: position is {position}, expected at most {self._length}")
         self._pass, self._next, self._ended = number, start, False
@@ -309,7 +321,7 @@ class Data(ShownByCalls, Generic[T_co]):
             return rows_of(element, shards.own_rows(row_count("Data.shard", element)))  # type: ignore[no-any-return]
 
         data = Data(self._length, own)
-        data.shards, data.columns = shards, self.columns
+        data.shards, data.columns, data._batches = shards, self.columns, self._batches
         return data
 
     def __iter__(self) -> Iterator[T_co]:
@@ -384,7 +396,3 @@ class Data(ShownByCalls, Generic[T_co]):
 def _check_callable(function: str, fn: Any) -> None:
     if not callable(fn):
         raise TypeError(f"{function}: given a {type(fn).__name__}, expected a function")
-
-
-def _count(function: str, argument: str, value: Any, least: int) -> int:
-    return integer(function, argument, value, least)

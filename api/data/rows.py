@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from treepie.autodiff import Tensor, ops, ptree, rng, tensor
-from treepie.autodiff.arguments import as_tensor
+from treepie.autodiff.arguments import as_tensor, described, integer
+from treepie.autodiff.ops.random import check_key
 from treepie.autodiff.tensor import TENSOR_DTYPES, TensorLike
 
 from ..distributed.communicator import Communicator
@@ -38,7 +40,12 @@ def _table(frame: Any) -> Any:
 
 
 def array_of(x: Any) -> Any:
-    """Return an array of a tensor's layout and dtype as a tensor, other NumPy arrays unchanged."""
+    """Return an array of a tensor's layout and dtype as a tensor, other NumPy arrays unchanged.
+
+    x: an array, or a dict of them, such as the columns of a table.
+    """
+    if isinstance(x, dict):
+        return {name: array_of(part) for name, part in x.items()}
     if columns_of(x) is not None:
         x = _table(x)
     if isinstance(x, np.ndarray) and x.ndim:
@@ -47,8 +54,13 @@ def array_of(x: Any) -> Any:
     return as_tensor(x)
 
 
-def read_rows(x: Any, rows: Any) -> Tensor:
-    """Return some rows as a tensor: a view for a slice, else gathered, by one parallel kernel if large."""
+def read_rows(x: Any, rows: Any) -> Any:
+    """Return some rows as a tensor: a view for a slice, else gathered, by one parallel kernel if large.
+
+    x: as `array_of` returns it; of a dict, the rows of each part.
+    """
+    if isinstance(x, dict):
+        return {name: read_rows(part, rows) for name, part in x.items()}
     if not isinstance(x, Tensor):
         return tensor(x[rows])
     if isinstance(rows, slice) or len(rows) * (x.array.nbytes // max(len(x), 1)) < _SMALL_BATCH:
@@ -80,6 +92,10 @@ def length_of(function: str, arrays: Sequence[Any]) -> int:
         listed = " and ".join(map(str, shapes)) or "no arrays"
         raise ValueError(f"{function}: shapes are {listed}, expected first axes of one length")
     return int(shapes[0][0])
+
+
+#: Rows of arrays: a slice with a start and a stop, or their indices.
+Rows = slice | NDArray[np.int64]
 
 
 class Shuffled:
@@ -118,6 +134,54 @@ class Shards:
     def own_rows(self, length: int) -> slice:
         """Return which rows of a batch are this rank's."""
         return slice(length * self.own.start // self.count, length * self.own.stop // self.count)
+
+
+class Batches:
+    """The batches of arrays of one length, by pass and number.
+
+    sources: the arrays.  single: whether an element is a tensor, not a tuple.  order: of the rows of a pass.
+    """
+
+    def __init__(
+        self, sources: tuple[Any, ...], single: bool, size: int, length: int, order: Shuffled | None
+    ) -> None:
+        self._sources, self._order = sources, order
+        self.length, self.size, self.single = length, size, single
+
+    def rows(self, e: int, k: int, shards: Shards | None = None) -> Rows:
+        """Return the rows of batch k of pass e, or of this rank's part of it."""
+        first, last = k * self.size, min((k + 1) * self.size, self.length)
+        if shards is not None:
+            own = shards.own_rows(last - first)
+            first, last = first + own.start, first + own.stop
+        return slice(first, last) if self._order is None else self._order.of_pass(e)[first:last]
+
+    def read(self, e: int, rows: Rows) -> tuple[Tensor, ...]:
+        """Return rows of the arrays, the same in each pass."""
+        return tuple([read_rows(x, rows) for x in self._sources])
+
+    def element(self, e: int, k: int, shards: Shards | None = None) -> Any:
+        """Return batch k of pass e, or this rank's part of it."""
+        tensors = self.read(e, self.rows(e, k, shards))
+        return tensors[0] if self.single else tensors
+
+
+def batches_of(arrays: Any, batch_size: int, shuffle: Tensor | None) -> Batches:
+    """Return the batches that `Data.prepare` reads, or raise for arguments that do not fit."""
+    if isinstance(arrays, list) and any(hasattr(x, "shape") for x in arrays):
+        raise TypeError("Data.prepare: arrays is a list, expected a tuple of arrays, (x, y), or one array")
+    if hasattr(batch_size, "shape") and batch_size.shape:
+        raise TypeError(
+            f"Data.prepare: batch_size is {described(batch_size)}, expected an int (arrays go into one "
+            "tuple: Data.prepare((x, y), batch_size=32))"
+        )
+    if shuffle is not None:
+        check_key("Data.prepare", shuffle, "shuffle")
+    single = not isinstance(arrays, tuple)
+    sources = tuple([array_of(x) for x in ((arrays,) if single else arrays)])
+    length = length_of("Data.prepare", ptree.leaves(sources))
+    size = integer("Data.prepare", "batch_size", batch_size, 1)
+    return Batches(sources, single, size, length, None if shuffle is None else Shuffled(shuffle, length))
 
 
 def row_count(function: str, element: Any) -> int:

@@ -52,9 +52,9 @@ def generate(trainer: tp.Trainer, st: Any, prompt: list[int], count: int, key: t
 
 def main() -> None:
     """Train, print generated text on the way; exit with 1 if the loss is above 1.8 after 1000 steps."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("file", nargs="?", type=Path)
-    parser.add_argument("--steps", type=int, default=1000)
+    parser = argparse.ArgumentParser("python -m treepie.examples.chars", description=main.__doc__)
+    parser.add_argument("file", nargs="?", type=Path, help="a text (default: Python's help topics)")
+    parser.add_argument("--steps", type=int, default=1000, help="(default: 1000)")
     arguments = parser.parse_args()
     topics = pydoc_data.topics.topics
     text = "\n\n".join(topics[k] for k in sorted(topics))

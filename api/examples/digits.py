@@ -1,5 +1,6 @@
 """Handwritten digits with a multilayer perceptron: `python -m treepie.examples.digits`."""
 
+import argparse
 import sys
 import time
 from typing import Any
@@ -9,6 +10,9 @@ import treepie as tp
 
 def main() -> None:
     """Train on 1437 images, score 360 others; exit with 1 below 96 % accuracy."""
+    parser = argparse.ArgumentParser("python -m treepie.examples.digits", description=main.__doc__)
+    parser.add_argument("--epochs", type=int, default=30, help="(default: 30)")
+    arguments = parser.parse_args()
     (x_train, y_train), (x_test, y_test) = tp.datasets.digits()
     model = tp.layer.sequential(
         [tp.layer.linear(64, 128), tp.layer.relu(), tp.layer.dropout(0.2), tp.layer.linear(128, 10)]
@@ -26,7 +30,7 @@ def main() -> None:
         train,
         rngs=tp.rng.key(2),
         loss=tp.loss.cross_entropy_sparse,
-        epochs=30,
+        epochs=arguments.epochs,
         report=lambda step, loss, st: times.append(time.perf_counter()),
         comm=comm,
     )

@@ -4,6 +4,7 @@ A loss of rows, a stencil over images and a scan over time, in plain Numba. Each
 that the library's own ops obey, then a model is trained with it.
 """
 
+import argparse
 from typing import Any
 
 import numpy as np
@@ -164,6 +165,7 @@ def smoothed(params: Any, x: Any) -> Any:
 
 def main() -> None:
     """Check the kernels, and train with each."""
+    argparse.ArgumentParser("python -m treepie.examples.own_kernel", description=main.__doc__).parse_args()
     numbers = np.random.default_rng(0)
     tp.check_kernel(quantile_loss, tp.zeros((9, 3)), tp.zeros(9), QUANTILES)
     tp.check_kernel(laplacian, tp.zeros((2, 5, 7)))

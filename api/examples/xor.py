@@ -1,5 +1,6 @@
 """XOR, the smallest problem that needs a hidden layer: `python -m treepie.examples.xor`."""
 
+import argparse
 import sys
 
 import numpy as np
@@ -9,6 +10,7 @@ import treepie as tp
 
 def main() -> None:
     """Train a 2-4-1 network and print its predictions; exit with 1 for an error of 0.05 or more."""
+    argparse.ArgumentParser("python -m treepie.examples.xor", description=main.__doc__).parse_args()
     x = tp.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
     y = tp.tensor([[0.0], [1.0], [1.0], [0.0]])
 

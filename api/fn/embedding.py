@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
-from treepie.autodiff import Tensor, ops
+from treepie.autodiff import Tensor
 from treepie.autodiff.arguments import as_tensor
+from treepie.autodiff.ops.indexing import take_axis
 from treepie.autodiff.tensor import TensorLike
 
 
@@ -30,5 +31,5 @@ def embedding(indices: TensorLike, weight: TensorLike, scale: bool = True) -> Te
     i = as_tensor(indices)
     if i.dtype.kind != "i":
         raise TypeError(f"embedding: indices have dtype {i.dtype.name}, expected int32 or int64")
-    out = ops.take(w, i, 0)
+    out = take_axis(w, i, 0, "embedding")
     return out * math.sqrt(w.shape[1]) if scale else out

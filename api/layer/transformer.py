@@ -30,6 +30,7 @@ def transformer_encoder(
     is_causal: bool = False,
     bias: bool = True,
     rope: bool = False,
+    eps: float = 1e-5,
 ) -> Layer:
     """Return an encoder's block: self-attention and two linear layers, (batch, seq, embed_dim) -> the same.
 
@@ -42,7 +43,7 @@ def transformer_encoder(
     norm_first: False normalizes sums instead, norm1(x + attention(x)), as Vaswani et al. 2017; True is easier
         to train in depth (Xiong et al. 2020).
     is_causal: position i attends to 0 to i, as in GPT.  rope: rotary position embeddings.
-    bias: whether linear layers and attention have biases.
+    bias: whether linear layers and attention have biases.  eps: of the norms, as for `layer_norm`.
 
     Parameters: self_attention (as `multi_head_attention`), linear1, linear2, norm1, norm2. The mask of keys
     is the context's "attention_mask". PyTorch's `TransformerEncoderLayer` has the same parts; its
@@ -57,16 +58,9 @@ def transformer_encoder(
     (2, 5, 8)
     """
     name = "layer.transformer_encoder"
-    _check(name, embed_dim, num_heads, activation)
-    parts = {
-        "self_attention": multi_head_attention(
-            embed_dim, num_heads, dropout=dropout, is_causal=is_causal, rope=rope, bias=bias
-        ),
-        "norm1": layer_norm(embed_dim),
-        "norm2": layer_norm(embed_dim),
-        **_feed_forward(name, embed_dim, hidden_dim, dropout, bias),
-    }
     block = _Block(activation, dropout > 0, norm_first)
+    self_attention = {"is_causal": is_causal, "rope": rope}
+    parts = _parts(name, embed_dim, num_heads, hidden_dim, dropout, activation, bias, eps, self_attention)
 
     def forward(call: Call, x: Tensor) -> Tensor:
         x = block.add(call, "norm1", x, call.self_attention)
@@ -86,6 +80,7 @@ def transformer_decoder(
     is_causal: bool = True,
     bias: bool = True,
     rope: bool = False,
+    eps: float = 1e-5,
 ) -> Layer:
     """Return a decoder's block: self-attention, attention to an encoder's output, and two linear layers.
 
@@ -111,18 +106,9 @@ def transformer_decoder(
     (2, 5, 8)
     """
     name = "layer.transformer_decoder"
-    _check(name, embed_dim, num_heads, activation)
-    parts = {
-        "self_attention": multi_head_attention(
-            embed_dim, num_heads, dropout=dropout, is_causal=is_causal, rope=rope, bias=bias
-        ),
-        "cross_attention": multi_head_attention(embed_dim, num_heads, dropout=dropout, bias=bias),
-        "norm1": layer_norm(embed_dim),
-        "norm2": layer_norm(embed_dim),
-        "norm3": layer_norm(embed_dim),
-        **_feed_forward(name, embed_dim, hidden_dim, dropout, bias),
-    }
     block = _Block(activation, dropout > 0, norm_first)
+    attentions: tuple[dict[str, bool], ...] = ({"is_causal": is_causal, "rope": rope}, {})
+    parts = _parts(name, embed_dim, num_heads, hidden_dim, dropout, activation, bias, eps, *attentions)
 
     def forward(call: Call, x: Any) -> Tensor:
         memory = None if call.ctx is None else call.ctx.get("memory")
@@ -139,20 +125,34 @@ def transformer_decoder(
     return assemble(f"transformer_decoder({embed_dim}, {num_heads})", parts, forward)
 
 
-def _check(name: str, embed_dim: int, num_heads: int, activation: str) -> None:
+def _parts(
+    name: str,
+    embed_dim: int,
+    num_heads: int,
+    hidden_dim: int | None,
+    dropout: float,
+    activation: str,
+    bias: bool,
+    eps: float,
+    *attentions: dict[str, bool],
+) -> dict[str, Layer]:
+    """Return the layers of a block, after a check of the arguments.
+
+    attentions: options of self-attention, then of cross-attention, if there is one.
+    """
+    hidden = 4 * embed_dim if hidden_dim is None else hidden_dim
     check_sizes(name, embed_dim=embed_dim, num_heads=num_heads)
     if activation not in get_args(Activation):
         names = ", ".join(map(repr, get_args(Activation)))
         raise ValueError(f"{name}: activation is {activation!r}, expected one of {names}")
-
-
-def _feed_forward(
-    name: str, embed_dim: int, hidden_dim: int | None, dropout: float, bias: bool
-) -> dict[str, Layer]:
-    """Return the parts of two linear layers, and of dropout."""
-    hidden = 4 * embed_dim if hidden_dim is None else hidden_dim
     check_sizes(name, hidden_dim=hidden)
+    rows = zip(("self_attention", "cross_attention"), attentions, strict=False)
     return {
+        **{
+            part: multi_head_attention(embed_dim, num_heads, dropout=dropout, bias=bias, **options)
+            for part, options in rows
+        },
+        **{f"norm{k + 1}": layer_norm(embed_dim, eps) for k in range(len(attentions) + 1)},
         "linear1": linear(embed_dim, hidden, bias),
         "linear2": linear(hidden, embed_dim, bias),
         "dropout": dropout_layer(dropout),

@@ -193,7 +193,7 @@ class Mean(_Mean):
             or of each number, by default 1. A NaN gives NaN.
 
         Raises TypeError for a target without fn or fn without a target, ValueError for a weight that is
-        negative or not finite.
+        negative or not finite, and for fn's result if it is not a scalar.
         """
         if (self._fn is None) != (target is None):
             passed = "no target" if target is None else "a target"
@@ -208,7 +208,13 @@ class Mean(_Mean):
             return
         size = float(len(as_tensor(target)) if weight is None else weight)
         if size:
-            self._add((float(self._fn(pred, target)) * size, size), self._name)
+            mean = self._fn(pred, target)
+            if np.size(mean) != 1:
+                raise ValueError(
+                    f"{self._name}.update: fn returned an array of shape {np.shape(mean)}, expected a "
+                    "scalar, the mean over the batch"
+                )
+            self._add((float(mean) * size, size), self._name)
 
 
 # ---- counts of classes

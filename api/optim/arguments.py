@@ -21,26 +21,44 @@ Mask = Callable[[Tree], Tree] | Tree | None
 def rate_of(name: str, lr: float | Schedule) -> Schedule:
     """Return a learning rate as a schedule, whose values callbacks of `fit` may change (`RatedStep`)."""
     if callable(lr):
-        return lambda step: lr(step) if type(step) is int else adjusted_rate(step, lr(step))
+
+        def rate(step: int) -> float:
+            value = lr(step)
+            if type(value) is not float or not 0.0 <= value < math.inf:
+                _check_rate(name, lr, step, value)
+            return value if type(step) is int else adjusted_rate(step, value)
+
+        return rate
     check(name, lr=(lr, 0.0, math.inf))
     value = float(lr)
     return lambda step: value if type(step) is int else adjusted_rate(step, value)
 
 
 def decay_of(name: str, weight_decay: float | Schedule) -> Schedule:
-    """Return a weight decay as a schedule, which raises ValueError for a negative value."""
+    """Return a weight decay as a schedule."""
     if callable(weight_decay):
-        return lambda step: _not_negative(name, step, weight_decay(step))
+
+        def decay(step: int) -> float:
+            value = weight_decay(step)
+            if type(value) is not float or not 0.0 <= value < math.inf:
+                _check_rate(name, weight_decay, step, value)
+            return value
+
+        return decay
     check(name, weight_decay=(weight_decay, 0.0, math.inf))
     return lambda step: weight_decay
 
 
-def _not_negative(name: str, step: int, value: float) -> float:
-    if value < 0:
-        raise ValueError(
-            f"{name}: the weight decay of step {step} is {value}, expected at least 0 (see the schedule)"
-        )
-    return value
+def _check_rate(name: str, schedule: Schedule, step: int, value: Any) -> None:
+    """Raise TypeError or ValueError, with the schedule and the step, for a rate that is none."""
+    code = getattr(schedule, "__code__", None)
+    what = described(schedule) if code else repr(schedule)
+    where = f" ({code.co_filename}:{code.co_firstlineno})" if code else ""
+    text = f"{name}: the schedule, {what}{where}, returns {{}} for step {int(step)}, expected {{}}"
+    if isinstance(value, bool | str) or not hasattr(value, "__float__"):
+        raise TypeError(text.format(described(value), "a number"))
+    if not 0.0 <= float(value) < math.inf:
+        raise ValueError(text.format(value, "a finite number of at least 0"))
 
 
 def check(name: str, **bounds: tuple[float, float, float]) -> None:

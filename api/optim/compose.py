@@ -34,6 +34,10 @@ class Ema(Constructed):
     def __init__(self, decay: float) -> None:
         self.decay = decay
 
+    def advance(self, average: Tensor, new: Tensor) -> Tensor:
+        """Return the average after a step. new: the parameters after it."""
+        return self.decay * average + (1.0 - self.decay) * new
+
 
 @constructor
 def clip_norm(max_norm: float) -> Transform:
@@ -101,6 +105,8 @@ def ema(decay: float) -> Ema:
         average = decay * average + (1 - decay) * p after each step, from the first parameters on
 
     `ema_params` returns the averages of a state, which often generalize better (Polyak & Juditsky 1992).
+    For loops of your own, and where averages are to be in the optimizer's state; for `fit`,
+    `tp.callback.ema` averages with any optimizer, and returns the average at the end.
 
     decay: in [0, 1), else ValueError.
 
@@ -176,11 +182,8 @@ class Chain(Optimizer):
         after = []
         for p, new, row, old in zip(values, first, rows, moments, strict=True):
             updated = new if apply else p + new
-            averages = [
-                part.decay * average + (1.0 - part.decay) * updated
-                for part, average in zip(self.after, old[len(old) - n :], strict=True)
-            ]
-            after.append((*row, *averages))
+            averages = zip(self.after, old[len(old) - n :], strict=True)
+            after.append((*row, *[part.advance(average, updated) for part, average in averages]))
         return first, after
 
 

@@ -26,6 +26,8 @@ def apply_updates(params: Tree, updates: Tree) -> Tree:
 def global_norm(tree: Tree) -> Tensor:
     """Return the Euclidean norm of all leaves together, a float64 tensor of shape ().
 
+    Before float32 gradients are scaled by it, cast it: `norm.astype(tp.float32)`; else they become float64.
+
     >>> import treepie as tp
     >>> tp.optim.global_norm({"a": tp.tensor([3.0]), "b": tp.tensor(4.0)}).item()
     5.0

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from treepie.autodiff import Tensor
 
-from ..errors import did_you_mean
+from ..errors import did_you_mean, nearest
 from ..pickling import constructor
 from .arguments import Tree
 from .flat import FlatGroup, LeafState
@@ -168,8 +167,8 @@ def _of_prefixes(labels: Mapping[str, str], paths: Sequence[str]) -> list[str]:
         result.append(labels[max(prefixes, key=len)])
     for prefix in labels:
         if prefix and prefix not in used:
-            near = difflib.get_close_matches(prefix, paths, 1, 0.5)
-            hint = f" (did you mean the beginning of {near[0]!r}?)" if near else ""
+            near = nearest(prefix, paths, 0.5)
+            hint = f" (did you mean the beginning of {near!r}?)" if near else ""
             raise ValueError(
                 f"partition: no parameter's path begins with {prefix!r} in labels{hint}; the parameters are "
                 f"{_listed(paths)}"

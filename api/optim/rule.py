@@ -81,7 +81,7 @@ class Rule(Optimizer):
             checked_numbers(self.name, step, numbers)
             raise ValueError(
                 f"{self.name}: the learning rate of step {step} is {numbers[0]}, expected at least 0 (see "
-                "the schedule)"
+                "the callback that changes it)"
             )
         return numbers
 

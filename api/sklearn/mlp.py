@@ -145,7 +145,7 @@ class MLPClassifier(_Perceptron, neural_network.MLPClassifier):
         options = dict(locals())
         own = {name: options.pop(name) for name in ("dropout", "class_weight", "callbacks", "preset")}
         super().__init__(**{k: v for k, v in options.items() if k not in ("self", "__class__")})
-        vars(self).update(own)
+        self.__dict__ |= own
 
 
 class MLPRegressor(_Perceptron, neural_network.MLPRegressor):
@@ -200,4 +200,4 @@ class MLPRegressor(_Perceptron, neural_network.MLPRegressor):
         options = dict(locals())
         own = {name: options.pop(name) for name in ("dropout", "callbacks", "preset")}
         super().__init__(**{k: v for k, v in options.items() if k not in ("self", "__class__")})
-        vars(self).update(own)
+        self.__dict__ |= own

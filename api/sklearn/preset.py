@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from scipy.special import softmax
-from sklearn.base import is_classifier
+from sklearn.base import BaseEstimator, is_classifier
 from sklearn.preprocessing import LabelBinarizer, LabelEncoder
 from sklearn.utils import check_array, check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
@@ -16,7 +16,7 @@ from sklearn.utils.validation import _check_sample_weight, validate_data
 from .base import Network, Plan
 
 
-class Preset:
+class Preset(BaseEstimator):
     """Delegates to the module of the preset, whose function `plan` returns a `Plan`:
 
     plan(X, y, classes, random_state): X a data frame or an array; y class indices (int64), or float32 targets

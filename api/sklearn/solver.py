@@ -7,6 +7,7 @@ programs.
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 from collections import OrderedDict
@@ -48,16 +49,15 @@ def perceptron(units: Sequence[int], activation: str, dropout: float, alpha: flo
     def apply(
         params: Any, state: Any, x: Tensor, *, dtype: Any, training: bool, rngs: Any, ctx: Any
     ) -> tuple[Any, Any]:
-        squares = None
+        squares: list[Tensor] = []
         for k, p in enumerate(params):
             x = fn.linear(x, p["weight"], p["bias"])
             if k < last:
                 x = x if activate is None else activate(x)
                 if training and dropout:
                     x = fn.dropout(x, dropout, rng.fold_in(rngs, k))
-            square = ops.square(ops.vector_norm(p["weight"], dtype=x.dtype))
-            squares = square if squares is None else squares + square
-        return ((x, squares * (0.5 * alpha)) if training else x), state
+            squares.append(ops.square(ops.vector_norm(p["weight"], dtype=x.dtype)))
+        return ((x, functools.reduce(ops.add, squares) * (0.5 * alpha)) if training else x), state
 
     return Layer(init, apply, f"perceptron({', '.join(map(str, units))})", pure=True)
 

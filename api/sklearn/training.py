@@ -30,7 +30,7 @@ _OF_USER = 8
 class Rows:
     """Rows to train on or to validate with, as scikit-learn has validated them."""
 
-    X: NDArray[Any]
+    X: Any  # an array, or a sparse one
     y: NDArray[Any]
     weight: NDArray[Any] | None
 
@@ -143,12 +143,11 @@ class Training:
         if estimator.verbose:
             print(f"Iteration {estimator.n_iter_}, loss = {estimator.loss_:.8f}")
         validation = self.validation
-        if validation is not None:
-            self._set_weights(st)
-            rows = validation.X, validation.y, validation.weight
+        if validation is None:
+            estimator._update_no_improvement_count(False, None, None, None)
         else:
-            rows = None, None, None
-        estimator._update_no_improvement_count(validation is not None, *rows)
+            self._set_weights(st)
+            estimator._update_no_improvement_count(True, validation.X, validation.y, validation.weight)
         if estimator.solver == "sgd" and estimator.learning_rate == "invscaling":
             self._set_rate(float(estimator.learning_rate_init) / (estimator.t_ + 1) ** estimator.power_t)
         if estimator._no_improvement_count > estimator.n_iter_no_change:
@@ -195,6 +194,7 @@ def _batch_size(size: Any, length: int) -> int:
 
 
 def _solver(estimator: Any, units: tuple[int, ...]) -> Solver:
+    options: tuple[Any, ...]
     if estimator.solver == "adam":
         options = estimator.beta_1, estimator.beta_2, estimator.epsilon
     else:

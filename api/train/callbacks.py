@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ..errors import did_you_mean
 from .ranks import Ranks
 from .state import TrainState
 
@@ -139,12 +139,12 @@ def _check(callback: Any) -> None:
     names = [name for name in dir(callback) if name.startswith("on_") and callable(getattr(callback, name))]
     for name in names:
         if name not in METHODS:
-            near = difflib.get_close_matches(name, METHODS, 1)
-            meant = _ELSEWHERE.get(name) or (near[0] if near else None)
-            hint = f"; did you mean {meant}?" if meant else ""
+            hint = (
+                f"did you mean {_ELSEWHERE[name]!r}?" if name in _ELSEWHERE else did_you_mean(name, METHODS)
+            )
             raise TypeError(
                 f"Trainer.fit: the callback {kind} has a method {name}, which fit does not call, expected "
-                f"some of {', '.join(METHODS)}{hint}"
+                f"some of {', '.join(METHODS)}{hint and '; '}{hint}"
             )
     if isinstance(callback, type) or not (names or hasattr(callback, "learning_rate")):
         what = f"the class {callback.__name__}" if isinstance(callback, type) else f"a {kind}"

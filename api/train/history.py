@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from treepie.autodiff import Tensor, tensor
 
-from ..checkpoint.checkpoint import Store
+from ..checkpoint.checkpoint import Store, path_of
 from ..display import cut, html_table, number_text
 from ..plot import plot_history
 
@@ -26,7 +27,7 @@ class History:
 
     steps: (step, loss) of every step.  epochs: a dict for each epoch, with "epoch" from 1, "step", "loss"
     (the mean over its steps) and the scores of `validate`.  begun: number of steps when the current epoch
-    began.
+    began.  file: where `fit` saves it when it ends, such as "run/history.jsonl"; see `save`.
 
     A history that is passed to another `fit` continues.
 
@@ -39,8 +40,9 @@ class History:
     ([1, 2], [1])
     """
 
-    def __init__(self) -> None:
+    def __init__(self, file: str | os.PathLike[str] | None = None) -> None:
         """Begin without any."""
+        self.file = None if file is None else path_of("History", file, "file")
         self.steps: list[tuple[int, float]] = []
         self.epochs: list[dict[str, Any]] = []
         self.begun = 0
@@ -108,7 +110,9 @@ class History:
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> History:
-        """Return the history of a file that `save` has written, or of a folder of checkpoints of `fit`.
+        """Return the history of a file of `save` or `tp.callback.csv`, or of a folder of checkpoints.
+
+        A file of `tp.callback.csv` has the scores of epochs, and no losses of steps.
 
         Raises FileNotFoundError without a file or checkpoint, ValueError, with the line, for other content.
         """
@@ -122,7 +126,11 @@ class History:
             scores = [restored_scores(epoch) for epoch in notes["scores"]]
             history.restore(list(zip(steps, losses, strict=True)), scores, notes["begun"])
             return history
-        with open(path, encoding="utf-8", errors="replace") as file:
+        with open(path, encoding="utf-8", errors="replace", newline="") as file:
+            if file.readline().startswith("epoch,step,"):
+                file.seek(0)
+                return _of_csv(history, path, file)
+            file.seek(0)
             for number, line in enumerate(file, 1):
                 try:
                     entry = json.loads(line)
@@ -153,6 +161,30 @@ class History:
     def restore(self, steps: list[tuple[int, float]], epochs: list[dict[str, Any]], begun: int) -> None:
         """Restore the history of a checkpoint."""
         self.steps[:], self.epochs[:], self.begun = steps, epochs, begun
+
+
+def _of_csv(history: History, path: str | os.PathLike[str], file: TextIO) -> History:
+    """Add the epochs of a file of `tp.callback.csv` to a history, and return it."""
+    reader = csv.DictReader(file)
+    for row in reader:
+        try:
+            epoch, step, *scores = row.items()
+            numbers = {name: int(text) for name, text in (epoch, step)}
+            history.epochs.append(numbers | {name: _number(text) for name, text in scores})
+        except (ValueError, TypeError):
+            raise ValueError(
+                f"History.load: line {reader.line_num} of {os.fspath(path)} is no row of an epoch, as "
+                "tp.callback.csv writes them"
+            ) from None
+    return history
+
+
+def _number(text: str) -> float | str:
+    """Return a score as a number, or as text where it is none, such as a confusion matrix."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def plain_scores(epoch: dict[str, Any]) -> dict[str, Any]:

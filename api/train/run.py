@@ -134,9 +134,11 @@ class Run:
         self._write_if_due(runner)
 
     def finish(self, runner: StepRunner) -> None:
-        """Write a checkpoint of the last state, unless it has been written."""
+        """Write a checkpoint of the last state, unless it has been written, and the history to its file."""
         if self._plan and self._written != (runner.steps, self.epoch, self.ended):
             self._write(runner.state())
+        if self.history.file is not None and self.ranks.first:
+            self.history.save(self.history.file)
 
     def leave_if_asked(self, runner: StepRunner) -> None:
         """Write a checkpoint and raise Preempted, where a signal has asked some rank to leave."""

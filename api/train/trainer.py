@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from treepie.autodiff import Tensor, float32, ops, ptree, tape
+from treepie.autodiff import Tensor, float32, ops, ptree
 from treepie.autodiff.arguments import integer
-from treepie.autodiff.ops.random import check_key
-from treepie.autodiff.trace.active import tracing
+from treepie.autodiff.trace import active
 from treepie.kernels.compilations import compilations
 
 from .. import optim
@@ -23,7 +22,6 @@ from ..data.check import check_has_elements
 from ..data.pipeline import Data
 from ..display import ShownAsCall
 from ..distributed.communicator import Communicator, check_communicator
-from ..errors import explain_calls
 from ..layer import Context, Layer, Vars
 from ..metric.accumulators import Metric
 from . import checks
@@ -31,7 +29,7 @@ from .callbacks import Callbacks, EarlyStop as EarlyStop, Report
 from .history import History
 from .inputs import StepCounter, StepInputs
 from .loop import Loop
-from .options import Validation, check_options
+from .options import Validation, check_options, check_same_options
 from .parts import arrays, length, parts_of
 from .predict import Predictor
 from .ranks import Ranks
@@ -110,7 +108,8 @@ class Trainer(ShownAsCall):
         >>> st.step
         1
         """
-        if (trace := tracing()) is not None and not trace.user:  # in a function that is traced as a whole
+        trace = active.state.trace
+        if trace is not None and not trace.closed and not trace.user:  # in a function traced as a whole
             value, grads, state = loss_and_gradients(self.model, st.vars, x, loss, (), training, rngs, ctx)
             params, opt_state = self.optimizer.update(st.opt_state, st.vars.params, grads)
             return value, TrainState(Vars(params, state, st.vars.dtype), opt_state, st.step + 1)
@@ -132,7 +131,6 @@ class Trainer(ShownAsCall):
             after = at.next(result.buffers or buffers[0], result.state)
             return Tensor(np.array(result.loss, result.dtype), None), TrainState.of(after)
 
-    @explain_calls
     def fit(
         self,
         st: TrainState,
@@ -196,26 +194,26 @@ class Trainer(ShownAsCall):
 
         Ctrl-C ends training and is raised again. Any exception has the last good state as `state`.
         """
-        counts = {"epochs": epochs, "accumulate_steps": accumulate_steps, "compare_every": compare_every}
-        counts |= {"micro_shards": 1 if micro_shards is None else micro_shards}
-        check_options(counts, on_nonfinite, clip_norm, comm, validate)
-        summed = checks.is_summed("Trainer.fit", loss_reduction)
+        same = {
+            "epochs": epochs,
+            "accumulate_steps": accumulate_steps,
+            "compare_every": compare_every,
+            "micro_shards": micro_shards,
+            "clip_norm": clip_norm,
+            "loss_reduction": loss_reduction,
+            "shard_optimizer": shard_optimizer,
+        }
+        check_options(same, on_nonfinite, comm, validate)
         ranks = Ranks(comm, "Trainer.fit", data, micro_shards, compare_every)
-        ranks.check_same(
-            **{**counts, "micro_shards": micro_shards},
-            clip_norm=clip_norm,
-            loss_reduction=loss_reduction,
-            shard_optimizer=shard_optimizer,
-            class_weight=None if class_weight is None else str(class_weight),
-            rngs=None if rngs is None else check_key("Trainer.fit", rngs, "rngs").tolist(),
-        )
+        check_same_options(ranks, same, class_weight, rngs)
         called = Callbacks(callbacks, report, ranks)
         run = Run(self.optimizer.name, data, history, rngs, checkpoint, ranks, called)
         st = ranks.agreed(run.begin(st, resume))
         # The norm of parts has other bits than that of the whole, which clipping would pass on.
         same_bits = micro_shards is None or clip_norm is None
         own = self.optimizer.elementwise and same_bits
-        parts = parts_of(self.steps, ranks, accumulate_steps, micro_shards, summed, shard_optimizer and own)
+        summed, shares = loss_reduction == "sum", shard_optimizer and own
+        parts = parts_of(self.steps, ranks, accumulate_steps, micro_shards, summed, shares)
         options = loss, run.rngs, clip_norm, on_nonfinite, accumulate_steps, parts, class_weight
         runner = runner_of(st, data, called.learning_rate, self.steps, *options)
         loop = Loop(run, runner, called, self.evaluate, validate, progress if ranks.first else False)
@@ -248,7 +246,8 @@ class Trainer(ShownAsCall):
         >>> trainer.predict(trainer.init(rngs=tp.rng.key(0)), tp.ones((5, 2)), batch_size=2).shape
         (5, 3)
         """
-        if tracing() is not None or tape.recording():
+        now = active.state
+        if now.gradients or (now.trace is not None and not now.trace.closed):
             return self.model.apply(st.vars, x, ctx=ctx)[0]  # type: ignore[no-any-return]
         if batch_size is None:
             return self.predictor(snapshot_of("Trainer.predict", self.optimizer, st), lambda: st.vars, x, ctx)
@@ -267,7 +266,6 @@ class Trainer(ShownAsCall):
             outputs.append(self.predictor(at, lambda: st.vars, _rows(x, rows), part))
         return ptree.map(lambda *ys: ops.concatenate(ys), *outputs)  # type: ignore[no-any-return]
 
-    @explain_calls
     def evaluate(
         self,
         st: TrainState,

@@ -98,6 +98,11 @@ class WeightedLoss:
 
 def two(function: str, element: Any) -> tuple[Any, Any]:
     """Return the two parts of an element, or raise TypeError."""
+    if isinstance(element, tuple) and len(element) == 3 and function == "Trainer.evaluate":
+        raise TypeError(
+            "Trainer.evaluate: an element of data is (input, target, sample_weight), and metrics take no "
+            "weights, expected (input, target): data.map(lambda x, y, weight: (x, y))"
+        )
     if not isinstance(element, tuple) or len(element) != 2:
         kind = f"tuple of {len(element)}" if isinstance(element, tuple) else type(element).__name__
         raise TypeError(

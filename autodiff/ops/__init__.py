@@ -3,6 +3,7 @@
 from . import (
     activation as activation,
     batch_normalization as batch_normalization,
+    images as images,
     methods as methods,
     normalization as normalization,
     random as random,

@@ -44,7 +44,9 @@ def out_of_range(name: str, indices: Tensor, size: int) -> IndexError:
     return IndexError(f"{name}: an index is {wrong.flat[0]}, expected {-size} to {size - 1}")
 
 
-def _plan_take(inputs: list[Operand], outputs: list[Operand], scratch: Any, axis: int) -> list[Launch]:
+def _plan_take(
+    inputs: list[Operand], outputs: list[Operand], scratch: Any, axis: int, function: str
+) -> list[Launch]:
     (x, indices), (out,) = inputs, outputs
     outer, n, inner = outer_n_inner(x.shape, axis)
     m = indices.size
@@ -55,9 +57,9 @@ def _plan_take(inputs: list[Operand], outputs: list[Operand], scratch: Any, axis
 @op(
     name="take",
     signature="(...),(...)->(...)",
-    infer=lambda x, i, axis: [Spec(x.shape[:axis] + i.shape + x.shape[axis + 1 :], x.dtype)],
+    infer=lambda x, i, axis, function: [Spec(x.shape[:axis] + i.shape + x.shape[axis + 1 :], x.dtype)],
     plan=_plan_take,
-    vjp=(lambda g, y, x, i, axis: scatter_add(g, i, axis, x.shape[axis]), None),
+    vjp=(lambda g, y, x, i, axis, function: scatter_add(g, i, axis, x.shape[axis]), None),
     oracle=lambda x, i, axis: np.take(x, i, axis),
     cases=[
         Case(((5, 3), (4,)), {"axis": 0}, {1: 5}),
@@ -66,16 +68,16 @@ def _plan_take(inputs: list[Operand], outputs: list[Operand], scratch: Any, axis
         Case(((4, 3), (0,)), {"axis": 0}, {1: 4}),
         Case(((4,), ()), {"axis": 0}, {1: 4}),
     ],
-    failure=lambda x, i, axis: out_of_range("take", i, x.shape[axis]),
-    checked=lambda x, i, axis: [index_range(1, x.shape[axis])],
+    failure=lambda x, i, axis, function: out_of_range(function, i, x.shape[axis]),
+    checked=lambda x, i, axis, function: [index_range(1, x.shape[axis])],
     wrong=Case(((5, 3), (4,)), {"axis": 2}, {1: 5}),
     large=Case(((10000, 64), (20000,)), {"axis": 0}, {1: 10000}),
     ulp=0,
 )
-def _take(x: TensorLike, indices: TensorLike, axis: int) -> BoundArguments:
-    """Return slices of an axis at integer indices."""
-    t = as_tensor(x)
-    return (t, integers("take", indices)), {"axis": one_axis("take", axis, t.ndim)}
+def take_axis(x: TensorLike, indices: TensorLike, axis: int, function: str = "take") -> BoundArguments:
+    """Return slices of an axis at integer indices. function: the name in errors."""
+    t, i = as_tensor(x), integers(function, indices)
+    return (t, i), {"axis": one_axis(function, axis, t.ndim), "function": function}
 
 
 def take(x: TensorLike, indices: TensorLike, axis: int | None = None) -> Tensor:
@@ -90,7 +92,7 @@ def take(x: TensorLike, indices: TensorLike, axis: int | None = None) -> Tensor:
     >>> tp.take(tp.tensor([[1, 2], [3, 4]]), tp.tensor([1, 0]), axis=0).tolist()
     [[3, 4], [1, 2]]
     """
-    return _take(reshape(x, (-1,)), indices, 0) if axis is None else _take(x, indices, axis)
+    return take_axis(reshape(x, (-1,)), indices, 0) if axis is None else take_axis(x, indices, axis)
 
 
 def _plan_scatter(

@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
+from types import FunctionType
 from typing import Any
 
+from ..calls import explain_calls
 from ..tensor import Index, Tensor, TensorLike
 from . import advanced, arithmetic, compare, linalg, minmax, rearrange, reduction, scan, shape as shapes
 from .indexing import take
@@ -121,6 +124,8 @@ METHODS: dict[str, Any] = {
 def bind() -> None:
     """Give the class of tensors its operators and methods."""
     for name, method in METHODS.items():
-        setattr(Tensor, name, method)
+        axes = isinstance(method, FunctionType) and "axis" in inspect.signature(method).parameters
+        explains = not axes or getattr(method, "explained", False)
+        setattr(Tensor, name, method if explains else explain_calls(method, name))
     # Not in the table, so that type checkers know that tensors are immutable.
     setattr(Tensor, "__setitem__", _setitem)  # noqa: B010

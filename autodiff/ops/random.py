@@ -188,6 +188,34 @@ random_normal = _floats(
 )
 
 
+def _plan_at(inputs: list[Operand], outputs: list[Operand], scratch: Any) -> list[Launch]:
+    key, index = inputs
+    return [plan_elementwise("random_bits_at", kernels.bits_at, [*_words(key), index], outputs, 150)]
+
+
+def _at_oracle(key: Any, index: Any) -> Any:
+    w0, w1 = _threefry(key, index & 0xFFFFFFFF, index >> 32)
+    return (w0 | (w1 << np.uint64(32))).view(np.int64)
+
+
+@op(
+    signature="(2),(...)->(...)",
+    infer=lambda key, index: [Spec(index.shape, int64)],
+    plan=_plan_at,
+    nondifferentiable=True,
+    oracle=_at_oracle,
+    cases=[Case(((2,), s), {}, {0: 2**32, 1: 2**61}) for s in ((3, 5), (1,), (0, 2), (1000,))],
+    wrong=Case(((3,), (3,)), {}, {0: 2**32, 1: 10}),
+    large=Case(((2,), (1000, 1000)), {}, {0: 2**32, 1: 2**61}),
+    dtypes=("int64",),
+)
+def random_bits_at(key: Tensor, index: Tensor) -> BoundArguments:
+    """Return elements of what `random_bits` draws, by their flat indices, below 2**62."""
+    if index.dtype != int64:
+        raise TypeError(f"rng: index is {index.dtype.name}, expected int64")
+    return (check_key("rng", key), index), {}
+
+
 def _split_oracle(key: Any, count: int) -> Any:
     return np.stack(_block(_low(key), (count,), kernels.SPLIT), -1).astype(np.int64) + (key - _low(key))
 

@@ -19,6 +19,7 @@ from treepie.kernels.program import Spec
 
 from .. import tape
 from ..arguments import as_tensor
+from ..calls import call_error
 from ..ptree.structure import Flattened, rebuild
 from ..tensor import Tensor
 from ..trace import active
@@ -277,26 +278,33 @@ def pure(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def library(function: Callable[P, R]) -> Callable[P, R]:
-    """Mark a function of this library as pure."""
+    """Mark a function of this library as pure, and explain wrong arguments, as `explain_calls` does."""
     cache: PureCache = {}
+    name = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
     apply = _applied(function)
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        trace = active.state.trace
-        if trace is None or not trace.user or trace.closed:
-            return function(*args, **kwargs)
-        if not kwargs:
-            inputs = tuple([as_tensor(a) if type(a) is np.ndarray else a for a in args])
-            for a in inputs:
-                if type(a) is not Tensor:
-                    break
-            else:
-                call = call_tensors(trace, cache, "", function, inputs)  # type: ignore[arg-type]
-                return function(*args) if call is None else call[0].result(inputs, call[1])  # type: ignore
-        return call_pure(cache, apply, (args, kwargs))  # type: ignore[no-any-return]
+        try:
+            trace = active.state.trace
+            if trace is None or not trace.user or trace.closed:
+                return function(*args, **kwargs)
+            if not kwargs:
+                inputs = tuple([as_tensor(a) if type(a) is np.ndarray else a for a in args])
+                for a in inputs:
+                    if type(a) is not Tensor:
+                        break
+                else:
+                    call = call_tensors(trace, cache, "", function, inputs)  # type: ignore[arg-type]
+                    return function(*args) if call is None else call[0].result(inputs, call[1])  # type: ignore
+            return call_pure(cache, apply, (args, kwargs))  # type: ignore[no-any-return]
+        except TypeError:
+            explained = call_error(function, name, args, kwargs)
+            if explained is not None:
+                raise explained from None
+            raise
 
-    wrapped.pure = True  # type: ignore[attr-defined]
+    wrapped.pure = wrapped.explained = True  # type: ignore[attr-defined]
     return wrapped
 
 

@@ -134,8 +134,8 @@ EDITS = [
     Edit(
         "nonfinite-columns-lost",
         "api/data/pipeline.py",
-        "return self._with(Data(length, self._element, self._part), self.columns)",
-        "return self._with(Data(length, self._element, self._part))",
+        "data = self._with(Data(length, self._element, self._part), self.columns)",
+        "data = self._with(Data(length, self._element, self._part))",
         "take forgets the names of columns",
         "tests/test_first_data.py -k columns",
     ),

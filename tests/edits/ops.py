@@ -126,8 +126,8 @@ EDITS = [
     Edit(
         "take-scatter-axis",
         "autodiff/ops/indexing.py",
-        "vjp=(lambda g, y, x, i, axis: scatter_add(g, i, axis, x.shape[axis]), None)",
-        "vjp=(lambda g, y, x, i, axis: scatter_add(g, i, axis, x.shape[0]), None)",
+        "vjp=(lambda g, y, x, i, axis, function: scatter_add(g, i, axis, x.shape[axis]), None)",
+        "vjp=(lambda g, y, x, i, axis, function: scatter_add(g, i, axis, x.shape[0]), None)",
         "the gradient of take has the size of the first axis",
         "tests/test_ops.py -k take-",
     ),

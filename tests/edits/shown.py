@@ -92,6 +92,14 @@ EDITS = [
         "tests/test_plot.py -k many_steps",
     ),
     Edit(
+        "plot-names-overlap",
+        "api/plot.py",
+        "steep = n > 12 or 6.5 * max(map(len, names), default=0) * n > side",
+        "steep = n > 12",
+        "long names of classes are drawn over each other",
+        "tests/test_plot.py -k overlap",
+    ),
+    Edit(
         "plot-transposed",
         "api/plot.py",
         'f"{counts[true, predicted]:,}"\n',

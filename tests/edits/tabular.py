@@ -113,8 +113,8 @@ EDITS = [
     Edit(
         "weight-decay-of-the-first-step",
         "api/optim/arguments.py",
-        "_not_negative(name, step, weight_decay(step))",
-        "_not_negative(name, step, weight_decay(1))",
+        "value = weight_decay(step)",
+        "value = weight_decay(1)",
         "a schedule of weight decays is read once",
         "tests/test_optim_formulas.py -k decay",
     ),

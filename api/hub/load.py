@@ -1,4 +1,4 @@
-"""Pretrained weights: safetensors files in a folder, or of a model on the Hugging Face hub."""
+"""Weights and configurations in folders, and of models on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -11,14 +11,7 @@ from typing import Any
 
 from treepie.autodiff import Tensor, tensor
 
-from .checkpoint import files as storage
-
-__all__ = ["load_config", "load_weights"]
-
-
-def __dir__() -> list[str]:
-    return __all__
-
+from ..checkpoint import files as storage
 
 _WEIGHTS, _INDEX, _CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 

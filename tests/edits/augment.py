@@ -1,0 +1,147 @@
+"""Edits of augmentation and of data sets."""
+
+from .edit import Edit
+
+_IMAGES = "tests/test_augment.py"
+_DATA = "tests/test_augment_data.py"
+_CSV = "tests/test_datasets_csv.py"
+
+EDITS = [
+    Edit(
+        "augment-by-position",
+        "api/data/augmentation.py",
+        "index = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows",
+        "index = np.arange(len(range(rows.start, rows.stop)) if isinstance(rows, slice) else len(rows))",
+        "an example's numbers depend on its position in the batch",
+        f"{_DATA} -k 'batch_size or ranks'",
+    ),
+    Edit(
+        "augment-same-each-pass",
+        "api/data/augmentation.py",
+        "draws = rng.fold_in(rng.fold_in(self._key, self._before + stage), e), last.numbers",
+        "draws = rng.fold_in(rng.fold_in(self._key, self._before + stage), 0), last.numbers",
+        "each pass has the same examples",
+        f"{_DATA} -k 'function_of_key or batch_size'",
+    ),
+    Edit(
+        "augment-stages-share-numbers",
+        "api/data/augmentation.py",
+        "self._before: int = batches.stages if isinstance(batches, AugmentedBatches) else 0",
+        "self._before = 0",
+        "two calls with one key draw the same numbers, and two flips cancel out",
+        f"{_DATA} -k calls_and_stages",
+    ),
+    Edit(
+        "augment-partners-of-the-source",
+        "api/data/augmentation.py",
+        "others = lambda indices: self._augmented(stage - 1, e, indices)",
+        "others = lambda indices: self._batches.read(e, indices)",
+        "partners of mixup lack the augmentations before it",
+        f"{_DATA} -k function_of_key",
+    ),
+    Edit(
+        "augment-after-shard",
+        "api/data/pipeline.py",
+        "element = functools.partial(batches.element, shards=self.shards)",
+        "element = batches.element",
+        "sharded batches become whole where they are augmented",
+        f"{_DATA} -k 'ranks_have'",
+    ),
+    Edit(
+        "augment-numbers-overlap",
+        "api/data/augmentation.py",
+        "self.index * numbers + number",
+        "self.index + number",
+        "neighbouring examples share numbers",
+        f"{_IMAGES} -k 'each_image and crop'",
+    ),
+    Edit(
+        "window-mirrored-before-the-crop",
+        "kernels/images.py",
+        "start = width - 1 - left - first",
+        "start = out.shape[3] - 1 - first",
+        "a mirrored window is one of the image as it was",
+        "tests/test_ops.py -k image_windows",
+    ),
+    Edit(
+        "window-keeps-old-memory",
+        "kernels/images.py",
+        "_fill(target[last:], fill)",
+        "pass",
+        "pixels right of the image are not written",
+        "tests/test_ops.py -k image_windows",
+    ),
+    Edit(
+        "cutmix-weight-before-the-edge",
+        "api/data/augment.py",
+        "weights = 1.0 - area / max(math.prod(size), 1)",
+        "weights = 1.0 - side * side",
+        "targets are mixed by the area of a box that the edges cut off",
+        f"{_IMAGES} -k cutmix",
+    ),
+    Edit(
+        "mixup-one-sided",
+        "api/data/images.py",
+        "sign = np.where(examples.uniform(3) < 0.5, -0.5, 0.5)",
+        "sign = np.where(examples.uniform(3) < 0.0, -0.5, 0.5)",
+        "weights are above one half",
+        f"{_IMAGES} -k 'mixup or weights_of'",
+    ),
+    Edit(
+        "mixup-of-labels",
+        "api/data/images.py",
+        'if part.dtype.kind != "f":',
+        "if False:",
+        "class numbers are averaged",
+        f"{_IMAGES} -k errors",
+    ),
+    Edit(
+        "cutout-off-center",
+        "api/data/images.py",
+        "start = examples.integers(first + k, 0, n - 1) - side // 2",
+        "start = examples.integers(first + k, 0, n - 1)",
+        "the upper left pixels are erased less often",
+        f"{_IMAGES} -k cutout",
+    ),
+    Edit(
+        "download-unverified",
+        "api/data/downloads.py",
+        "        if digest != expected:",
+        "        if False:",
+        "a damaged download is used",
+        "tests/test_datasets.py tests/test_datasets_images.py -k 'mirror or checksum or damaged'",
+    ),
+    Edit(
+        "cifar-test-in-train",
+        "api/data/datasets.py",
+        "_cifar_split([contents[n] for n in _CIFAR10_TRAIN])",
+        "_cifar_split([contents[n] for n in contents])",
+        "test images are among those for training",
+        "tests/test_datasets_images.py -k cifar10",
+    ),
+    Edit(
+        "csv-fill-of-the-test-data",
+        "api/data/table.py",
+        "features, goal = _columns_like(cells, like)",
+        "features, goal = _columns_like(cells, like)\n"
+        "        features = tuple([column_of(cells, c.name, c.kind) for c in features])",
+        "a second file has other categories and fills in its own median",
+        f"{_CSV} -k second_file",
+    ),
+    Edit(
+        "csv-numbers-among-texts",
+        "api/data/cells.py",
+        "    if not count:\n        return",
+        "    if count < len(values):\n        return",
+        "a typing error in a number makes categories of the column",
+        f"{_CSV} -k errors_name",
+    ),
+    Edit(
+        "csv-line-of-the-row",
+        "api/data/cells.py",
+        "rows.append((reader.line_num, ",
+        "rows.append((len(rows) + 1, ",
+        "lines in errors do not count empty ones",
+        f"{_CSV} -k errors_name",
+    ),
+]
