@@ -25,7 +25,7 @@ class Average:
 
     def __repr__(self) -> str:
         """Return the call that constructs it."""
-        return f"ema({self._decay:g})"
+        return f"ema({self._rule.decay:g})"
 
     @property
     def average(self) -> Vars | None:
