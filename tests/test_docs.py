@@ -214,8 +214,11 @@ def test_reference_without_pdoc_says_what_to_install(monkeypatch, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_reference_without_a_folder_says_how_it_is_called():
-    assert docs.main([]) == "usage: python -m treepie.docs FOLDER"
+def test_reference_without_a_folder_says_how_it_is_called(capsys):
+    for arguments in ([], ["a", "b"]):
+        with pytest.raises(SystemExit):
+            docs.main(arguments)
+        assert capsys.readouterr().err.startswith("usage: python -m treepie.docs [-h] FOLDER\n")
 
 
 # ---- every public name has an example

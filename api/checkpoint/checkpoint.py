@@ -57,6 +57,10 @@ def save(path: PathLike, tree: Tree) -> None:
     [1.0, 1.0]
     """
     target = path_of("checkpoint.save", path)
+    if target.is_dir():
+        raise IsADirectoryError(
+            f"checkpoint.save: {target} is a folder, expected a file: {target / 'model.safetensors'}"
+        )
     with storage.temporary_folder(target) as folder:
         source = folder / target.name
         storage.write("checkpoint.save", source, _arrays(tree))

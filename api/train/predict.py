@@ -78,7 +78,9 @@ class Predictor:
 
     def _leaves(self, state: Any, x: Any, ctx: Context | None) -> tuple[list[Tensor], Hashable]:
         """Return the tensors of the model's inputs, and their structure; None for one input and no state."""
-        if isinstance(x, np.ndarray) and x.dtype in TENSOR_DTYPES and x.flags.c_contiguous:
+        # A masked array is converted, with an error for what is masked.
+        array = type(x) is np.ndarray or isinstance(x, np.memmap)
+        if array and x.dtype in TENSOR_DTYPES and x.flags.c_contiguous:
             x = Tensor(x, None)  # not copied: the tensor does not outlive the call
         if ctx is None and type(x) is Tensor:
             if state is self._without_tensors:

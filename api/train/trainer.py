@@ -36,7 +36,7 @@ from .predict import Predictor
 from .ranks import Ranks
 from .run import Run
 from .runner import runner_of
-from .state import FlatBuffers, TrainState, snapshot_of, trained_snapshot_of
+from .state import FlatBuffers, TrainState, check_state, snapshot_of, trained_snapshot_of
 from .step import loss_and_gradients
 from .steps import Steps
 from .weights import ClassWeight, two
@@ -214,7 +214,7 @@ class Trainer(ShownAsCall):
         check_options(same, on_nonfinite, comm, validate)
         ranks = Ranks(comm, "Trainer.fit", data, micro_shards, compare_every)
         check_same_options(ranks, same, class_weight, rngs)
-        called = Callbacks(callbacks, report, ranks)
+        called = Callbacks(callbacks, report, ranks, ["loss", *(validate[1] if validate else ())])
         run = Run(self.optimizer.name, data, history, rngs, checkpoint, ranks, called)
         st = ranks.agreed(run.begin(st, resume))
         # The norm of parts has other bits than that of the whole, which clipping would pass on.
@@ -299,6 +299,7 @@ class Trainer(ShownAsCall):
         """
         check_has_elements("Trainer.evaluate", data)
         checks.check_metrics("Trainer.evaluate", metrics)
+        check_state("Trainer.evaluate", st)
         ranks = Ranks(comm, "Trainer.evaluate", data)
         for metric in metrics.values():
             metric.reset()

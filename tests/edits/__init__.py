@@ -28,6 +28,7 @@ from . import (
     shards,
     shared_update,
     shown,
+    tabular,
     threads,
     traces,
     training,
@@ -64,5 +65,6 @@ _PARTS = (
     mistakes,
     onnx,
     shown,
+    tabular,
 )
 ALL = [e for part in _PARTS for e in part.EDITS]
