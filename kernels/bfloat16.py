@@ -5,8 +5,6 @@ import functools
 from llvmlite import ir
 
 from . import config
-from .elementwise import elementwise
-from .program import Launch, Operand
 from .vector import Value, declare, vector_type
 
 _I16, _I32 = ir.IntType(16), ir.IntType(32)
@@ -40,7 +38,7 @@ def _rounded(x: Value) -> ir.Value:
     return b.bitcast(b.fptrunc(x.ir, ir.VectorType(_BF16, count)), ir.VectorType(_I16, count))
 
 
-def _rounded_exactly(x: Value) -> Value:
+def rounded(x: Value) -> Value:
     """Return float32 rounded to bfloat16, to nearest even, by integers: `fptrunc` takes 90 instructions."""
     b, count = x.builder, x.lanes
     wide = vector_type("int32", count)
@@ -55,11 +53,6 @@ def _rounded_exactly(x: Value) -> Value:
     quiet = b.or_(bits, constant(0x400000))  # rounding would make an infinity of some
     high = b.and_(b.select(is_nan, quiet, number), constant(-0x10000))
     return Value(b, "float32", count, b.bitcast(high, x.ir.type))
-
-
-def rounded(x: Operand, out: Operand) -> Launch:
-    """Plan out = x, rounded to bfloat16."""
-    return elementwise("rounded_to_bfloat16", _rounded_exactly, [x], [out], flops=8)
 
 
 def pairs_of(first: Value, second: Value | None) -> Value:

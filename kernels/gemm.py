@@ -66,7 +66,7 @@ def micro_kernel(
     return native.load(symbol, lambda: _tile(symbol, dtype, tall, columns // lanes(dtype), masked, pairs))
 
 
-def _tile(symbol: str, dtype: str, high: int, vectors: int, masked: bool, pairs: bool) -> str:
+def _tile(symbol: str, dtype: str, high: int, vectors: int, masked: bool, pairs: bool = False) -> str:
     module = ir.Module(symbol)
     loop = Loop(module, symbol, ir.FunctionType(ir.VoidType(), [I64] * 12), [dtype])
     b, count, size = loop.builder, loop.lanes, bytes_of(dtype)
@@ -98,13 +98,7 @@ def _tile(symbol: str, dtype: str, high: int, vectors: int, masked: bool, pairs:
             factor = loop.load_one(dtype, b.add(base, ones[i % 4]))
             for v in range(vectors):
                 total = Value(b, dtype, count, accumulators[i * vectors + v])
-                if pairs:
-                    added = bfloat16.add_products(loop.module, total, factor, row_b[v])
-                elif config.has_fma():
-                    added = fma(factor, row_b[v], total)
-                else:  # a call for every element
-                    added = total + factor * row_b[v]
-                out.append(added.ir)
+                out.append(_added(loop, total, factor, row_b[v], pairs).ir)
         return out
 
     tile = loop.loop(n64(0), k, 1, step, [zero] * (high * vectors))
@@ -130,6 +124,14 @@ def _tile(symbol: str, dtype: str, high: int, vectors: int, masked: bool, pairs:
         loop.when(inside, write, [])
     b.ret_void()
     return str(module)
+
+
+def _added(loop: Loop, total: Value, factor: Value, row: Value, pairs: bool) -> Value:
+    """Return a sum with one more term."""
+    if pairs:
+        return bfloat16.add_products(loop.module, total, factor, row)
+    # Without the instruction, a fused multiply-add would be a call for every element.
+    return fma(factor, row, total) if config.has_fma() else total + factor * row
 
 
 def packer(dtype: str, width: int, transposed: bool, pairs: bool = False) -> int:
@@ -187,7 +189,7 @@ def _pack(symbol: str, dtype: str, width: int, pairs: bool) -> str:
     return str(loop.module)
 
 
-def _pack_transposed(symbol: str, dtype: str, width: int, pairs: bool) -> str:
+def _pack_transposed(symbol: str, dtype: str, width: int, pairs: bool = False) -> str:
     loop = _packing(symbol, dtype)
     b, count, size = loop.builder, loop.lanes, bytes_of(dtype)
     source, row, columns, used, target = loop.function.args
@@ -200,9 +202,7 @@ def _pack_transposed(symbol: str, dtype: str, width: int, pairs: bool) -> str:
             return loop.load(dtype, line, None if rest is None else loop.mask(rest)).ir
         left = b.sub(columns, b.shl(p, n64(1)))
         masks = [None if rest is None else loop.mask(b.sub(left, n64(k * count))) for k in range(2)]
-        halves = [
-            loop.load(dtype, b.add(line, n64(k * count * size)), mask) for k, mask in enumerate(masks)
-        ]
+        halves = [loop.load(dtype, b.add(line, n64(k * count * size)), mask) for k, mask in enumerate(masks)]
         return bfloat16.neighbours(*halves).ir
 
     def block(first: int, rest: ir.Value | None, p: ir.Value) -> list[ir.Value]:

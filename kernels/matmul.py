@@ -13,7 +13,7 @@ from .kernel import A1, A3, Words, kernel
 from .program import Launch, Operand, Spec
 
 #: Terms of a block of the sum at most: the first-level cache holds a strip of A of 12 x 512 float32, 24 kB.
-_DEPTH = 512
+DEPTH = 512
 
 #: B is read in place if at most this many strips of A use it, or if a block of it has at most this many
 #: bytes: half of the second-level cache holds it, packing it cost 2 to 5 %, and a chunk can go from strip to
@@ -47,7 +47,7 @@ _TILE, _LAST_TILE, _PACK, _EPILOGUE = range(4)
 
 
 @kernel
-def _pack(lo: int, hi: int, x: A3, out: A1, across: int, width: int, pack: int, pairs: int) -> None:
+def _pack(lo: int, hi: int, x: A3, out: A1, across: int, width: int, pack: int) -> None:
     # A panel is `width` neighbours of one axis by all of the other. `across`: of the last one.
     count = x.shape[2] if across else x.shape[1]
     depth = x.shape[1] if across else x.shape[2]
@@ -56,8 +56,7 @@ def _pack(lo: int, hi: int, x: A3, out: A1, across: int, width: int, pack: int, 
     for chunk in range(lo, hi):
         first = chunk % panels * width
         source = x.ctypes.data + chunk // panels * x.shape[1] * row + first * (itemsize if across else row)
-        terms = (depth + 1) // 2 if pairs else depth
-        target = out.ctypes.data + chunk * terms * width * itemsize
+        target = out.ctypes.data + chunk * depth * width * itemsize
         call_address(pack, source, row, depth, min(width, count - first), target)
 
 
@@ -98,7 +97,7 @@ def _tile(
 
 
 @kernel
-def _tiles(
+def tiles(
     lo: int,
     hi: int,
     a: A1,
@@ -110,6 +109,7 @@ def _tiles(
     functions: Words,
     epilogue: Words,
 ) -> None:
+    """Compute chunks of C, each of some strips of A by some panels of B."""
     m, n, itemsize = c.shape[1], c.shape[2], c.itemsize
     depth, block, high, wide = plan[_TERMS], plan[_BLOCK], plan[_HIGH], plan[_WIDE]
     panels_a, panels_b = (m + high - 1) // high, (n + wide - 1) // wide
@@ -161,7 +161,7 @@ def tiling(
     """Cut a product for a team of threads. Every element of C has the same bits however it is cut."""
     high, wide, itemsize = gemm.within(m), gemm.panel(dtype, n), 4 if dtype == "float32" else 8
     strips, panels = -(-m // high), -(-n // wide)
-    block = -(-k // -(-k // _DEPTH))
+    block = -(-k // -(-k // DEPTH))
     packs_a = panels > _FEW_PANELS and not transpose_a and k * itemsize % _WAY == 0
     masks = n % wide and config.isa() == "generic"  # which has no masked loads
     near = block * n * itemsize <= _NEAR
@@ -173,13 +173,13 @@ def tiling(
         return Tiling(high, wide, block, 1, 1, packs_a, packs_b.replace("before", "inside"))
     least = -(-4 * team // batch)
     fewest = _PAYS if packs_b == "inside" else max(1, min(_FEWEST, strips // 2))
-    if packs_b != "before" and (chunks := _even_chunks(strips, panels, fewest, least, team)):
+    if packs_b != "before" and (chunks := _evenchunks_of(strips, panels, fewest, least, team)):
         return Tiling(high, wide, block, *chunks, packs_a, packs_b)
-    chunks = _chunks(strips, panels, batch, team)
+    chunks = chunks_of(strips, panels, batch, team)
     return Tiling(high, wide, block, *chunks, packs_a, packs_b.replace("inside", "before"))
 
 
-def _chunks(strips: int, panels: int, batch: int, team: int) -> tuple[int, int]:
+def chunks_of(strips: int, panels: int, batch: int, team: int) -> tuple[int, int]:
     """Return how many chunks along m and n a large product has."""
     per_m, per_n = _CHUNK
     while per_m * per_n > 1 and batch * -(-strips // per_m) * -(-panels // per_n) < 4 * team:
@@ -187,7 +187,7 @@ def _chunks(strips: int, panels: int, batch: int, team: int) -> tuple[int, int]:
     return -(-strips // per_m), -(-panels // per_n)
 
 
-def _even_chunks(strips: int, panels: int, fewest: int, least: int, team: int) -> tuple[int, int] | None:
+def _evenchunks_of(strips: int, panels: int, fewest: int, least: int, team: int) -> tuple[int, int] | None:
     """Return how many chunks along m and n, at least `least` together, are even work for the team.
 
     A chunk is as wide as C where that is even to 3 %: threads that write next to each other in the same rows
@@ -295,7 +295,7 @@ def _plan_tiles(
     after, words = epilogue.lower(c) if epilogue else (0, ())
     flops = batch * m * n * (2.0 * k + (epilogue.flops if epilogue else 0.0))
     flags = (int(cut.packs_a), int(cut.packs_b == "no"))
-    tiles = _tiles(
+    launch = tiles(
         batch * cut.chunks_m * cut.chunks_n,
         flops * config.FLOP_NS,
         *operands,
@@ -305,7 +305,7 @@ def _plan_tiles(
         (tile, last, pack, after),
         words,
     )
-    return [*pack_a, *pack_b, tiles]
+    return [*pack_a, *pack_b, launch]
 
 
 def _left(
@@ -336,63 +336,9 @@ def _right(
     return [], b, (term, panel, k * n * (batch > 1), k if transposed else n)
 
 
-def _packed(x: Operand, out: Operand, across: bool, width: int, pairs: bool = False) -> Launch:
+def _packed(x: Operand, out: Operand, across: bool, width: int) -> Launch:
     batch, rows, columns = x.shape
     count = columns if across else rows
-    pack = gemm.packer(x.dtype.name, width, not across, pairs)
+    pack = gemm.packer(x.dtype.name, width, not across)
     work = x.spec.nbytes * config.BYTE_NS * 5
-    return _pack(batch * math.ceil(count / width), work, x, out, int(across), width, pack, int(pairs))
-
-
-def scratch_of_pairs(m: int, k: int, n: int, batch_a: int, batch_b: int) -> tuple[int, int]:
-    """Return how many elements of 32 bits the packed A and B of a product in bfloat16 take."""
-    if n == 1 < m:
-        return scratch_of_pairs(1, k, m, batch_b, batch_a)
-    high, wide, terms = gemm.within(m), gemm.panel("float32", n), (k + 1) // 2
-    return batch_a * -(-m // high) * high * terms, batch_b * -(-n // wide) * wide * terms
-
-
-def plan_pairs(
-    a: Operand,
-    b: Operand,
-    c: Operand,
-    transpose_a: bool,
-    transpose_b: bool,
-    packed: tuple[int, int],
-    epilogue: Epilogue | None = None,
-) -> list[Launch]:
-    """Plan c = a b as `plan` does, with operands rounded to bfloat16.
-
-    packed: numbers of two buffers with `scratch_of_pairs` elements.
-    """
-    batch, m, n = c.shape
-    k = a.shape[1] if transpose_a else a.shape[2]
-    if n == 1 < m:
-        row = b.reshaped(b.shape[0], 1, k)
-        of_row = epilogue.of_row() if epilogue else None
-        return plan_pairs(row, a, c.reshaped(batch, 1, m), False, not transpose_a, packed, of_row)
-    terms, high, wide = (k + 1) // 2, gemm.within(m), gemm.panel("float32", n)
-    block = -(-terms // -(-terms // _DEPTH))
-    chunks_m, chunks_n = _chunks(-(-m // high), -(-n // wide), batch, threads.get_num_threads())
-    sizes = scratch_of_pairs(m, k, n, a.shape[0], b.shape[0])
-    left, right = (Operand(number, Spec((size,), c.dtype)) for number, size in zip(packed, sizes, strict=True))
-    low = gemm.height(m % high)
-    tile, last = (gemm.micro_kernel("float32", wide, h, pairs=True) for h in (high, low))
-    after, words = epilogue.lower(c) if epilogue else (0, ())
-    flops = batch * m * n * (1.0 * k + (epilogue.flops if epilogue else 0.0))
-    strip, panel = high * terms, wide * terms
-    steps_a = (1, high, strip, -(-m // high) * strip * (a.shape[0] > 1))
-    steps_b = (wide, panel, -(-n // wide) * panel * (b.shape[0] > 1), 0)
-    tiles = _tiles(
-        batch * chunks_m * chunks_n,
-        flops * config.FLOP_NS,
-        left,
-        right,
-        right,
-        c,
-        (terms, block, high, wide, chunks_m, chunks_n, low, 1, 0),
-        tuple(4 * step for step in (*steps_a, *steps_b)),
-        (tile, last, 0, after),
-        words,
-    )
-    return [_packed(a, left, transpose_a, high, True), _packed(b, right, not transpose_b, wide, True), tiles]
+    return _pack(batch * math.ceil(count / width), work, x, out, int(across), width, pack)

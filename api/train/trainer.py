@@ -63,9 +63,7 @@ class Trainer(ShownAsCall):
     True
     """
 
-    def __init__(
-        self, model: Layer, optimizer: optim.Optimizer, precision: str | None = None
-    ) -> None:
+    def __init__(self, model: Layer, optimizer: optim.Optimizer, precision: str | None = None) -> None:
         self.model, self.optimizer = checks.check_model(model), checks.check_optimizer(optimizer)
         self.precision = precision
         products = None if precision is None else checked_precision("Trainer", precision)

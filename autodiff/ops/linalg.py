@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from treepie.kernels import bfloat16, formulas, matmul as kernels, vector
+from treepie.kernels import formulas, matmul as kernels, matmul_bfloat16, vector
 from treepie.kernels.elementwise import fill
 from treepie.kernels.epilogue import ROW, Epilogue
 from treepie.kernels.program import Launch, Operand, Spec
@@ -16,13 +16,12 @@ from treepie.kernels.vector import Formula
 
 from ..arguments import as_tensor, same_float_dtype
 from ..elementwise import sum_to
+from ..precision import BFLOAT16, EMULATED, FLOAT32
 from ..table import OPS, BoundArguments, Case, Shape, op
 from ..tensor import Tensor, TensorLike
-from ..precision import BFLOAT16, EMULATED, FLOAT32
 from ..trace.active import state
 from . import arithmetic
 from .shape import broadcast_to, reshape
-
 
 _FLOAT32 = np.dtype("float32")
 
@@ -31,9 +30,7 @@ def _matrix(shape: Shape, transposed: bool) -> tuple[int, int]:
     return (shape[-1], shape[-2]) if transposed else (shape[-2], shape[-1])
 
 
-def _infer(
-    a: Spec, b: Spec, transpose_a: bool, transpose_b: bool, precision: str = FLOAT32
-) -> list[Spec]:
+def _infer(a: Spec, b: Spec, transpose_a: bool, transpose_b: bool, precision: str = FLOAT32) -> list[Spec]:
     m, n = _matrix(a.shape, transpose_a)[0], _matrix(b.shape, transpose_b)[1]
     batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     return [Spec((*batch, m, n), a.dtype)]
@@ -76,14 +73,14 @@ def _product(
     """Plan c (batch, m, n) = a b in a precision, with scratch memory."""
     (m, k), n, dtype = _matrix(a.shape, transpose_a), c.shape[2], c.dtype
     if precision == BFLOAT16:
-        sizes = kernels.scratch_of_pairs(m, k, n, a.shape[0], b.shape[0])
+        sizes = matmul_bfloat16.scratch(m, k, n, a.shape[0], b.shape[0])
         packed = [scratch((size,), dtype).buffer for size in sizes]
-        return kernels.plan_pairs(a, b, c, transpose_a, transpose_b, (packed[0], packed[1]), epilogue)
+        return matmul_bfloat16.plan(a, b, c, transpose_a, transpose_b, (packed[0], packed[1]), epilogue)
     rounded: list[Launch] = []
     if precision == EMULATED:
         operands = a, b
         a, b = scratch(a.shape, dtype), scratch(b.shape, dtype)
-        rounded = [bfloat16.rounded(x, y) for x, y in zip(operands, (a, b), strict=True)]
+        rounded = [matmul_bfloat16.rounded(x, y) for x, y in zip(operands, (a, b), strict=True)]
     sizes = kernels.scratch(m, k, n, a.shape[0], b.shape[0], transpose_a, transpose_b, dtype.name)
     packed = [scratch((size,), dtype).buffer for size in sizes]
     launches = kernels.plan(a, b, c, transpose_a, transpose_b, (packed[0], packed[1]), epilogue)
