@@ -221,3 +221,35 @@ def test_a_trainer_is_pickled_with_its_precision():
     again = pickle.loads(pickle.dumps(trainer))
     assert repr(again) == repr(trainer)
     assert "precision='bfloat16_emulated'" in repr(trainer)
+
+
+# ---- files
+@pytest.mark.parametrize(("dtype", "digits"), [("bfloat16", 8), ("float16", 11)])
+def test_models_are_saved_in_half_of_the_bytes(tmp_path, dtype, digits):
+    special = np.array([np.inf, -np.inf, np.nan, 0.0, -0.0], np.float32)
+    special[2] = np.uint32(0x7F800001).view(np.float32)  # a NaN whose upper half is infinity
+    params = {"w": normal(300, 200), "special": special, "step": np.arange(3)}
+    tp.checkpoint.save(tmp_path / "half", tp.ptree.map(tp.tensor, params), dtype=dtype)
+    tp.checkpoint.save(tmp_path / "whole", tp.ptree.map(tp.tensor, params))
+    sizes = [(tmp_path / name).stat().st_size for name in ("half", "whole")]
+    assert sizes[0] < 0.52 * sizes[1]
+    loaded = tp.checkpoint.load(tmp_path / "half")
+    assert (loaded["step"].numpy() == params["step"]).all()
+    np.testing.assert_array_equal(loaded["special"].numpy(), special)
+    np.testing.assert_allclose(loaded["w"].numpy(), params["w"], rtol=2.0**-digits, atol=1e-7)
+    if dtype == "bfloat16":
+        np.testing.assert_array_equal(loaded["w"].numpy(), rounded(params["w"]))
+    torch = pytest.importorskip("safetensors.torch") if _has_torch() else None
+    if torch:
+        assert str(torch.load_file(tmp_path / "half")["w"].dtype) == f"torch.{dtype}"
+
+
+def _has_torch():
+    import importlib.util
+
+    return importlib.util.find_spec("torch") is not None
+
+
+def test_other_dtypes_of_files_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"^checkpoint.save: dtype is .float8., expected .bfloat16. or"):
+        tp.checkpoint.save(tmp_path / "file", {"w": tp.ones(2)}, dtype="float8")
