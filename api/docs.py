@@ -152,7 +152,7 @@ def modules() -> dict[str, ModuleType]:
     """Return the public modules by the names that users call them by.
 
     >>> sorted(modules())[:2]
-    ['treepie', 'treepie.callback']
+    ['treepie', 'treepie.augment']
     """
     root = importlib.import_module("treepie")
     found = {"treepie": root}
