@@ -51,6 +51,7 @@ def mnist(monkeypatch):
     monkeypatch.setattr(treepie.datasets, "mnist", lambda: tuple(map(large, treepie.datasets.digits())))
 
 
+@pytest.mark.filterwarnings("ignore:precision. this CPU:RuntimeWarning")  # which has no bfloat16
 @pytest.mark.parametrize("block", blocks("python")[1:], ids=range(1, len(blocks("python"))))
 def test_readme_python(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
