@@ -368,13 +368,13 @@ def test_the_norm_has_the_same_bits_whatever_the_room():
     rows = np.sort(RNG.choice(5000, 300, replace=False))
     g[rows] = RNG.normal(size=(300, 40))
     order = RNG.permutation(300)
-    dense, lookups = nonzero_rows(g), sum_rows(rows[order], g[rows[order]], 5000, (300,))
+    dense, lookups = nonzero_rows(g), sum_rows(g[rows[order]], rows[order], 5000, (300,))
     assert dense[1].shape != lookups[1].shape
     assert rows_norm(dense[1], tp.float64).item() == rows_norm(lookups[1], tp.float64).item()
 
 
 def test_rows_that_cancel_and_rows_with_nan():
     """A sum of zeros is not touched, and NaN is not zero."""
-    rows, sums = sum_rows([3, 1, 3, -1, 0], [[1.0], [2.0], [-1.0], [np.nan], [0.0]], 6, (5,))
+    rows, sums = sum_rows([[1.0], [2.0], [-1.0], [np.nan], [0.0]], [3, 1, 3, -1, 0], 6, (5,))
     assert rows.tolist() == [1, 5, -1, -1, -1]
     np.testing.assert_array_equal(sums.numpy(), np.array([[2.0], [np.nan], [0], [0], [0]], sums.dtype))

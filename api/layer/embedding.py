@@ -37,7 +37,7 @@ def embedding(vocab_size: int, embed_dim: int, scale: bool = True, sparse: bool 
     >>> items = tp.layer.sequential([tp.layer.embedding(1000, 8, sparse=True), tp.layer.linear(8, 1)])
     >>> st = tp.Trainer(items, tp.optim.adam(1e-3)).init(rngs=tp.rng.key(0))
     >>> [path for path, _ in tp.ptree.flatten_with_paths(st.vars.params)][0]
-    'layers.0.sparse_embedding'
+    '0.sparse_embedding'
     """
     check_sizes("layer.embedding", vocab_size=vocab_size, embed_dim=embed_dim)
     initializer = initializers.normal(embed_dim**-0.5 if scale else 0.02)

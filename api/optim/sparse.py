@@ -177,9 +177,9 @@ def _of_lookups(trace: Trace, entries: Sequence[Entry], group: FlatGroup) -> Row
     indices = [ops.reshape(i, (-1,)) for _, i in pairs]
     ends = tuple(itertools.accumulate(i.size for i in indices))
     if len(pairs) == 1:
-        return RowGradient(*sum_rows(indices[0], values[0], size, ends))
+        return RowGradient(*sum_rows(values[0], indices[0], size, ends))
     indices = [ops.astype(i, int64) for i in indices]
-    return RowGradient(*sum_rows(ops.concatenate(indices), ops.concatenate(values), size, ends))
+    return RowGradient(*sum_rows(ops.concatenate(values), ops.concatenate(indices), size, ends))
 
 
 def update_rows(
@@ -201,4 +201,4 @@ def update_rows(
     after = rule(at, g.values, tuple(moments))
     if not apply:
         tables[0] = zeros(shape, p.dtype)
-    return tuple([ops.reshape(write_rows(t, g.rows, v), (-1,)) for t, v in zip(tables, after, strict=True)])
+    return tuple([ops.reshape(write_rows(t, v, g.rows), (-1,)) for t, v in zip(tables, after, strict=True)])

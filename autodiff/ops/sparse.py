@@ -24,7 +24,7 @@ _Set = tuple[Tensor, Tensor]
 def _plan_sum(
     inputs: list[Operand], outputs: list[Operand], scratch: Any, size: int, ends: tuple[int, ...]
 ) -> list[Launch]:
-    (indices, g), (rows, sums) = inputs, outputs
+    (g, indices), (rows, sums) = inputs, outputs
     m = indices.size
     keys = scratch((m,), int32 if size < 1 << 31 else int64)
     line = keys.reshaped(1, m, 1)
@@ -37,12 +37,12 @@ def _plan_sum(
     return kernels.sum_rows(indices, g, rows, sums, memory, size, ends)
 
 
-def _infer_sum(i: Spec, g: Spec, size: int, ends: tuple[int, ...]) -> list[Spec]:
+def _infer_sum(g: Spec, i: Spec, size: int, ends: tuple[int, ...]) -> list[Spec]:
     room = min(i.size, size)
     return [Spec((room,), int64), Spec((room, g.shape[1]), g.dtype)]
 
 
-def _sum_oracle(i: Any, g: Any, size: int, ends: tuple[int, ...]) -> Any:
+def _sum_oracle(g: Any, i: Any, size: int, ends: tuple[int, ...]) -> Any:
     table = np.zeros((size, g.shape[1]), g.dtype)
     np.add.at(table, i, g)
     return _set_oracle(table, min(i.size, size))
@@ -57,26 +57,26 @@ def _set_oracle(table: Any, room: int) -> Any:
 
 
 @op(
-    signature="(m),(m,dim)->(room),(room,dim)",
+    signature="(m,dim),(m)->(room),(room,dim)",
     infer=_infer_sum,
     plan=_plan_sum,
     nondifferentiable=True,
     oracle=_sum_oracle,
     cases=[
-        Case(((7,), (7, 3)), {"size": 5, "ends": (7,)}, {0: 5}),
-        Case(((60,), (60, 40)), {"size": 9, "ends": (20, 20, 45, 60)}, {0: 9}),
-        Case(((300,), (300, 1)), {"size": 90000, "ends": (100, 300)}, {0: 90000}),
-        Case(((0,), (0, 3)), {"size": 5, "ends": (0,)}, {0: 5}),
+        Case(((7, 3), (7,)), {"size": 5, "ends": (7,)}, {1: 5}),
+        Case(((60, 40), (60,)), {"size": 9, "ends": (20, 20, 45, 60)}, {1: 9}),
+        Case(((300, 1), (300,)), {"size": 90000, "ends": (100, 300)}, {1: 90000}),
+        Case(((0, 3), (0,)), {"size": 5, "ends": (0,)}, {1: 5}),
     ],
-    failure=lambda i, g, size, ends: out_of_range("sum_rows", i, size),
-    checked=lambda i, g, size, ends: [index_range(0, size)],
-    wrong=Case(((4,), (3, 2)), {"size": 5, "ends": (4,)}, {0: 5}),
-    large=Case(((20000,), (20000, 64)), {"size": 1000000, "ends": (20000,)}, {0: 1000000}),
-    magnitude=lambda i, g, size, ends: _sum_oracle(i, np.abs(g), size, ends)[1],
+    failure=lambda g, i, size, ends: out_of_range("sum_rows", i, size),
+    checked=lambda g, i, size, ends: [index_range(1, size)],
+    wrong=Case(((3, 2), (4,)), {"size": 5, "ends": (4,)}, {1: 5}),
+    large=Case(((20000, 64), (20000,)), {"size": 1000000, "ends": (20000,)}, {1: 1000000}),
+    magnitude=lambda g, i, size, ends: _sum_oracle(np.abs(g), i, size, ends)[1],
     ulp=8,
     returns=_Set,
 )
-def sum_rows(indices: TensorLike, g: TensorLike, size: int, ends: tuple[int, ...]) -> BoundArguments:
+def sum_rows(g: TensorLike, indices: TensorLike, size: int, ends: tuple[int, ...]) -> BoundArguments:
     """Return the set of rows of a table of `size`, nonzero sums of the rows of g with one index.
 
     ends: where each lookup ends in g. Lookups are summed one by one, as `scatter_add` and then `add` do it.
@@ -87,7 +87,7 @@ def sum_rows(indices: TensorLike, g: TensorLike, size: int, ends: tuple[int, ...
             f"sum_rows: g has shape {t.shape}, indices {i.shape}, expected (m, dim) and (m,), and lookups "
             f"that end at {ends}"
         )
-    return (i, t), {"size": size, "ends": tuple(ends)}
+    return (t, i), {"size": size, "ends": tuple(ends)}
 
 
 def _plan_nonzero(inputs: list[Operand], outputs: list[Operand], scratch: Any) -> list[Launch]:
@@ -138,29 +138,29 @@ def rows_norm(values: TensorLike, dtype: DType) -> BoundArguments:
     return (t,), {"dtype": np.dtype(dtype)}
 
 
-def _write_oracle(x: Any, rows: Any, values: Any) -> Any:
+def _write_oracle(x: Any, values: Any, rows: Any) -> Any:
     out, used = x.copy(), rows >= 0
     out[rows[used]] = values[used]
     return out
 
 
 @op(
-    signature="(n,dim),(room),(room,dim)->(n,dim)",
-    infer=lambda x, rows, values: [Spec(x.shape, x.dtype)],
-    plan=lambda inputs, outputs, scratch: kernels.write_rows(*inputs, outputs[0]),
+    signature="(n,dim),(room,dim),(room)->(n,dim)",
+    infer=lambda x, values, rows: [Spec(x.shape, x.dtype)],
+    plan=lambda inputs, outputs, scratch: kernels.write_rows(inputs[0], inputs[2], inputs[1], outputs[0]),
     nondifferentiable=True,
     oracle=_write_oracle,
     cases=[
-        Case(((5, 3), (3,), (3, 3)), {}, {1: 1}, {1: (1, 4, -1)}),
-        Case(((900, 40), (2,), (2, 40)), {}, {1: 1}, {1: (0, 899)}),
-        Case(((5, 3), (0,), (0, 3)), {}, {1: 5}),
+        Case(((5, 3), (3, 3), (3,)), {}, {2: 1}, {2: (1, 4, -1)}),
+        Case(((900, 40), (2, 40), (2,)), {}, {2: 1}, {2: (0, 899)}),
+        Case(((5, 3), (0, 3), (0,)), {}, {2: 5}),
     ],
-    wrong=Case(((5, 3), (2,), (3, 3)), {}, {1: 5}),
-    large=Case(((10000, 64), (1,), (1, 64)), {}, {1: 10000}),
+    wrong=Case(((5, 3), (3, 3), (2,)), {}, {2: 5}),
+    large=Case(((10000, 64), (1, 64), (1,)), {}, {2: 10000}),
     recycled=True,
     ulp=0,
 )
-def write_rows(x: TensorLike, rows: TensorLike, values: TensorLike) -> BoundArguments:
+def write_rows(x: TensorLike, values: TensorLike, rows: TensorLike) -> BoundArguments:
     """Return x (n, dim) with the rows of a set replaced by its values.
 
     In place, when the result's buffer is that of x: only the set's rows are written.
@@ -171,4 +171,4 @@ def write_rows(x: TensorLike, rows: TensorLike, values: TensorLike) -> BoundArgu
             f"write_rows: x has shape {t.shape}, rows {i.shape} and values {v.shape} of dtype "
             f"{v.dtype.name}, expected (n, dim), (room,) and (room, dim) of dtype {t.dtype.name}"
         )
-    return (t, i, v), {}
+    return (t, v, i), {}
