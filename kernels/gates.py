@@ -1,9 +1,8 @@
 """Gates of recurrent layers: a step of one sequence in one pass over its rows, forward and backward.
 
-Arrays of several gates are (gates, hidden). x: the input's part of the gates before their activations.
-product: the state's part. In backward passes d are gradients of the gates before their activations, s those
-of them that reach the state's product, dh and dc gradients of the state and of the cell: those that reach
-this step from later ones before, those that reach the step before after.
+Arrays of several gates are (gates, hidden). x, product: the parts of the gates before their activations that
+come from the input and from the state. In backward passes d are the gradients of x, s those of the state's
+product, dh and dc those of the state and of the cell.
 """
 
 from .compiled import device
@@ -65,13 +64,11 @@ def _gru(
     return r, z, n, own, h, h
 
 
-def _gru_gradients(
-    dh: Value, g_h: Value, before: Value, r: Value, z: Value, n: Value, own: Value
-) -> Values:
+def _gru_gradients(dh: Value, g_h: Value, before: Value, r: Value, z: Value, n: Value, own: Value) -> Values:
     dh = dh + g_h
     dn, dz = dh * (1 - z) * (1 - n * n), dh * (before - n) * (z * (1 - z))
     dr, down = dn * own * (r * (1 - r)), dn * r
-    return dr, dz, dn, down, dr, dz, down, dh * z
+    return dr, dz, dn, dr, dz, down, dr, dz, down, dh * z
 
 
 def _gru_extra(
@@ -91,7 +88,7 @@ def _gru_extra(
     en = en * (1 - n * n)
     er, eown = (er + en * own) * (r * (1 - r)), eown + en * r
     dr, dz, down = dr + er, dz + ez * (z * (1 - z)), down + eown
-    return dr, dz, dn + en, down, dr, dz, down
+    return dr, dz, dn + en, dr, dz, down, dr, dz, down
 
 
 def _rnn(x: Value, product: Value, bias: Value) -> Values:
@@ -110,8 +107,8 @@ _lstm_gradients_row = row_map("row_lstm_gradients", _lstm_gradients, outs=9)
 _sigmoid_extra = row_map("row_sigmoid_extra", lambda d, extra, y: d + extra * (y * (1 - y)))
 _tanh_extra = row_map("row_tanh_extra", lambda d, extra, y: d + extra * (1 - y * y))
 _gru_row = row_map("row_gru", _gru, outs=6)
-_gru_gradients_row = row_map("row_gru_gradients", _gru_gradients, outs=8)
-_gru_extra_row = row_map("row_gru_extra", _gru_extra, outs=7)
+_gru_gradients_row = row_map("row_gru_gradients", _gru_gradients, outs=10)
+_gru_extra_row = row_map("row_gru_extra", _gru_extra, outs=9)
 rnn_step = row_map("row_rnn", _rnn, outs=2)
 rnn_gradients = row_map("row_rnn_gradients", _rnn_gradients, outs=2)
 
@@ -149,7 +146,10 @@ def lstm_step(
 def lstm_gradients(
     d: Array, s: Array, dc: Array, dh: Array, g_h: Array, cell: Array, before: Array, gate: Array
 ) -> None:
-    """Set d and s, and move dc a step back.  g_h: the gradient of this step's state as a result."""
+    """Set d and s, and move dc a step back.  g_h: the gradient of this step's state as a result.
+
+    dh: the gradient of this step's state through later steps.  before: the cell a step before.
+    """
     _lstm_gradients_row(
         d[0],
         d[1],
@@ -207,13 +207,18 @@ def gru_step(gate: Array, h: Array, state: Array, x: Array, product: Array, bias
 
 
 @device
-def gru_gradients(d: Array, s: Array, dh: Array, g_h: Array, before: Array, gate: Array) -> None:
-    """Set d and s, and dh to the gradient that reaches the state before directly.  g_h: as for an LSTM."""
+def gru_gradients(d: Array, p: Array, s: Array, dh: Array, g_h: Array, before: Array, gate: Array) -> None:
+    """Set d to the gradients of x, p and s to those of the state's part, and dh to the rest of before's.
+
+    g_h: as for an LSTM.  before: the state a step before.
+    """
     _gru_gradients_row(
         d[0],
         d[1],
         d[2],
-        d[3],
+        p[0],
+        p[1],
+        p[2],
         s[0],
         s[1],
         s[2],
@@ -229,20 +234,22 @@ def gru_gradients(d: Array, s: Array, dh: Array, g_h: Array, before: Array, gate
 
 
 @device
-def gru_extra(d: Array, s: Array, extra: Array, gate: Array) -> None:
-    """Add the gradients of r, z, n and the state's part of n, as results, to d and s."""
+def gru_extra(d: Array, p: Array, s: Array, extra: Array, gate: Array) -> None:
+    """Add the gradients of r, z, n and the state's part of n, as results, to d, p and s."""
     _gru_extra_row(
         d[0],
         d[1],
         d[2],
-        d[3],
+        p[0],
+        p[1],
+        p[2],
         s[0],
         s[1],
         s[2],
         d[0],
         d[1],
         d[2],
-        d[3],
+        p[2],
         extra[0],
         extra[1],
         extra[2],

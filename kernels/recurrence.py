@@ -22,7 +22,7 @@ from .rows import row_map
 #: Words of a plan: sizes, tile of the step's product, bytes of a chunk's scratch, offset of products in it.
 _BATCH, _STEPS, _HIDDEN, _CHUNKS, _WIDE, _TILE, _CHUNK_BYTES, _PRODUCTS = range(8)
 #: Addresses of the arrays; 0 for a missing one.
-_X, _H0, _C0, _HS, _CS, _GATES, _BIAS, _G_H, _G_C, _G_GATES, _D, _DH0, _DC0 = range(8, 21)
+_X, _H0, _C0, _HS, _CS, _GATES, _BIAS, _G_H, _G_C, _G_GATES, _D, _DP, _DH0, _DC0 = range(8, 22)
 #: The key of the weight, which is packed, among operands.
 _W = -1
 
@@ -61,7 +61,7 @@ def _row(plan: Array, word: int, row: int, like: Array) -> Any:
 
 @device
 def _before(plan: Array, word: int, first: int, index: Any, like: Array) -> Any:
-    """Return the state before a step.  word, first: of all states, of initial ones.  index: sequence, step."""
+    """Return the state before a step.  word, first: all states, initial ones.  index: sequence, step."""
     i, t = index
     return _row(plan, word, i * plan[_STEPS] + t - 1, like) if t > 0 else _row(plan, first, i, like)
 
@@ -152,11 +152,15 @@ def _gru_backward(lo: int, hi: int, packed: A1, work: A1, plan: Words) -> None:
             t = steps - 1 - back
             for i in range(rows):
                 row = (first + i) * steps + t
-                d, s = _parts(plan, _D, row, 4, work), rows_at(gradients[i].ctypes.data, 3, n, work)
-                gate, before = _parts(plan, _GATES, row, 4, work), _before(plan, _HS, _H0, (first + i, t), work)
-                gru_gradients(d, s, dh[first + i], _row(plan, _G_H, row, work), before, gate)
+                d, p = _parts(plan, _D, row, 3, work), _parts(plan, _DP, row, 3, work)
+                s, g_h = rows_at(gradients[i].ctypes.data, 3, n, work), _row(plan, _G_H, row, work)
+                gate, before = (
+                    _parts(plan, _GATES, row, 4, work),
+                    _before(plan, _HS, _H0, (first + i, t), work),
+                )
+                gru_gradients(d, p, s, dh[first + i], g_h, before, gate)
                 if plan[_G_GATES]:
-                    gru_extra(d, s, _parts(plan, _G_GATES, row, 4, work), gate)
+                    gru_extra(d, p, s, _parts(plan, _G_GATES, row, 4, work), gate)
             _project(gradients, packed, _row(plan, _DH0, first, work).ctypes.data, n, 1, plan)
 
 
@@ -237,10 +241,12 @@ def gru(
 def gru_backward(
     inputs: Sequence[Operand], outputs: Sequence[Operand], scratch: Callable[..., Operand]
 ) -> list[Launch]:
-    """Plan the gradients of a GRU's r z n before their activations and of the state's part of n, and of h0.
+    """Plan the gradients of a GRU's x, of the state's part of r z n, and of h0.
 
     inputs: the gradients of hidden states and of gates, the latter perhaps empty; then gates, hidden states,
     h0 and w.
     """
-    arrays = dict(zip((_G_H, _G_GATES, _GATES, _HS, _H0, _W, _D, _DH0), (*inputs, *outputs), strict=True))
+    arrays = dict(
+        zip((_G_H, _G_GATES, _GATES, _HS, _H0, _W, _D, _DP, _DH0), (*inputs, *outputs), strict=True)
+    )
     return _launches(_gru_backward, arrays, inputs[0].shape, 3, True, scratch)

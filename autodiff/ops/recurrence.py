@@ -144,7 +144,7 @@ def _lstm_backward(
 
 def _gru_backward(on: _Steps, g_h: Any, g_gates: Any, gates: Any, states: Any, h0: Any, w: Any) -> Any:
     """Compute `gru_backward`, in NumPy as its oracle and in plain ops for its own gradient."""
-    size, steps = h0.shape[1], list[Any]()
+    size, steps, products = h0.shape[1], list[Any](), list[Any]()
     dh = h0 * 0
     for t in reversed(range(g_h.shape[1])):
         r, z, n, own = _gates(gates[:, t], size)
@@ -153,9 +153,10 @@ def _gru_backward(on: _Steps, g_h: Any, g_gates: Any, gates: Any, states: Any, h
         dn = (dh * (1 - z) + more[2]) * (1 - n * n)
         dz = (dh * ((states[:, t - 1] if t else h0) - n) + more[1]) * (z * (1 - z))
         dr, dp = (dn * own + more[0]) * (r * (1 - r)), dn * r + more[3]
-        steps.insert(0, on.concatenate([dr, dz, dn, dp]))
-        dh = dh * z + on.concatenate([dr, dz, dp]) @ w.T
-    return on.stack(steps), dh
+        steps.insert(0, on.concatenate([dr, dz, dn]))
+        products.insert(0, on.concatenate([dr, dz, dp]))
+        dh = dh * z + products[0] @ w.T
+    return on.stack(steps), on.stack(products), dh
 
 
 def _in_ops(formula: Callable[..., Any]) -> Callable[..., Any]:
@@ -186,11 +187,9 @@ def _lstm_vjp(g: Any, result: Any, x: Tensor, h0: Tensor, c0: Tensor, w: Tensor,
 
 def _gru_vjp(g: Any, result: Any, x: Tensor, h0: Tensor, w: Tensor, bias: Tensor) -> Any:
     states, gates = result
-    n = h0.shape[1]
     g_h, g_gates = _filled(g, result)
-    d, dh0 = gru_backward(g_h, g_gates, gates, states, h0, w)
-    own = concatenate([d[:, :, : 2 * n], d[:, :, 3 * n :]], 2)
-    return d[:, :, : 3 * n], dh0, _weight_gradient(states, h0, own), sum(own, (0, 1))
+    d, own, dh0 = gru_backward(g_h, g_gates, gates, states, h0, w)
+    return d, dh0, _weight_gradient(states, h0, own), sum(own, (0, 1))
 
 
 _SIZES = [(2, 3, 4), (13, 2, 1), (1, 1, 17), (30, 5, 33), (3, 1, 2)]
@@ -273,9 +272,13 @@ def lstm_steps(
 
 
 @op(
-    signature="(b,t,n),(b,t,4n),(b,t,4n),(b,t,n),(b,n),(n,3n)->(b,t,4n),(b,n)",
-    returns=tuple[Tensor, Tensor],
-    infer=lambda g_h, g_gates, gates, states, h0, w: [gates, h0],
+    signature="(b,t,n),(b,t,4n),(b,t,4n),(b,t,n),(b,n),(n,3n)->(b,t,3n),(b,t,3n),(b,n)",
+    returns=tuple[Tensor, Tensor, Tensor],
+    infer=lambda g_h, g_gates, gates, states, h0, w: [
+        Spec((*gates.shape[:2], w.shape[1]), gates.dtype),
+        Spec((*gates.shape[:2], w.shape[1]), gates.dtype),
+        h0,
+    ],
     plan=kernels.gru_backward,
     vjp=tuple(map(pick, range(6))),
     shared=by_formula(_in_ops(_gru_backward)),
@@ -295,7 +298,7 @@ def gru_backward(
     h0: TensorLike,
     w: TensorLike,
 ) -> BoundArguments:
-    """Return gradients of gru_steps: of r, z, n before activation, of the state's term of n, and of h0."""
+    """Return gradients of gru_steps: of x, of the state's product and its bias at each step, and of h0."""
     others = {"g_h": g_h, "g_gates": g_gates, "gates": gates, "states": states, "h0": h0, "w": w}
     return _bind("gru", 1, _GRU, **others)
 
