@@ -12,7 +12,16 @@ from typing import Any
 from . import config, gemm, threads
 from .blocks import clear
 from .compiled import device
-from .gates import gru_extra, gru_gradients, gru_step, lstm_extra, lstm_gradients, lstm_step
+from .gates import (
+    gru_extra,
+    gru_gradients,
+    gru_step,
+    lstm_extra,
+    lstm_gradients,
+    lstm_step,
+    rnn_gradients,
+    rnn_step,
+)
 from .intrinsics import Array, call_address, rows_at
 from .kernel import A1, Kernel, Words, kernel
 from .matmul import pack_panels
@@ -164,6 +173,38 @@ def _gru_backward(lo: int, hi: int, packed: A1, work: A1, plan: Words) -> None:
             _project(gradients, packed, _row(plan, _DH0, first, work).ctypes.data, n, 1, plan)
 
 
+@kernel
+def _rnn(lo: int, hi: int, packed: A1, work: A1, plan: Words) -> None:
+    n, steps, bias = plan[_HIDDEN], plan[_STEPS], _row(plan, _BIAS, 0, work)
+    for chunk in range(lo, hi):
+        base, (first, rows) = _scratch(work, chunk, plan), _extent(chunk, plan)
+        h, products = rows_at(base, rows, n, work), rows_at(base + plan[_PRODUCTS], rows, n, work)
+        for i in range(rows):
+            _copy(h[i], _row(plan, _H0, first + i, work))
+        for t in range(steps):
+            _project(h, packed, products.ctypes.data, n, 0, plan)
+            for i in range(rows):
+                row = (first + i) * steps + t
+                rnn_step(h[i], _row(plan, _HS, row, work), _row(plan, _X, row, work), products[i], bias)
+
+
+@kernel
+def _rnn_backward(lo: int, hi: int, packed: A1, work: A1, plan: Words) -> None:
+    n, steps = plan[_HIDDEN], plan[_STEPS]
+    for chunk in range(lo, hi):
+        base, (first, rows) = _scratch(work, chunk, plan), _extent(chunk, plan)
+        gradients, dh = rows_at(base, rows, n, work), rows_at(plan[_DH0], plan[_BATCH], n, work)
+        for i in range(rows):
+            clear(dh[first + i])
+        for back in range(steps):
+            t = steps - 1 - back
+            for i in range(rows):
+                row = (first + i) * steps + t
+                d, g_h, h = _row(plan, _D, row, work), _row(plan, _G_H, row, work), _row(plan, _HS, row, work)
+                rnn_gradients(d, gradients[i], dh[first + i], g_h, h)
+            _project(gradients, packed, _row(plan, _DH0, first, work).ctypes.data, n, 0, plan)
+
+
 def _launches(
     kernel: Kernel,
     arrays: dict[int, Operand],
@@ -250,3 +291,25 @@ def gru_backward(
         zip((_G_H, _G_GATES, _GATES, _HS, _H0, _W, _D, _DP, _DH0), (*inputs, *outputs), strict=True)
     )
     return _launches(_gru_backward, arrays, inputs[0].shape, 3, True, scratch)
+
+
+def rnn(
+    inputs: Sequence[Operand], outputs: Sequence[Operand], scratch: Callable[..., Operand]
+) -> list[Launch]:
+    """Plan the hidden states (batch, steps, n) of an Elman network.
+
+    inputs: x (batch, steps, n), the inputs' contribution; h0 (batch, n); the weight (n, n), the bias (n,).
+    """
+    arrays = dict(zip((_X, _H0, _W, _BIAS, _HS), (*inputs, *outputs), strict=True))
+    return _launches(_rnn, arrays, outputs[0].shape, 1, False, scratch)
+
+
+def rnn_backward(
+    inputs: Sequence[Operand], outputs: Sequence[Operand], scratch: Callable[..., Operand]
+) -> list[Launch]:
+    """Plan the gradients of an Elman network's x and h0.
+
+    inputs: the gradients of hidden states; then hidden states and w.
+    """
+    arrays = dict(zip((_G_H, _HS, _W, _D, _DH0), (*inputs, *outputs), strict=True))
+    return _launches(_rnn_backward, arrays, inputs[0].shape, 1, True, scratch)
