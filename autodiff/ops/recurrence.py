@@ -1,4 +1,4 @@
-"""Recurrent layers over whole sequences: the recurrence, after the inputs were multiplied by their weights."""
+"""Recurrent layers over whole sequences: the recurrence, after inputs were multiplied by their weights."""
 
 from __future__ import annotations
 
@@ -389,6 +389,8 @@ def rnn_backward(g_h: TensorLike, states: TensorLike, w: TensorLike) -> BoundArg
     cases=_cases(_rnn_shapes),
     wrong=Case(((2, 3, 4), (2, 4), (4, 16), (4,))),
     large=Case(_rnn_shapes(64, 20, 64)),
+    # Larger weights make errors grow from step to step.
+    domain=(-0.5, 0.5),
     ulp=64,
     recycled=True,
 )
