@@ -222,6 +222,10 @@ def cosine_restarts(
     return schedule
 
 
+#: Of `coslog`: the last cycle takes half of the steps, the first one 2^-64 of them.
+_MOST_CYCLES = 64
+
+
 @constructor
 def coslog(peak_value: float, total_steps: int, cycles: int = 4) -> Schedule:
     """Return cycles from 0 to peak_value and back to 0, each about twice as long as the one before.
@@ -231,7 +235,7 @@ def coslog(peak_value: float, total_steps: int, cycles: int = 4) -> Schedule:
     It is 0 past total_steps. Short first cycles find a good region, the last one converges: the schedule of
     RealMLP (Holzmüller et al. 2024, section 3), which has 4 cycles.
 
-    peak_value: 0 or more.  total_steps, cycles: at least 1. ValueError for others.
+    peak_value: 0 or more.  total_steps: at least 1.  cycles: 1 to 64. ValueError for others.
 
     >>> import treepie as tp
     >>> rate = tp.optim.schedule.coslog(1.0, total_steps=15)
@@ -240,6 +244,8 @@ def coslog(peak_value: float, total_steps: int, cycles: int = 4) -> Schedule:
     """
     _steps("coslog", "total_steps", total_steps)
     _steps("coslog", "cycles", cycles)
+    if cycles > _MOST_CYCLES:
+        raise ValueError(f"schedule.coslog: cycles is {cycles}, expected at most {_MOST_CYCLES}")
     _rates("coslog", peak_value=peak_value)
 
     def schedule(step: int) -> float:
