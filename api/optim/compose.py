@@ -150,7 +150,8 @@ class Chain(Optimizer):
         kept = self.inner.keep(params, leaves)
         numbers = [k for k, _, _ in leaves]
         marks = [masked(t.name, t.mask, params, numbers) for t in self._masked]
-        other = [part.name for part in (*self.before, *self.after) if not getattr(part, "lazy", False)]
+        other = [t.name for t in self.before if not getattr(t, "lazy", False)]
+        other += [average.name for average in self.after]
         for state, (_, path, _) in zip(kept, leaves, strict=True):
             check_sparse(self.name, path, not (state.sparse and other), other[0] if other else "")
         for k, (state, (_, _, value)) in enumerate(zip(kept, leaves, strict=True)):
