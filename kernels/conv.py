@@ -1,7 +1,7 @@
-"""Convolution and its two gradients, over segments of rows of the result (see `conv_tile.py`).
+"""Convolution and the gradient of its input, over segments of rows of the result (see `conv_tile.py`).
 
-`convolve` computes the convolution, and the gradient of its input: a convolution of the result's gradient
-with the flipped weights, one for each phase of the stride. `correlate` computes the gradient of the weights.
+The gradient of the input is a convolution of the result's gradient with the flipped weights, one for each
+phase of the stride. `conv_weight.py` has the gradient of the weights.
 
 A chunk runs its tasks (see `conv_task.py`) in order, in scratch that no other chunk uses.
 """
@@ -11,13 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import config, conv_tile
+from . import config, conv_tile, gemm
 from .compiled import device
 from .conv_task import (
     CHANNELS,
     COLUMNS,
     GROUPS,
-    LEAST_CHUNKS,
     MOST_CHUNKS,
     SEGMENT_WORDS,
     TASK_IMAGES,
@@ -56,8 +55,6 @@ _TASKS, _CHUNK_TASKS, _M, _HIGH, _WIDE, _AREA = range(TASK_WORDS, TASK_WORDS + 6
 _BLOCK, _WIDTH, _START_ROW, _STEP_ROW, _START_COLUMN, _STEP_COLUMN, _STAGE = range(
     TASK_WORDS + 6, TASK_WORDS + 13
 )
-#: Of `_correlate`: channels of the result in a chunk.
-_PART = TASK_WORDS + 6
 
 
 @dataclass(frozen=True)
@@ -177,84 +174,6 @@ def _convolve(
                 _unstage(region, out, at, used, rows, plan)
 
 
-@device
-def _dots(
-    dot: int,
-    source: int,
-    other: int,
-    target: int,
-    first: int,
-    last: int,
-    count: int,
-    size: int,
-    table: Array,
-    terms: int,
-    new: bool,
-    plan: Words,
-) -> None:
-    """Add a task's products to the gradient of the weights, of channels first..last-1 of the result.
-
-    other: the address of the group's first channel of the result's gradient.  target: of the weights'.
-    count: segments.  size: bytes of an element.  terms: weights of a channel; their distances end the table.
-    new: whether sums are stored instead of added.
-    """
-    high, wide, area = plan[_HIGH], plan[_WIDE], plan[_AREA]
-    distances = table[table.size - terms - wide :]
-    for strip in range((last - first + high - 1) // high):
-        r = first + strip * high
-        for j in range((terms + wide - 1) // wide):
-            k = j * wide
-            call_address(
-                dot,
-                count,
-                table.ctypes.data,
-                other + r * area * size,
-                area * size,
-                source,
-                distances.ctypes.data + 8 * k,
-                target + (r * terms + k) * size,
-                terms * size,
-                min(high, last - r),
-                min(wide, terms - k),
-                new,
-            )
-
-
-@kernel
-def _correlate(
-    lo: int, hi: int, x: A2, g: A1, out: A1, regions: A2, tables: A2, plan: Words, taps: Words, dot: int
-) -> None:
-    # A chunk is a split of the blocks of images, a group, and some channels of the result; out is
-    # (splits, groups, m, channels * taps).
-    groups, columns, m, area = plan[GROUPS], plan[COLUMNS], plan[_M], plan[_AREA]
-    blocks, part, size = plan[_CHUNK_TASKS], plan[_PART], x.itemsize
-    terms, parts = plan[CHANNELS] * taps.size, (m + part - 1) // part
-    for chunk in range(lo, hi):
-        region, table, count = regions[chunk], tables[chunk], 0
-        split, group, first = chunk // parts // groups, chunk // parts % groups, chunk % parts * part
-        distances = table[table.size - terms - plan[_WIDE] :]
-        target = out.ctypes.data + (split * groups + group) * m * terms * size
-        for block in range(split * blocks, min((split + 1) * blocks, plan[_TASKS])):
-            source, plane, count, image, _, row, _ = begin(
-                x, region, table, plan, block * groups + group, groups * m * area, columns, count
-            )
-            for k in range(terms):
-                distances[k] = k // taps.size * plane + taps[k % taps.size]
-            distances[terms:] = 0
-            other = g.ctypes.data + ((image * groups + group) * m * area + row * columns) * size
-            last, new = min(m, first + part), block == split * blocks
-            _dots(dot, source, other, target, first, last, count, size, table, terms, new, plan)
-
-
-@kernel
-def _combine(lo: int, hi: int, partial: A2, out: A1, block: int) -> None:
-    for chunk in range(lo, hi):
-        piece = out[chunk * block : (chunk + 1) * block]
-        _copy(piece, partial[0, chunk * block :])
-        for k in range(1, partial.shape[0]):
-            _add_to(piece, piece, partial[k, chunk * block :])
-
-
 Scratch = Callable[[tuple[int, ...], object], Operand]
 
 
@@ -275,8 +194,10 @@ def convolve(
     """Plan out (n, groups * m, h, w) = sums of x (n, groups * channels, y, z) times weights, plus bias."""
     rows, columns = axes
     m, dtype, channels = out.shape[1] // groups, x.dtype, x.shape[1] // groups
-    high, wide = conv_tile.tile_shape(m)
-    cuts = cut(x.spec, groups, rows, columns, wide)
+    high, vectors = conv_tile.tile_shape(m)
+    parts = conv_tile.parts(dtype.name, columns.count)
+    wide = vectors * parts
+    cuts = cut(x.spec, groups, rows, columns, gemm.lanes(dtype.name) // parts, wide)
     taps, strips = len(cuts.taps), -(-m // high)
     packed = scratch((groups * strips * high * (1 + channels * taps),), dtype)
     steps = (weights.group, weights.row, weights.channel, m, channels, high, int(bias is not None))
@@ -298,39 +219,5 @@ def convolve(
     flops = 2.0 * x.shape[0] * out.shape[1] * channels * taps * rows.count * columns.count
     work = flops * config.FLOP_NS + (x.size + out.size) * 0.2
     lines = x.reshaped(x.size // columns.size, columns.size)
-    tile = conv_tile.tile(dtype.name, high, wide)
+    tile = conv_tile.tile(dtype.name, high, vectors, parts)
     return [pack, _convolve(chunks, work, lines, packed, _flat(out), regions, tables, plan, cuts.taps, tile)]
-
-
-def correlate(
-    x: Operand, g: Operand, out: Operand, axes: tuple[Axis, Axis], groups: int, scratch: Scratch
-) -> list[Launch]:
-    """Plan out (groups * m, channels, taps...) = sums over images, rows and columns of g times x.
-
-    x: (n, groups * channels, y, z).  g: (n, groups * m, rows, columns).
-    """
-    rows, columns = axes
-    m, dtype = g.shape[1] // groups, x.dtype
-    cuts = cut(x.spec, groups, rows, columns, 1)
-    high, wide = conv_tile.dot_shape(m)
-    splits = max(1, min(cuts.blocks, -(-MOST_CHUNKS // (2 * groups)), _PARTIALS // out.size))
-    chunk_blocks = -(-cuts.blocks // splits)
-    splits = -(-cuts.blocks // chunk_blocks)
-    parts = min(-(-m // high), max(1, LEAST_CHUNKS // (splits * groups)))
-    part = -(-m // (parts * high)) * high
-    chunks = splits * groups * -(-m // part)
-    terms = x.shape[1] // groups * len(cuts.taps)
-    regions = scratch((chunks, cuts.frame), dtype)
-    tables = scratch((chunks, SEGMENT_WORDS * cuts.segments + terms + wide), _I64)
-    plan = (*cuts.words, cuts.blocks, chunk_blocks, m, high, wide, rows.count * columns.count, part)
-    partial = scratch((splits, out.size), dtype) if splits > 1 else out.reshaped(1, out.size)
-    work = 2.0 * g.size * terms * config.FLOP_NS + (x.size + g.size) * 0.2
-    lines = x.reshaped(x.size // columns.size, columns.size)
-    dot = conv_tile.dot(dtype.name, high, wide)
-    arrays = (lines, _flat(g), _flat(partial), regions, tables)
-    launches = [_correlate(chunks, work, *arrays, plan, cuts.taps, dot)]
-    if splits > 1:
-        block = config.REDUCE_CHUNK
-        moved = partial.spec.nbytes * config.BYTE_NS * 2
-        launches.append(_combine(-(-out.size // block), moved, partial, _flat(out), block))
-    return launches

@@ -4,8 +4,8 @@ The source of a task is copied into a frame, surrounded by zeros. Where the stri
 has the columns sorted by their remainder, so that a vector of the result reads neighbours at every tap. Where
 rows are whole vectors and there is no padding, the source is read in place.
 
-Rows of results are cut into segments of one vector each: of 14 float32, 2 in 16 lanes idle, of 7 more than
-half do.
+Rows of results are cut into segments of a vector, or of a half or a quarter of one where rows are short: two
+rows of 7 float32 fill 14 of 16 lanes.
 """
 
 from dataclasses import dataclass
@@ -19,8 +19,9 @@ from .program import Spec
 #: Elements of a frame that fit into the second-level cache beside the weights: 256 kB of float32.
 _FRAME = 1 << 16
 
-#: Least number of segments in a task, where there are enough images: they share the fixed cost of a tile.
-_SEGMENTS = 96
+#: Least number of results of a channel in a task, where there are enough images: they share the fixed cost
+#: of a tile.
+_LEAST = 1536
 
 #: Most chunks of a launch, and least where possible. Each has a frame, and perhaps a partial sum.
 MOST_CHUNKS, LEAST_CHUNKS = 32, 8
@@ -32,7 +33,7 @@ _MOST_PHASES = 32
 #: results of a task, rows of the source and of all results, the padding above, rows of a frame.
 GROUPS, CHANNELS, IMAGES, BANDS, TASK_IMAGES, TASK_ROWS, HEIGHT, ROWS, STRIDE, BEFORE, FRAME_ROWS = range(11)
 #: Columns of results, their stride, the padding left, columns of a frame for each remainder, whether there is
-#: a frame, elements of a vector, and the address of the function that fills a frame.
+#: a frame, elements of a segment, and the address of the function that fills a frame.
 COLUMNS, STEP, LEFT, FRAME_COLUMNS, FRAMED, LANES, COPY = range(11, 18)
 #: Number of these words.
 TASK_WORDS = 18
@@ -109,21 +110,26 @@ class Tasks:
     frame: int  # elements
 
 
-def _in_place(x: Spec, rows: Axis, columns: Axis) -> bool:
+def _in_place(x: Spec, rows: Axis, columns: Axis, lanes: int) -> bool:
     """Whether the source can be read without a frame."""
     return (
         rows.before == columns.before == 0
         and columns.stride == 1
         and rows.length(rows.count) <= rows.size
         and columns.length(columns.count) <= columns.size
-        and columns.count % gemm.lanes(x.dtype.name) == 0
+        and columns.count % lanes == 0
     )
 
 
-def cut(x: Spec, groups: int, rows: Axis, columns: Axis, tile: int) -> Tasks:
-    """Cut a source (n, groups * channels, h, w) into tasks, of whole tiles of `tile` segments if possible."""
-    images, channels, lanes = x.shape[0], x.shape[1] // groups, gemm.lanes(x.dtype.name)
-    step, framed = columns.stride, not _in_place(x, rows, columns)
+def cut(
+    x: Spec, groups: int, rows: Axis, columns: Axis, lanes: int, tile: int = 1, least: int = _LEAST
+) -> Tasks:
+    """Cut a source (n, groups * channels, h, w) into tasks, of `least` results of a channel where possible.
+
+    lanes: elements of a segment.  tile: segments of a tile; tasks have whole ones if possible.
+    """
+    images, channels = x.shape[0], x.shape[1] // groups
+    step, framed = columns.stride, not _in_place(x, rows, columns, lanes)
     wide = -(-columns.length(columns.count) // step) if framed else columns.size
     across, line = -(-columns.count // lanes), step * wide
     most = rows.count
@@ -137,7 +143,7 @@ def cut(x: Spec, groups: int, rows: Axis, columns: Axis, tile: int) -> Tasks:
     per = 1
     if bands == 1:
         part = most * across
-        top = min(-(-_SEGMENTS // part), _FRAME // frame, images * groups // (2 * LEAST_CHUNKS), images)
+        top = min(-(-least // (part * lanes)), _FRAME // frame, images * groups // (2 * LEAST_CHUNKS), images)
         # Whole tiles, then many images: 3 of 14 segments each make 14 tiles of 3.
         per = max(range(1, max(1, top) + 1), key=lambda n: (n * part / -(-n * part // tile), n))
     words = (
@@ -151,7 +157,7 @@ def cut(x: Spec, groups: int, rows: Axis, columns: Axis, tile: int) -> Tasks:
         for z in columns.taps
     )
     # A vector may reach beyond the end of the frame.
-    frame = (per * frame + lanes) if framed else 0
+    frame = (per * frame + gemm.lanes(x.dtype.name)) if framed else 0
     return Tasks(words, taps, -(-images // per) * bands, per * most * across, frame)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from treepie.kernels import conv as kernels
 from treepie.kernels.conv import Weights
 from treepie.kernels.conv_task import Axis, has_all_phases, phases
+from treepie.kernels.conv_weight import correlate
 from treepie.kernels.elementwise import fill
 from treepie.kernels.program import Launch, Operand, Spec
 
@@ -106,7 +107,7 @@ def _plan_weight(
     if not g.size:
         return [fill(out, 0)]
     axes = _axes(x.shape[2:], kernel, g.shape[2:], **geometry)
-    return kernels.correlate(x, g, out, axes, groups, scratch)
+    return correlate(x, g, out, axes, groups, scratch)
 
 
 # ---- oracles: one tap of the window at a time, over all images and channels
