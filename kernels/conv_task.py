@@ -8,9 +8,10 @@ Rows of results are cut into segments of a vector, or of a half or a quarter of 
 rows of 7 float32 fill 14 of 16 lanes.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from . import conv_tile, gemm
+from . import conv_frame, gemm
 from .compiled import device
 from .intrinsics import call_address
 from .kernel import A1, A2, Words
@@ -21,7 +22,7 @@ _FRAME = 1 << 16
 
 #: Least number of results of a channel in a task, where there are enough images: they share the fixed cost
 #: of a tile.
-_LEAST = 1536
+LEAST = 1536
 
 #: Most chunks of a launch, and least where possible. Each has a frame, and perhaps a partial sum.
 MOST_CHUNKS, LEAST_CHUNKS = 32, 8
@@ -49,7 +50,7 @@ class Axis:
 
     before: zeros before the first element; negative where elements are left out.
     taps: distances of the window's elements from its first.
-    out, start, step: sum k is element start + k * step of `out`.
+    out, step: sum k is element k * step of `out`, or in a later phase one after it.
     """
 
     size: int
@@ -58,7 +59,6 @@ class Axis:
     before: int
     taps: tuple[int, ...]
     out: int
-    start: int = 0
     step: int = 1
 
     @property
@@ -76,27 +76,31 @@ def has_all_phases(axis: Axis) -> bool:
     return axis.stride <= _MOST_PHASES
 
 
-def phases(axis: Axis) -> list[tuple[Axis, tuple[int, ...]]]:
-    """Return the axes of the gradient of the input: from `axis.count` elements to `axis.size`.
+def phases(axis: Axis) -> tuple[Axis, list[tuple[int, tuple[int, ...], tuple[int, ...]]]]:
+    """Return the axis of the input's gradient, from `axis.count` elements to `axis.size`, and its phases.
 
-    There is one for each phase of the stride, with the numbers of the taps that contribute to it. Of a stride
-    with many phases, those without taps are left out: their elements are zeros.
+    A phase is the number of its first element, the numbers of the taps that contribute to it, and their
+    distances. Of a stride with many phases, those without taps are left out: their elements are zeros. The
+    last sums of a phase may be beyond the end.
     """
-    axes = []
     every = range(min(axis.stride, axis.size))
     hit = {(tap - axis.before) % axis.stride for tap in axis.taps}
-    for phase in every if has_all_phases(axis) else sorted(p for p in hit if p < axis.size):
-        hits = [
-            (k, (phase + axis.before - tap) // axis.stride)
+    starts = every if has_all_phases(axis) else sorted(p for p in hit if p < axis.size)
+    hits = [
+        [
+            (k, (start + axis.before - tap) // axis.stride)
             for k, tap in enumerate(axis.taps)
-            if (phase + axis.before - tap) % axis.stride == 0
+            if (start + axis.before - tap) % axis.stride == 0
         ]
-        first = min((d for _, d in hits), default=0)
-        count = -(-(axis.size - phase) // axis.stride)
-        taps = tuple(d - first for _, d in hits)
-        back = Axis(axis.count, count, 1, -first, taps, axis.size, phase, axis.stride)
-        axes.append((back, tuple(k for k, _ in hits)))
-    return axes
+        for start in starts
+    ]
+    first = min((d for phase in hits for _, d in phase), default=0)
+    taps = [tuple(d - first for _, d in phase) for phase in hits]
+    union = tuple(sorted({t for phase in taps for t in phase}))
+    count = -(-axis.size // axis.stride)
+    back = Axis(axis.count, count, 1, -first, union, axis.size, axis.stride)
+    numbers = [tuple(k for k, _ in phase) for phase in hits]
+    return back, list(zip(starts, numbers, taps, strict=True))
 
 
 @dataclass(frozen=True)
@@ -104,10 +108,17 @@ class Tasks:
     """How a source is cut into tasks: the words that `begin` reads, and the sizes that a plan needs."""
 
     words: tuple[int, ...]
-    taps: tuple[int, ...]  # bytes from a segment to its source at each tap, columns fastest
+    size: int  # bytes of an element
     blocks: int  # tasks of one group
     segments: int  # of a task, at most
     frame: int  # elements
+
+    def distances(self, taps: Iterable[tuple[int, int]]) -> tuple[int, ...]:
+        """Return the bytes from a segment to its source at each tap (rows, columns)."""
+        step, wide, framed = (self.words[k] for k in (STEP, FRAME_COLUMNS, FRAMED))
+        return tuple(
+            (y * step * wide + (z % step * wide + z // step if framed else z)) * self.size for y, z in taps
+        )
 
 
 def _in_place(x: Spec, rows: Axis, columns: Axis, lanes: int) -> bool:
@@ -122,7 +133,7 @@ def _in_place(x: Spec, rows: Axis, columns: Axis, lanes: int) -> bool:
 
 
 def cut(
-    x: Spec, groups: int, rows: Axis, columns: Axis, lanes: int, tile: int = 1, least: int = _LEAST
+    x: Spec, groups: int, rows: Axis, columns: Axis, lanes: int, tile: int = 1, least: int = LEAST
 ) -> Tasks:
     """Cut a source (n, groups * channels, h, w) into tasks, of `least` results of a channel where possible.
 
@@ -149,16 +160,11 @@ def cut(
     words = (
         *(groups, channels, images, bands, per, most, rows.size, rows.count, rows.stride, rows.before, high),
         *(columns.count, step, columns.before, wide, int(framed), lanes),
-        conv_tile.frame(x.dtype.name, step) if framed else 0,
-    )
-    taps = tuple(
-        (y * line + (z % step * wide + z // step if framed else z)) * x.dtype.itemsize
-        for y in rows.taps
-        for z in columns.taps
+        conv_frame.frame(x.dtype.name, step) if framed else 0,
     )
     # A vector may reach beyond the end of the frame.
     frame = (per * frame + gemm.lanes(x.dtype.name)) if framed else 0
-    return Tasks(words, taps, -(-images // per) * bands, per * most * across, frame)
+    return Tasks(words, x.dtype.itemsize, -(-images // per) * bands, per * most * across, frame)
 
 
 @device

@@ -13,7 +13,6 @@ from llvmlite import ir
 
 from . import config, native
 from .loops import I32, I64, Loop, bytes_of, n64
-from .strided import below, ints, kind, strided
 from .vector import Value, constant, fma, select
 
 #: Channels of the result in a tile -> vectors, by vector width in bytes: 24 accumulators of AVX-512's 32
@@ -100,52 +99,6 @@ def outer(dtype: str, vectors: int, weights: int) -> int:
     """
     symbol = f"conv_outer_{dtype}_{vectors}x{weights}"
     return native.load(symbol, lambda: _build_outer(symbol, dtype, vectors, weights))
-
-
-def frame(dtype: str, step: int) -> int:
-    """Return the address of the function that copies rows of an image into a frame, columns sorted by phase.
-
-    frame(rows, x, line, target, wide, step, left, width): a row of x, `line` bytes after the last, becomes
-    `step` rows of `wide` elements of target. Element q of row p is column q * step + p - left, or 0 outside
-    of the `width` columns. Up to a vector less one element after the last row is overwritten.
-    """
-    symbol = f"conv_frame_{dtype}_{kind(step)}"
-    return native.load(symbol, lambda: _build_frame(symbol, dtype, kind(step)))
-
-
-def _build_frame(symbol: str, dtype: str, apart: int) -> str:
-    module = ir.Module(symbol)
-    loop = Loop(module, symbol, ir.FunctionType(ir.VoidType(), [I64] * 8), [dtype])
-    b, size, lanes = loop.builder, bytes_of(dtype), loop.lanes
-    rows, x, line, target, wide, step, left, width = loop.function.args
-    columns_all = ints(loop, width)
-    steps = Value(b, "int32", lanes, loop.iota(I32)) * ints(loop, step)
-
-    def row(r: ir.Value) -> list[ir.Value]:
-        source = b.add(x, b.mul(r, line))
-
-        def phase(p: ir.Value) -> list[ir.Value]:
-            to = b.add(target, b.mul(b.mul(b.add(b.mul(r, step), p), wide), n64(size)))
-
-            def piece(q: ir.Value) -> list[ir.Value]:
-                first = b.sub(b.add(b.mul(q, step), p), left)
-                columns = ints(loop, first) + steps
-                inside = below(columns, columns_all)
-                address = b.add(source, b.mul(first, n64(size)))
-                value = strided(loop, dtype, address, columns, columns_all, inside, apart)
-                inside_or_zero = select(Value(b, "bool", lanes, inside), value, 0)
-                loop.store(inside_or_zero, b.add(to, b.mul(q, n64(size))))
-                return []
-
-            loop.loop(n64(0), wide, lanes, piece)
-            return []
-
-        loop.loop(n64(0), step, 1, phase)
-        return []
-
-    loop.loop(n64(0), rows, 1, row)
-    b.ret_void()
-    return str(module)
 
 
 def _word(loop: Loop, address: ir.Value, index: int) -> ir.Value:

@@ -7,6 +7,7 @@ in a row, and each weight's sum is over the lanes too.
 A chunk is a split of the tasks, a group, and some channels of the result; splits are added in order.
 """
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -21,6 +22,7 @@ from .conv_task import (
     SEGMENT_WORDS,
     TASK_WORDS,
     Axis,
+    Tasks,
     begin,
     cut,
 )
@@ -232,7 +234,7 @@ def correlate(
     )
     partial = scratch((splits, out.size), x.dtype) if splits > 1 else out.reshaped(1, out.size)
     arrays = (_lines(x), g.reshaped(g.size), partial.reshaped(partial.size), regions, tables)
-    launches = [_correlate(chunks, _work(x, g, terms), *arrays, plan, cuts.taps)]
+    launches = [_correlate(chunks, _work(x, g, terms), *arrays, plan, _taps(cuts, axes))]
     if splits > 1:
         block = config.REDUCE_CHUNK
         moved = partial.spec.nbytes * config.BYTE_NS * 2
@@ -262,7 +264,7 @@ def _turned(
     arrays = (_lines(x), g.reshaped(g.size), partial.reshaped(partial.size), regions, tables)
     combined = partial.spec.nbytes * config.BYTE_NS + out.size * 1.0
     return [
-        _correlate_turned(chunks, _work(x, g, terms), *arrays, plan, cuts.taps),
+        _correlate_turned(chunks, _work(x, g, terms), *arrays, plan, _taps(cuts, axes)),
         _combine_turned(groups * -(-terms // _BLOCK), combined, partial, out.reshaped(groups, m, terms)),
     ]
 
@@ -278,6 +280,10 @@ def _chunks(blocks: int, groups: int, m: int, step: int, size: int) -> tuple[int
     parts = min(-(-m // step), max(1, LEAST_CHUNKS // (splits * groups)))
     part = -(-m // (parts * step)) * step
     return splits, chunk_blocks, part, splits * groups * -(-m // part)
+
+
+def _taps(cuts: Tasks, axes: tuple[Axis, Axis]) -> tuple[int, ...]:
+    return cuts.distances(itertools.product(axes[0].taps, axes[1].taps))
 
 
 def _lines(x: Operand) -> Operand:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from treepie.kernels import conv as kernels
-from treepie.kernels.conv import Weights
+from treepie.kernels.conv import Phase, Weights
 from treepie.kernels.conv_task import Axis, has_all_phases, phases
 from treepie.kernels.conv_weight import correlate
 from treepie.kernels.elementwise import fill
@@ -79,8 +80,10 @@ def _plan(
     (x, w, *bias), (out,) = inputs, outputs
     m, channels, kh, kw = w.shape
     area = kh * kw
-    weights = Weights(m // groups * channels * area, channels * area, area, tuple(range(area)))
     axes = _axes(x.shape[2:], (kh, kw), out.shape[2:], **geometry)
+    taps = tuple(itertools.product(axes[0].taps, axes[1].taps))
+    phase = Phase(0, 0, taps, tuple(range(area)))
+    weights = Weights(m // groups * channels * area, channels * area, area, (phase,))
     return kernels.convolve(x, w, bias[0] if bias else None, out, axes, weights, groups, scratch)
 
 
@@ -92,11 +95,19 @@ def _plan_input(
     area = kh * kw
     axes = _axes(size, (kh, kw), g.shape[2:], **geometry)
     launches = [] if all(map(has_all_phases, axes)) else [fill(out, 0)]
-    for rows, row_taps in phases(axes[0]):
-        for columns, column_taps in phases(axes[1]):
-            offsets = tuple(a * kw + b for a in row_taps for b in column_taps)
-            weights = Weights(m // groups * channels * area, area, channels * area, offsets)
-            launches += kernels.convolve(g, w, None, out, (rows, columns), weights, groups, scratch)
+    (rows, row_phases), (columns, column_phases) = map(phases, axes)
+    every = tuple(
+        Phase(
+            *(row, column),
+            tuple(itertools.product(row_taps, column_taps)),
+            tuple(a * kw + b for a in row_numbers for b in column_numbers),
+        )
+        for row, row_numbers, row_taps in row_phases
+        for column, column_numbers, column_taps in column_phases
+    )
+    if every:
+        weights = Weights(m // groups * channels * area, area, channels * area, every)
+        launches += kernels.convolve(g, w, None, out, (rows, columns), weights, groups, scratch)
     return launches
 
 
