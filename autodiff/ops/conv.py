@@ -190,6 +190,11 @@ _CASES: list[tuple[Shape, Shape, Attributes]] = [
     ((2, 2, 9, 8), (3, 2, 2, 3), _attributes(2, padding=(-1, -2, 1, -1))),
     ((5, 13, 15, 31), (25, 13, 3, 3), _attributes(padding=(1, 1, 1, 1))),
     ((1, 8, 60, 50), (4, 8, 2, 2), _attributes(2)),
+    # Two or four rows in a vector, channels in lanes, odd sizes of strided gradients.
+    ((3, 5, 8, 8), (17, 5, 3, 3), _attributes(padding=(1, 1, 1, 1))),
+    ((9, 3, 4, 4), (16, 3, 3, 3), _attributes(padding=(1, 1, 1, 1))),
+    ((3, 4, 15, 13), (32, 2, 4, 4), _attributes(2, padding=(1, 1, 1, 1), groups=2)),
+    ((2, 33, 7, 37), (64, 33, 1, 1), _attributes(2)),
 ]
 _EMPTY = ((0, 3, 5, 6), (4, 3, 3, 2), _attributes())
 _WRONG = ((2, 3, 5, 6), (4, 2, 3, 3), _attributes())
