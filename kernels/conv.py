@@ -1,23 +1,24 @@
-"""Convolution and its two gradients, over segments of rows of the result (see `conv_tile.py`).
+"""Convolution and the gradient of its input, over segments of rows of the result (see `conv_tile.py`).
 
-`convolve` computes the convolution, and the gradient of its input: a convolution of the result's gradient
-with the flipped weights, one for each phase of the stride. `correlate` computes the gradient of the weights.
+The gradient of the input is a convolution of the result's gradient with the flipped weights, one for each
+phase of the stride. `conv_weight.py` has the gradient of the weights.
 
 A chunk runs its tasks (see `conv_task.py`) in order, in scratch that no other chunk uses.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from . import config, conv_tile
+from . import config, conv_frame, conv_tile, gemm
 from .compiled import device
 from .conv_task import (
     CHANNELS,
     COLUMNS,
     GROUPS,
-    LEAST_CHUNKS,
+    LEAST,
     MOST_CHUNKS,
     SEGMENT_WORDS,
     TASK_IMAGES,
@@ -30,56 +31,70 @@ from .conv_task import (
 from .intrinsics import Array, call_address
 from .kernel import A1, A2, Words, kernel
 from .program import Launch, Operand
-from .rows import row_map
-
-_copy = row_map("row_copy", lambda x: x)
-_add_to = row_map("row_add_to", lambda total, x: total + x)
 
 #: Terms of a sum between two visits to the result: 384 rows of 8 weights are 12 kB of float32, and stay in
 #: cache.
 _DEPTH = 384
 
-#: Elements of all partial sums of the weights together, at most: 16 MB of float32.
-_PARTIALS = 1 << 22
-
 _I64 = np.dtype("int64")
 
-#: Words of the steps of `_pack`: elements from a group, a row, a channel of the weights to the next; rows and
-#: channels of a group, rows of a strip, whether there is a bias.
-_GROUP_STEP, _ROW_STEP, _CHANNEL_STEP, _PACK_M, _PACK_CHANNELS, _PACK_HIGH, _BIASED = range(7)
+#: Results of a channel in a task whose results are staged: of 64 channels, two phases are 200 kB of float32.
+_LEAST_STAGED = 384
 
-#: Words of a plan after those that `begin` reads: tasks (or blocks of images), those of a chunk, channels of
-#: the result in a group, channels and segments of a tile, elements of a plane of the result.
-_TASKS, _CHUNK_TASKS, _M, _HIGH, _WIDE, _AREA = range(TASK_WORDS, TASK_WORDS + 6)
-#: Of `_convolve`: channels of a block of the sum, columns of a plane of the result; start and step of the
-#: rows and of the columns that are written; where the stage starts in a region, or -1.
-_BLOCK, _WIDTH, _START_ROW, _STEP_ROW, _START_COLUMN, _STEP_COLUMN, _STAGE = range(
-    TASK_WORDS + 6, TASK_WORDS + 13
+#: Words of the steps of `_pack`: elements from a group, a row, a channel of the weights to the next; rows and
+#: channels of a group, rows of a strip, strips of a phase, whether there is a bias. Then for each phase its
+#: first tap, and the number of taps.
+_GROUP_STEP, _ROW_STEP, _CHANNEL_STEP, _PACK_M, _PACK_CHANNELS, _PACK_HIGH, _STRIPS, _BIASED = range(8)
+_PACK_PHASES = 8
+
+#: Words of a plan after those that `begin` reads: tasks, those of a chunk, channels of the result in a group,
+#: channels and segments of a tile, elements of a plane of the result; channels of a block of the sum, columns
+#: of a plane of the result; the step of the rows and of the columns that are written; where the stage starts
+#: in a region, or -1; its elements of a phase; phases of columns, phases; the address of the function that
+#: interleaves two phases of columns, or 0.
+_TASKS, _CHUNK_TASKS, _M, _HIGH, _WIDE, _AREA, _BLOCK, _WIDTH = range(TASK_WORDS, TASK_WORDS + 8)
+_STEP_ROW, _STEP_COLUMN, _STAGE, _STAGE_SIZE, _COLUMN_PHASES, _PHASES, _INTERLEAVE = range(
+    TASK_WORDS + 8, TASK_WORDS + 15
 )
-#: Of `_correlate`: channels of the result in a chunk.
-_PART = TASK_WORDS + 6
+#: Then for each phase: its first row and column, its first tap, the number of its taps.
+_PHASE = TASK_WORDS + 15
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Results that are sums over the same taps: every step-th row and column, from a first one on.
+
+    taps: distances of the source (rows, columns).  offsets: of the weights, in elements.
+    """
+
+    row: int
+    column: int
+    taps: tuple[tuple[int, int], ...]
+    offsets: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Strides of weights, in elements: of groups, rows and channels; and an offset for each tap."""
+    """Strides of weights, in elements: of groups, rows and channels; and the phases, columns fastest."""
 
     group: int
     row: int
     channel: int
-    taps: tuple[int, ...]
+    phases: tuple[Phase, ...]
 
 
 @kernel
 def _pack(lo: int, hi: int, w: A1, bias: A1, out: A1, taps: Words, steps: Words) -> None:
     # A strip is (1 + channels * taps, high): the biases of its rows, then their weights.
-    m, channels, high = steps[_PACK_M], steps[_PACK_CHANNELS], steps[_PACK_HIGH]
-    channel_step = steps[_CHANNEL_STEP]
-    strips = (m + high - 1) // high
-    size = (1 + channels * taps.size) * high
+    m, channels, high, strips = steps[_PACK_M], steps[_PACK_CHANNELS], steps[_PACK_HIGH], steps[_STRIPS]
+    channel_step, of_group = steps[_CHANNEL_STEP], (m + high - 1) // high
     for chunk in range(lo, hi):
-        group, top = chunk // strips, chunk % strips * high
-        strip = out[chunk * size : (chunk + 1) * size]
+        phase, within = chunk // strips, chunk % strips
+        group, top = within // of_group, within % of_group * high
+        first, count = steps[_PACK_PHASES + 2 * phase], steps[_PACK_PHASES + 2 * phase + 1]
+        size = (1 + channels * count) * high
+        start = strips * high * (phase + channels * first) + within * size
+        strip = out[start : start + size]
         strip[:] = 0
         for r in range(min(high, m - top)):
             if steps[_BIASED]:
@@ -87,7 +102,7 @@ def _pack(lo: int, hi: int, w: A1, bias: A1, out: A1, taps: Words, steps: Words)
             row = w[group * steps[_GROUP_STEP] + (top + r) * steps[_ROW_STEP] :]
             at = high + r
             for c in range(channels):
-                for t in range(taps.size):
+                for t in range(first, first + count):
                     strip[at] = row[c * channel_step + taps[t]]
                     at += high
 
@@ -103,16 +118,17 @@ def _tiles(
     count: int,
     size: int,
     table: Array,
-    taps: Words,
+    distances: int,
+    taps: int,
     plan: Words,
 ) -> None:
-    """Compute a task's results, tile by tile.
+    """Compute the results of a task in one phase, tile by tile.
 
     packed: the address of the group's strips.  target, channel: the address of the results, and elements from
-    a channel of them to the next.  count: segments.  size: bytes of an element.
+    a channel of them to the next.  count: segments.  size: bytes of an element.  distances: their address.
     """
     channels, m, high, wide, depth = plan[CHANNELS], plan[_M], plan[_HIGH], plan[_WIDE], plan[_BLOCK]
-    length, strips = taps.size * high * size, (m + high - 1) // high
+    length, strips = taps * high * size, (m + high - 1) // high
     for block in range((channels + depth - 1) // depth):
         c = block * depth
         for j in range((count + wide - 1) // wide):
@@ -121,8 +137,8 @@ def _tiles(
                 call_address(
                     tile,
                     min(depth, channels - c),
-                    taps.size,
-                    taps.ctypes.data,
+                    taps,
+                    distances,
                     plane,
                     bias + high * size + c * length,
                     source + c * plane,
@@ -135,18 +151,38 @@ def _tiles(
 
 
 @device
-def _unstage(region: Array, out: Array, at: int, used: int, rows: int, plan: Words) -> None:
-    """Write a stage's rows to every `_STEP_COLUMN`-th column of the result, from element `at` on."""
+def _unstage(
+    region: Array, out: Array, image: int, group: int, used: int, row: int, rows: int, phase: int, plan: Words
+) -> None:
+    """Write a stage to every `_STEP_ROW`-th row of the result: the phases of columns from `phase` on."""
     m, most, columns, width = plan[_M], plan[TASK_ROWS], plan[COLUMNS], plan[_WIDTH]
-    step_row, step_column = plan[_STEP_ROW], plan[_STEP_COLUMN]
-    for n in range(used):
-        for o in range(m):
-            for t in range(rows):
-                start = plan[_STAGE] + ((n * m + o) * most + t) * columns
-                row = region[start : start + columns]
-                to = out[at + (n * plan[GROUPS] * m + o) * plan[_AREA] + t * step_row * width :]
-                for k in range(columns):
-                    to[k * step_column] = row[k]
+    step_row, step_column, apart = plan[_STEP_ROW], plan[_STEP_COLUMN], plan[_STAGE_SIZE]
+    top = plan[_PHASE + 4 * phase] + row * step_row
+    height, size = plan[_AREA] // width, out.itemsize
+    inside = max(0, min(rows, (height - top + step_row - 1) // step_row))
+    for plane in range(used * m):
+        start = plan[_STAGE] + plane * most * columns
+        n, o = plane // m, plane % m
+        to = (((image + n) * plan[GROUPS] + group) * m + o) * plan[_AREA] + top * width
+        if plan[_INTERLEAVE]:
+            call_address(
+                plan[_INTERLEAVE],
+                inside,
+                region.ctypes.data + start * size,
+                apart * size,
+                columns * size,
+                out.ctypes.data + to * size,
+                step_row * width * size,
+                width,
+            )
+            continue
+        for p in range(plan[_COLUMN_PHASES]):
+            first = plan[_PHASE + 4 * (phase + p) + 1]
+            for t in range(inside):
+                line = region[start + p * apart + t * columns :]
+                target = out[to + t * step_row * width + first :]
+                for k in range(min(columns, (width - first + step_column - 1) // step_column)):
+                    target[k * step_column] = line[k]
 
 
 @kernel
@@ -154,105 +190,48 @@ def _convolve(
     lo: int, hi: int, x: A2, packed: A1, out: A1, regions: A2, tables: A2, plan: Words, taps: Words, tile: int
 ) -> None:
     groups, columns, m, high, wide = plan[GROUPS], plan[COLUMNS], plan[_M], plan[_HIGH], plan[_WIDE]
-    tasks, area, width, stage = plan[_CHUNK_TASKS], plan[_AREA], plan[_WIDTH], plan[_STAGE]
-    size = x.itemsize
-    group_size = (m + high - 1) // high * high * (1 + plan[CHANNELS] * taps.size) * size
-    # Where the columns written are not neighbours, rows go to a stage at the end of the region first.
-    channel, line = (plan[TASK_ROWS] * columns, columns) if stage >= 0 else (area, width * plan[_STEP_ROW])
+    tasks, area, stage, size, across = (
+        plan[_CHUNK_TASKS],
+        plan[_AREA],
+        plan[_STAGE],
+        x.itemsize,
+        plan[_COLUMN_PHASES],
+    )
+    strips = groups * ((m + high - 1) // high) * high
+    # Phases go to a stage at the end of the region first.
+    channel = plan[TASK_ROWS] * columns if stage >= 0 else area
     next_image = m * channel if stage >= 0 else groups * m * channel
     for chunk in range(lo, hi):
         region, table, count = regions[chunk], tables[chunk], 0
         for task in range(chunk * tasks, min((chunk + 1) * tasks, plan[_TASKS])):
             source, plane, count, image, used, row, rows = begin(
-                x, region, table, plan, task, next_image, line, count
+                x, region, table, plan, task, next_image, columns, count
             )
             table[SEGMENT_WORDS * count : SEGMENT_WORDS * (count + wide)] = 0
             group = task % groups
-            corner = (plan[_START_ROW] + row * plan[_STEP_ROW]) * width + plan[_START_COLUMN]
-            at = (image * groups + group) * m * area + corner
-            target = out.ctypes.data + at * size if stage < 0 else region.ctypes.data + stage * size
-            strips = packed.ctypes.data + group * group_size
-            _tiles(tile, source, plane, strips, target, channel, count, size, table, taps, plan)
-            if stage >= 0:
-                _unstage(region, out, at, used, rows, plan)
-
-
-@device
-def _dots(
-    dot: int,
-    source: int,
-    other: int,
-    target: int,
-    first: int,
-    last: int,
-    count: int,
-    size: int,
-    table: Array,
-    terms: int,
-    new: bool,
-    plan: Words,
-) -> None:
-    """Add a task's products to the gradient of the weights, of channels first..last-1 of the result.
-
-    other: the address of the group's first channel of the result's gradient.  target: of the weights'.
-    count: segments.  size: bytes of an element.  terms: weights of a channel; their distances end the table.
-    new: whether sums are stored instead of added.
-    """
-    high, wide, area = plan[_HIGH], plan[_WIDE], plan[_AREA]
-    distances = table[table.size - terms - wide :]
-    for strip in range((last - first + high - 1) // high):
-        r = first + strip * high
-        for j in range((terms + wide - 1) // wide):
-            k = j * wide
-            call_address(
-                dot,
-                count,
-                table.ctypes.data,
-                other + r * area * size,
-                area * size,
-                source,
-                distances.ctypes.data + 8 * k,
-                target + (r * terms + k) * size,
-                terms * size,
-                min(high, last - r),
-                min(wide, terms - k),
-                new,
-            )
-
-
-@kernel
-def _correlate(
-    lo: int, hi: int, x: A2, g: A1, out: A1, regions: A2, tables: A2, plan: Words, taps: Words, dot: int
-) -> None:
-    # A chunk is a split of the blocks of images, a group, and some channels of the result; out is
-    # (splits, groups, m, channels * taps).
-    groups, columns, m, area = plan[GROUPS], plan[COLUMNS], plan[_M], plan[_AREA]
-    blocks, part, size = plan[_CHUNK_TASKS], plan[_PART], x.itemsize
-    terms, parts = plan[CHANNELS] * taps.size, (m + part - 1) // part
-    for chunk in range(lo, hi):
-        region, table, count = regions[chunk], tables[chunk], 0
-        split, group, first = chunk // parts // groups, chunk // parts % groups, chunk % parts * part
-        distances = table[table.size - terms - plan[_WIDE] :]
-        target = out.ctypes.data + (split * groups + group) * m * terms * size
-        for block in range(split * blocks, min((split + 1) * blocks, plan[_TASKS])):
-            source, plane, count, image, _, row, _ = begin(
-                x, region, table, plan, block * groups + group, groups * m * area, columns, count
-            )
-            for k in range(terms):
-                distances[k] = k // taps.size * plane + taps[k % taps.size]
-            distances[terms:] = 0
-            other = g.ctypes.data + ((image * groups + group) * m * area + row * columns) * size
-            last, new = min(m, first + part), block == split * blocks
-            _dots(dot, source, other, target, first, last, count, size, table, terms, new, plan)
-
-
-@kernel
-def _combine(lo: int, hi: int, partial: A2, out: A1, block: int) -> None:
-    for chunk in range(lo, hi):
-        piece = out[chunk * block : (chunk + 1) * block]
-        _copy(piece, partial[0, chunk * block :])
-        for k in range(1, partial.shape[0]):
-            _add_to(piece, piece, partial[k, chunk * block :])
+            at = (image * groups + group) * m * area + row * columns
+            for phase in range(plan[_PHASES]):
+                first, number = plan[_PHASE + 4 * phase + 2], plan[_PHASE + 4 * phase + 3]
+                staged = region.ctypes.data + (stage + phase % across * plan[_STAGE_SIZE]) * size
+                target = out.ctypes.data + at * size if stage < 0 else staged
+                group_size = strips // groups * (1 + plan[CHANNELS] * number)
+                weights = strips * (phase + plan[CHANNELS] * first) + group * group_size
+                _tiles(
+                    tile,
+                    source,
+                    plane,
+                    packed.ctypes.data + weights * size,
+                    target,
+                    channel,
+                    count,
+                    size,
+                    table,
+                    taps.ctypes.data + 8 * first,
+                    number,
+                    plan,
+                )
+                if stage >= 0 and phase % across == across - 1:
+                    _unstage(region, out, image, group, used, row, rows, phase - across + 1, plan)
 
 
 Scratch = Callable[[tuple[int, ...], object], Operand]
@@ -274,63 +253,43 @@ def convolve(
 ) -> list[Launch]:
     """Plan out (n, groups * m, h, w) = sums of x (n, groups * channels, y, z) times weights, plus bias."""
     rows, columns = axes
-    m, dtype, channels = out.shape[1] // groups, x.dtype, x.shape[1] // groups
-    high, wide = conv_tile.tile_shape(m)
-    cuts = cut(x.spec, groups, rows, columns, wide)
-    taps, strips = len(cuts.taps), -(-m // high)
-    packed = scratch((groups * strips * high * (1 + channels * taps),), dtype)
-    steps = (weights.group, weights.row, weights.channel, m, channels, high, int(bias is not None))
-    pack = _pack(groups * strips, 1.5 * packed.size, _flat(w), _flat(bias or w), packed, weights.taps, steps)
+    m, name, channels = out.shape[1] // groups, x.dtype.name, x.shape[1] // groups
+    high, vectors = conv_tile.tile_shape(m)
+    parts = conv_tile.parts(name, columns.count)
+    wide, across = vectors * parts, len({phase.column for phase in weights.phases})
+    staged = len(weights.phases) > 1 or rows.step * columns.step > 1
+    least = _LEAST_STAGED if staged else LEAST
+    cuts = cut(x.spec, groups, rows, columns, gemm.lanes(name) // parts, wide, least)
+    numbers = [len(phase.taps) for phase in weights.phases]
+    firsts = [sum(numbers[:k]) for k in range(len(numbers))]
+    strips, total = groups * -(-m // high), len(numbers) + channels * sum(numbers)
+    packed = scratch((strips * high * total,), x.dtype)
+    steps = (
+        *(weights.group, weights.row, weights.channel, m, channels, high, strips, int(bias is not None)),
+        *itertools.chain(*zip(firsts, numbers, strict=True)),
+    )
+    offsets = tuple(offset for phase in weights.phases for offset in phase.offsets)
+    arrays = (_flat(w), _flat(bias or w), packed)
+    pack = _pack(strips * len(numbers), 1.5 * packed.size, *arrays, offsets, steps)
     tasks = cuts.blocks * groups
     chunk_tasks = -(-tasks // MOST_CHUNKS)
     chunks = -(-tasks // chunk_tasks)
-    stage = cuts.frame if columns.step > 1 else -1
-    size = cuts.frame
-    if stage >= 0:
-        size += cuts.words[TASK_IMAGES] * m * cuts.words[TASK_ROWS] * columns.count
+    apart = cuts.words[TASK_IMAGES] * m * cuts.words[TASK_ROWS] * columns.count if staged else 0
     tables = scratch((chunks, SEGMENT_WORDS * (cuts.segments + wide)), _I64)
-    regions = scratch((chunks, size), dtype)
-    depth = max(1, _DEPTH // max(1, taps))
+    regions = scratch((chunks, cuts.frame + across * apart + gemm.lanes(name)), x.dtype)
+    interleaved = staged and columns.step == across == 2
     plan = (
         *(*cuts.words, tasks, chunk_tasks, m, high, wide, rows.out * columns.out),
-        *(depth, columns.out, rows.start, rows.step, columns.start, columns.step, stage),
+        *(max(1, _DEPTH // max(1, *numbers)), columns.out, rows.step, columns.step),
+        *(cuts.frame if staged else -1, apart, across, len(numbers)),
+        conv_frame.interleave(name) if interleaved else 0,
+        *itertools.chain(
+            *((p.row, p.column, f, n) for p, f, n in zip(weights.phases, firsts, numbers, strict=True))
+        ),
     )
-    flops = 2.0 * x.shape[0] * out.shape[1] * channels * taps * rows.count * columns.count
+    flops = 2.0 * x.shape[0] * out.shape[1] * channels * sum(numbers) * rows.count * columns.count
     work = flops * config.FLOP_NS + (x.size + out.size) * 0.2
     lines = x.reshaped(x.size // columns.size, columns.size)
-    tile = conv_tile.tile(dtype.name, high, wide)
-    return [pack, _convolve(chunks, work, lines, packed, _flat(out), regions, tables, plan, cuts.taps, tile)]
-
-
-def correlate(
-    x: Operand, g: Operand, out: Operand, axes: tuple[Axis, Axis], groups: int, scratch: Scratch
-) -> list[Launch]:
-    """Plan out (groups * m, channels, taps...) = sums over images, rows and columns of g times x.
-
-    x: (n, groups * channels, y, z).  g: (n, groups * m, rows, columns).
-    """
-    rows, columns = axes
-    m, dtype = g.shape[1] // groups, x.dtype
-    cuts = cut(x.spec, groups, rows, columns, 1)
-    high, wide = conv_tile.dot_shape(m)
-    splits = max(1, min(cuts.blocks, -(-MOST_CHUNKS // (2 * groups)), _PARTIALS // out.size))
-    chunk_blocks = -(-cuts.blocks // splits)
-    splits = -(-cuts.blocks // chunk_blocks)
-    parts = min(-(-m // high), max(1, LEAST_CHUNKS // (splits * groups)))
-    part = -(-m // (parts * high)) * high
-    chunks = splits * groups * -(-m // part)
-    terms = x.shape[1] // groups * len(cuts.taps)
-    regions = scratch((chunks, cuts.frame), dtype)
-    tables = scratch((chunks, SEGMENT_WORDS * cuts.segments + terms + wide), _I64)
-    plan = (*cuts.words, cuts.blocks, chunk_blocks, m, high, wide, rows.count * columns.count, part)
-    partial = scratch((splits, out.size), dtype) if splits > 1 else out.reshaped(1, out.size)
-    work = 2.0 * g.size * terms * config.FLOP_NS + (x.size + g.size) * 0.2
-    lines = x.reshaped(x.size // columns.size, columns.size)
-    dot = conv_tile.dot(dtype.name, high, wide)
-    arrays = (lines, _flat(g), _flat(partial), regions, tables)
-    launches = [_correlate(chunks, work, *arrays, plan, cuts.taps, dot)]
-    if splits > 1:
-        block = config.REDUCE_CHUNK
-        moved = partial.spec.nbytes * config.BYTE_NS * 2
-        launches.append(_combine(-(-out.size // block), moved, partial, _flat(out), block))
-    return launches
+    taps = cuts.distances(tap for phase in weights.phases for tap in phase.taps)
+    tile = conv_tile.tile(name, high, vectors, parts)
+    return [pack, _convolve(chunks, work, lines, packed, _flat(out), regions, tables, plan, taps, tile)]

@@ -4,13 +4,14 @@ The source of a task is copied into a frame, surrounded by zeros. Where the stri
 has the columns sorted by their remainder, so that a vector of the result reads neighbours at every tap. Where
 rows are whole vectors and there is no padding, the source is read in place.
 
-Rows of results are cut into segments of one vector each: of 14 float32, 2 in 16 lanes idle, of 7 more than
-half do.
+Rows of results are cut into segments of a vector, or of a half or a quarter of one where rows are short: two
+rows of 7 float32 fill 14 of 16 lanes.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from . import conv_tile, gemm
+from . import conv_frame, gemm
 from .compiled import device
 from .intrinsics import call_address
 from .kernel import A1, A2, Words
@@ -19,8 +20,9 @@ from .program import Spec
 #: Elements of a frame that fit into the second-level cache beside the weights: 256 kB of float32.
 _FRAME = 1 << 16
 
-#: Least number of segments in a task, where there are enough images: they share the fixed cost of a tile.
-_SEGMENTS = 96
+#: Least number of results of a channel in a task, where there are enough images: they share the fixed cost
+#: of a tile.
+LEAST = 1536
 
 #: Most chunks of a launch, and least where possible. Each has a frame, and perhaps a partial sum.
 MOST_CHUNKS, LEAST_CHUNKS = 32, 8
@@ -32,7 +34,7 @@ _MOST_PHASES = 32
 #: results of a task, rows of the source and of all results, the padding above, rows of a frame.
 GROUPS, CHANNELS, IMAGES, BANDS, TASK_IMAGES, TASK_ROWS, HEIGHT, ROWS, STRIDE, BEFORE, FRAME_ROWS = range(11)
 #: Columns of results, their stride, the padding left, columns of a frame for each remainder, whether there is
-#: a frame, elements of a vector, and the address of the function that fills a frame.
+#: a frame, elements of a segment, and the address of the function that fills a frame.
 COLUMNS, STEP, LEFT, FRAME_COLUMNS, FRAMED, LANES, COPY = range(11, 18)
 #: Number of these words.
 TASK_WORDS = 18
@@ -48,7 +50,7 @@ class Axis:
 
     before: zeros before the first element; negative where elements are left out.
     taps: distances of the window's elements from its first.
-    out, start, step: sum k is element start + k * step of `out`.
+    out, step: sum k is element k * step of `out`, or in a later phase one after it.
     """
 
     size: int
@@ -57,7 +59,6 @@ class Axis:
     before: int
     taps: tuple[int, ...]
     out: int
-    start: int = 0
     step: int = 1
 
     @property
@@ -75,27 +76,31 @@ def has_all_phases(axis: Axis) -> bool:
     return axis.stride <= _MOST_PHASES
 
 
-def phases(axis: Axis) -> list[tuple[Axis, tuple[int, ...]]]:
-    """Return the axes of the gradient of the input: from `axis.count` elements to `axis.size`.
+def phases(axis: Axis) -> tuple[Axis, list[tuple[int, tuple[int, ...], tuple[int, ...]]]]:
+    """Return the axis of the input's gradient, from `axis.count` elements to `axis.size`, and its phases.
 
-    There is one for each phase of the stride, with the numbers of the taps that contribute to it. Of a stride
-    with many phases, those without taps are left out: their elements are zeros.
+    A phase is the number of its first element, the numbers of the taps that contribute to it, and their
+    distances. Of a stride with many phases, those without taps are left out: their elements are zeros. The
+    last sums of a phase may be beyond the end.
     """
-    axes = []
     every = range(min(axis.stride, axis.size))
     hit = {(tap - axis.before) % axis.stride for tap in axis.taps}
-    for phase in every if has_all_phases(axis) else sorted(p for p in hit if p < axis.size):
-        hits = [
-            (k, (phase + axis.before - tap) // axis.stride)
+    starts = every if has_all_phases(axis) else sorted(p for p in hit if p < axis.size)
+    hits = [
+        [
+            (k, (start + axis.before - tap) // axis.stride)
             for k, tap in enumerate(axis.taps)
-            if (phase + axis.before - tap) % axis.stride == 0
+            if (start + axis.before - tap) % axis.stride == 0
         ]
-        first = min((d for _, d in hits), default=0)
-        count = -(-(axis.size - phase) // axis.stride)
-        taps = tuple(d - first for _, d in hits)
-        back = Axis(axis.count, count, 1, -first, taps, axis.size, phase, axis.stride)
-        axes.append((back, tuple(k for k, _ in hits)))
-    return axes
+        for start in starts
+    ]
+    first = min((d for phase in hits for _, d in phase), default=0)
+    taps = [tuple(d - first for _, d in phase) for phase in hits]
+    union = tuple(sorted({t for phase in taps for t in phase}))
+    count = -(-axis.size // axis.stride)
+    back = Axis(axis.count, count, 1, -first, union, axis.size, axis.stride)
+    numbers = [tuple(k for k, _ in phase) for phase in hits]
+    return back, list(zip(starts, numbers, taps, strict=True))
 
 
 @dataclass(frozen=True)
@@ -103,27 +108,39 @@ class Tasks:
     """How a source is cut into tasks: the words that `begin` reads, and the sizes that a plan needs."""
 
     words: tuple[int, ...]
-    taps: tuple[int, ...]  # bytes from a segment to its source at each tap, columns fastest
+    size: int  # bytes of an element
     blocks: int  # tasks of one group
     segments: int  # of a task, at most
     frame: int  # elements
 
+    def distances(self, taps: Iterable[tuple[int, int]]) -> tuple[int, ...]:
+        """Return the bytes from a segment to its source at each tap (rows, columns)."""
+        step, wide, framed = (self.words[k] for k in (STEP, FRAME_COLUMNS, FRAMED))
+        return tuple(
+            (y * step * wide + (z % step * wide + z // step if framed else z)) * self.size for y, z in taps
+        )
 
-def _in_place(x: Spec, rows: Axis, columns: Axis) -> bool:
+
+def _in_place(x: Spec, rows: Axis, columns: Axis, lanes: int) -> bool:
     """Whether the source can be read without a frame."""
     return (
         rows.before == columns.before == 0
         and columns.stride == 1
         and rows.length(rows.count) <= rows.size
         and columns.length(columns.count) <= columns.size
-        and columns.count % gemm.lanes(x.dtype.name) == 0
+        and columns.count % lanes == 0
     )
 
 
-def cut(x: Spec, groups: int, rows: Axis, columns: Axis, tile: int) -> Tasks:
-    """Cut a source (n, groups * channels, h, w) into tasks, of whole tiles of `tile` segments if possible."""
-    images, channels, lanes = x.shape[0], x.shape[1] // groups, gemm.lanes(x.dtype.name)
-    step, framed = columns.stride, not _in_place(x, rows, columns)
+def cut(
+    x: Spec, groups: int, rows: Axis, columns: Axis, lanes: int, tile: int = 1, least: int = LEAST
+) -> Tasks:
+    """Cut a source (n, groups * channels, h, w) into tasks, of `least` results of a channel where possible.
+
+    lanes: elements of a segment.  tile: segments of a tile; tasks have whole ones if possible.
+    """
+    images, channels = x.shape[0], x.shape[1] // groups
+    step, framed = columns.stride, not _in_place(x, rows, columns, lanes)
     wide = -(-columns.length(columns.count) // step) if framed else columns.size
     across, line = -(-columns.count // lanes), step * wide
     most = rows.count
@@ -137,22 +154,17 @@ def cut(x: Spec, groups: int, rows: Axis, columns: Axis, tile: int) -> Tasks:
     per = 1
     if bands == 1:
         part = most * across
-        top = min(-(-_SEGMENTS // part), _FRAME // frame, images * groups // (2 * LEAST_CHUNKS), images)
+        top = min(-(-least // (part * lanes)), _FRAME // frame, images * groups // (2 * LEAST_CHUNKS), images)
         # Whole tiles, then many images: 3 of 14 segments each make 14 tiles of 3.
         per = max(range(1, max(1, top) + 1), key=lambda n: (n * part / -(-n * part // tile), n))
     words = (
         *(groups, channels, images, bands, per, most, rows.size, rows.count, rows.stride, rows.before, high),
         *(columns.count, step, columns.before, wide, int(framed), lanes),
-        conv_tile.frame(x.dtype.name, step) if framed else 0,
-    )
-    taps = tuple(
-        (y * line + (z % step * wide + z // step if framed else z)) * x.dtype.itemsize
-        for y in rows.taps
-        for z in columns.taps
+        conv_frame.frame(x.dtype.name, step) if framed else 0,
     )
     # A vector may reach beyond the end of the frame.
-    frame = (per * frame + lanes) if framed else 0
-    return Tasks(words, taps, -(-images // per) * bands, per * most * across, frame)
+    frame = (per * frame + gemm.lanes(x.dtype.name)) if framed else 0
+    return Tasks(words, x.dtype.itemsize, -(-images // per) * bands, per * most * across, frame)
 
 
 @device

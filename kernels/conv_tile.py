@@ -1,20 +1,21 @@
 """The micro-kernels of convolution, in LLVM IR: direct convolution, without a matrix of patches.
 
-A vector holds a segment: neighbours in one row of the result. In a padded image, every tap of the window is
-at a fixed distance from every segment, so a short table of distances takes the place of patches. Segments are
-in a table too, of three words each: bytes from the first image to the segment's first source, bytes from the
-first result to its first element, and its number of elements. The order in which an element of the result is
-summed does not depend on the tiles.
+A vector holds one segment or several: neighbours in a row of the result, so that short rows fill vectors too.
+In a padded image, every tap of the window is at a fixed distance from every segment, so a short table of
+distances takes the place of patches. Segments are in a table too, of three words each: bytes from the first
+image to the segment's first source, bytes from the first result to its first element, and its number of
+elements. The order in which an element of the result is summed does not depend on the tiles.
 """
+
+import copy
 
 from llvmlite import ir
 
 from . import config, native
 from .loops import I32, I64, Loop, bytes_of, n64
-from .strided import below, ints, kind, strided
 from .vector import Value, constant, fma, select
 
-#: Channels of the result in a tile -> segments, by vector width in bytes: 24 accumulators of AVX-512's 32
+#: Channels of the result in a tile -> vectors, by vector width in bytes: 24 accumulators of AVX-512's 32
 #: registers, 12 of AVX2's 16. Eight rows divide most numbers of channels; one is for depthwise convolution.
 _TILES = {64: {1: 8, 4: 6, 8: 3}, 32: {1: 8, 4: 3}, 16: {1: 8, 4: 2}}
 
@@ -22,8 +23,26 @@ _TILES = {64: {1: 8, 4: 6, 8: 3}, 32: {1: 8, 4: 3}, 16: {1: 8, 4: 2}}
 _DOTS = {64: {1: 12, 4: 6}, 32: {1: 8, 2: 4}, 16: {1: 8, 2: 4}}
 
 
+#: Least bytes of a segment: the part of a vector that one instruction inserts. Its relative cost in time by
+#: segments of a vector: loads of the parts take as long as the multiply-adds for 4 of them.
+_LEAST_SEGMENT = 16
+_COST = {1: 1.0, 2: 1.05, 4: 1.25}
+
+
+#: Vectors of channels in a tile of the weights' gradient -> weights: a weight takes a register for its
+#: address, a vector one for its value.
+_OUTERS = {64: {1: 12, 2: 12, 4: 6}, 32: {1: 8, 2: 6}, 16: {1: 8, 2: 4}}
+
+
+def parts(dtype: str, columns: int) -> int:
+    """Return how many segments a vector holds, for rows of `columns` elements."""
+    lanes = config.vector_bytes() // bytes_of(dtype)
+    counts = [n for n in _COST if config.vector_bytes() // n >= _LEAST_SEGMENT]
+    return min(counts, key=lambda n: -(-columns // (lanes // n)) * (lanes // n) * _COST[n])
+
+
 def tile_shape(m: int) -> tuple[int, int]:
-    """Return how many rows and segments a tile has for m channels of the result."""
+    """Return how many rows and vectors a tile has for m channels of the result."""
     return _smallest(_TILES[config.vector_bytes()], m)
 
 
@@ -32,29 +51,36 @@ def dot_shape(m: int) -> tuple[int, int]:
     return _smallest(_DOTS[config.vector_bytes()], m)
 
 
+def outer_shape(vectors: int) -> tuple[int, int]:
+    """Return how many vectors and weights a tile has for so many vectors of channels."""
+    shapes = _OUTERS[config.vector_bytes()]
+    most = max(v for v in shapes if vectors % v == 0)
+    return most, shapes[most]
+
+
 def _smallest(shapes: dict[int, int], m: int) -> tuple[int, int]:
     rows = min((r for r in shapes if r >= m), default=max(shapes))
     return rows, shapes[rows]
 
 
-def tile(dtype: str, rows: int, segments: int) -> int:
+def tile(dtype: str, rows: int, vectors: int, parts: int) -> int:
     """Return the address of the tile's function.
 
     tile(channels, taps, distances, plane, a, x, table, c, row_c, used, bias): sums a (channels, taps, rows)
     times x over channels and taps, starting from bias (rows,), or from c where bias is 0, into c.
     distances: (taps,) words, bytes from a segment to its sources. plane: bytes from a channel of x to the
         next.
-    table: as many segments as the tile has. row_c: bytes from a row of c to the next; `used` are written.
+    table: `vectors` * `parts` segments. row_c: bytes from a row of c to the next; `used` are written.
     """
-    symbol = f"conv_{dtype}_{rows}x{segments}"
-    return native.load(symbol, lambda: _build_tile(symbol, dtype, rows, segments))
+    symbol = f"conv_{dtype}_{rows}x{vectors}_{parts}"
+    return native.load(symbol, lambda: _build_tile(symbol, dtype, rows, vectors, parts))
 
 
 def dot(dtype: str, rows: int, weights: int) -> int:
     """Return the address of the function of a tile of the weights' gradient.
 
     dot(count, table, g, row_g, x, distances, out, row_out, used, columns, first): adds to out (used,
-    columns), or stores there if `first`, the products of g and x, summed over `count` segments.
+    columns), or stores there if `first`, the products of g and x, summed over `count` segments of a vector.
     row_g: bytes from a channel of g to the next; the table's second word leads to g. distances: (weights,)
     words, bytes from a segment to its source for each weight. row_out: bytes, as row_g.
     """
@@ -62,50 +88,17 @@ def dot(dtype: str, rows: int, weights: int) -> int:
     return native.load(symbol, lambda: _build_dot(symbol, dtype, rows, weights))
 
 
-def frame(dtype: str, step: int) -> int:
-    """Return the address of the function that copies rows of an image into a frame, columns sorted by phase.
+def outer(dtype: str, vectors: int, weights: int) -> int:
+    """Return the address of the function of a tile of the weights' gradient, with channels in lanes.
 
-    frame(rows, x, line, target, wide, step, left, width): a row of x, `line` bytes after the last, becomes
-    `step` rows of `wide` elements of target. Element q of row p is column q * step + p - left, or 0 outside
-    of the `width` columns. Up to a vector less one element after the last row is overwritten.
+    outer(count, table, g, x, distances, out, row_out, used, first): adds to `used` rows of out, or stores
+    there if `first`, the products of g and x, summed over `count` rows of results. Rows of out and of g have
+    `vectors` vectors of channels; a row of out is of a weight, a row of g of a result.
+    g: rows in the order of the table's segments, which are whole rows of results. distances: (weights,)
+    words, bytes from a segment to its source for each weight. row_out: bytes from a row to the next.
     """
-    symbol = f"conv_frame_{dtype}_{kind(step)}"
-    return native.load(symbol, lambda: _build_frame(symbol, dtype, kind(step)))
-
-
-def _build_frame(symbol: str, dtype: str, apart: int) -> str:
-    module = ir.Module(symbol)
-    loop = Loop(module, symbol, ir.FunctionType(ir.VoidType(), [I64] * 8), [dtype])
-    b, size, lanes = loop.builder, bytes_of(dtype), loop.lanes
-    rows, x, line, target, wide, step, left, width = loop.function.args
-    columns_all = ints(loop, width)
-    steps = Value(b, "int32", lanes, loop.iota(I32)) * ints(loop, step)
-
-    def row(r: ir.Value) -> list[ir.Value]:
-        source = b.add(x, b.mul(r, line))
-
-        def phase(p: ir.Value) -> list[ir.Value]:
-            to = b.add(target, b.mul(b.mul(b.add(b.mul(r, step), p), wide), n64(size)))
-
-            def piece(q: ir.Value) -> list[ir.Value]:
-                first = b.sub(b.add(b.mul(q, step), p), left)
-                columns = ints(loop, first) + steps
-                inside = below(columns, columns_all)
-                address = b.add(source, b.mul(first, n64(size)))
-                value = strided(loop, dtype, address, columns, columns_all, inside, apart)
-                inside_or_zero = select(Value(b, "bool", lanes, inside), value, 0)
-                loop.store(inside_or_zero, b.add(to, b.mul(q, n64(size))))
-                return []
-
-            loop.loop(n64(0), wide, lanes, piece)
-            return []
-
-        loop.loop(n64(0), step, 1, phase)
-        return []
-
-    loop.loop(n64(0), rows, 1, row)
-    b.ret_void()
-    return str(module)
+    symbol = f"conv_outer_{dtype}_{vectors}x{weights}"
+    return native.load(symbol, lambda: _build_outer(symbol, dtype, vectors, weights))
 
 
 def _word(loop: Loop, address: ir.Value, index: int) -> ir.Value:
@@ -114,33 +107,74 @@ def _word(loop: Loop, address: ir.Value, index: int) -> ir.Value:
     return b.load(b.inttoptr(b.add(address, n64(8 * index)), I64.as_pointer()))
 
 
-def _build_tile(symbol: str, dtype: str, rows: int, segments: int) -> str:
+def _segments(loop: Loop, parts: int) -> Loop:
+    """Return a loop that writes at the same position, on a part of its lanes: those of a segment."""
+    segment = copy.copy(loop)
+    segment.lanes //= parts
+    return segment
+
+
+def _joined(b: ir.IRBuilder, parts: list[ir.Value]) -> ir.Value:
+    """Return vectors as one, the first one's lanes first."""
+    while len(parts) > 1:
+        order = ir.Constant(ir.VectorType(I32, 2 * parts[0].type.count), list(range(2 * parts[0].type.count)))
+        parts = [b.shuffle_vector(*pair, order) for pair in zip(parts[::2], parts[1::2], strict=True)]
+    return parts[0]
+
+
+def _split(value: Value, parts: int) -> list[Value]:
+    """Return the parts of a vector, each with the same number of lanes."""
+    b, lanes = value.builder, value.lanes // parts
+    if parts == 1:
+        return [value]
+    orders = (list(range(k * lanes, (k + 1) * lanes)) for k in range(parts))
+    return [
+        Value(
+            b,
+            value.dtype,
+            lanes,
+            b.shuffle_vector(value.ir, value.ir, ir.Constant(ir.VectorType(I32, lanes), o)),
+        )
+        for o in orders
+    ]
+
+
+def _build_tile(symbol: str, dtype: str, rows: int, vectors: int, parts: int) -> str:
     module = ir.Module(symbol)
     loop = Loop(module, symbol, ir.FunctionType(ir.VoidType(), [I64] * 11), [dtype])
+    segment = _segments(loop, parts)
     b, size = loop.builder, bytes_of(dtype)
     channels, taps, distances, plane, a, x, table, c, row_c, used, bias = loop.function.args
-    sources = [b.add(x, _word(loop, table, 3 * v)) for v in range(segments)]
-    targets = [b.add(c, _word(loop, table, 3 * v + 1)) for v in range(segments)]
-    masks = [loop.mask(_word(loop, table, 3 * v + 2)) for v in range(segments)]
+    segments = range(vectors * parts)
+    sources = [b.add(x, _word(loop, table, 3 * v)) for v in segments]
+    targets = [b.add(c, _word(loop, table, 3 * v + 1)) for v in segments]
+    masks = [segment.mask(_word(loop, table, 3 * v + 2)) for v in segments]
     zero = constant(dtype, loop.lanes, 0)
+
+    def load(addresses: list[ir.Value], masks: list[ir.Value] | None = None) -> list[Value]:
+        """Load vectors from the addresses of their segments."""
+        every = masks or [None] * len(addresses)
+        loaded = [segment.load(dtype, at, mask).ir for at, mask in zip(addresses, every, strict=True)]
+        starts = range(0, len(loaded), parts)
+        return [Value(b, dtype, loop.lanes, _joined(b, loaded[k : k + parts])) for k in starts]
 
     def from_bias() -> list[ir.Value]:
         starts = [loop.load_one(dtype, b.add(bias, n64(r * size))).ir for r in range(rows)]
-        return [s for s in starts for _ in range(segments)]
+        return [s for s in starts for _ in range(vectors)]
 
     def from_c() -> list[ir.Value]:
         out: list[ir.Value] = []
         for r in range(rows):
             row = b.mul(row_c, n64(r))
 
-            def load(row: ir.Value = row) -> list[ir.Value]:
-                return [loop.load(dtype, b.add(p, row), m).ir for p, m in zip(targets, masks, strict=True)]
+            def row_of_c(row: ir.Value = row) -> list[ir.Value]:
+                return [v.ir for v in load([b.add(p, row) for p in targets], masks)]
 
-            out += loop.when(b.icmp_signed("<", n64(r), used), load, [zero] * segments)
+            out += loop.when(b.icmp_signed("<", n64(r), used), row_of_c, [zero] * vectors)
         return out
 
     fresh = b.icmp_signed("!=", bias, n64(0))
-    start = loop.when(fresh, from_bias, [zero] * (rows * segments))
+    start = loop.when(fresh, from_bias, [zero] * (rows * vectors))
     start = loop.when(b.not_(fresh), from_c, start)
 
     def channel(i: ir.Value, *totals: ir.Value) -> list[ir.Value]:
@@ -149,13 +183,13 @@ def _build_tile(symbol: str, dtype: str, rows: int, segments: int) -> str:
 
         def tap(t: ir.Value, *totals: ir.Value) -> list[ir.Value]:
             distance = b.load(b.inttoptr(b.add(distances, b.mul(t, n64(8))), I64.as_pointer()))
-            values = [loop.load(dtype, b.add(p, distance)) for p in at]
+            values = load([b.add(p, distance) for p in at])
             factors = b.add(at_a, b.mul(t, n64(rows * size)))
             out = []
             for r in range(rows):
                 factor = loop.load_one(dtype, b.add(factors, n64(r * size)))
-                for v in range(segments):
-                    total = Value(b, dtype, loop.lanes, totals[r * segments + v])
+                for v in range(vectors):
+                    total = Value(b, dtype, loop.lanes, totals[r * vectors + v])
                     out.append(fma(factor, values[v], total).ir)
             return out
 
@@ -166,9 +200,10 @@ def _build_tile(symbol: str, dtype: str, rows: int, segments: int) -> str:
         row = b.mul(row_c, n64(r))
 
         def store(r: int = r, row: ir.Value = row) -> list[ir.Value]:
-            for v in range(segments):
-                value = Value(b, dtype, loop.lanes, totals[r * segments + v])
-                loop.store(value, b.add(targets[v], row), masks[v])
+            values = [Value(b, dtype, loop.lanes, t) for t in totals[r * vectors : (r + 1) * vectors]]
+            pieces = [piece for value in values for piece in _split(value, parts)]
+            for piece, target, mask in zip(pieces, targets, masks, strict=True):
+                segment.store(piece, b.add(target, row), mask)
             return []
 
         loop.when(b.icmp_signed("<", n64(r), used), store, [])
@@ -220,6 +255,53 @@ def _build_dot(symbol: str, dtype: str, rows: int, weights: int) -> str:
                 return []
 
             loop.when(b.icmp_signed("<", n64(r), used), write, [])
+    b.ret_void()
+    return str(module)
+
+
+def _build_outer(symbol: str, dtype: str, vectors: int, weights: int) -> str:
+    module = ir.Module(symbol)
+    loop = Loop(module, symbol, ir.FunctionType(ir.VoidType(), [I64] * 9), [dtype])
+    b, size = loop.builder, bytes_of(dtype)
+    count, table, g, x, distances, out, row_out, used, first = loop.function.args
+    wide = vectors * loop.lanes * size
+    zero = constant(dtype, loop.lanes, 0)
+    sources = [b.add(x, _word(loop, distances, k)) for k in range(weights)]
+
+    def row(r: ir.Value, *carried: ir.Value) -> list[ir.Value]:
+        entry = b.add(table, b.mul(r, n64(24)))
+        start, length = _word(loop, entry, 0), _word(loop, entry, 2)
+        mine, *totals = carried
+        tops = [b.add(s, start) for s in sources]
+
+        def position(i: ir.Value, *totals: ir.Value) -> list[ir.Value]:
+            at = b.add(mine, b.mul(i, n64(wide)))
+            values = [loop.load(dtype, b.add(at, n64(v * loop.lanes * size))) for v in range(vectors)]
+            out = []
+            for k in range(weights):
+                factor = loop.load_one(dtype, b.add(tops[k], b.mul(i, n64(size))))
+                for v in range(vectors):
+                    total = Value(b, dtype, loop.lanes, totals[k * vectors + v])
+                    out.append(fma(factor, values[v], total).ir)
+            return out
+
+        totals = loop.loop(n64(0), length, 1, position, totals)
+        return [b.add(mine, b.mul(length, n64(wide))), *totals]
+
+    totals = loop.loop(n64(0), count, 1, row, [g, *[zero] * (weights * vectors)])[1:]
+    for k in range(weights):
+        line = b.add(out, b.mul(row_out, n64(k)))
+
+        def write(k: int = k, line: ir.Value = line) -> list[ir.Value]:
+            for v in range(vectors):
+                total = Value(b, dtype, loop.lanes, totals[k * vectors + v])
+                at = b.add(line, n64(v * loop.lanes * size))
+                again = b.icmp_signed("==", first, n64(0))
+                old = loop.when(again, lambda at=at: [loop.load(dtype, at).ir], [zero])[0]  # type: ignore[misc]
+                loop.store(total + total.like(old), at)
+            return []
+
+        loop.when(b.icmp_signed("<", n64(k), used), write, [])
     b.ret_void()
     return str(module)
 

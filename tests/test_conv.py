@@ -168,10 +168,11 @@ def test_same_padding_puts_the_odd_zero_at_the_end(n, stride):
 
 
 @pytest.mark.parametrize("bad", [np.inf, np.nan])
-@pytest.mark.parametrize("size", [(5, 7), (6, 32), (14, 14)])
-def test_what_is_not_finite_reaches_its_windows_and_no_others(bad, size):
+@pytest.mark.parametrize("size", [(5, 7), (4, 8), (6, 12), (6, 32), (14, 14)])
+@pytest.mark.parametrize("m", [3, 16])
+def test_what_is_not_finite_reaches_its_windows_and_no_others(bad, size, m):
     """Neither vectors that reach beyond a row nor phases of a stride spread it."""
-    x, w = np.ones((1, 2, *size), np.float32), np.ones((3, 2, 3, 3), np.float32)
+    x, w = np.ones((1, 2, *size), np.float32), np.ones((m, 2, 3, 3), np.float32)
     x[0, 1, 2, 3] = bad
     y = tp.fn.conv2d(x, w).numpy()
     hit = np.zeros(size, bool)
@@ -193,7 +194,7 @@ def test_what_is_not_finite_reaches_its_windows_and_no_others(bad, size):
 
 def test_a_convolution_in_which_every_place_counts_is_exact():
     """Sums of small integers are exact in float32, whatever the tiles; sizes around those of the tiles."""
-    for m, channels, width in itertools.product((1, 3, 8, 9), (1, 2), (15, 16, 17, 31)):
+    for m, channels, width in itertools.product((1, 3, 8, 9), (1, 2), (4, 7, 8, 12, 15, 16, 17, 31)):
         rng = np.random.default_rng(m * 100 + width)
         x = rng.integers(-8, 9, (2, channels, 3, width)).astype(np.float32)
         w = rng.integers(-8, 9, (m, channels, 3, 3)).astype(np.float32)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from treepie.kernels import conv as kernels
-from treepie.kernels.conv import Weights
+from treepie.kernels.conv import Phase, Weights
 from treepie.kernels.conv_task import Axis, has_all_phases, phases
+from treepie.kernels.conv_weight import correlate
 from treepie.kernels.elementwise import fill
 from treepie.kernels.program import Launch, Operand, Spec
 
@@ -78,8 +80,10 @@ def _plan(
     (x, w, *bias), (out,) = inputs, outputs
     m, channels, kh, kw = w.shape
     area = kh * kw
-    weights = Weights(m // groups * channels * area, channels * area, area, tuple(range(area)))
     axes = _axes(x.shape[2:], (kh, kw), out.shape[2:], **geometry)
+    taps = tuple(itertools.product(axes[0].taps, axes[1].taps))
+    phase = Phase(0, 0, taps, tuple(range(area)))
+    weights = Weights(m // groups * channels * area, channels * area, area, (phase,))
     return kernels.convolve(x, w, bias[0] if bias else None, out, axes, weights, groups, scratch)
 
 
@@ -91,11 +95,19 @@ def _plan_input(
     area = kh * kw
     axes = _axes(size, (kh, kw), g.shape[2:], **geometry)
     launches = [] if all(map(has_all_phases, axes)) else [fill(out, 0)]
-    for rows, row_taps in phases(axes[0]):
-        for columns, column_taps in phases(axes[1]):
-            offsets = tuple(a * kw + b for a in row_taps for b in column_taps)
-            weights = Weights(m // groups * channels * area, area, channels * area, offsets)
-            launches += kernels.convolve(g, w, None, out, (rows, columns), weights, groups, scratch)
+    (rows, row_phases), (columns, column_phases) = map(phases, axes)
+    every = tuple(
+        Phase(
+            *(row, column),
+            tuple(itertools.product(row_taps, column_taps)),
+            tuple(a * kw + b for a in row_numbers for b in column_numbers),
+        )
+        for row, row_numbers, row_taps in row_phases
+        for column, column_numbers, column_taps in column_phases
+    )
+    if every:
+        weights = Weights(m // groups * channels * area, area, channels * area, every)
+        launches += kernels.convolve(g, w, None, out, (rows, columns), weights, groups, scratch)
     return launches
 
 
@@ -106,7 +118,7 @@ def _plan_weight(
     if not g.size:
         return [fill(out, 0)]
     axes = _axes(x.shape[2:], kernel, g.shape[2:], **geometry)
-    return kernels.correlate(x, g, out, axes, groups, scratch)
+    return correlate(x, g, out, axes, groups, scratch)
 
 
 # ---- oracles: one tap of the window at a time, over all images and channels
@@ -178,6 +190,11 @@ _CASES: list[tuple[Shape, Shape, Attributes]] = [
     ((2, 2, 9, 8), (3, 2, 2, 3), _attributes(2, padding=(-1, -2, 1, -1))),
     ((5, 13, 15, 31), (25, 13, 3, 3), _attributes(padding=(1, 1, 1, 1))),
     ((1, 8, 60, 50), (4, 8, 2, 2), _attributes(2)),
+    # Two or four rows in a vector, channels in lanes, odd sizes of strided gradients.
+    ((3, 5, 8, 8), (17, 5, 3, 3), _attributes(padding=(1, 1, 1, 1))),
+    ((9, 3, 4, 4), (16, 3, 3, 3), _attributes(padding=(1, 1, 1, 1))),
+    ((3, 4, 15, 13), (32, 2, 4, 4), _attributes(2, padding=(1, 1, 1, 1), groups=2)),
+    ((2, 33, 7, 37), (64, 33, 1, 1), _attributes(2)),
 ]
 _EMPTY = ((0, 3, 5, 6), (4, 3, 3, 2), _attributes())
 _WRONG = ((2, 3, 5, 6), (4, 2, 3, 3), _attributes())

@@ -275,4 +275,20 @@ EDITS = [
         "transpositions skip a column of each tile",
         "tests/test_ops.py -k 'oracle and transpose-'",
     ),
+    Edit(
+        "phases-beyond-the-last-row",
+        "kernels/conv.py",
+        "    inside = max(0, min(rows, (height - top + step_row - 1) // step_row))",
+        "    inside = rows",
+        "the last phase of an odd number of rows writes into the next plane",
+        "tests/test_ops.py -k convolution_input",
+    ),
+    Edit(
+        "a-split-of-the-weights-gradient-is-lost",
+        "kernels/conv_weight.py",
+        "            for split in range(1, splits):",
+        "            for split in range(2, splits):",
+        "the gradient of the weights misses images",
+        "tests/test_conv.py -k adjoints",
+    ),
 ]
