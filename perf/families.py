@@ -11,6 +11,7 @@ run. Peak memory is that of a process after these steps, less what it had before
 """
 
 import argparse
+import importlib
 import json
 import math
 import os
@@ -29,7 +30,8 @@ import families_models
 import models as common
 import report
 
-LIBRARIES = ("treepie", "PyTorch", "JAX")
+_MODULES = {"treepie": "families_treepie", "PyTorch": "families_torch", "JAX": "families_jax"}
+LIBRARIES = tuple(_MODULES)
 #: Seconds of timings of a library in one turn, and of a case in all.
 TURN, CASE = 0.1, 6.0
 FIRST, MOST = 3, 1e-3
@@ -51,29 +53,16 @@ First = dict[str, Any]
 def step(library: str, name: str) -> Callable[[], float]:
     """Return a library's step of a case, after the first ones, whose results go to a file."""
     folder, case = pathlib.Path(os.environ[_FOLDER]), families_models.cases()[name]
+    make = importlib.import_module(_MODULES[library]).step
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    run = _make(library, case, folder / f"{name}.pickle")
+    if library == "treepie":
+        run = make(case)
+    else:
+        run = make(case, pickle.loads((folder / f"{name}.pickle").read_bytes()))
     numbers = [run() for _ in range(FIRST)]
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     (folder / f"{name} {library}.json").write_text(json.dumps({"numbers": numbers, "peak": peak}), "utf-8")
-    return run
-
-
-def _make(library: str, case: families_models.Case, file: pathlib.Path) -> Callable[[], float]:
-    if library == "treepie":
-        import families_treepie
-
-        return families_treepie.step(case)
-    weights = pickle.loads(file.read_bytes())
-    if library == "PyTorch":
-        import families_torch
-        import torch
-
-        torch.set_num_threads(arena.threads())
-        return families_torch.step(case, weights)
-    import families_jax
-
-    return families_jax.step(case, weights)
+    return run  # type: ignore[no-any-return]
 
 
 def save_weights(folder: str, names: list[str]) -> None:
@@ -117,7 +106,7 @@ def measure(name: str, libraries: list[str]) -> tuple[Times, dict[str, First]]:
 
 
 def row(name: str, times: Times, first: dict[str, First]) -> list[str]:
-    """Return the cells of a case: best and median of each library, our median over the best rival's, memory."""
+    """Return the cells of a case: times of each library, our median over the best rival's, and memory."""
     both = {x: f"{arena.best(t) * 1e3:.3g} / {arena.median(t) * 1e3:.3g}" for x, t in times.items()}
     rivals = [arena.median(t) for x, t in times.items() if x != "treepie"]
     ratio = f"{arena.median(times['treepie']) / min(rivals):.2f}" if rivals else ""

@@ -6,7 +6,7 @@ and the weights of one fit the others. Images are NCHW here.
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,7 +74,9 @@ def conv(a: int, b: int, k: int, stride: int = 1, groups: int = 1, bias: bool = 
     return ("conv", a, b, k, stride, (k - 1) // 2, groups, bias)
 
 
-def _resnet(batch: int, size: int, channels: tuple[int, ...], blocks: int) -> Case:
+def resnet(batch: int, size: int, channels: tuple[int, ...], blocks: int) -> Case:
+    """Return a residual network: batch norm, strides of 2 between stages, 1x1 shortcuts, global pooling."""
+
     def block(a: int, b: int, stride: int) -> list[Part]:
         first = [conv(a, b, 3, stride), ("batch_norm", b), ("relu",)]
         both = [*first, conv(b, b, 3), ("batch_norm", b)]
@@ -92,7 +94,8 @@ def _resnet(batch: int, size: int, channels: tuple[int, ...], blocks: int) -> Ca
     return Case(text, parts, _images(batch, size), optimizer="sgd")
 
 
-def _separable(batch: int, size: int, channels: tuple[int, ...]) -> Case:
+def separable(batch: int, size: int, channels: tuple[int, ...]) -> Case:
+    """Return a network of depthwise-separable convolutions, every second one with a stride of 2."""
     parts = [conv(3, channels[0], 3), ("batch_norm", channels[0]), ("relu",)]
     for k, (a, b) in enumerate(itertools.pairwise(channels)):
         parts += [conv(a, a, 3, 1 + k % 2, groups=a), ("batch_norm", a), ("relu",)]
@@ -102,7 +105,8 @@ def _separable(batch: int, size: int, channels: tuple[int, ...]) -> Case:
     return Case(text, parts, _images(batch, size), optimizer="sgd")
 
 
-def _autoencoder(batch: int, size: int, channels: tuple[int, ...], k: int) -> Case:
+def autoencoder(batch: int, size: int, channels: tuple[int, ...], k: int) -> Case:
+    """Return an autoencoder of strided and transposed convolutions."""
     down = [p for a, b in itertools.pairwise(channels) for p in (conv(a, b, k, 2, bias=True), ("relu",))]
     up = [p for a, b in itertools.pairwise(channels[::-1]) for p in (("transposed", a, b, k), ("relu",))]
     images = _floats(batch, channels[0], size, size)
@@ -110,13 +114,16 @@ def _autoencoder(batch: int, size: int, channels: tuple[int, ...], k: int) -> Ca
     return Case(text, down + up[:-1], _pairs(images, images), "squares")
 
 
-def _characters(kind: str, batch: int, hidden: int, length: int) -> Case:
+def characters(kind: str, batch: int, hidden: int, length: int) -> Case:
+    """Return a language model of characters: an LSTM or a GRU."""
     parts = [("embedding", CHARACTERS, hidden), (kind, hidden, hidden), ("linear", hidden, CHARACTERS)]
     codes = _integers(CHARACTERS, batch, length)
     return Case(f"hidden {hidden}, {length} characters, batch {batch}, Adam", parts, _pairs(codes, codes))
 
 
-def _temporal(batch: int, channels: int, length: int) -> Case:
+def temporal(batch: int, channels: int, length: int) -> Case:
+    """Return residual blocks of dilated causal convolutions over time."""
+
     def block(a: int, dilation: int) -> Part:
         both = [
             *(("conv1d", a, channels, 3, dilation), ("relu",)),
@@ -141,7 +148,8 @@ def _blocks(count: int, width: int, heads: int, norm_first: bool) -> list[Part]:
     return block * count
 
 
-def _vit(batch: int, size: int, patch: int, width: int, heads: int, count: int) -> Case:
+def vit(batch: int, size: int, patch: int, width: int, heads: int, count: int) -> Case:
+    """Return a vision transformer, whose tokens are averaged for the classifier."""
     tokens = (size // patch) ** 2
     first = [("conv", 3, width, patch, patch, 0, 1, True), ("tokens", width), ("positions", tokens, width)]
     last = [("layer_norm", width), ("mean",), ("linear", width, CLASSES)]
@@ -149,7 +157,8 @@ def _vit(batch: int, size: int, patch: int, width: int, heads: int, count: int) 
     return Case(text, [*first, *_blocks(count, width, heads, True), *last], _images(batch, size))
 
 
-def _attention(batch: int, heads: int, length: int, causal: bool) -> Case:
+def attention(batch: int, heads: int, length: int, causal: bool) -> Case:
+    """Return attention alone, its output and gradients."""
     shape = (batch, heads, length, 64)
 
     def qkv(draw: np.random.Generator) -> Batch:
@@ -164,7 +173,9 @@ def _dense(*sizes: int, act: str) -> list[Part]:
     return [p for a, b in itertools.pairwise(sizes) for p in (("linear", a, b), (act,))][:-1]
 
 
-def _pinn(points: int, width: int) -> Case:
+def pinn(points: int, width: int) -> Case:
+    """Return a network that learns to solve Burgers' equation from its residual."""
+
     def batch(draw: np.random.Generator) -> Batch:
         inside = draw.uniform(-1, 1, (points, 2)).astype("f4")
         start = draw.uniform(-1, 1, (points // 8, 2)).astype("f4")
@@ -175,7 +186,9 @@ def _pinn(points: int, width: int) -> Case:
     return Case(text, _dense(2, *[width] * 4, 1, act="tanh"), batch, "burgers")
 
 
-def _recommender(batch: int, users: int, items: int, width: int, optimizer: str) -> Case:
+def recommender(batch: int, users: int, items: int, width: int, optimizer: str) -> Case:
+    """Return two tables of embeddings, with a perceptron that scores a user and an item."""
+
     def data(draw: np.random.Generator) -> Batch:
         x = tuple(draw.integers(0, n, batch).astype("i4") for n in (users, items))
         return x, draw.integers(0, 2, (batch, 1)).astype("f4")
@@ -186,13 +199,16 @@ def _recommender(batch: int, users: int, items: int, width: int, optimizer: str)
     return Case(text, parts, data, "logits", optimizer)
 
 
-def _deep(depth: int, width: int, batch: int) -> Case:
+def deep(depth: int, width: int, batch: int) -> Case:
+    """Return a deep and narrow perceptron."""
     pairs = _pairs(_floats(batch, width), _integers(CLASSES, batch))
     text = f"{depth} layers of {width} relu, batch {batch}, Adam"
     return Case(text, _dense(*[width] * depth, CLASSES, act="relu"), pairs)
 
 
-def _policy(batch: int, *sizes: int) -> Case:
+def policy(batch: int, *sizes: int) -> Case:
+    """Return an update of a policy of some actions by its returns."""
+
     def data(draw: np.random.Generator) -> Batch:
         returns = draw.standard_normal(batch, "f4")
         return draw.standard_normal((batch, sizes[0]), "f4"), (_integers(sizes[-1], batch)(draw), returns)
@@ -201,13 +217,15 @@ def _policy(batch: int, *sizes: int) -> Case:
     return Case(text, _dense(*sizes, act="tanh"), data, "returns")
 
 
-def _act(batch: int, *sizes: int) -> Case:
+def act(batch: int, *sizes: int) -> Case:
+    """Return a policy's logits in some states."""
     pairs = _pairs(_floats(batch, sizes[0]), lambda draw: None)
     text = f"action, {'-'.join(map(str, sizes))} tanh, batch {batch}"
     return Case(text, _dense(*sizes, act="tanh"), pairs, "", "")
 
 
-def _bert(batch: int, count: int, width: int, heads: int) -> Case:
+def bert(batch: int, count: int, width: int, heads: int) -> Case:
+    """Return an encoder's predictions."""
     first = [("embedding", WORDS, width), ("positions", 128, width), ("layer_norm", width)]
     pairs = _pairs(_integers(WORDS, batch, 128), lambda draw: None)
     text = f"{count} blocks, {width} wide, 128 tokens, batch {batch}"
@@ -216,40 +234,35 @@ def _bert(batch: int, count: int, width: int, heads: int) -> Case:
 
 #: Family -> its sizes.
 FAMILIES: dict[str, list[Case]] = {
-    "resnet": [_resnet(32, 32, (16, 32, 64), 2), _resnet(16, 64, (32, 64, 128), 1)],
-    "separable": [_separable(32, 32, (16, 32, 64, 64, 128)), _separable(16, 64, (16, 32, 64, 64, 128))],
-    "autoencoder": [_autoencoder(64, 32, (1, 16, 32), 4), _autoencoder(16, 64, (3, 32, 64, 128), 2)],
-    "lstm": [_characters("lstm", 32, h, n) for h in (128, 512) for n in (32, 128)],
-    "gru": [_characters("gru", 32, h, n) for h in (128, 512) for n in (32, 128)],
-    "temporal": [_temporal(16, 32, 256), _temporal(16, 64, 1024)],
-    "vit": [_vit(32, 32, 4, 128, 4, 4), _vit(16, 64, 8, 192, 3, 6)],
+    "resnet": [resnet(32, 32, (16, 32, 64), 2), resnet(16, 64, (32, 64, 128), 1)],
+    "separable": [separable(32, 32, (16, 32, 64, 64, 128)), separable(16, 64, (16, 32, 64, 64, 128))],
+    "autoencoder": [autoencoder(64, 32, (1, 16, 32), 4), autoencoder(16, 64, (3, 32, 64, 128), 2)],
+    "lstm": [characters("lstm", 32, h, n) for h in (128, 512) for n in (32, 128)],
+    "gru": [characters("gru", 32, h, n) for h in (128, 512) for n in (32, 128)],
+    "temporal": [temporal(16, 32, 256), temporal(16, 64, 1024)],
+    "vit": [vit(32, 32, 4, 128, 4, 4), vit(16, 64, 8, 192, 3, 6)],
     "attention": [
-        _attention(*shape, causal)
+        attention(*shape, causal)
         for shape in ((2, 4, 1024), (1, 4, 4096), (1, 1, 8192))
         for causal in (False, True)
     ],
-    "pinn": [_pinn(1024, 32), _pinn(4096, 64)],
+    "pinn": [pinn(1024, 32), pinn(4096, 64)],
     "recommender": [
-        _recommender(1024, 100_000, 20_000, 32, "adagrad"),
-        _recommender(1024, 1_000_000, 100_000, 16, "adagrad"),
-        _recommender(1024, 100_000, 20_000, 32, "adam"),
+        recommender(1024, 100_000, 20_000, 32, "adagrad"),
+        recommender(1024, 1_000_000, 100_000, 16, "adagrad"),
+        recommender(1024, 100_000, 20_000, 32, "adam"),
     ],
-    "deep": [_deep(64, 16, 32), _deep(64, 64, 128)],
+    "deep": [deep(64, 16, 32), deep(64, 64, 128)],
     "policy": [
-        _policy(32, 4, 64, 2),
-        _policy(256, 17, 64, 64, 6),
-        _act(1, 4, 64, 2),
-        _act(32, 17, 64, 64, 6),
+        policy(32, 4, 64, 2),
+        policy(256, 17, 64, 64, 6),
+        act(1, 4, 64, 2),
+        act(32, 17, 64, 64, 6),
     ],
-    "bert": [*(_bert(batch, 4, 256, 4) for batch in (1, 8, 32)), _bert(1, 8, 512, 8)],
+    "bert": [*(bert(batch, 4, 256, 4) for batch in (1, 8, 32)), bert(1, 8, 512, 8)],
 }
 
 
 def cases() -> dict[str, Case]:
     """Return all cases by name: "resnet 0", "resnet 1" and so on."""
     return {f"{family} {k}": case for family, sizes in FAMILIES.items() for k, case in enumerate(sizes)}
-
-
-def leaves(tree: Any) -> Iterator[Any]:
-    """Return the arrays of an input or target: itself, or the members of a tuple."""
-    return iter(tree) if isinstance(tree, tuple) else iter(() if tree is None else (tree,))

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+import arena
 import families_models as models
 import numpy as np
 import torch
@@ -175,9 +176,10 @@ _LOSSES = {
 
 def step(case: models.Case, weights: list[dict[str, np.ndarray]]) -> Callable[[], float]:
     """Return a function that takes one step on the next batch and returns a number to compare."""
-    turns = itertools.cycle([(_tensors(x), _tensors(y)) for x, y in case.batches()])
+    torch.set_num_threads(arena.threads())
     if not case.parts:
         return _attention(case)
+    turns = itertools.cycle([(_tensors(x), _tensors(y)) for x, y in case.batches()])
     model = build(case.parts)
     _fill(model, weights)
     if case.parts[0][0] == "conv":
