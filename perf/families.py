@@ -120,10 +120,14 @@ def _keys(name: str) -> list[str]:
     return [f"`{name}`", families_models.cases()[name].text]
 
 
+def has_jax(family: str) -> bool:
+    """Return whether JAX has a family: it has no convolutions here, see `families_jax`."""
+    return family.split()[0] not in ("resnet", "separable", "autoencoder", "temporal")
+
+
 def rivals_of(name: str, installed: list[str]) -> list[str]:
-    """Return the libraries that have a case. JAX has no convolutions here; see `families_jax`."""
-    without = name.split()[0] in ("resnet", "separable", "autoencoder", "temporal")
-    return [x for x in LIBRARIES if x in installed and not (x == "JAX" and without)]
+    """Return the libraries that have a case."""
+    return [x for x in LIBRARIES if x in installed and (x != "JAX" or has_jax(name))]
 
 
 def _names() -> tuple[list[str], bool]:

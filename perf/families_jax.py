@@ -131,7 +131,8 @@ def _burgers(u: Callable[[Any], Any], x: Any, values: Any) -> Any:
 
 def _optimizer(case: models.Case) -> Any:
     if case.optimizer == "adagrad":
-        return optax.chain(optax.scale_by_rss(0.0, models.EPS), optax.scale(-models.RATE))
+        # Its eps is added inside of the square root.
+        return optax.chain(optax.scale_by_rss(0.0, models.EPS**2), optax.scale(-models.RATE))
     return optax.adam(models.RATE, models.B1, models.B2, models.EPS)
 
 

@@ -177,6 +177,7 @@ _LOSSES = {
 def step(case: models.Case, weights: list[dict[str, np.ndarray]]) -> Callable[[], float]:
     """Return a function that takes one step on the next batch and returns a number to compare."""
     torch.set_num_threads(arena.threads())
+    torch.sparse.check_sparse_tensor_invariants.disable()  # as by default, without its warning
     if not case.parts:
         return _attention(case)
     turns = itertools.cycle([(_tensors(x), _tensors(y)) for x, y in case.batches()])
