@@ -1,4 +1,4 @@
-"""The families in treepie: `fit`, and loops under `tp.jit` where the loss needs derivatives by the inputs."""
+"""The families in treepie, trained as `fit` does, or under `tp.jit` where a loss needs the model itself."""
 
 import itertools
 from collections.abc import Callable
@@ -98,10 +98,8 @@ def step(case: models.Case) -> Callable[[], float]:
     trainer = _trainer(case)
     if not case.optimizer:
         return _prediction(trainer, turns)
-    if case.loss == "burgers":
-        return _burgers(trainer, turns)
-    if case.loss == "returns":
-        return _policy(trainer, turns)
+    if case.loss in ("burgers", "returns"):
+        return _jitted(trainer, _burgers if case.loss == "burgers" else _returns, turns)
     losses = {"squares": tp.loss.mse, "logits": tp.loss.binary_cross_entropy}
     loss = losses.get(case.loss, tp.loss.cross_entropy_sparse)
     return with_treepie.fitting(trainer, loss, turns)
@@ -123,50 +121,42 @@ def _prediction(trainer: Any, turns: Any) -> Callable[[], float]:
     return lambda: float(np.asarray(trainer.predict(st, next(turns)[0])).flat[1])
 
 
-def _burgers(trainer: Any, turns: Any) -> Callable[[], float]:
+def _jitted(trainer: Any, loss: Callable[..., Any], turns: Any) -> Callable[[], float]:
+    """Return a function that takes steps under `tp.jit`. loss: (model, x, target) -> a scalar."""
     optimizer, vars = trainer.optimizer, _initial(trainer).vars
     params, state = vars.params, optimizer.init(vars.params)
 
-    def loss(params: Any, inside: Any, start: Any, values: Any) -> Any:
-        def u(x: Any) -> Any:
-            return trainer.model.apply(vars.with_params(params), x)[0]
-
-        def first(x: Any) -> Any:
-            y, pullback = tp.vjp(u, x)
-            (d,) = pullback(tp.ones(y.shape))
-            return d[:, :1].sum(), (y, d)
-
-        _, second, (y, d) = tp.value_and_grad_aux(first)(inside)
-        residual = d[:, 1:] + y * d[:, :1] - models.VISCOSITY * second[:, :1]
-        return tp.square(residual).mean() + tp.loss.mse(u(start), values)
-
     @tp.jit
-    def step(params: Any, state: Any, inside: Any, start: Any, values: Any) -> Any:
-        value, grads = tp.value_and_grad(lambda p: loss(p, inside, start, values))(params)
+    def step(params: Any, state: Any, x: Any, y: Any) -> Any:
+        def of_params(params: Any) -> Any:
+            return loss(lambda x: trainer.model.apply(vars.with_params(params), x)[0], x, y)
+
+        value, grads = tp.value_and_grad(of_params)(params)
         params, state = optimizer.update(state, params, grads)
         return value, params, state
 
     def run() -> float:
         nonlocal params, state
-        (inside, start), values = next(turns)
-        value, params, state = step(params, state, inside, start, values)
+        value, params, state = step(params, state, *next(turns))
         return float(value.item())
 
     return run
 
 
-def _policy(trainer: Any, turns: Any) -> Callable[[], float]:
-    st = _initial(trainer)
+def _burgers(u: Callable[[Any], Any], x: Any, values: Any) -> Any:
+    inside, start = x
 
-    def run() -> float:
-        nonlocal st
-        x, (actions, returns) = next(turns)
+    def first(x: Any) -> Any:
+        y, pullback = tp.vjp(u, x)
+        (d,) = pullback(tp.ones(y.shape))
+        return d[:, :1].sum(), (y, d)
 
-        def loss(logits: Any) -> Any:
-            chosen = tp.take_along_axis(tp.fn.log_softmax(logits), actions[:, None], 1)[:, 0]
-            return -(returns * chosen).mean()
+    _, second, (y, d) = tp.value_and_grad_aux(first)(inside)
+    residual = d[:, 1:] + y * d[:, :1] - models.VISCOSITY * second[:, :1]
+    return tp.square(residual).mean() + tp.loss.mse(u(start), values)
 
-        value, st = trainer.step(st, x, loss=loss)
-        return float(value.item())
 
-    return run
+def _returns(model: Callable[[Any], Any], x: Any, y: Any) -> Any:
+    actions, returns = y
+    chosen = tp.take_along_axis(tp.fn.log_softmax(model(x)), actions[:, None], 1)[:, 0]
+    return -(returns * chosen).mean()
