@@ -46,6 +46,7 @@ HEADER = [
     "peak, MB",
     "of PyTorch's",
 ]
+CAPTION = f"{arena.threads()} threads; best / median, by turns, a process each:"
 _FOLDER = "TREEPIE_FAMILIES"
 #: Of a turn's processor time, the share that other processes may take; of each library, so many turns.
 QUIET, LEAST = 0.1, 3
@@ -199,12 +200,11 @@ def main() -> None:
                 sys.exit("\n".join(lines))
             cells = rows[_keys(name)[0]] = row(name, times, first)
             print(*report.table(HEADER, [cells])[2:], sep="\n", flush=True)
+            if write:
+                report.write("perf/families.py", CAPTION, HEADER, rows)
     ratios = [float(cells[5]) for cells in rows.values() if cells and cells[5]]
     if ratios:
         print(f"geometric mean: {arena.geometric_mean(ratios):.2f}")
-    if write:
-        caption = f"{arena.threads()} threads; best / median, by turns, a process each:"
-        report.write("perf/families.py", caption, HEADER, rows)
 
 
 if __name__ == "__main__":
