@@ -23,11 +23,13 @@ from . import (
     ops,
     optimizers,
     own_kernels,
+    precision,
     programs,
     rank_sums,
     shards,
     shared_update,
     shown,
+    tabular,
     threads,
     traces,
     training,
@@ -43,6 +45,7 @@ _PARTS = (
     formulas,
     programs,
     own_kernels,
+    precision,
     rank_sums,
     threads,
     traces,
@@ -64,5 +67,6 @@ _PARTS = (
     mistakes,
     onnx,
     shown,
+    tabular,
 )
 ALL = [e for part in _PARTS for e in part.EDITS]
