@@ -92,7 +92,7 @@ def _lowering_codegen() -> Any:
     """Return a code generator of Numba's whose libraries stay LLVM IR as it was lowered."""
     from numba.core.codegen import JITCodeLibrary, JITCPUCodegen
 
-    class Library(JITCodeLibrary):
+    class Library(JITCodeLibrary):  # type: ignore[misc]
         def _optimize_functions(self, ll_module: Any) -> None:
             ll_module.data_layout = self._codegen._data_layout
 
@@ -106,7 +106,7 @@ def _lowering_codegen() -> Any:
             self._ensure_finalized()
             return 0  # there is no machine code
 
-    class Codegen(JITCPUCodegen):
+    class Codegen(JITCPUCodegen):  # type: ignore[misc]
         _library_class = Library
 
         def set_env(self, env_name: str, env: Any) -> None:
