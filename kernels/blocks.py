@@ -115,22 +115,6 @@ def pack_transposed_at(
         call_address(pack, source + i * step, step, depth, min(wide, n - i), panels + i * depth * itemsize)
 
 
-@device
-def pack_transposed(pack: int, panels: int, x: Array, wide: int) -> None:
-    """Pack x (n, depth) in panels of `wide` rows, (depth, wide) each, by a packer that transposes."""
-    pack_transposed_at(pack, panels, x.ctypes.data, x.strides[0], x.shape, wide, x.itemsize)
-
-
-@device
-def pack_panels(pack: int, panels: int, x: Array, wide: int, depth: int) -> None:
-    """Pack x (n, m) in panels of `wide` columns, (depth, wide) each, of which n rows are used."""
-    itemsize, (n, m) = x.itemsize, x.shape
-    for at in range((m + wide - 1) // wide):
-        j = at * wide
-        panel = panels + j * depth * itemsize
-        call_address(pack, x.ctypes.data + j * itemsize, x.strides[0], n, min(wide, m - j), panel)
-
-
 # The extent of a block: its first query in the head, its number of queries, the start and stop of its keys.
 
 

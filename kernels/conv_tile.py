@@ -8,6 +8,7 @@ elements. The order in which an element of the result is summed does not depend 
 """
 
 import copy
+import functools
 from collections.abc import Sequence
 
 from llvmlite import ir
@@ -140,39 +141,6 @@ def _split(value: Value, parts: int) -> list[Value]:
     ]
 
 
-def _load(
-    loop: Loop, dtype: str, parts: int, addresses: list[ir.Value], masks: list[ir.Value] | None = None
-) -> list[Value]:
-    """Load vectors of `parts` segments each from the addresses of the segments."""
-    segment, every = _segments(loop, parts), masks or [None] * len(addresses)
-    loaded = [segment.load(dtype, at, mask).ir for at, mask in zip(addresses, every, strict=True)]
-    starts = range(0, len(loaded), parts)
-    return [
-        Value(loop.builder, dtype, loop.lanes, _joined(loop.builder, loaded[k : k + parts])) for k in starts
-    ]
-
-
-def _store(
-    loop: Loop, parts: int, values: list[Value], addresses: list[ir.Value], masks: list[ir.Value]
-) -> None:
-    """Store vectors of `parts` segments each to the addresses of the segments."""
-    every = [part for value in values for part in _split(value, parts)]
-    for part, at, mask in zip(every, addresses, masks, strict=True):
-        _segments(loop, parts).store(part, at, mask)
-
-
-def _products(
-    loop: Loop, factors: ir.Value, rows: int, values: list[Value], totals: Sequence[ir.Value]
-) -> list[ir.Value]:
-    """Add the products of `rows` factors, from an address on, with vectors to the totals."""
-    dtype, out = values[0].dtype, []
-    for r in range(rows):
-        factor = loop.load_one(dtype, loop.builder.add(factors, n64(r * bytes_of(dtype))))
-        for value, total in zip(values, totals[r * len(values) :], strict=False):
-            out.append(fma(factor, value, value.like(total)).ir)
-    return out
-
-
 def _build_tile(symbol: str, dtype: str, rows: int, vectors: int, parts: int) -> str:
     module = ir.Module(symbol)
     loop = Loop(module, symbol, ir.FunctionType(ir.VoidType(), [I64] * 11), [dtype])
@@ -185,19 +153,21 @@ def _build_tile(symbol: str, dtype: str, rows: int, vectors: int, parts: int) ->
     masks = [segment.mask(_word(loop, table, 3 * v + 2)) for v in segments]
     zero = constant(dtype, loop.lanes, 0)
 
+    load = functools.partial(_load, loop, segment, dtype, parts)
+
     def from_bias() -> list[ir.Value]:
         starts = [loop.load_one(dtype, b.add(bias, n64(r * size))).ir for r in range(rows)]
         return [s for s in starts for _ in range(vectors)]
 
     def from_c() -> list[ir.Value]:
+        def row_of_c(r: int) -> list[ir.Value]:
+            return [v.ir for v in load([b.add(p, b.mul(row_c, n64(r))) for p in targets], masks)]
+
         out: list[ir.Value] = []
         for r in range(rows):
-            row = b.mul(row_c, n64(r))
-
-            def row_of_c(row: ir.Value = row) -> list[ir.Value]:
-                return [v.ir for v in _load(loop, dtype, parts, [b.add(p, row) for p in targets], masks)]
-
-            out += loop.when(b.icmp_signed("<", n64(r), used), row_of_c, [zero] * vectors)
+            out += loop.when(
+                b.icmp_signed("<", n64(r), used), functools.partial(row_of_c, r), [zero] * vectors
+            )
         return out
 
     fresh = b.icmp_signed("!=", bias, n64(0))
@@ -210,24 +180,58 @@ def _build_tile(symbol: str, dtype: str, rows: int, vectors: int, parts: int) ->
 
         def tap(t: ir.Value, *totals: ir.Value) -> list[ir.Value]:
             distance = b.load(b.inttoptr(b.add(distances, b.mul(t, n64(8))), I64.as_pointer()))
-            values = _load(loop, dtype, parts, [b.add(p, distance) for p in at])
+            values = load([b.add(p, distance) for p in at], None)
             factors = b.add(at_a, b.mul(t, n64(rows * size)))
-            return _products(loop, factors, rows, values, totals)
+            return _add_products(loop, dtype, factors, values, totals)
 
         return loop.loop(n64(0), taps, 1, tap, list(totals))
 
     totals = loop.loop(n64(0), channels, 1, channel, start)
+
+    def store(r: int) -> list[ir.Value]:
+        values = [Value(b, dtype, loop.lanes, t) for t in totals[r * vectors : (r + 1) * vectors]]
+        at = [b.add(target, b.mul(row_c, n64(r))) for target in targets]
+        _store(segment, values, parts, at, masks)
+        return []
+
     for r in range(rows):
-        row = b.mul(row_c, n64(r))
-
-        def store(r: int = r, row: ir.Value = row) -> list[ir.Value]:
-            values = [Value(b, dtype, loop.lanes, t) for t in totals[r * vectors : (r + 1) * vectors]]
-            _store(loop, parts, values, [b.add(p, row) for p in targets], masks)
-            return []
-
-        loop.when(b.icmp_signed("<", n64(r), used), store, [])
+        loop.when(b.icmp_signed("<", n64(r), used), functools.partial(store, r), [])
     b.ret_void()
     return str(module)
+
+
+def _add_products(
+    loop: Loop, dtype: str, factors: ir.Value, values: list[Value], totals: Sequence[ir.Value]
+) -> list[ir.Value]:
+    """Return totals, of rows of vectors, plus the products of a factor for each row and the vectors."""
+    out: list[ir.Value] = []
+    for r in range(len(totals) // len(values)):
+        factor = loop.load_one(dtype, loop.builder.add(factors, n64(r * bytes_of(dtype))))
+        for v, value in enumerate(values):
+            total = Value(loop.builder, dtype, loop.lanes, totals[r * len(values) + v])
+            out.append(fma(factor, value, total).ir)
+    return out
+
+
+def _store(
+    segment: Loop, values: list[Value], parts: int, addresses: list[ir.Value], masks: list[ir.Value]
+) -> None:
+    """Store vectors at the addresses of their segments."""
+    pieces = [piece for value in values for piece in _split(value, parts)]
+    for piece, address, mask in zip(pieces, addresses, masks, strict=True):
+        segment.store(piece, address, mask)
+
+
+def _load(
+    loop: Loop, segment: Loop, dtype: str, parts: int, addresses: list[ir.Value], masks: list[ir.Value] | None
+) -> list[Value]:
+    """Load vectors from the addresses of their segments."""
+    every = masks or [None] * len(addresses)
+    loaded = [segment.load(dtype, at, mask).ir for at, mask in zip(addresses, every, strict=True)]
+    starts = range(0, len(loaded), parts)
+    return [
+        Value(loop.builder, dtype, loop.lanes, _joined(loop.builder, loaded[k : k + parts])) for k in starts
+    ]
 
 
 def _build_dot(symbol: str, dtype: str, rows: int, weights: int) -> str:

@@ -317,7 +317,7 @@ def _left(
         m, k = k, m
     if cut.packs_a:
         steps = (1, high, high * k, -(-m // high) * high * k * (batch > 1))
-        return [_packed(a, buffer, False, high)], buffer, steps
+        return [pack_panels(a, buffer, False, high)], buffer, steps
     row, term = (1, m) if transposed else (k, 1)
     return [], a, (row, term, high * row, m * k * (batch > 1))
 
@@ -331,12 +331,16 @@ def _right(
         k, n = n, k
     if cut.packs_b == "before":
         steps = (wide, wide * k, -(-n // wide) * wide * k * (batch > 1), 0)
-        return [_packed(b, buffer, not transposed, wide)], buffer, steps
+        return [pack_panels(b, buffer, not transposed, wide)], buffer, steps
     term, panel = (1, wide * k) if transposed else (n, wide)
     return [], b, (term, panel, k * n * (batch > 1), k if transposed else n)
 
 
-def _packed(x: Operand, out: Operand, across: bool, width: int) -> Launch:
+def pack_panels(x: Operand, out: Operand, across: bool, width: int) -> Launch:
+    """Plan packing x (batch, rows, columns) in panels of `width` columns, of rows if not `across`.
+
+    out: panels (depth, width) one after another; those of a matrix are padded to whole ones.
+    """
     batch, rows, columns = x.shape
     count = columns if across else rows
     pack = gemm.packer(x.dtype.name, width, not across)

@@ -76,7 +76,8 @@ class Worker:
     def end(self) -> None:
         """End the process."""
         self.process.kill()
-        self.process.wait()
+        with self.process:  # which closes its pipes, and waits for it
+            pass
 
 
 def compete(

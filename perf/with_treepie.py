@@ -59,14 +59,19 @@ def trainer(name):
     return tp.Trainer(model, optimizer)
 
 
-def step(name, weights=None):
-    assert weights is None, "the others start from these"
-    own = trainer(name)
-    loss = tp.loss.mse if name in models.SQUARES else tp.loss.cross_entropy_sparse
+def fitting(own, loss, turns):
+    """Return a function that takes the next step of `own.fit`. turns: an iterator of (input, target)."""
     runner = StepRunner(own.steps, loss, None, None, "raise", 1)
     runner.begin(own.init(rngs=tp.rng.key(0)))
-    turns = itertools.cycle([[tuple(map(tp.tensor, b))] for b in models.batches(name)])
-    return lambda: runner.step(next(turns))
+    return lambda: runner.step([next(turns)])
+
+
+def step(name, weights=None):
+    assert weights is None, "the others start from these"
+    loss = tp.loss.mse if name in models.SQUARES else tp.loss.cross_entropy_sparse
+    return fitting(
+        trainer(name), loss, itertools.cycle([tuple(map(tp.tensor, b)) for b in models.batches(name)])
+    )
 
 
 def weights(name):

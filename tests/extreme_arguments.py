@@ -115,6 +115,13 @@ ARGUMENTS = {
             strict=False,
         )
     ),
+    "fn.rnn": dict(
+        zip(
+            ("x", "h0", "weight_ih", "weight_hh", "bias_ih", "bias_hh"),
+            (SEQUENCE, None, *_cell(1)),
+            strict=False,
+        )
+    ),
     "fn.lstm": dict(
         zip(
             ("x", "h0", "c0", "weight_ih", "weight_hh", "bias_ih", "bias_hh"),
@@ -190,6 +197,7 @@ ARGUMENTS = {
     "layer.embedding": {"vocab_size": 5, "embed_dim": 2},
     "layer.group_norm": {"num_groups": 2, "num_channels": 2},
     "layer.gru": {"in_features": 4, "hidden_size": 3},
+    "layer.rnn": {"in_features": 4, "hidden_size": 3},
     "layer.lstm": {"in_features": 4, "hidden_size": 3},
     "layer.layer_norm": {"dim": 4},
     "layer.rms_norm": {"dim": 4},

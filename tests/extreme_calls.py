@@ -92,7 +92,7 @@ USES = {
     **{
         f"layer.{k}": _apply(SEQUENCE)
         for k in (
-            *("gru", "lstm", "layer_norm", "rms_norm", "multi_head_attention", "positional"),
+            *("gru", "lstm", "rnn", "layer_norm", "rms_norm", "multi_head_attention", "positional"),
             "transformer_encoder",
         )
     },

@@ -1,4 +1,4 @@
-"""Write tests/recurrence.json: what PyTorch's LSTM and GRU give. `python -m tests.store_recurrence`."""
+"""Write tests/recurrence.json: what PyTorch's LSTM, GRU and RNN give. `python -m tests.store_recurrence`."""
 
 import json
 from pathlib import Path

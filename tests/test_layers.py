@@ -66,6 +66,7 @@ LAYERS = {
     "lstm": (tp.layer.lstm(3, 5), (2, 4, 3)),
     "lstm_last": (tp.layer.lstm(3, 5, return_sequences=False), (2, 4, 3)),
     "gru": (tp.layer.gru(3, 5), (2, 4, 3)),
+    "rnn": (tp.layer.rnn(3, 5), (2, 4, 3)),
     "dropout": (tp.layer.dropout(0.3), (5, 40)),
     "dropout2d": (tp.layer.dropout2d(0.3), (5, 8, 3)),
     "relu": (tp.layer.relu(), (4, 5)),

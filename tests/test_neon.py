@@ -43,7 +43,8 @@ def test_the_texts_are_those_of_all_parts(texts):
     assert len(texts) > 450
     parts = "exp where dropout cast fill adam_update silu_vjp norm_affine random_uniform gemm_float32 neg_exp"
     parts += " conv_float32 conv_dot_float32 conv_frame_float32 pack_float32 max_pool_float64 row_sum row_max"
-    parts += " epilogue_linear_gelu row_moments row_log_softmax row_cell row_drop row_mask row_turn"
+    parts += " epilogue_linear_gelu row_moments row_log_softmax row_lstm row_gru row_rnn row_drop row_mask"
+    parts += " row_turn"
     missing = [part for part in parts.split() if not any(part in name for name in texts)]
     assert not missing
 

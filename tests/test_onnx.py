@@ -33,6 +33,7 @@ MORE = {
     "multi_head_attention_rope_grouped": (
         tp.layer.multi_head_attention(8, 4, 2, is_causal=True, rope=True), (2, 5, 8)
     ),
+    "rnn": (tp.layer.rnn(3, 5), (2, 4, 3)),
     "gru_last": (tp.layer.gru(3, 5, return_sequences=False), (2, 4, 3)),
     "bidirectional_gru": (tp.layer.bidirectional(tp.layer.gru(3, 5)), (2, 4, 3)),
     "permute_batch": (tp.layer.permute((1, 0, 2)), (2, 4, 3)),

@@ -200,3 +200,115 @@ def test_the_estimators_of_the_table_fit_and_are_held_to_the_bar(perf):
     results["treepie"] = [(0.1, 0.795)]
     slow = "wine: 2.00 times as fast as scikit-learn's, at least 3.0"
     assert tabular.below_the_bar("wine", results) == [slow]
+
+
+def small_families(models):
+    """Return a case of each family at a size that takes no time."""
+    return {
+        "resnet": models.resnet(4, 8, (4, 8), 2),
+        "separable": models.separable(4, 8, (4, 8, 8)),
+        "autoencoder 4": models.autoencoder(2, 8, (1, 4, 6), 4),
+        "autoencoder 2": models.autoencoder(2, 8, (3, 4, 6), 2),
+        "lstm": models.characters("lstm", 3, 8, 5),
+        "gru": models.characters("gru", 3, 8, 5),
+        "temporal": models.temporal(2, 6, 20),
+        "vit": models.vit(2, 8, 4, 8, 2, 2),
+        "attention": models.attention(1, 2, 20, False),
+        "causal attention": models.attention(1, 2, 20, True),
+        "pinn": models.pinn(16, 6),
+        "recommender": models.recommender(8, 1000, 1000, 4, "adagrad"),
+        "dense recommender": models.recommender(8, 1000, 1000, 4, "adam"),
+        "deep": models.deep(4, 8, 6),
+        "policy": models.policy(6, 4, 8, 2),
+        "act": models.act(2, 4, 8, 2),
+        "bert": models.bert(2, 2, 16, 2),
+    }
+
+
+SMALL = [
+    *("resnet", "separable", "autoencoder 4", "autoencoder 2", "lstm", "gru", "temporal", "vit", "attention"),
+    *("causal attention", "pinn", "recommender", "dense recommender", "deep", "policy", "act", "bert"),
+]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_all_families_take_steps(perf, name):
+    case = small_families(perf("families_models"))[name]
+    run = perf("families_treepie").step(case)
+    numbers = [run() for _ in range(9)]
+    assert np.isfinite(numbers).all()
+    if case.optimizer and case.loss != "returns":
+        assert numbers[8] < numbers[0]  # of one batch; there are four
+    else:
+        assert len(set(numbers[:4])) == 4
+    if not case.optimizer:
+        assert numbers[:4] == numbers[4:8]
+
+
+CONVOLUTIONS = ("resnet", "separable", "autoencoder 4", "autoencoder 2", "temporal")
+RIVALS = [("torch", name) for name in SMALL] + [("jax", name) for name in SMALL if name not in CONVOLUTIONS]
+
+
+@pytest.mark.parametrize(("library", "name"), RIVALS)
+def test_rivals_of_families_do_the_same_work(perf, library, name):
+    pytest.importorskip({"torch": "torch", "jax": "optax"}[library])
+    ours = perf("families_treepie")
+    case = small_families(perf("families_models"))[name]
+    first, second = ours.step(case), perf(f"families_{library}").step(case, ours.weights(case))
+    # SparseAdam leaves moments of rows alone that a batch does not have, the others decay them.
+    tolerance = 2e-3 if name == "dense recommender" and library == "torch" else 1e-4
+    np.testing.assert_allclose([first() for _ in range(5)], [second() for _ in range(5)], tolerance, 1e-5)
+
+
+def test_jax_is_left_out_where_there_are_convolutions(perf):
+    families = perf("families")
+    assert {name for name in SMALL if not families.has_jax(name)} == set(CONVOLUTIONS)
+    every = list(families.LIBRARIES)
+    assert families.rivals_of("vit 0", every) == every
+    assert families.rivals_of("resnet 1", every) == ["treepie", "PyTorch"]
+
+
+def test_every_family_has_two_sizes(perf):
+    models = perf("families_models")
+    assert all(len(sizes) >= 2 for sizes in models.FAMILIES.values())
+    keys = [(name.split()[0], case.text) for name, case in models.cases().items()]
+    assert len(set(keys)) == len(keys)
+
+
+def test_turns_beside_other_work_do_not_count(perf):
+    families = perf("families")
+    turns = [(0.5, [9.0, 9.0]), (0.02, [1.0]), (0.3, [4.0]), (0.0, [2.0]), (-0.01, [3.0])]
+    assert families.quiet(turns) == [[3.0], [2.0], [1.0]]
+    assert families.quiet(turns[:4]) == [[2.0], [1.0], [4.0]]  # the least disturbed, where few are quiet
+    calm, busy = {"treepie": turns}, {"treepie": turns[:4]}
+    assert families.enough(calm, families.CASE + 1)
+    assert not families.enough(calm, families.CASE - 1)
+    assert not families.enough(busy, families.CASE + 1)
+    assert families.enough(busy, 3 * families.CASE + 1)
+    assert not families.enough({"treepie": turns[:2]}, 1e9)
+
+
+def test_families_that_do_other_work_are_named(perf):
+    families = perf("families")
+    first = {"treepie": {"numbers": [1.0, 2.0]}, "JAX": {"numbers": [1.0005, 2.004]}}
+    assert families.differences("deep 0", first) == ["deep 0: JAX returns 2.004 in step 2, treepie 2"]
+
+
+def test_the_table_of_families_compares_with_the_best_rival(perf):
+    families = perf("families")
+    times = {"treepie": [2e-3] * 3, "PyTorch": [4e-3, 5e-3, 6e-3], "JAX": [8e-3] * 3}
+    first = {"treepie": {"peak": 30.0}, "PyTorch": {"peak": 60.0}, "JAX": {"peak": 90.0}}
+    cells = families.row("deep 0", times, first)
+    assert cells[2:] == ["2 / 2", "4 / 5", "8 / 8", "0.40", "30", "0.50"]
+    assert len(cells) == len(families.HEADER)
+    del times["PyTorch"], times["JAX"], first["PyTorch"], first["JAX"]
+    assert families.row("deep 0", times, first)[3:] == ["", "", "", "30", ""]
+
+
+def test_families_are_measured_in_processes_of_their_own(perf, monkeypatch, tmp_path):
+    families = perf("families")
+    monkeypatch.setenv("TREEPIE_FAMILIES", str(tmp_path))
+    monkeypatch.setattr(families, "CASE", 0)
+    times, first = families.measure("policy 2", ["treepie"])
+    assert len(times["treepie"]) >= 3
+    assert len(first["treepie"]["numbers"]) == 3

@@ -1,4 +1,4 @@
-"""LSTM and GRU, against float64 NumPy loops, stored results of PyTorch, and PyTorch where it is installed."""
+"""LSTM, GRU and Elman networks, against NumPy in float64, stored results of PyTorch, and PyTorch itself."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ import treepie as tp
 
 KEY = tp.rng.key(5)
 STORED = Path(__file__).parent / "recurrence.json"
-KINDS = {"lstm": 4, "gru": 3}
+KINDS = {"lstm": 4, "gru": 3, "rnn": 1}
 
 
 def weights(kind, features, n, seed=0):
@@ -45,6 +45,15 @@ def gru_loop(x, h, weight_ih, weight_hh, bias_ih, bias_hh):
     return np.stack(states, 1), h
 
 
+def rnn_loop(x, h, weight_ih, weight_hh, bias_ih, bias_hh):
+    states = []
+    for t in range(x.shape[1]):
+        h = np.tanh(x[:, t] @ weight_ih + bias_ih + h @ weight_hh + bias_hh)
+        states.append(h)
+    return np.stack(states, 1), h
+
+
+LOOPS = {"lstm": lstm_loop, "gru": gru_loop, "rnn": rnn_loop}
 SIZES = [(1, 1, 1, 1), (3, 7, 5, 4), (25, 3, 2, 17), (12, 2, 8, 32), (13, 4, 3, 33)]
 
 
@@ -62,14 +71,17 @@ def test_lstm_equals_its_loop(batch, steps, features, n, dtype):
         np.testing.assert_allclose(result, expected, atol=64 * np.finfo(dtype).eps)
 
 
+@pytest.mark.parametrize("kind", ["gru", "rnn"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(("batch", "steps", "features", "n"), SIZES)
-def test_gru_equals_its_loop(batch, steps, features, n, dtype):
+def test_gru_and_rnn_equal_their_loops(batch, steps, features, n, dtype, kind):
     draw = np.random.default_rng(1).standard_normal
     x, h = draw((batch, steps, features)), draw((batch, n))
-    w = weights("gru", features, n)
-    want, h_n = gru_loop(x, h, **w)
-    out, h1 = tp.fn.gru(*(a.astype(dtype) for a in (x, h)), **{k: a.astype(dtype) for k, a in w.items()})
+    w = weights(kind, features, n)
+    want, h_n = LOOPS[kind](x, h, **w)
+    out, h1 = getattr(tp.fn, kind)(
+        *(a.astype(dtype) for a in (x, h)), **{k: a.astype(dtype) for k, a in w.items()}
+    )
     for result, expected in ((out, want), (h1, h_n)):
         assert result.dtype == dtype
         np.testing.assert_allclose(result, expected, atol=64 * np.finfo(dtype).eps)
@@ -82,6 +94,8 @@ def test_gradients(order):
     lstm, gru = weights("lstm", 2, 3), weights("gru", 2, 3)
     tp.check_grads(lambda x, h, c, w: tp.fn.lstm(x, h, c, **w), (x, h, c, lstm), order=order)
     tp.check_grads(lambda x, h, w: tp.fn.gru(x, h, **w), (x, h, gru), order=order)
+    rnn = weights("rnn", 2, 3)
+    tp.check_grads(lambda x, h, w: tp.fn.rnn(x, h, **w), (x, h, rnn), order=order)
 
 
 def test_gradients_through_the_last_cell_state_alone():
@@ -118,8 +132,7 @@ def test_layers(kind):
     x = np.random.default_rng(1).standard_normal((2, 6, 4))
     y = model.apply(vars, x)[0]
     start = [np.zeros((2, 9))] * (2 if kind == "lstm" else 1)
-    loop = lstm_loop if kind == "lstm" else gru_loop
-    want = loop(x, *start, **{k: p.numpy() for k, p in vars.params.items()})[0]
+    want = LOOPS[kind](x, *start, **{k: p.numpy() for k, p in vars.params.items()})[0]
     np.testing.assert_allclose(y, want, atol=1e-13)
     last = getattr(tp.layer, kind)(4, 9, return_sequences=False)
     np.testing.assert_array_equal(last.apply(vars, x)[0], y[:, -1])

@@ -66,7 +66,7 @@ def test_every_public_op_is_public_in_treepie_too():
         *("convolution", "convolution_bias", "convolution_input", "convolution_weight"),
         *("max_pool", "max_pool_backward"),
         *("attention", "attention_backward", "rope", "lstm_steps", "lstm_backward"),
-        *("gru_steps", "gru_backward"),
+        *("gru_steps", "gru_backward", "rnn_steps", "rnn_backward"),
         *("flat_slice",),
     }
     names = {n for n, v in vars(ops).items() if not n.startswith("_") and not isinstance(v, ModuleType)}

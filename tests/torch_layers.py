@@ -245,7 +245,7 @@ def embedding(rng):
 
 def recurrent(rng):
     torch = installed()
-    name, gates = [("lstm", 4), ("gru", 3)][int(rng.integers(2))]
+    name, gates = [("lstm", 4), ("gru", 3), ("rnn", 1)][int(rng.integers(3))]
     b, steps, i, n = (int(v) for v in rng.integers(1, 5, size=4))
     shapes = [(b, steps, i), (i, gates * n), (n, gates * n), (gates * n,), (gates * n,)]
     states = (None, None) if name == "lstm" else (None,)

@@ -58,7 +58,7 @@ from .pool import (
     max_pool1d as max_pool1d,
     max_pool2d as max_pool2d,
 )
-from .recurrence import gru as gru, lstm as lstm
+from .recurrence import gru as gru, lstm as lstm, rnn as rnn
 from .resize import upsample as upsample
 
 __all__ = _public_names(globals())

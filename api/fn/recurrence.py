@@ -1,4 +1,4 @@
-"""LSTM and GRU, as functions of tensors."""
+"""LSTM, GRU and Elman networks, as functions of tensors."""
 
 from __future__ import annotations
 
@@ -71,6 +71,35 @@ def gru(
     return states, states[:, -1] if sequence.shape[1] else h
 
 
+def rnn(
+    x: TensorLike,
+    h0: TensorLike | None,
+    weight_ih: TensorLike,
+    weight_hh: TensorLike,
+    bias_ih: TensorLike,
+    bias_hh: TensorLike,
+) -> tuple[Tensor, Tensor]:
+    """Return the hidden states (batch, seq, n) of an Elman network, and the last one (batch, n).
+
+        h = tanh(x_t @ weight_ih + bias_ih + h @ weight_hh + bias_hh)
+
+    x: (batch, seq, in).  h0: (batch, n), zeros for None.  weight_ih: (in, n).  weight_hh: (n, n).
+    bias_ih, bias_hh: (n,). PyTorch's weights are transposed. ValueError for shapes that do not fit.
+
+    Elman 1990.
+
+    >>> import treepie as tp
+    >>> weights = (tp.zeros((3, 2)), tp.zeros((2, 2)), tp.zeros(2), tp.zeros(2))
+    >>> states, h = tp.fn.rnn(tp.ones((4, 5, 3)), None, *weights)
+    >>> states.shape, h.shape
+    ((4, 5, 2), (4, 2))
+    """
+    sequence, w, (h,) = _checked("rnn", 1, x, weight_ih, weight_hh, bias_ih, bias_hh, h0)
+    bias = as_tensor(bias_ih) + as_tensor(bias_hh)
+    states = ops.rnn_steps(linear(sequence, weight_ih), h, w, bias)
+    return states, states[:, -1] if sequence.shape[1] else h
+
+
 def _checked(
     name: str,
     gates: int,
@@ -85,8 +114,9 @@ def _checked(
     w, w_x = as_tensor(weight_hh), as_tensor(weight_ih)
     t = as_float(name, x, like=w)
     n = w.shape[0] if w.ndim else 0
+    wide = f"{gates} n" if gates > 1 else "n"
     if n < 1 or w.shape != (n, gates * n):
-        raise ValueError(f"{name}: weight_hh has shape {w.shape}, expected (n, {gates} n)")
+        raise ValueError(f"{name}: weight_hh has shape {w.shape}, expected (n, {wide})")
     if t.ndim != 3 or w_x.shape != (t.shape[2], gates * n):
         raise ValueError(
             f"{name}: x has shape {t.shape} and weight_ih {w_x.shape}, expected (batch, seq, in) and "

@@ -68,7 +68,7 @@ from .pool import (
     max_pool2d as max_pool2d,
 )
 from .positional import positional as positional
-from .recurrence import bidirectional as bidirectional, gru as gru, lstm as lstm
+from .recurrence import bidirectional as bidirectional, gru as gru, lstm as lstm, rnn as rnn
 from .shape import (
     flatten as flatten,
     pad as pad,

@@ -58,6 +58,26 @@ def gru(in_features: int, hidden_size: int, return_sequences: bool = True) -> La
     )
 
 
+@constructor
+def rnn(in_features: int, hidden_size: int, return_sequences: bool = True) -> Layer:
+    """Return an Elman network with tanh, (batch, seq, in_features) -> (batch, seq, hidden_size).
+
+    return_sequences: False returns the last hidden state alone, (batch, hidden_size).
+
+    Parameters: weight_ih (in_features, n), weight_hh (n, n), bias_ih and bias_hh (n,), n = hidden_size (for
+    PyTorch's, transpose the weights); uniform in +-1/sqrt(n) at first. `fn.rnn` takes and returns hidden
+    states. Elman 1990.
+
+    >>> import treepie as tp
+    >>> model = tp.layer.rnn(4, 8)
+    >>> model.apply(model.init(tp.rng.key(0)), tp.zeros((2, 5, 4)))[0].shape
+    (2, 5, 8)
+    """
+    return _recurrent(
+        "rnn", 1, in_features, hidden_size, return_sequences, lambda x, p: fn.rnn(x, None, **p)[0]
+    )
+
+
 def _recurrent(
     name: str,
     gates: int,
@@ -92,8 +112,8 @@ def _recurrent(
 def bidirectional(layer: Layer) -> Layer:
     """Return two recurrent layers, one of which reads the sequence backward; outputs are concatenated.
 
-    layer: `lstm`, `gru` or another layer of sequences (batch, seq, features), of which there are two copies
-        with parameters of their own. Outputs of three axes are sequences, and concatenated position by
+    layer: `lstm`, `gru`, `rnn` or another layer of sequences (batch, seq, features), of which there are two
+        copies with parameters of their own. Outputs of three axes are sequences, and concatenated position by
         position; others, of `return_sequences=False`, are the last states of both directions.
 
     Parameters and state: {"forward": ..., "backward": ...}. Schuster & Paliwal 1997.

@@ -220,6 +220,18 @@ def _gru(on: Emitter, x: Term, h0: Term, w: Term, bias: Term) -> tuple[Term, Ter
     return _batch_first(on, y), None
 
 
+@rule("rnn_steps")
+def _rnn(on: Emitter, x: Term, h0: Term, w: Term, bias: Term) -> Term:
+    if on.dtype != np.float32:
+        return _unrolled_rnn(on, x, h0, w, bias)
+    sequence, w_x, b_x = _projected(on, x)
+    weights = [_gates_first(on, t, (0,), 1) for t in (w_x, w)]
+    both, first = _biases(on, [b_x, bias], (0,), 1), on.Unsqueeze(h0, (0,))
+    n = on.outputs[0].shape[2]
+    y = on.RNN(_time_first(on, sequence), *weights, both, None, first, hidden_size=n)
+    return _batch_first(on, y)
+
+
 def _projected(on: Emitter, x: Term) -> tuple[Term, Term, Term]:
     """Return a sequence, weights and a bias whose product is x: those of the linear layer that computes x.
 
@@ -303,3 +315,12 @@ def _unrolled_gru(on: Emitter, x: Term, h: Term, w: Term, bias: Term) -> tuple[T
         results.append((h, on.Concat(r, z, new, hn, axis=1)))
     states, gates = (_joined(on, list(part)) for part in zip(*results, strict=True))
     return states, gates
+
+
+def _unrolled_rnn(on: Emitter, x: Term, h: Term, w: Term, bias: Term) -> Term:
+    """Return an Elman network step by step: onnxruntime's has no float64."""
+    states = []
+    for step in _steps(on, x):
+        h = on.Tanh(step + h @ w + bias)
+        states.append(h)
+    return _joined(on, states)

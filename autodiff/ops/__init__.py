@@ -7,6 +7,7 @@ from . import (
     methods as methods,
     normalization as normalization,
     random as random,
+    sparse as sparse,
     update as update,
 )
 from .advanced import At as At, getitem as getitem
@@ -94,6 +95,8 @@ from .recurrence import (
     gru_steps as gru_steps,
     lstm_backward as lstm_backward,
     lstm_steps as lstm_steps,
+    rnn_backward as rnn_backward,
+    rnn_steps as rnn_steps,
 )
 from .reduction import (
     mean as mean,

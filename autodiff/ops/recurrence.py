@@ -1,4 +1,4 @@
-"""LSTM and GRU over whole sequences: the recurrence, after the inputs were multiplied by their weights."""
+"""Recurrent layers over whole sequences: the recurrence, after inputs were multiplied by their weights."""
 
 from __future__ import annotations
 
@@ -79,6 +79,9 @@ _GRU = {
 }
 
 
+_RNN = {"x": _STATES, "h0": _STATE, "w": ("n", "n"), "bias": ("n",), "g_h": _STATES, "states": _STATES}
+
+
 def _sigmoid(x: Any) -> Any:
     return 0.5 * np.tanh(0.5 * x) + 0.5
 
@@ -103,6 +106,14 @@ def _gru_oracle(x: Any, h0: Any, w: Any, bias: Any) -> Any:
         h = (1 - z) * new + z * h
         steps.append((h, np.concatenate([r, z, new, own[:, 2 * n :]], -1)))
     return [np.stack(y, 1) for y in zip(*steps, strict=True)]
+
+
+def _rnn_oracle(x: Any, h0: Any, w: Any, bias: Any) -> Any:
+    h, states = h0, []
+    for t in range(x.shape[1]):
+        h = np.tanh(x[:, t] + h @ w + bias)
+        states.append(h)
+    return np.stack(states, 1)
 
 
 class _Steps:
@@ -144,7 +155,7 @@ def _lstm_backward(
 
 def _gru_backward(on: _Steps, g_h: Any, g_gates: Any, gates: Any, states: Any, h0: Any, w: Any) -> Any:
     """Compute `gru_backward`, in NumPy as its oracle and in plain ops for its own gradient."""
-    size, steps = h0.shape[1], list[Any]()
+    size, steps, products = h0.shape[1], list[Any](), list[Any]()
     dh = h0 * 0
     for t in reversed(range(g_h.shape[1])):
         r, z, n, own = _gates(gates[:, t], size)
@@ -153,8 +164,19 @@ def _gru_backward(on: _Steps, g_h: Any, g_gates: Any, gates: Any, states: Any, h
         dn = (dh * (1 - z) + more[2]) * (1 - n * n)
         dz = (dh * ((states[:, t - 1] if t else h0) - n) + more[1]) * (z * (1 - z))
         dr, dp = (dn * own + more[0]) * (r * (1 - r)), dn * r + more[3]
-        steps.insert(0, on.concatenate([dr, dz, dn, dp]))
-        dh = dh * z + on.concatenate([dr, dz, dp]) @ w.T
+        steps.insert(0, on.concatenate([dr, dz, dn]))
+        products.insert(0, on.concatenate([dr, dz, dp]))
+        dh = dh * z + products[0] @ w.T
+    return on.stack(steps), on.stack(products), dh
+
+
+def _rnn_backward(on: _Steps, g_h: Any, states: Any, w: Any) -> Any:
+    """Compute `rnn_backward`, in NumPy as its oracle and in plain ops for its own gradient."""
+    dh, steps = states[:, 0] * 0, list[Any]()
+    for t in reversed(range(g_h.shape[1])):
+        h = states[:, t]
+        steps.insert(0, (dh + g_h[:, t]) * (1 - h * h))
+        dh = steps[0] @ w.T
     return on.stack(steps), dh
 
 
@@ -186,11 +208,14 @@ def _lstm_vjp(g: Any, result: Any, x: Tensor, h0: Tensor, c0: Tensor, w: Tensor,
 
 def _gru_vjp(g: Any, result: Any, x: Tensor, h0: Tensor, w: Tensor, bias: Tensor) -> Any:
     states, gates = result
-    n = h0.shape[1]
     g_h, g_gates = _filled(g, result)
-    d, dh0 = gru_backward(g_h, g_gates, gates, states, h0, w)
-    own = concatenate([d[:, :, : 2 * n], d[:, :, 3 * n :]], 2)
-    return d[:, :, : 3 * n], dh0, _weight_gradient(states, h0, own), sum(own, (0, 1))
+    d, own, dh0 = gru_backward(g_h, g_gates, gates, states, h0, w)
+    return d, dh0, _weight_gradient(states, h0, own), sum(own, (0, 1))
+
+
+def _rnn_vjp(g: Any, states: Tensor, x: Tensor, h0: Tensor, w: Tensor, bias: Tensor) -> Any:
+    d, dh0 = rnn_backward(g, states, w)
+    return d, dh0, _weight_gradient(states, h0, d), sum(d, (0, 1))
 
 
 _SIZES = [(2, 3, 4), (13, 2, 1), (1, 1, 17), (30, 5, 33), (3, 1, 2)]
@@ -216,6 +241,14 @@ def _gru_shapes(b: int, t: int, n: int) -> tuple[Shape, ...]:
 def _gru_backward_shapes(b: int, t: int, n: int) -> tuple[Shape, ...]:
     some = (b, t, 4 * n) if b != 13 else (0,)
     return (b, t, n), some, (b, t, 4 * n), (b, t, n), (b, n), (n, 3 * n)
+
+
+def _rnn_shapes(b: int, t: int, n: int) -> tuple[Shape, ...]:
+    return (b, t, n), (b, n), (n, n), (n,)
+
+
+def _rnn_backward_shapes(b: int, t: int, n: int) -> tuple[Shape, ...]:
+    return (b, t, n), (b, t, n), (n, n)
 
 
 @op(
@@ -273,9 +306,13 @@ def lstm_steps(
 
 
 @op(
-    signature="(b,t,n),(b,t,4n),(b,t,4n),(b,t,n),(b,n),(n,3n)->(b,t,4n),(b,n)",
-    returns=tuple[Tensor, Tensor],
-    infer=lambda g_h, g_gates, gates, states, h0, w: [gates, h0],
+    signature="(b,t,n),(b,t,4n),(b,t,4n),(b,t,n),(b,n),(n,3n)->(b,t,3n),(b,t,3n),(b,n)",
+    returns=tuple[Tensor, Tensor, Tensor],
+    infer=lambda g_h, g_gates, gates, states, h0, w: [
+        Spec((*gates.shape[:2], w.shape[1]), gates.dtype),
+        Spec((*gates.shape[:2], w.shape[1]), gates.dtype),
+        h0,
+    ],
     plan=kernels.gru_backward,
     vjp=tuple(map(pick, range(6))),
     shared=by_formula(_in_ops(_gru_backward)),
@@ -295,7 +332,7 @@ def gru_backward(
     h0: TensorLike,
     w: TensorLike,
 ) -> BoundArguments:
-    """Return gradients of gru_steps: of r, z, n before activation, of the state's term of n, and of h0."""
+    """Return gradients of gru_steps: of x, of the state's product and its bias at each step, and of h0."""
     others = {"g_h": g_h, "g_gates": g_gates, "gates": gates, "states": states, "h0": h0, "w": w}
     return _bind("gru", 1, _GRU, **others)
 
@@ -320,3 +357,43 @@ def gru_backward(
 def gru_steps(x: TensorLike, h0: TensorLike, w: TensorLike, bias: TensorLike) -> BoundArguments:
     """Return hidden states of a GRU, and its r, z, n and the state's term of n; x is inputs times weights."""
     return _bind("gru", 3, _GRU, x=x, h0=h0, w=w, bias=bias)
+
+
+@op(
+    signature="(b,t,n),(b,t,n),(n,n)->(b,t,n),(b,n)",
+    returns=tuple[Tensor, Tensor],
+    infer=lambda g_h, states, w: [states, Spec((states.shape[0], states.shape[2]), states.dtype)],
+    plan=kernels.rnn_backward,
+    vjp=tuple(map(pick, range(3))),
+    shared=by_formula(_in_ops(_rnn_backward)),
+    oracle=lambda *arrays: _rnn_backward(_NUMPY, *arrays),
+    cases=_cases(_rnn_backward_shapes),
+    wrong=Case(((2, 3, 4), (2, 3, 5), (4, 4))),
+    large=Case(_rnn_backward_shapes(64, 20, 64)),
+    domain=(-0.9, 0.9),
+    ulp=64,
+    recycled=True,
+)
+def rnn_backward(g_h: TensorLike, states: TensorLike, w: TensorLike) -> BoundArguments:
+    """Return gradients of rnn_steps with respect to x and h0."""
+    return _bind("rnn", 1, _RNN, g_h=g_h, states=states, w=w)
+
+
+@op(
+    signature="(b,t,n),(b,n),(n,n),(n)->(b,t,n)",
+    infer=lambda x, h0, w, bias: [x],
+    plan=kernels.rnn,
+    vjp=tuple(map(pick, range(4))),
+    shared=_rnn_vjp,
+    oracle=_rnn_oracle,
+    cases=_cases(_rnn_shapes),
+    wrong=Case(((2, 3, 4), (2, 4), (4, 16), (4,))),
+    large=Case(_rnn_shapes(64, 20, 64)),
+    # Larger weights make errors grow from step to step.
+    domain=(-0.5, 0.5),
+    ulp=64,
+    recycled=True,
+)
+def rnn_steps(x: TensorLike, h0: TensorLike, w: TensorLike, bias: TensorLike) -> BoundArguments:
+    """Return hidden states of an Elman network; x is inputs times their weights."""
+    return _bind("rnn", 1, _RNN, x=x, h0=h0, w=w, bias=bias)
