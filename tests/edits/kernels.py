@@ -276,11 +276,11 @@ EDITS = [
         "tests/test_ops.py -k 'oracle and transpose-'",
     ),
     Edit(
-        "phases-beyond-the-last-row",
+        "bands-of-phases-are-not-spread",
         "kernels/conv.py",
-        "    inside = max(0, min(rows, (height - top + step_row - 1) // step_row))",
-        "    inside = rows",
-        "the last phase of an odd number of rows writes into the next plane",
+        "    top = plan[_PHASE + 4 * phase] + row * step_row",
+        "    top = plan[_PHASE + 4 * phase] + row",
+        "the second band of rows of a strided gradient is written over the first",
         "tests/test_ops.py -k convolution_input",
     ),
     Edit(
