@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import treepie as tp
+from treepie.checkpoint import files
 from treepie.onnx import convert
 
 from .onnx_files import check, onnx
@@ -68,7 +69,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError("no space")
 
     with monkeypatch.context() as patch:
-        patch.setattr(tp.onnx.save.__globals__["files"], "replace", broken)
+        patch.setattr(files, "replace", broken)
         with pytest.raises(OSError, match="no space"):
             tp.onnx.save(model, vars, tmp_path / "m.onnx", (None, 2))
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]

@@ -36,10 +36,14 @@ REFUSED: dict[str, tuple[str, str]] = {
     "dropout": _RANDOM,
     "image_*": _AUGMENTATION,
     "mean_of_terms": _LOSS,
+    "nonzero_rows": _UPDATE,
     "random_*": _RANDOM,
     "rank_sum": _RANKS,
+    "rows_norm": _UPDATE,
+    "sum_rows": _GRADIENT,
     "vector_norm": _UPDATE,
     "weighted_cross_entropy": _LOSS,
+    "write_rows": _UPDATE,
 }
 
 
