@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ContextDecorator
 from typing import Any, TypeVar
 
 from treepie.kernels import bfloat16
@@ -18,8 +18,24 @@ FLOAT32, BFLOAT16, EMULATED = "float32", "bfloat16", "bfloat16_emulated"
 PRECISIONS = (FLOAT32, BFLOAT16, EMULATED)
 
 
-@contextmanager
-def precision(name: str) -> Iterator[None]:
+class PrecisionBlock(ContextDecorator):
+    """A block in a precision; as a decorator, one for each call."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._before: str | None = None
+
+    def _recreate_cm(self) -> PrecisionBlock:
+        return PrecisionBlock(self._name)
+
+    def __enter__(self) -> None:
+        self._before, state.precision = state.precision, self._name
+
+    def __exit__(self, *error: object) -> None:
+        state.precision = self._before
+
+
+def precision(name: str) -> PrecisionBlock:
     """Compute matrix products of float32 tensors in another precision, in a block or a decorated function.
 
     name: "float32"; "bfloat16", which rounds the operands of each product to bfloat16 (8 bits of precision,
@@ -40,12 +56,7 @@ def precision(name: str) -> Iterator[None]:
     ...     print((x @ tp.ones((1, 1))).item())
     1.0
     """
-    before = state.precision
-    state.precision = checked_precision("precision", name)
-    try:
-        yield
-    finally:
-        state.precision = before
+    return PrecisionBlock(checked_precision("precision", name))
 
 
 def current() -> str | None:
