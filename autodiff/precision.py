@@ -29,9 +29,11 @@ class PrecisionBlock(ContextDecorator):
         return PrecisionBlock(self._name)
 
     def __enter__(self) -> None:
+        """Begin the block."""
         self._before, state.precision = state.precision, self._name
 
     def __exit__(self, *error: object) -> None:
+        """End the block."""
         state.precision = self._before
 
 
