@@ -242,6 +242,15 @@ def scratch(
     return size_a, size_b
 
 
+def as_row(b: Operand, c: Operand, epilogue: Epilogue | None) -> tuple[Operand, Operand, Epilogue | None]:
+    """Return B, C and the epilogue of a product of one column as those of b' a', one row.
+
+    A column is a row in memory: of b' a' every lane of a vector is used, of a b one.
+    """
+    row = b.reshaped(b.shape[0], 1, b.size // b.shape[0])
+    return row, c.reshaped(c.shape[0], 1, c.shape[1]), epilogue.of_row() if epilogue else None
+
+
 def plan(
     a: Operand,
     b: Operand,
@@ -260,10 +269,8 @@ def plan(
     batch, m, n = c.shape
     k = a.shape[1] if transpose_a else a.shape[2]
     if n == 1 < m:
-        # A column is a row in memory: of b' a' every lane of a vector is used, of a b one.
-        row = b.reshaped(b.shape[0], 1, k)
-        of_row = epilogue.of_row() if epilogue else None
-        return plan(row, a, c.reshaped(batch, 1, m), False, not transpose_a, packed, of_row)
+        row, of_row, epilogue = as_row(b, c, epilogue)
+        return plan(row, a, of_row, False, not transpose_a, packed, epilogue)
     if epilogue is None and _turns(m, k, n, batch, transpose_a, transpose_b):
         start = scratch(n, k, m, 1, 1, True, False, c.dtype.name)[0] * c.dtype.itemsize
         transposed_c = Operand(packed[0], Spec((1, n, m), c.dtype), start)

@@ -8,7 +8,7 @@ from .elementwise import elementwise
 from .epilogue import Epilogue
 from .intrinsics import call_address
 from .kernel import A1, A3, kernel
-from .matmul import DEPTH, chunks_of, tiles
+from .matmul import DEPTH, as_row, chunks_of, tiles
 from .program import Launch, Operand, Spec
 
 #: Rows of B, or of a transposed A, that are packed at a time.
@@ -40,14 +40,8 @@ def _pack_panels(lo: int, hi: int, x: A3, out: A1, width: int, pack: int) -> Non
     for chunk in range(lo, hi):
         first = chunk % panels * width
         source = x.ctypes.data + (chunk // panels * count + first) * row
-        call_address(
-            pack,
-            source,
-            row,
-            depth,
-            min(width, count - first),
-            out.ctypes.data + chunk * terms * width * itemsize,
-        )
+        target = out.ctypes.data + chunk * terms * width * itemsize
+        call_address(pack, source, row, depth, min(width, count - first), target)
 
 
 def scratch(m: int, k: int, n: int, batch_a: int, batch_b: int) -> tuple[int, int]:
@@ -74,9 +68,8 @@ def plan(
     batch, m, n = c.shape
     k = a.shape[1] if transpose_a else a.shape[2]
     if n == 1 < m:
-        row = b.reshaped(b.shape[0], 1, k)
-        of_row = epilogue.of_row() if epilogue else None
-        return plan(row, a, c.reshaped(batch, 1, m), False, not transpose_a, packed, of_row)
+        row, of_row, epilogue = as_row(b, c, epilogue)
+        return plan(row, a, of_row, False, not transpose_a, packed, epilogue)
     terms, high, wide = (k + 1) // 2, gemm.within(m), gemm.panel("float32", n)
     block = -(-terms // -(-terms // DEPTH))
     strips, panels = -(-m // high), -(-n // wide)

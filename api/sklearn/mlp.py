@@ -30,6 +30,13 @@ class _Perceptron(Preset):
     scikit-learn's own code validates the arguments, initializes the weights, and predicts.
     """
 
+    def _set_parameters(self, parameters: dict[str, Any], own: Sequence[str]) -> None:
+        """Keep a constructor's arguments. own: the names of those that scikit-learn's class does not have."""
+        parameters.pop("self")
+        kept = {name: parameters.pop(name) for name in own}
+        super().__init__(**parameters)
+        self.__dict__ |= kept
+
     def _fit(self, X: Any, y: Any, sample_weight: Any = None, incremental: bool = False) -> Any:
         if getattr(self, "class_weight", None) is not None:
             sample_weight = self._weights(y, sample_weight, incremental)
@@ -142,10 +149,7 @@ class MLPClassifier(_Perceptron, neural_network.MLPClassifier):
         callbacks: Sequence[object] | None = None,
         preset: str | None = None,
     ) -> None:
-        options = dict(locals())
-        own = {name: options.pop(name) for name in ("dropout", "class_weight", "callbacks", "preset")}
-        super().__init__(**{k: v for k, v in options.items() if k not in ("self", "__class__")})
-        self.__dict__ |= own
+        self._set_parameters(dict(locals()), ("dropout", "class_weight", "callbacks", "preset"))
 
 
 class MLPRegressor(_Perceptron, neural_network.MLPRegressor):
@@ -197,7 +201,4 @@ class MLPRegressor(_Perceptron, neural_network.MLPRegressor):
         callbacks: Sequence[object] | None = None,
         preset: str | None = None,
     ) -> None:
-        options = dict(locals())
-        own = {name: options.pop(name) for name in ("dropout", "callbacks", "preset")}
-        super().__init__(**{k: v for k, v in options.items() if k not in ("self", "__class__")})
-        self.__dict__ |= own
+        self._set_parameters(dict(locals()), ("dropout", "callbacks", "preset"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -39,16 +39,9 @@ def check_loss_call(loss: Any, target: tuple[Any, ...]) -> None:
     """Raise TypeError for a loss that can not be called with an output and these targets."""
     if not callable(loss):
         raise TypeError(f"Trainer: loss is {described(loss)}, {_of_output(target)}")
-    try:
-        signature = inspect.signature(loss)
-    except (TypeError, ValueError):  # some built-in functions have no signature
-        return
-    try:
-        signature.bind(None, *target)
-    except TypeError:
-        takes = ", ".join(signature.parameters)
-        name = getattr(loss, "__name__", type(loss).__name__)
-        raise TypeError(f"Trainer: loss is {name}({takes}), {_of_output(target)}") from None
+    call = _other_call(loss, None, *target)
+    if call is not None:
+        raise TypeError(f"Trainer: loss is {call}, {_of_output(target)}")
 
 
 def check_report(report: Any) -> None:
@@ -56,17 +49,22 @@ def check_report(report: Any) -> None:
     expected = "expected a function of (step, loss, state)"
     if not callable(report):
         raise TypeError(f"Trainer.fit: report is {described(report)}, {expected}")
+    call = _other_call(report, 1, 0.0, None)
+    if call is not None:
+        raise TypeError(f"Trainer.fit: report is {call}, {expected}")
+
+
+def _other_call(function: Callable[..., Any], *arguments: Any) -> str | None:
+    """Return how a function that does not take these arguments is called, such as "f(x)"; None if it does."""
     try:
-        signature = inspect.signature(report)
+        signature = inspect.signature(function)
     except (TypeError, ValueError):  # some built-in functions have no signature
-        return
+        return None
     try:
-        signature.bind(1, 0.0, None)
+        signature.bind(*arguments)
     except TypeError:
-        name = getattr(report, "__name__", type(report).__name__)
-        raise TypeError(
-            f"Trainer.fit: report is {name}({', '.join(signature.parameters)}), {expected}"
-        ) from None
+        return f"{getattr(function, '__name__', type(function).__name__)}({', '.join(signature.parameters)})"
+    return None
 
 
 def check_rngs(function: str, rngs: Any) -> Tensor:

@@ -87,8 +87,6 @@ class BatchInParts:
 
         inputs: of the step, without an example.  examples: of each element, this rank's rows.
         """
-        layout = inputs.at.buffers.layout
-        self._sums.begin(layout)
         parts = self._own_parts(examples, inputs.key is not None)
         if self._micro or any(not length(x) for x, _, _ in examples):
             self._refuse_sums_over_ranks(inputs, examples[0])
@@ -98,7 +96,6 @@ class BatchInParts:
         # On a rank without rows the dtype of the loss is unknown.
         states, dtype, table = {0: inputs.state}, None, done
         if table is None:
-            self._sums.begin(layout)
             states, dtype, table = self._gradients(inputs, parts)
         return self._end(inputs, states, dtype, table, commit)
 
@@ -106,6 +103,7 @@ class BatchInParts:
         """Take the step as one native call, as far as it is one."""
         if self._whole is None or not parts or any(len(rows) != 1 for _, rows in parts):
             return None
+        self._sums.begin(inputs.at.buffers.layout)
         rows = [(shard, row) for shard, (row,) in parts]
 
         def part_of(k: int, sums: Sums) -> StepInputs:
@@ -121,6 +119,7 @@ class BatchInParts:
         The table has a row for each shard: loss times weight, weight, examples; and one for each rank: see
         `SharedUpdate.report`.
         """
+        self._sums.begin(inputs.at.buffers.layout)
         table = np.zeros((self._shards.count + self._comm.size, 3))
         states: dict[int, Any] = {}
         dtype = None
