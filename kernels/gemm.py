@@ -231,7 +231,8 @@ def _pack_transposed(symbol: str, dtype: str, width: int, pairs: bool = False) -
                 loop.when(b.icmp_signed("<", n64(i), rest), store, [])
         return []
 
-    whole = b.and_(depth, n64(-count))
+    # Blocks of whole pairs: the second element of an odd row's last pair is not read.
+    whole = b.and_(b.lshr(columns, n64(1)) if pairs else depth, n64(-count))
     rest = b.sub(depth, whole)
     for first in range(0, width, count):
         loop.loop(n64(0), whole, count, functools.partial(block, first, None))
