@@ -56,6 +56,8 @@ def test_operands_are_rounded_to_nearest_even():
         (12, 2, 32),
         (100, 33, 1),
         (5, 1300, 100),
+        (9, 31, 20),  # the last pair of a vector of pairs has one element
+        (20, 63, 9),
     ],
 )
 def test_products_are_those_of_rounded_operands(precision, m, k, n):
