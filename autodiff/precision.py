@@ -6,16 +6,22 @@ import functools
 import warnings
 from collections.abc import Callable
 from contextlib import ContextDecorator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
 
 from treepie.kernels import bfloat16
 
 from .trace.active import state
 
+if TYPE_CHECKING:
+    from .tensor import Tensor
+
 R = TypeVar("R")
 
 FLOAT32, BFLOAT16, EMULATED = "float32", "bfloat16", "bfloat16_emulated"
 PRECISIONS = (FLOAT32, BFLOAT16, EMULATED)
+_FLOAT32 = np.dtype("float32")
 
 
 class PrecisionBlock(ContextDecorator):
@@ -44,9 +50,9 @@ def precision(name: str) -> PrecisionBlock:
         to nearest even) and adds up in float32; or "bfloat16_emulated", which rounds in the same way and
         multiplies in float32, for results that do not depend on the CPU but for the order of sums.
 
-    It is that of `matmul`, `@`, `einsum`, linear layers and the projections of attention and recurrent
-    layers, and of their gradients; convolutions and the products inside of attention stay in float32. Tensors
-    stay float32. In bfloat16, an element of a product is within 2^-8 of the sum of the magnitudes of its
+    It is that of `matmul`, `@`, `einsum`, linear layers, convolutions and the projections of attention and
+    recurrent layers, and of their gradients; the products inside of attention stay in float32. Tensors stay
+    float32. In bfloat16, an element of a product is within 2^-8 of the sum of the magnitudes of its
     terms. Infinities and NaN stay what they are; on CPUs with AVX512-BF16, which "bfloat16" needs, subnormal
     operands and results count as 0. Elsewhere "bfloat16" is float32, and says so once.
 
@@ -64,6 +70,12 @@ def precision(name: str) -> PrecisionBlock:
 def current() -> str | None:
     """Return the precision of the block; None without one, for float32."""
     return state.precision
+
+
+def attribute(x: Tensor, name: str | None) -> dict[str, str]:
+    """Return the attribute of a product that is not computed in float32. name: None for that of the block."""
+    name = state.precision if name is None else name
+    return {} if name is None or name == FLOAT32 or x._data.dtype != _FLOAT32 else {"precision": name}
 
 
 def call_in(name: str | None, function: Callable[..., R], *arguments: Any) -> R:

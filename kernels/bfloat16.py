@@ -5,6 +5,7 @@ import functools
 from llvmlite import ir
 
 from . import config
+from .loops import Loop
 from .vector import Value, declare, vector_type
 
 _I16, _I32 = ir.IntType(16), ir.IntType(32)
@@ -71,6 +72,21 @@ def neighbours(left: Value, right: Value) -> Value:
     order = ir.Constant(ir.VectorType(_I32, 2 * count), list(range(2 * count)))
     both = b.shuffle_vector(_rounded(left), _rounded(right), order)
     return Value(b, "float32", count, b.bitcast(both, vector_type("float32", count)))
+
+
+def store(x: Value, address: ir.Value) -> None:
+    """Store float32 rounded to bfloat16, 16 bits each."""
+    halves = _rounded(x)
+    x.builder.store(halves, x.builder.inttoptr(address, halves.type.as_pointer()), align=2)
+
+
+def load_pair(loop: Loop, address: ir.Value, alone: bool = False) -> Value:
+    """Load two neighbours of 16 bits into every lane, as a pair; or, if alone, one and 0."""
+    b = loop.builder
+    kind = _I16 if alone else _I32
+    bits = b.load(b.inttoptr(address, kind.as_pointer()), align=2)
+    every = loop.splat(b.zext(bits, _I32) if alone else bits)
+    return Value(b, "float32", loop.lanes, b.bitcast(every, vector_type("float32", loop.lanes)))
 
 
 def add_products(module: ir.Module, total: Value, left: Value, right: Value) -> Value:

@@ -8,18 +8,18 @@ A chunk runs its tasks (see `conv_task.py`) in order, in scratch that no other c
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from . import config, conv_frame, conv_tile, gemm
 from .compiled import device
 from .conv_task import (
-    CHANNELS,
     COLUMNS,
     GROUPS,
     LEAST,
     MOST_CHUNKS,
+    PLANES,
     SEGMENT_WORDS,
     TASK_IMAGES,
     TASK_ROWS,
@@ -36,19 +36,22 @@ from .program import Launch, Operand
 #: cache.
 _DEPTH = 384
 
+#: Elements of pairs in a chunk of `_pair`, at least.
+_PAIR_BLOCK = 1 << 12
+
 _I64 = np.dtype("int64")
 
 #: Results of a channel in a task whose results are staged: of 64 channels, two phases are 200 kB of float32.
 _LEAST_STAGED = 384
 
-#: Words of the steps of `_pack`: elements from a group, a row, a channel of the weights to the next; rows and
-#: channels of a group, rows of a strip, strips of a phase, whether there is a bias. Then for each phase its
+#: Words of the steps of `_pack`: elements from a group, a row, a plane of the weights to the next; rows and
+#: planes of a group, rows of a strip, strips of a phase, whether there is a bias. Then for each phase its
 #: first tap, and the number of taps.
-_GROUP_STEP, _ROW_STEP, _CHANNEL_STEP, _PACK_M, _PACK_CHANNELS, _PACK_HIGH, _STRIPS, _BIASED = range(8)
+_GROUP_STEP, _ROW_STEP, _PLANE_STEP, _PACK_M, _PACK_PLANES, _PACK_HIGH, _STRIPS, _BIASED = range(8)
 _PACK_PHASES = 8
 
 #: Words of a plan after those that `begin` reads: tasks, those of a chunk, channels of the result in a group,
-#: channels and segments of a tile, elements of a plane of the result; channels of a block of the sum, columns
+#: channels and segments of a tile, elements of a plane of the result; planes of a block of the sum, columns
 #: of a plane of the result; the step of the rows and of the columns that are written; where the stage starts
 #: in a region, or -1; its elements of a phase; phases of columns, phases; the address of the function that
 #: interleaves two phases of columns, or 0.
@@ -85,15 +88,15 @@ class Weights:
 
 @kernel
 def _pack(lo: int, hi: int, w: A1, bias: A1, out: A1, taps: Words, steps: Words) -> None:
-    # A strip is (1 + channels * taps, high): the biases of its rows, then their weights.
-    m, channels, high, strips = steps[_PACK_M], steps[_PACK_CHANNELS], steps[_PACK_HIGH], steps[_STRIPS]
-    channel_step, of_group = steps[_CHANNEL_STEP], (m + high - 1) // high
+    # A strip is (1 + planes * taps, high): the biases of its rows, then their weights.
+    m, planes, high, strips = steps[_PACK_M], steps[_PACK_PLANES], steps[_PACK_HIGH], steps[_STRIPS]
+    plane_step, of_group = steps[_PLANE_STEP], (m + high - 1) // high
     for chunk in range(lo, hi):
         phase, within = chunk // strips, chunk % strips
         group, top = within // of_group, within % of_group * high
         first, count = steps[_PACK_PHASES + 2 * phase], steps[_PACK_PHASES + 2 * phase + 1]
-        size = (1 + channels * count) * high
-        start = strips * high * (phase + channels * first) + within * size
+        size = (1 + planes * count) * high
+        start = strips * high * (phase + planes * first) + within * size
         strip = out[start : start + size]
         strip[:] = 0
         for r in range(min(high, m - top)):
@@ -101,10 +104,27 @@ def _pack(lo: int, hi: int, w: A1, bias: A1, out: A1, taps: Words, steps: Words)
                 strip[r] = bias[group * m + top + r]
             row = w[group * steps[_GROUP_STEP] + (top + r) * steps[_ROW_STEP] :]
             at = high + r
-            for c in range(channels):
+            for c in range(planes):
                 for t in range(first, first + count):
-                    strip[at] = row[c * channel_step + taps[t]]
+                    strip[at] = row[c * plane_step + taps[t]]
                     at += high
+
+
+@kernel
+def _pair(lo: int, hi: int, w: A1, out: A1, count: int, run: int, block: int, pair: int) -> None:
+    # w: (outer, count, run).  out: (outer, ceil(count / 2), run), of pairs in bfloat16.
+    planes, size = (count + 1) // 2, w.itemsize
+    blocks = (planes + block - 1) // block
+    for chunk in range(lo, hi):
+        first = chunk % blocks * block
+        last = min(first + block, planes)
+        source = w.ctypes.data + (chunk // blocks * count + 2 * first) * run * size
+        to = out.ctypes.data + (chunk // blocks * planes + first) * run * size
+        whole = min(last, count // 2) - first
+        call_address(pair, whole, source, 2 * run * size, to, run, 1, 0, run, run * size)
+        if 2 * last > count:
+            at = whole * run * size
+            call_address(pair, 1, source + 2 * at, 0, to + at, run, 1, 0, run, 0)
 
 
 @device
@@ -127,16 +147,16 @@ def _tiles(
     packed: the address of the group's strips.  target, channel: the address of the results, and elements from
     a channel of them to the next.  count: segments.  size: bytes of an element.  distances: their address.
     """
-    channels, m, high, wide, depth = plan[CHANNELS], plan[_M], plan[_HIGH], plan[_WIDE], plan[_BLOCK]
+    planes, m, high, wide, depth = plan[PLANES], plan[_M], plan[_HIGH], plan[_WIDE], plan[_BLOCK]
     length, strips = taps * high * size, (m + high - 1) // high
-    for block in range((channels + depth - 1) // depth):
+    for block in range((planes + depth - 1) // depth):
         c = block * depth
         for j in range((count + wide - 1) // wide):
             for s in range(strips):
-                bias = packed + s * (high * size + channels * length)
+                bias = packed + s * (high * size + planes * length)
                 call_address(
                     tile,
-                    min(depth, channels - c),
+                    min(depth, planes - c),
                     taps,
                     distances,
                     plane,
@@ -214,8 +234,8 @@ def _convolve(
                 first, number = plan[_PHASE + 4 * phase + 2], plan[_PHASE + 4 * phase + 3]
                 staged = region.ctypes.data + (stage + phase % across * plan[_STAGE_SIZE]) * size
                 target = out.ctypes.data + at * size if stage < 0 else staged
-                group_size = strips // groups * (1 + plan[CHANNELS] * number)
-                weights = strips * (phase + plan[CHANNELS] * first) + group * group_size
+                group_size = strips // groups * (1 + plan[PLANES] * number)
+                weights = strips * (phase + plan[PLANES] * first) + group * group_size
                 _tiles(
                     tile,
                     source,
@@ -241,6 +261,44 @@ def _flat(x: Operand) -> Operand:
     return x.reshaped(x.size)
 
 
+def _paired(w: Operand, weights: Weights, channels: int, scratch: Scratch) -> tuple[Launch, Operand, Weights]:
+    """Plan weights rounded to bfloat16, in pairs of channels; return the launch, them and their strides."""
+    run, planes = weights.channel, -(-channels // 2)
+    outer = w.size // (channels * run)
+    out = scratch((outer * planes * run,), w.dtype)
+    block = max(1, _PAIR_BLOCK // run)
+    chunks, pair = outer * -(-planes // block), conv_frame.frame(w.dtype.name, 1, conv_frame.PAIRS)
+    launch = _pair(chunks, w.size * 0.5, _flat(w), out, channels, run, block, pair)
+
+    def step(elements: int) -> int:
+        return elements // channels * planes if elements >= channels * run else elements
+
+    return launch, out, replace(weights, group=step(weights.group), row=step(weights.row))
+
+
+def _packed(
+    w: Operand, bias: Operand | None, weights: Weights, m: int, planes: int, groups: int, scratch: Scratch
+) -> tuple[Launch, Operand]:
+    """Plan the strips of weights, for m channels of the result in a group; return the launch and them."""
+    high, _ = conv_tile.tile_shape(m)
+    numbers = [len(phase.taps) for phase in weights.phases]
+    strips, total = groups * -(-m // high), len(numbers) + planes * sum(numbers)
+    packed = scratch((strips * high * total,), w.dtype)
+    steps = (
+        *(weights.group, weights.row, weights.channel, m, planes, high, strips, int(bias is not None)),
+        *itertools.chain(*zip(_firsts(weights), numbers, strict=True)),
+    )
+    offsets = tuple(offset for phase in weights.phases for offset in phase.offsets)
+    arrays = (_flat(w), _flat(bias or w), packed)
+    return _pack(strips * len(numbers), 1.5 * packed.size, *arrays, offsets, steps), packed
+
+
+def _firsts(weights: Weights) -> list[int]:
+    """Return the number of each phase's first tap."""
+    numbers = [len(phase.taps) for phase in weights.phases]
+    return [sum(numbers[:k]) for k in range(len(numbers))]
+
+
 def convolve(
     x: Operand,
     w: Operand,
@@ -250,8 +308,12 @@ def convolve(
     weights: Weights,
     groups: int,
     scratch: Scratch,
+    pairs: bool = False,
 ) -> list[Launch]:
-    """Plan out (n, groups * m, h, w) = sums of x (n, groups * channels, y, z) times weights, plus bias."""
+    """Plan out (n, groups * m, h, w) = sums of x (n, groups * channels, y, z) times weights, plus bias.
+
+    pairs: whether x and the weights, of float32, are rounded to bfloat16, in pairs of channels.
+    """
     rows, columns = axes
     m, name, channels = out.shape[1] // groups, x.dtype.name, x.shape[1] // groups
     high, vectors = conv_tile.tile_shape(m)
@@ -259,18 +321,15 @@ def convolve(
     wide, across = vectors * parts, len({phase.column for phase in weights.phases})
     staged = len(weights.phases) > 1 or rows.step * columns.step > 1
     least = _LEAST_STAGED if staged else LEAST
-    cuts = cut(x.spec, groups, rows, columns, gemm.lanes(name) // parts, wide, least)
-    numbers = [len(phase.taps) for phase in weights.phases]
-    firsts = [sum(numbers[:k]) for k in range(len(numbers))]
-    strips, total = groups * -(-m // high), len(numbers) + channels * sum(numbers)
-    packed = scratch((strips * high * total,), x.dtype)
-    steps = (
-        *(weights.group, weights.row, weights.channel, m, channels, high, strips, int(bias is not None)),
-        *itertools.chain(*zip(firsts, numbers, strict=True)),
-    )
-    offsets = tuple(offset for phase in weights.phases for offset in phase.offsets)
-    arrays = (_flat(w), _flat(bias or w), packed)
-    pack = _pack(strips * len(numbers), 1.5 * packed.size, *arrays, offsets, steps)
+    form = conv_frame.PAIRS if pairs else conv_frame.PLAIN
+    cuts = cut(x.spec, groups, rows, columns, gemm.lanes(name) // parts, wide, least, form)
+    launches = []
+    if pairs:
+        launch, w, weights = _paired(w, weights, channels, scratch)
+        launches.append(launch)
+    planes = cuts.words[PLANES]
+    pack, packed = _packed(w, bias, weights, m, planes, groups, scratch)
+    firsts, numbers = _firsts(weights), [len(phase.taps) for phase in weights.phases]
     tasks = cuts.blocks * groups
     chunk_tasks = -(-tasks // MOST_CHUNKS)
     chunks = -(-tasks // chunk_tasks)
@@ -287,9 +346,10 @@ def convolve(
             *((p.row, p.column, f, n) for p, f, n in zip(weights.phases, firsts, numbers, strict=True))
         ),
     )
-    flops = 2.0 * x.shape[0] * out.shape[1] * channels * sum(numbers) * rows.count * columns.count
+    flops = 2.0 * x.shape[0] * out.shape[1] * planes * sum(numbers) * rows.count * columns.count
     work = flops * config.FLOP_NS + (x.size + out.size) * 0.2
     lines = x.reshaped(x.size // columns.size, columns.size)
     taps = cuts.distances(tap for phase in weights.phases for tap in phase.taps)
-    tile = conv_tile.tile(name, high, vectors, parts)
-    return [pack, _convolve(chunks, work, lines, packed, _flat(out), regions, tables, plan, taps, tile)]
+    tile = conv_tile.tile(name, high, vectors, parts, pairs)
+    arrays = (lines, packed, _flat(out), regions, tables)
+    return [*launches, pack, _convolve(chunks, work, *arrays, plan, taps, tile)]

@@ -2,30 +2,39 @@
 
 from llvmlite import ir
 
-from . import native
+from . import bfloat16, native
 from .loops import I32, I64, Loop, bytes_of, n64
 from .strided import below, ints, kind, strided
 from .vector import Value, select
 
+#: How a frame stores elements: as they are; pairs of neighbouring channels, rounded to bfloat16, each in the
+#: bits of a float32; or alone, rounded to bfloat16, in 16 bits.
+PLAIN, PAIRS, HALVES = "", "pairs", "halves"
 
-def frame(dtype: str, step: int) -> int:
+
+def frame(dtype: str, step: int, form: str = PLAIN) -> int:
     """Return the address of the function that copies rows of an image into a frame, columns sorted by phase.
 
-    frame(rows, x, line, target, wide, step, left, width): a row of x, `line` bytes after the last, becomes
-    `step` rows of `wide` elements of target. Element q of row p is column q * step + p - left, or 0 outside
-    of the `width` columns. Up to a vector less one element after the last row is overwritten.
+    frame(rows, x, line, target, wide, step, left, width, other): a row of x, `line` bytes after the last,
+    becomes `step` rows of `wide` elements of target. Element q of row p is column q * step + p - left, or 0
+    outside of the `width` columns. Up to a vector less one element after the last row is overwritten, but in
+    pairs nothing.
+    other: in pairs, bytes from a row of x to that of the second elements; 0 for zeros.
     """
-    symbol = f"conv_frame_{dtype}_{kind(step)}"
-    return native.load(symbol, lambda: _build_frame(symbol, dtype, kind(step)))
+    symbol = f"conv_frame_{dtype}_{kind(step)}{form and '_' + form}"
+    return native.load(symbol, lambda: _build_frame(symbol, dtype, kind(step), form))
 
 
-def _build_frame(symbol: str, dtype: str, apart: int) -> str:
+def _build_frame(symbol: str, dtype: str, apart: int, form: str) -> str:
     module = ir.Module(symbol)
-    loop = Loop(module, symbol, ir.FunctionType(ir.VoidType(), [I64] * 8), [dtype])
-    b, size, lanes = loop.builder, bytes_of(dtype), loop.lanes
-    rows, x, line, target, wide, step, left, width = loop.function.args
+    loop = Loop(module, symbol, ir.FunctionType(ir.VoidType(), [I64] * 9), [dtype])
+    b, lanes = loop.builder, loop.lanes
+    rows, x, line, target, wide, step, left, width, other = loop.function.args
+    size = 2 if form == HALVES else bytes_of(dtype)
     columns_all = ints(loop, width)
     steps = Value(b, "int32", lanes, loop.iota(I32)) * ints(loop, step)
+    # Zeros for the second elements: a row without columns.
+    columns_other = ints(loop, b.select(b.icmp_signed("!=", other, n64(0)), width, n64(0)))
 
     def row(r: ir.Value) -> list[ir.Value]:
         source = b.add(x, b.mul(r, line))
@@ -36,11 +45,21 @@ def _build_frame(symbol: str, dtype: str, apart: int) -> str:
             def piece(q: ir.Value) -> list[ir.Value]:
                 first = b.sub(b.add(b.mul(q, step), p), left)
                 columns = ints(loop, first) + steps
-                inside = below(columns, columns_all)
-                address = b.add(source, b.mul(first, n64(size)))
-                value = strided(loop, dtype, address, columns, columns_all, inside, apart)
-                inside_or_zero = select(Value(b, "bool", lanes, inside), value, 0)
-                loop.store(inside_or_zero, b.add(to, b.mul(q, n64(size))))
+                start = b.add(source, b.mul(first, n64(bytes_of(dtype))))
+
+                def read(address: ir.Value, count: Value) -> Value:
+                    inside = below(columns, count)
+                    value = strided(loop, dtype, address, columns, count, inside, apart)
+                    return select(Value(b, "bool", lanes, inside), value, 0)
+
+                at, value = b.add(to, b.mul(q, n64(size))), read(start, columns_all)
+                if form == PAIRS:
+                    value = bfloat16.pairs_of(value, read(b.add(start, other), columns_other))
+                    loop.store(value, at, loop.mask(b.sub(wide, q)))
+                elif form == HALVES:
+                    bfloat16.store(value, at)
+                else:
+                    loop.store(value, at)
                 return []
 
             loop.loop(n64(0), wide, lanes, piece)

@@ -30,14 +30,17 @@ MOST_CHUNKS, LEAST_CHUNKS = 32, 8
 #: Most phases of a stride of which each has launches.
 _MOST_PHASES = 32
 
-#: Words of a plan that `begin` reads. Sizes: channels of a group, bands of an image, images and rows of
-#: results of a task, rows of the source and of all results, the padding above, rows of a frame.
-GROUPS, CHANNELS, IMAGES, BANDS, TASK_IMAGES, TASK_ROWS, HEIGHT, ROWS, STRIDE, BEFORE, FRAME_ROWS = range(11)
+#: Words of a plan that `begin` reads. Sizes: planes of a group (channels, or pairs of them), images, bands of
+#: an image, images and rows of results of a task, rows of the source and of all results, their stride, the
+#: padding above, rows of a frame.
+GROUPS, PLANES, IMAGES, BANDS, TASK_IMAGES, TASK_ROWS, HEIGHT, ROWS, STRIDE, BEFORE, FRAME_ROWS = range(11)
 #: Columns of results, their stride, the padding left, columns of a frame for each remainder, whether there is
 #: a frame, elements of a segment, and the address of the function that fills a frame.
 COLUMNS, STEP, LEFT, FRAME_COLUMNS, FRAMED, LANES, COPY = range(11, 18)
+#: Channels of a group, those of a plane, bytes of an element of the source as tiles read it.
+CHANNELS, PER_PLANE, SIZE = range(18, 21)
 #: Number of these words.
-TASK_WORDS = 18
+TASK_WORDS = 21
 
 #: Words of a segment in a task's table: where it reads, where it writes (or reads gradients), how many
 #: elements.
@@ -108,10 +111,10 @@ class Tasks:
     """How a source is cut into tasks: the words that `begin` reads, and the sizes that a plan needs."""
 
     words: tuple[int, ...]
-    size: int  # bytes of an element
+    size: int  # bytes of an element as tiles read it
     blocks: int  # tasks of one group
     segments: int  # of a task, at most
-    frame: int  # elements
+    frame: int  # elements of the source's dtype
 
     def distances(self, taps: Iterable[tuple[int, int]]) -> tuple[int, ...]:
         """Return the bytes from a segment to its source at each tap (rows, columns)."""
@@ -133,38 +136,51 @@ def _in_place(x: Spec, rows: Axis, columns: Axis, lanes: int) -> bool:
 
 
 def cut(
-    x: Spec, groups: int, rows: Axis, columns: Axis, lanes: int, tile: int = 1, least: int = LEAST
+    x: Spec,
+    groups: int,
+    rows: Axis,
+    columns: Axis,
+    lanes: int,
+    tile: int = 1,
+    least: int = LEAST,
+    form: str = conv_frame.PLAIN,
 ) -> Tasks:
     """Cut a source (n, groups * channels, h, w) into tasks, of `least` results of a channel where possible.
 
     lanes: elements of a segment.  tile: segments of a tile; tasks have whole ones if possible.
+    form: of the frame's elements, see `conv_frame.py`.
     """
     images, channels = x.shape[0], x.shape[1] // groups
-    step, framed = columns.stride, not _in_place(x, rows, columns, lanes)
+    step, framed = columns.stride, form != conv_frame.PLAIN or not _in_place(x, rows, columns, lanes)
+    per_plane = 2 if form == conv_frame.PAIRS else 1
+    size = 2 if form == conv_frame.HALVES else x.dtype.itemsize
+    planes, most_frame = -(-channels // per_plane), _FRAME * 2 if form == conv_frame.HALVES else _FRAME
     wide = -(-columns.length(columns.count) // step) if framed else columns.size
     across, line = -(-columns.count // lanes), step * wide
     most = rows.count
     # Bands of an image with a large frame, or for enough chunks; otherwise several images.
-    while most > 1 and channels * rows.length(most) * line > 2 * _FRAME:
+    while most > 1 and planes * rows.length(most) * line > 2 * most_frame:
         most = -(-most // 2)
     bands = max(-(-rows.count // most), min(rows.count, LEAST_CHUNKS // (images * groups)))
     most = -(-rows.count // bands)
     bands, high = -(-rows.count // most), rows.length(most)
-    frame = channels * high * line
+    frame = planes * high * line
     per = 1
     if bands == 1:
         part = most * across
-        top = min(-(-least // (part * lanes)), _FRAME // frame, images * groups // (2 * LEAST_CHUNKS), images)
+        top = min(
+            -(-least // (part * lanes)), most_frame // frame, images * groups // (2 * LEAST_CHUNKS), images
+        )
         # Whole tiles, then many images: 3 of 14 segments each make 14 tiles of 3.
         per = max(range(1, max(1, top) + 1), key=lambda n: (n * part / -(-n * part // tile), n))
     words = (
-        *(groups, channels, images, bands, per, most, rows.size, rows.count, rows.stride, rows.before, high),
+        *(groups, planes, images, bands, per, most, rows.size, rows.count, rows.stride, rows.before, high),
         *(columns.count, step, columns.before, wide, int(framed), lanes),
-        conv_frame.frame(x.dtype.name, step) if framed else 0,
+        *(conv_frame.frame(x.dtype.name, step, form) if framed else 0, channels, per_plane, size),
     )
     # A vector may reach beyond the end of the frame.
-    frame = (per * frame + gemm.lanes(x.dtype.name)) if framed else 0
-    return Tasks(words, x.dtype.itemsize, -(-images // per) * bands, per * most * across, frame)
+    frame = (-(-per * frame * size // x.dtype.itemsize) + gemm.lanes(x.dtype.name)) if framed else 0
+    return Tasks(words, size, -(-images // per) * bands, per * most * across, frame)
 
 
 @device
@@ -172,20 +188,21 @@ def _fill_frame(x: A2, region: A1, plan: Words, image: int, used: int, group: in
     """Copy the source of `used` images, from result row `row` on, to a frame at the start of a region."""
     groups, channels, height, high = plan[GROUPS], plan[CHANNELS], plan[HEIGHT], plan[FRAME_ROWS]
     copy, wide, step, left = plan[COPY], plan[FRAME_COLUMNS], plan[STEP], plan[LEFT]
-    size, width, line = x.itemsize, x.shape[1], step * wide
+    planes, per, width, line = plan[PLANES], plan[PER_PLANE], x.shape[1], step * wide * plan[SIZE]
     top = row * plan[STRIDE] - plan[BEFORE]
     above = min(max(-top, 0), high)
     inside = max(0, min(height, top + high) - max(top, 0))
     below = high - above - inside
     first, total = (image * groups + group) * channels, groups * channels
-    base, pitch, frame = x.ctypes.data, width * size, region.ctypes.data
+    base, pitch, frame = x.ctypes.data, width * x.itemsize, region.ctypes.data
     for n in range(used):
-        for c in range(channels):
-            to = frame + (n * channels + c) * high * line * size
+        for p in range(planes):
+            c, to = p * per, frame + (n * planes + p) * high * line
             at = base + ((first + n * total + c) * height + max(top, 0)) * pitch
-            call_address(copy, above, base, 0, to, wide, step, left, 0)
-            call_address(copy, inside, at, pitch, to + above * line * size, wide, step, left, width)
-            call_address(copy, below, base, 0, to + (above + inside) * line * size, wide, step, left, 0)
+            other = height * pitch if per == 2 and c + 1 < channels else 0
+            call_address(copy, above, base, 0, to, wide, step, left, 0, 0)
+            call_address(copy, inside, at, pitch, to + above * line, wide, step, left, width, other)
+            call_address(copy, below, base, 0, to + (above + inside) * line, wide, step, left, 0, 0)
 
 
 @device
@@ -198,22 +215,22 @@ def begin(
     the table's second words point into.  done: the number of segments in the table, from the chunk's last
     task.
 
-    Returns the address of the source, bytes from a channel of it to the next, the number of segments; the
+    Returns the address of the source, bytes from a plane of it to the next, the number of segments; the
     task's first image, its number of images, its first row, its number of rows.
     """
-    groups, channels, bands = plan[GROUPS], plan[CHANNELS], plan[BANDS]
-    group, block, size = task % groups, task // groups, x.itemsize
+    groups, planes, bands = plan[GROUPS], plan[PLANES], plan[BANDS]
+    group, block, size = task % groups, task // groups, plan[SIZE]
     image, row = block // bands * plan[TASK_IMAGES], block % bands * plan[TASK_ROWS]
     used, rows = min(plan[TASK_IMAGES], plan[IMAGES] - image), min(plan[TASK_ROWS], plan[ROWS] - row)
     stride, columns, lanes, line = plan[STRIDE], plan[COLUMNS], plan[LANES], plan[STEP] * plan[FRAME_COLUMNS]
     if plan[FRAMED]:
         _fill_frame(x, region, plan, image, used, group, row)
         plane, source = plan[FRAME_ROWS] * line, region.ctypes.data
-        next_image = channels * plane
+        next_image = planes * plane
     else:
         plane = plan[HEIGHT] * line
-        next_image = groups * channels * plane
-        first = (image * groups + group) * channels
+        next_image = groups * planes * plane
+        first = (image * groups + group) * planes
         source = x.ctypes.data + (first * plan[HEIGHT] + row * stride) * line * size
     pieces = (columns + lanes - 1) // lanes
     count = used * rows * pieces
@@ -224,7 +241,7 @@ def begin(
                 for piece in range(pieces):
                     q = piece * lanes
                     table[k] = (n * next_image + t * stride * line + q) * size
-                    table[k + 1] = (n * next_other + t * line_other + q) * size
+                    table[k + 1] = (n * next_other + t * line_other + q) * x.itemsize
                     table[k + 2] = min(lanes, columns - q)
                     k += SEGMENT_WORDS
     return source, plane * size, count, image, used, row, rows

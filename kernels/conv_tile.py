@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from llvmlite import ir
 
-from . import config, native
+from . import bfloat16, config, native
 from .loops import I32, I64, Loop, bytes_of, n64
 from .vector import Value, constant, fma, select
 
@@ -65,7 +65,7 @@ def _smallest(shapes: dict[int, int], m: int) -> tuple[int, int]:
     return rows, shapes[rows]
 
 
-def tile(dtype: str, rows: int, vectors: int, parts: int) -> int:
+def tile(dtype: str, rows: int, vectors: int, parts: int, pairs: bool = False) -> int:
     """Return the address of the tile's function.
 
     tile(channels, taps, distances, plane, a, x, table, c, row_c, used, bias): sums a (channels, taps, rows)
@@ -73,9 +73,10 @@ def tile(dtype: str, rows: int, vectors: int, parts: int) -> int:
     distances: (taps,) words, bytes from a segment to its sources. plane: bytes from a channel of x to the
         next.
     table: `vectors` * `parts` segments. row_c: bytes from a row of c to the next; `used` are written.
+    pairs: whether elements of a and x are pairs in bfloat16, of two channels, for those of float32.
     """
-    symbol = f"conv_{dtype}_{rows}x{vectors}_{parts}"
-    return native.load(symbol, lambda: _build_tile(symbol, dtype, rows, vectors, parts))
+    symbol = f"conv_{dtype}_{rows}x{vectors}_{parts}{'_pairs' if pairs else ''}"
+    return native.load(symbol, lambda: _build_tile(symbol, dtype, rows, vectors, parts, pairs))
 
 
 def dot(dtype: str, rows: int, weights: int) -> int:
@@ -90,7 +91,7 @@ def dot(dtype: str, rows: int, weights: int) -> int:
     return native.load(symbol, lambda: _build_dot(symbol, dtype, rows, weights))
 
 
-def outer(dtype: str, vectors: int, weights: int) -> int:
+def outer(dtype: str, vectors: int, weights: int, pairs: bool = False) -> int:
     """Return the address of the function of a tile of the weights' gradient, with channels in lanes.
 
     outer(count, table, g, x, distances, out, row_out, used, first): adds to `used` rows of out, or stores
@@ -98,9 +99,11 @@ def outer(dtype: str, vectors: int, weights: int) -> int:
     `vectors` vectors of channels; a row of out is of a weight, a row of g of a result.
     g: rows in the order of the table's segments, which are whole rows of results. distances: (weights,)
     words, bytes from a segment to its source for each weight. row_out: bytes from a row to the next.
+    pairs: whether a row of g is of two neighbouring results, in pairs in bfloat16, and of one and zeros at
+        the end of an odd row of results; x is in bfloat16, of 16 bits.
     """
-    symbol = f"conv_outer_{dtype}_{vectors}x{weights}"
-    return native.load(symbol, lambda: _build_outer(symbol, dtype, vectors, weights))
+    symbol = f"conv_outer_{dtype}_{vectors}x{weights}{'_pairs' if pairs else ''}"
+    return native.load(symbol, lambda: _build_outer(symbol, dtype, vectors, weights, pairs))
 
 
 def _word(loop: Loop, address: ir.Value, index: int) -> ir.Value:
@@ -141,7 +144,7 @@ def _split(value: Value, parts: int) -> list[Value]:
     ]
 
 
-def _build_tile(symbol: str, dtype: str, rows: int, vectors: int, parts: int) -> str:
+def _build_tile(symbol: str, dtype: str, rows: int, vectors: int, parts: int, pairs: bool) -> str:
     module = ir.Module(symbol)
     loop = Loop(module, symbol, ir.FunctionType(ir.VoidType(), [I64] * 11), [dtype])
     segment = _segments(loop, parts)
@@ -182,7 +185,7 @@ def _build_tile(symbol: str, dtype: str, rows: int, vectors: int, parts: int) ->
             distance = b.load(b.inttoptr(b.add(distances, b.mul(t, n64(8))), I64.as_pointer()))
             values = load([b.add(p, distance) for p in at], None)
             factors = b.add(at_a, b.mul(t, n64(rows * size)))
-            return _add_products(loop, dtype, factors, values, totals)
+            return _add_products(loop, dtype, factors, values, totals, pairs)
 
         return loop.loop(n64(0), taps, 1, tap, list(totals))
 
@@ -201,7 +204,7 @@ def _build_tile(symbol: str, dtype: str, rows: int, vectors: int, parts: int) ->
 
 
 def _add_products(
-    loop: Loop, dtype: str, factors: ir.Value, values: list[Value], totals: Sequence[ir.Value]
+    loop: Loop, dtype: str, factors: ir.Value, values: list[Value], totals: Sequence[ir.Value], pairs: bool
 ) -> list[ir.Value]:
     """Return totals, of rows of vectors, plus the products of a factor for each row and the vectors."""
     out: list[ir.Value] = []
@@ -209,8 +212,13 @@ def _add_products(
         factor = loop.load_one(dtype, loop.builder.add(factors, n64(r * bytes_of(dtype))))
         for v, value in enumerate(values):
             total = Value(loop.builder, dtype, loop.lanes, totals[r * len(values) + v])
-            out.append(fma(factor, value, total).ir)
+            out.append(_added(loop, total, factor, value, pairs).ir)
     return out
+
+
+def _added(loop: Loop, total: Value, factor: Value, value: Value, pairs: bool) -> Value:
+    """Return a sum with one more term, or both of a pair."""
+    return bfloat16.add_products(loop.module, total, factor, value) if pairs else fma(factor, value, total)
 
 
 def _store(
@@ -282,7 +290,7 @@ def _build_dot(symbol: str, dtype: str, rows: int, weights: int) -> str:
     return str(module)
 
 
-def _build_outer(symbol: str, dtype: str, vectors: int, weights: int) -> str:
+def _build_outer(symbol: str, dtype: str, vectors: int, weights: int, pairs: bool) -> str:
     module = ir.Module(symbol)
     loop = Loop(module, symbol, ir.FunctionType(ir.VoidType(), [I64] * 9), [dtype])
     b, size = loop.builder, bytes_of(dtype)
@@ -297,19 +305,27 @@ def _build_outer(symbol: str, dtype: str, vectors: int, weights: int) -> str:
         mine, *totals = carried
         tops = [b.add(s, start) for s in sources]
 
-        def position(i: ir.Value, *totals: ir.Value) -> list[ir.Value]:
+        def position(last: bool, i: ir.Value, *totals: ir.Value) -> list[ir.Value]:
+            """Add the products of a row of g: of one result and zeros, if it is the last of an odd number."""
             at = b.add(mine, b.mul(i, n64(wide)))
             values = [loop.load(dtype, b.add(at, n64(v * loop.lanes * size))) for v in range(vectors)]
             out = []
             for k in range(weights):
-                factor = loop.load_one(dtype, b.add(tops[k], b.mul(i, n64(size))))
+                source = b.add(tops[k], b.mul(i, n64(size)))
+                # What follows the last one may be NaN, which a product with 0 would keep.
+                factor = bfloat16.load_pair(loop, source, last) if pairs else loop.load_one(dtype, source)
                 for v in range(vectors):
                     total = Value(b, dtype, loop.lanes, totals[k * vectors + v])
-                    out.append(fma(factor, values[v], total).ir)
+                    out.append(_added(loop, total, factor, values[v], pairs).ir)
             return out
 
-        totals = loop.loop(n64(0), length, 1, position, totals)
-        return [b.add(mine, b.mul(length, n64(wide))), *totals]
+        whole = b.lshr(length, n64(1)) if pairs else length
+        totals = loop.loop(n64(0), whole, 1, functools.partial(position, False), totals)
+        if pairs:
+            odd = b.icmp_signed("!=", b.and_(length, n64(1)), n64(0))
+            totals = loop.when(odd, functools.partial(position, True, whole, *totals), totals)
+            whole = b.lshr(b.add(length, n64(1)), n64(1))
+        return [b.add(mine, b.mul(whole, n64(wide))), *totals]
 
     totals = loop.loop(n64(0), count, 1, row, [g, *[zero] * (weights * vectors)])[1:]
     for k in range(weights):

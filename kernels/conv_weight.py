@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from . import config, conv_tile, gemm
+from . import config, conv_frame, conv_tile, gemm
 from .compiled import device
 from .conv_task import (
     COLUMNS,
@@ -50,8 +50,8 @@ _I64 = np.dtype("int64")
 #: result, weights of a channel, the address of the tile's function.
 _BLOCKS, _CHUNK_BLOCKS, _M, _PART, _HIGH, _WIDE, _AREA, _TERMS, _TILE = range(TASK_WORDS, TASK_WORDS + 9)
 #: Of `_correlate_turned`: elements of a vector, elements of a row of sums, where transposed gradients start
-#: in a region, the address of the function that transposes.
-_LANES, _LINE, _TURNED, _TRANSPOSE = range(TASK_WORDS + 9, TASK_WORDS + 13)
+#: in a region, the address of the function that transposes, results of a row of transposed gradients.
+_LANES, _LINE, _TURNED, _TRANSPOSE, _PER_ROW = range(TASK_WORDS + 9, TASK_WORDS + 14)
 
 Scratch = Callable[[tuple[int, ...], object], Operand]
 
@@ -136,14 +136,15 @@ def _correlate_turned(
     # out is (splits, groups, channels * taps, line).
     groups, columns, m, area, size = plan[GROUPS], plan[COLUMNS], plan[_M], plan[_AREA], x.itemsize
     part, wide, terms, line = plan[_PART], plan[_WIDE], plan[_TERMS], plan[_LINE]
-    parts, step = (m + part - 1) // part, plan[_HIGH] * plan[_LANES]
+    parts, step, per = (m + part - 1) // part, plan[_HIGH] * plan[_LANES], plan[_PER_ROW]
+    across = (columns + per - 1) // per
     for chunk in range(lo, hi):
         region, table, count = regions[chunk], tables[chunk], 0
         split, group, first = chunk // parts // groups, chunk // parts % groups, chunk % parts * part
-        target = out.ctypes.data + (split * groups + group) * terms * line * size
+        sums = out.ctypes.data + (split * groups + group) * terms * line * size
         turned = region.ctypes.data + plan[_TURNED] * size
-        start, end = split * plan[_CHUNK_BLOCKS], min((split + 1) * plan[_CHUNK_BLOCKS], plan[_BLOCKS])
-        for block in range(start, end):
+        first_block = split * plan[_CHUNK_BLOCKS]
+        for block in range(first_block, min(first_block + plan[_CHUNK_BLOCKS], plan[_BLOCKS])):
             source, plane, count, image, used, row, rows = begin(
                 x, region, table, plan, block * groups + group, 0, 0, count
             )
@@ -153,8 +154,13 @@ def _correlate_turned(
                 at = ((image * groups + group) * m + c) * area + row * columns
                 for n in range(used):
                     other = g.ctypes.data + (at + n * groups * m * area) * size
-                    to, results = turned + n * rows * columns * step * size, rows * columns
-                    call_address(plan[_TRANSPOSE], other, area * size, results, min(step, m - c), to)
+                    # All rows at once, unless pairs would be of two rows.
+                    lines = rows if columns % per else 1
+                    results, to = rows // lines * columns, turned + n * rows * across * step * size
+                    for t in range(lines):
+                        start = other + t * columns * size
+                        target = to + t * across * step * size
+                        call_address(plan[_TRANSPOSE], start, area * size, results, min(step, m - c), target)
                 for j in range((terms + wide - 1) // wide):
                     k = j * wide
                     call_address(
@@ -164,10 +170,10 @@ def _correlate_turned(
                         turned,
                         source,
                         distances.ctypes.data + 8 * k,
-                        target + (k * line + c) * size,
+                        sums + (k * line + c) * size,
                         line * size,
                         min(wide, terms - k),
-                        block == start,
+                        block == first_block,
                     )
 
 
@@ -202,16 +208,28 @@ def _idle(used: int, size: int) -> float:
     return -(-used // size) * size / used
 
 
+def can_pair(m: int) -> bool:
+    """Whether `correlate` has pairs for m channels of the result in a group: half a vector or more."""
+    return 2 * m >= gemm.lanes("float32")
+
+
 def correlate(
-    x: Operand, g: Operand, out: Operand, axes: tuple[Axis, Axis], groups: int, scratch: Scratch
+    x: Operand,
+    g: Operand,
+    out: Operand,
+    axes: tuple[Axis, Axis],
+    groups: int,
+    scratch: Scratch,
+    pairs: bool = False,
 ) -> list[Launch]:
     """Plan out (groups * m, channels, taps...) = sums over images, rows and columns of g times x.
 
     x: (n, groups * channels, y, z).  g: (n, groups * m, rows, columns).
+    pairs: whether x and g, of float32, are rounded to bfloat16, in pairs of neighbours in a row of results.
     """
     m, lanes = g.shape[1] // groups, gemm.lanes(x.dtype.name)
-    if _idle(m, lanes) <= 1.1 * _idle(axes[1].count, lanes):
-        return _turned(x, g, out, axes, groups, scratch)
+    if pairs or _idle(m, lanes) <= 1.1 * _idle(axes[1].count, lanes):
+        return _turned(x, g, out, axes, groups, scratch, pairs)
     rows, columns = axes
     cuts = cut(x.spec, groups, rows, columns, lanes)
     high, wide = conv_tile.dot_shape(m)
@@ -243,28 +261,36 @@ def correlate(
 
 
 def _turned(
-    x: Operand, g: Operand, out: Operand, axes: tuple[Axis, Axis], groups: int, scratch: Scratch
+    x: Operand,
+    g: Operand,
+    out: Operand,
+    axes: tuple[Axis, Axis],
+    groups: int,
+    scratch: Scratch,
+    pairs: bool,
 ) -> list[Launch]:
     """Plan `correlate` with channels in lanes."""
     rows, columns = axes
     m, name = g.shape[1] // groups, x.dtype.name
     lanes = gemm.lanes(name)
-    cuts = cut(x.spec, groups, rows, columns, columns.count, least=_LEAST)
+    form, per = (conv_frame.HALVES, 2) if pairs else (conv_frame.PLAIN, 1)
+    cuts = cut(x.spec, groups, rows, columns, columns.count, least=_LEAST, form=form)
     high, wide = conv_tile.outer_shape(-(-m // lanes))
     step, line = high * lanes, -(-m // lanes) * lanes
     terms = out.size // (groups * m)
     splits, chunk_blocks, part, chunks = _chunks(cuts.blocks, groups, m, step, groups * terms * line)
-    regions = scratch((chunks, cuts.frame + cuts.segments * columns.count * step), x.dtype)
+    regions = scratch((chunks, cuts.frame + cuts.segments * -(-columns.count // per) * step), x.dtype)
     tables = scratch((chunks, SEGMENT_WORDS * cuts.segments + terms + wide), _I64)
     plan = (
         *(*cuts.words, cuts.blocks, chunk_blocks, m, part, high, wide, rows.count * columns.count, terms),
-        *(conv_tile.outer(name, high, wide), lanes, line, cuts.frame, gemm.packer(name, step, True)),
+        *(conv_tile.outer(name, high, wide, pairs), lanes, line, cuts.frame),
+        *(gemm.packer(name, step, True, pairs), per),
     )
     partial = scratch((splits, groups * terms, line), x.dtype)
     arrays = (_lines(x), g.reshaped(g.size), partial.reshaped(partial.size), regions, tables)
     combined = partial.spec.nbytes * config.BYTE_NS + out.size * 1.0
     return [
-        _correlate_turned(chunks, _work(x, g, terms), *arrays, plan, _taps(cuts, axes)),
+        _correlate_turned(chunks, _work(x, g, terms) / per, *arrays, plan, _taps(cuts, axes)),
         _combine_turned(groups * -(-terms // _BLOCK), combined, partial, out.reshaped(groups, m, terms)),
     ]
 

@@ -89,7 +89,7 @@ def _average(name: str, axes: int, x: TensorLike, include_pad: bool, *arguments:
     images, channels = with_height(t), t.shape[1]
     # A convolution with ones: a window's sum is exact where its terms allow it, and the division rounds once.
     ones = Tensor(filled(name, (channels, 1, *geometry.kernel), t.dtype, 1), None)
-    total = ops.convolution(images, ones, padded.stride, padded.dilation, padded.margins, channels)
+    total = ops.convolution(images, ones, padded.stride, padded.dilation, padded.margins, channels, "float32")
     counts = _counts(images.shape[2:], geometry, padded.padding, bool(include_pad), t.dtype.name)
     return without_height(ops.div(total, counts), t.ndim)
 

@@ -11,26 +11,18 @@ import numpy as np
 from treepie.kernels import conv as kernels
 from treepie.kernels.conv import Phase, Weights
 from treepie.kernels.conv_task import Axis, has_all_phases, phases
-from treepie.kernels.conv_weight import correlate
+from treepie.kernels.conv_weight import can_pair, correlate
 from treepie.kernels.elementwise import fill
+from treepie.kernels.matmul_bfloat16 import rounded
 from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_tensor, same_float_dtype
+from ..precision import BFLOAT16, FLOAT32, attribute
 from ..table import Attributes, BoundArguments, Case, Shape, op
 from ..tensor import Tensor, TensorLike
+from . import conv_oracle as oracle
+from .conv_oracle import Margins as Margins, Pair as Pair, counts as counts
 from .reduction import sum
-
-#: A number of rows and one of columns.
-Pair = Shape
-#: Zeros above, below, left and right of an image; negative where rows or columns are left out.
-Margins = tuple[int, int, int, int]
-
-
-def counts(size: Shape, kernel: Shape, stride: Pair, dilation: Pair, padding: Margins) -> Pair:
-    """Return how many windows fit, each way; 0 or less where none does."""
-    padded = (size[0] + padding[0] + padding[1], size[1] + padding[2] + padding[3])
-    a, b = ((padded[k] - (kernel[k] - 1) * dilation[k] - 1) // stride[k] + 1 for k in (0, 1))
-    return a, b
 
 
 def _axes(
@@ -70,31 +62,49 @@ def _check_images(name: str, **operands: Tensor) -> None:
     same_float_dtype(name, **operands)
 
 
-def _infer(x: Spec, w: Spec, *bias: Spec, groups: int, **geometry: Any) -> list[Spec]:
+def _infer(
+    x: Spec, w: Spec, *bias: Spec, groups: int, precision: str = FLOAT32, **geometry: Any
+) -> list[Spec]:
     return [Spec((x.shape[0], w.shape[0], *counts(x.shape[2:], w.shape[2:], **geometry)), x.dtype)]
 
 
 def _plan(
-    inputs: list[Operand], outputs: list[Operand], scratch: Any, groups: int, **geometry: Any
+    inputs: list[Operand],
+    outputs: list[Operand],
+    scratch: Any,
+    groups: int,
+    precision: str = FLOAT32,
+    **geometry: Any,
 ) -> list[Launch]:
     (x, w, *bias), (out,) = inputs, outputs
     m, channels, kh, kw = w.shape
+    pairs = precision == BFLOAT16 and channels > 1
+    launches, (x, w) = _rounded(precision, pairs, scratch, x, w)
     area = kh * kw
     axes = _axes(x.shape[2:], (kh, kw), out.shape[2:], **geometry)
     taps = tuple(itertools.product(axes[0].taps, axes[1].taps))
     phase = Phase(0, 0, taps, tuple(range(area)))
     weights = Weights(m // groups * channels * area, channels * area, area, (phase,))
-    return kernels.convolve(x, w, bias[0] if bias else None, out, axes, weights, groups, scratch)
+    bias_or_none = bias[0] if bias else None
+    return [*launches, *kernels.convolve(x, w, bias_or_none, out, axes, weights, groups, scratch, pairs)]
 
 
 def _plan_input(
-    inputs: list[Operand], outputs: list[Operand], scratch: Any, size: Pair, groups: int, **geometry: Any
+    inputs: list[Operand],
+    outputs: list[Operand],
+    scratch: Any,
+    size: Pair,
+    groups: int,
+    precision: str = FLOAT32,
+    **geometry: Any,
 ) -> list[Launch]:
     (g, w), (out,) = inputs, outputs
     m, channels, kh, kw = w.shape
     area = kh * kw
+    pairs = precision == BFLOAT16 and m > groups
+    launches, (g, w) = _rounded(precision, pairs, scratch, g, w)
     axes = _axes(size, (kh, kw), g.shape[2:], **geometry)
-    launches = [] if all(map(has_all_phases, axes)) else [fill(out, 0)]
+    launches += [] if all(map(has_all_phases, axes)) else [fill(out, 0)]
     (rows, row_phases), (columns, column_phases) = map(phases, axes)
     every = tuple(
         Phase(
@@ -107,67 +117,45 @@ def _plan_input(
     )
     if every:
         weights = Weights(m // groups * channels * area, area, channels * area, every)
-        launches += kernels.convolve(g, w, None, out, (rows, columns), weights, groups, scratch)
+        launches += kernels.convolve(g, w, None, out, (rows, columns), weights, groups, scratch, pairs)
     return launches
 
 
 def _plan_weight(
-    inputs: list[Operand], outputs: list[Operand], scratch: Any, kernel: Pair, groups: int, **geometry: Any
+    inputs: list[Operand],
+    outputs: list[Operand],
+    scratch: Any,
+    kernel: Pair,
+    groups: int,
+    precision: str = FLOAT32,
+    **geometry: Any,
 ) -> list[Launch]:
     (x, g), (out,) = inputs, outputs
     if not g.size:
         return [fill(out, 0)]
+    pairs = precision == BFLOAT16 and can_pair(out.shape[0] // groups)
+    launches, (x, g) = _rounded(precision, pairs, scratch, x, g)
     axes = _axes(x.shape[2:], kernel, g.shape[2:], **geometry)
-    return correlate(x, g, out, axes, groups, scratch)
+    return [*launches, *correlate(x, g, out, axes, groups, scratch, pairs)]
 
 
-# ---- oracles: one tap of the window at a time, over all images and channels
-def _taps(x: Any, kernel: Shape, out: Shape, stride: Pair, dilation: Pair, padding: Margins) -> Any:
-    """Yield (a, b, the elements of the padded x that tap (a, b) meets, the padded x, its top, its left)."""
-    top, bottom, left, right = (max(p, 0) for p in padding)
-    padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
-    y, z = max(-padding[0], 0), max(-padding[2], 0)
-    for a in range(kernel[0]):
-        for b in range(kernel[1]):
-            rows = slice(y + a * dilation[0], y + a * dilation[0] + (out[0] - 1) * stride[0] + 1, stride[0])
-            cols = slice(z + b * dilation[1], z + b * dilation[1] + (out[1] - 1) * stride[1] + 1, stride[1])
-            yield a, b, (padded[:, :, rows, cols], padded, top, left)
+def _rounded(
+    precision: str, pairs: bool, scratch: Any, *operands: Operand
+) -> tuple[list[Launch], list[Operand]]:
+    """Plan operands rounded to bfloat16 for kernels of float32, unless these round pairs themselves.
+
+    Sums over one channel have no pairs; of so few channels that half of a vector would be empty, gradients of
+    weights in pairs are no faster.
+    """
+    if precision == FLOAT32 or pairs:
+        return [], list(operands)
+    copies = [scratch(x.shape, x.dtype) for x in operands]
+    return [rounded(x, y) for x, y in zip(operands, copies, strict=True)], copies
 
 
-def _grouped(x: Any, groups: int) -> Any:
-    return x.reshape(x.shape[0], groups, x.shape[1] // groups, *x.shape[2:])
-
-
-def _oracle(x: Any, w: Any, *bias: Any, groups: int, **geometry: Any) -> Any:
-    m, channels, kh, kw = w.shape
-    out = counts(x.shape[2:], (kh, kw), **geometry)
-    y = np.zeros((x.shape[0], groups, m // groups, *out), x.dtype)
-    grouped_w = w.reshape(groups, m // groups, channels, kh, kw)
-    for a, b, (elements, *_) in _taps(x, (kh, kw), out, **geometry):
-        y += np.einsum("ngchw,gmc->ngmhw", _grouped(elements, groups), grouped_w[..., a, b])
-    y = y.reshape(x.shape[0], m, *out)
-    return y + bias[0][:, None, None] if bias else y
-
-
-def _oracle_input(g: Any, w: Any, size: Pair, groups: int, **geometry: Any) -> Any:
-    m, channels, kh, kw = w.shape
-    x = np.zeros((g.shape[0], groups * channels, *size), g.dtype)
-    grouped_w = w.reshape(groups, m // groups, channels, kh, kw)
-    total = np.zeros_like(x)
-    for a, b, (elements, padded, top, left) in _taps(x, (kh, kw), g.shape[2:], **geometry):
-        terms = np.einsum("ngmhw,gmc->ngchw", _grouped(g, groups), grouped_w[..., a, b])
-        elements[...] = terms.reshape(elements.shape)
-        total += padded[:, :, top : top + size[0], left : left + size[1]]
-        elements[...] = 0
-    return total
-
-
-def _oracle_weight(x: Any, g: Any, kernel: Pair, groups: int, **geometry: Any) -> Any:
-    m, channels = g.shape[1], x.shape[1] // groups
-    w = np.zeros((groups, m // groups, channels, *kernel), x.dtype)
-    for a, b, (elements, *_) in _taps(x, kernel, g.shape[2:], **geometry):
-        w[..., a, b] = np.einsum("ngmhw,ngchw->gmc", _grouped(g, groups), _grouped(elements, groups))
-    return w.reshape(m, channels, *kernel)
+def _explicit(attributes: Attributes) -> Attributes:
+    """Return attributes that name float32 too: the precision of gradients is not that of the block."""
+    return {"precision": FLOAT32, **attributes}
 
 
 # ---- cases
@@ -223,11 +211,13 @@ def _weights(x: Shape, w: Shape, attributes: Attributes) -> Case:
     infer=_infer,
     plan=_plan,
     vjp=(
-        lambda g, y, x, w, **attributes: convolution_input(g, w, size=x.shape[2:], **attributes),
-        lambda g, y, x, w, **attributes: convolution_weight(x, g, kernel=w.shape[2:], **attributes),
+        lambda g, y, x, w, **attributes: convolution_input(g, w, size=x.shape[2:], **_explicit(attributes)),
+        lambda g, y, x, w, **attributes: convolution_weight(
+            x, g, kernel=w.shape[2:], **_explicit(attributes)
+        ),
     ),
-    oracle=_oracle,
-    magnitude=lambda x, w, **attributes: _oracle(np.abs(x), np.abs(w), **attributes),
+    oracle=oracle.convolution,
+    magnitude=lambda *operands, **attributes: oracle.convolution(*map(np.abs, operands), **attributes),
     cases=[_forward(*c) for c in (*_CASES, _EMPTY)],
     wrong=_forward(*_WRONG),
     large=_forward(*_LARGE),
@@ -235,14 +225,23 @@ def _weights(x: Shape, w: Shape, attributes: Attributes) -> Case:
     recycled=True,
 )
 def convolution(
-    x: TensorLike, weight: TensorLike, stride: Pair, dilation: Pair, padding: Margins, groups: int
+    x: TensorLike,
+    weight: TensorLike,
+    stride: Pair,
+    dilation: Pair,
+    padding: Margins,
+    groups: int,
+    precision: str | None = None,
 ) -> BoundArguments:
-    """Convolution of images (a cross-correlation): each result is a sum of in / groups * kh * kw products."""
+    """Convolution of images (a cross-correlation): each result is a sum of in / groups * kh * kw products.
+
+    precision: None for that of the block; see `tp.precision`.
+    """
     t, w = as_tensor(x), as_tensor(weight)
     _check_images("convolution", x=t, weight=w)
     attributes: Attributes = {"stride": stride, "dilation": dilation, "padding": padding, "groups": groups}
     _check("convolution", t, w, None, **attributes)
-    return (t, w), attributes
+    return (t, w), attributes | attribute(t, precision)
 
 
 @op(
@@ -250,12 +249,18 @@ def convolution(
     infer=_infer,
     plan=_plan,
     vjp=(
-        lambda g, y, x, w, bias, **attributes: convolution_input(g, w, size=x.shape[2:], **attributes),
-        lambda g, y, x, w, bias, **attributes: convolution_weight(x, g, kernel=w.shape[2:], **attributes),
+        lambda g, y, x, w, bias, **attributes: convolution_input(
+            g, w, size=x.shape[2:], **_explicit(attributes)
+        ),
+        lambda g, y, x, w, bias, **attributes: convolution_weight(
+            x, g, kernel=w.shape[2:], **_explicit(attributes)
+        ),
         lambda g, y, x, w, bias, **attributes: sum(g, (0, 2, 3)),
     ),
-    oracle=_oracle,
-    magnitude=lambda x, w, bias, **attributes: _oracle(np.abs(x), np.abs(w), np.abs(bias), **attributes),
+    oracle=oracle.convolution,
+    magnitude=lambda x, w, bias, **attributes: oracle.convolution(
+        np.abs(x), np.abs(w), np.abs(bias), **attributes
+    ),
     cases=[Case((x, w, (w[0],)), attributes) for x, w, attributes in (*_CASES[:5], _CASES[8], _EMPTY)],
     wrong=Case((*_CASES[0][:2], (3,)), _CASES[0][2]),
     large=Case((*_LARGE[:2], (64,)), _LARGE[2]),
@@ -270,6 +275,7 @@ def convolution_bias(
     dilation: Pair,
     padding: Margins,
     groups: int,
+    precision: str | None = None,
 ) -> BoundArguments:
     """Convolution, plus a bias for each channel of the result."""
     t, w, b = as_tensor(x), as_tensor(weight), as_tensor(bias)
@@ -279,7 +285,7 @@ def convolution_bias(
     _check("convolution", t, w, None, **attributes)
     if b.shape != w.shape[:1]:
         raise ValueError(f"convolution: bias has shape {b.shape}, expected {w.shape[:1]}")
-    return (t, w, b), attributes
+    return (t, w, b), attributes | attribute(t, precision)
 
 
 @op(
@@ -287,11 +293,13 @@ def convolution_bias(
     infer=lambda g, w, size, groups, **attributes: [Spec((g.shape[0], w.shape[1] * groups, *size), g.dtype)],
     plan=_plan_input,
     vjp=(
-        lambda h, x, g, w, size, **attributes: convolution(h, w, **attributes),
-        lambda h, x, g, w, size, **attributes: convolution_weight(h, g, kernel=w.shape[2:], **attributes),
+        lambda h, x, g, w, size, **attributes: convolution(h, w, **_explicit(attributes)),
+        lambda h, x, g, w, size, **attributes: convolution_weight(
+            h, g, kernel=w.shape[2:], **_explicit(attributes)
+        ),
     ),
-    oracle=_oracle_input,
-    magnitude=lambda g, w, **attributes: _oracle_input(np.abs(g), np.abs(w), **attributes),
+    oracle=oracle.input_gradient,
+    magnitude=lambda g, w, **attributes: oracle.input_gradient(np.abs(g), np.abs(w), **attributes),
     cases=[_backward(*c) for c in (*_CASES, _EMPTY)],
     wrong=Case(((2, 4, 3, 7), (4, 3, 3, 2)), {"size": (5, 6), **_CASES[0][2]}),
     large=_backward(*_LARGE),
@@ -306,6 +314,7 @@ def convolution_input(
     dilation: Pair,
     padding: Margins,
     groups: int,
+    precision: str | None = None,
 ) -> BoundArguments:
     """Gradient of convolution's input, of spatial size `size`: the transposed convolution of g."""
     t, w = as_tensor(g), as_tensor(weight)
@@ -313,7 +322,7 @@ def convolution_input(
     attributes: Attributes = {"stride": stride, "dilation": dilation, "padding": padding, "groups": groups}
     x = Spec((t.shape[0], w.shape[1] * groups, *size), t.dtype)
     _check("convolution_input", x, w, t.shape, **attributes)
-    return (t, w), {"size": size, **attributes}
+    return (t, w), {"size": size, **attributes} | attribute(t, precision)
 
 
 @op(
@@ -323,11 +332,13 @@ def convolution_input(
     ],
     plan=_plan_weight,
     vjp=(
-        lambda h, w, x, g, kernel, **attributes: convolution_input(g, h, size=x.shape[2:], **attributes),
-        lambda h, w, x, g, kernel, **attributes: convolution(x, h, **attributes),
+        lambda h, w, x, g, kernel, **attributes: convolution_input(
+            g, h, size=x.shape[2:], **_explicit(attributes)
+        ),
+        lambda h, w, x, g, kernel, **attributes: convolution(x, h, **_explicit(attributes)),
     ),
-    oracle=_oracle_weight,
-    magnitude=lambda x, g, **attributes: _oracle_weight(np.abs(x), np.abs(g), **attributes),
+    oracle=oracle.weight_gradient,
+    magnitude=lambda x, g, **attributes: oracle.weight_gradient(np.abs(x), np.abs(g), **attributes),
     cases=[_weights(*c) for c in (*_CASES, _EMPTY)],
     wrong=Case(((2, 3, 5, 6), (2, 4, 3, 7)), {"kernel": (3, 2), **_CASES[0][2]}),
     large=_weights(*_LARGE),
@@ -342,6 +353,7 @@ def convolution_weight(
     dilation: Pair,
     padding: Margins,
     groups: int,
+    precision: str | None = None,
 ) -> BoundArguments:
     """Gradient of convolution's weight, whose window has the size `kernel`."""
     t, u = as_tensor(x), as_tensor(g)
@@ -349,4 +361,4 @@ def convolution_weight(
     attributes: Attributes = {"stride": stride, "dilation": dilation, "padding": padding, "groups": groups}
     w = Spec((u.shape[1], t.shape[1] // groups, *kernel), t.dtype)
     _check("convolution_weight", t, w, u.shape, **attributes)
-    return (t, u), {"kernel": kernel, **attributes}
+    return (t, u), {"kernel": kernel, **attributes} | attribute(t, precision)

@@ -16,14 +16,11 @@ from treepie.kernels.vector import Formula
 
 from ..arguments import as_tensor, same_float_dtype
 from ..elementwise import sum_to
-from ..precision import BFLOAT16, EMULATED, FLOAT32
+from ..precision import BFLOAT16, EMULATED, FLOAT32, attribute
 from ..table import OPS, BoundArguments, Case, Shape, op
 from ..tensor import Tensor, TensorLike
-from ..trace.active import state
 from . import arithmetic
 from .shape import broadcast_to, reshape
-
-_FLOAT32 = np.dtype("float32")
 
 
 def _matrix(shape: Shape, transposed: bool) -> tuple[int, int]:
@@ -85,12 +82,6 @@ def _product(
     packed = [scratch((size,), dtype).buffer for size in sizes]
     launches = kernels.plan(a, b, c, transpose_a, transpose_b, (packed[0], packed[1]), epilogue)
     return [*rounded, *launches]
-
-
-def _precision(x: Tensor, name: str | None) -> dict[str, str]:
-    """Return the attribute of a product that is not computed in float32. name: None for that of the block."""
-    name = state.precision if name is None else name
-    return {} if name is None or name == FLOAT32 or x._data.dtype != _FLOAT32 else {"precision": name}
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -181,7 +172,7 @@ def batch_matmul(
     same_float_dtype("matmul", a=left, b=right)
     shape, other = left._data.shape, right._data.shape
     attributes: dict[str, Any] = {"transpose_a": bool(transpose_a), "transpose_b": bool(transpose_b)}
-    attributes |= _precision(left, precision)
+    attributes |= attribute(left, precision)
     if len(shape) == 2 == len(other) and shape[not transpose_a] == other[bool(transpose_b)]:
         return (left, right), attributes
     inner = "k" if left.ndim < 2 else _matrix(left.shape, transpose_a)[1]
@@ -332,7 +323,7 @@ def linear(
     same_float_dtype("linear", x=t, weight=w, bias=b)
     if activation not in ACTIVATIONS:
         raise ValueError(f"linear: activation is {activation!r}, expected one of {ACTIVATIONS}")
-    return (t, w, b), {"activation": activation} | _precision(t, None)
+    return (t, w, b), {"activation": activation} | attribute(t, None)
 
 
 def matmul(a: TensorLike, b: TensorLike) -> Tensor:
