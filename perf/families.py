@@ -47,7 +47,7 @@ HEADER = [
     "of PyTorch's",
 ]
 CAPTION = f"{arena.threads()} threads; best / median, by turns, a process each:"
-_FOLDER = "TREEPIE_FAMILIES"
+FOLDER = "TREEPIE_FAMILIES"
 #: Of a turn's processor time, the share that other processes may take; of each library, so many turns.
 QUIET, LEAST = 0.1, 3
 Times = dict[str, list[float]]
@@ -58,7 +58,7 @@ First = dict[str, Any]
 
 def step(library: str, name: str) -> Callable[[], float]:
     """Return a library's step of a case, after the first ones, whose results go to a file."""
-    folder, case = pathlib.Path(os.environ[_FOLDER]), families_models.cases()[name]
+    folder, case = pathlib.Path(os.environ[FOLDER]), families_models.cases()[name]
     make = importlib.import_module(_MODULES[library]).step
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if library == "treepie":
@@ -141,7 +141,7 @@ def measure(name: str, libraries: list[str]) -> tuple[Times, dict[str, First]]:
     finally:
         for w in workers:
             w.end()
-    folder = pathlib.Path(os.environ[_FOLDER])
+    folder = pathlib.Path(os.environ[FOLDER])
     times = {x: [t for turn in quiet(every) for t in turn] for x, every in turns.items()}
     return times, {x: json.loads((folder / f"{name} {x}.json").read_text("utf-8")) for x in libraries}
 
@@ -192,7 +192,7 @@ def main() -> None:
     rows: dict[str, list[str] | None] = {_keys(n)[0]: None for n in families_models.cases()}
     print(*report.table(HEADER, []), sep="\n")
     with tempfile.TemporaryDirectory() as folder:
-        os.environ[_FOLDER] = folder
+        os.environ[FOLDER] = folder
         subprocess.run([sys.executable, __file__, "--weights", folder, *names], check=True)
         for name in names:
             times, first = measure(name, rivals_of(name, installed))

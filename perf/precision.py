@@ -1,22 +1,32 @@
 """Training steps with products in bfloat16, against float32 and against PyTorch under autocast.
 
-    python perf/precision.py             # all, in about 4 minutes
+    python perf/precision.py             # all, in about 6 minutes
     python perf/precision.py mlp         # some
     python perf/precision.py --write     # and write README's tables
 
 Each trains the same model on the same batches in a process of its own, by turns: PyTorch eagerly, with its
-fused optimizers, the forward pass under torch.autocast. Quality is that of tests of the digits, after as many
-epochs in each precision, over five seeds.
+fused optimizers, the forward pass under torch.autocast, images channels_last. The residual networks and the
+vision transformer are those of `families.py`. Quality is that of tests of the digits, after as many epochs in
+each precision, over five seeds.
 """
 
+import os
 import statistics
+import subprocess
+import sys
+import tempfile
 
 import arena
+import families
+import families_models
 import models
 import report
 
+#: Name here -> name in `families.py`.
+FAMILIES = {"resnet": "resnet 0", "resnet64": "resnet 1", "vit": "vit 1"}
 NAMES = {name: (models.MODELS | models.WIDE)[name] for name in ("wide", "mlp", "tabular", "gpt")}
-TURNS, LONG = 12, {"gpt": 5}
+NAMES |= {name: families_models.cases()[case].text for name, case in FAMILIES.items()}
+TURNS, LONG = 12, {"gpt": 5, "resnet64": 5, "vit": 5}
 OURS, LOWER, RIVAL = "treepie float32", "treepie bfloat16", "PyTorch autocast"
 SEEDS = 5
 
@@ -25,26 +35,29 @@ def make(library, name):
     """Return a step of a model."""
     if library == RIVAL:
         import torch
-        import with_torch
 
-        step = with_torch.step(name)
+        step = _step("PyTorch", name)
 
         def run():
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 return step()
 
         return run
-    import with_treepie
-
     import treepie as tp
 
-    step = with_treepie.step(name)
+    step = _step("treepie", name)
 
     def run_in_precision():
         with tp.precision("bfloat16" if library == LOWER else "float32"):
             return step()
 
     return run_in_precision
+
+
+def _step(library, name):
+    if name in FAMILIES:
+        return families.step(library, FAMILIES[name])
+    return models.step(library, name)
 
 
 def row(name, times):
@@ -83,14 +96,21 @@ def main():
     options, _ = models.options(__doc__, "tables", NAMES)
     names = options.names or list(NAMES)
     libraries = [OURS, LOWER, RIVAL]
-    found = {n: arena.compete(__file__, [n], libraries, LONG.get(n, TURNS))[n] for n in names}
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[families.FOLDER] = folder
+        weights = [FAMILIES[n] for n in names if n in FAMILIES]
+        subprocess.run([sys.executable, families.__file__, "--weights", folder, *weights], check=True)
+        for n in names:
+            found |= arena.compete(__file__, [n], libraries, LONG.get(n, TURNS))
     header = ["step", *(f"{library}, ms" for library in libraries), "of float32", "of autocast"]
     rows = {name: row(name, times) for name, times in found.items()}
     print(*report.table(header, list(rows.values())), sep="\n")
     scores = quality()
     print(*report.table(["model", "test accuracy, %"], scores), sep="\n")
     if options.write:
-        steps = f"best / median of {TURNS * 10} steps, `gpt` {LONG['gpt'] * 10}, by turns"
+        shorter = f"{', '.join(f'`{n}`' for n in LONG)} {LONG['gpt'] * 10}"
+        steps = f"best / median of {TURNS * 10} steps, {shorter}, by turns"
         keyed = {f"`{n}`: {text}": rows.get(n) for n, text in NAMES.items()}
         report.write("perf/precision.py", f"{arena.threads()} threads; {steps}:", header, keyed)
         header, keyed = ["model", "test accuracy, %"], {r[0]: r for r in scores}
