@@ -25,6 +25,7 @@ from .conv_task import (
     TASK_ROWS,
     TASK_WORDS,
     Axis,
+    Tasks,
     begin,
     cut,
 )
@@ -54,13 +55,14 @@ _PACK_PHASES = 8
 #: channels and segments of a tile, elements of a plane of the result; planes of a block of the sum, columns
 #: of a plane of the result; the step of the rows and of the columns that are written; where the stage starts
 #: in a region, or -1; its elements of a phase; phases of columns, phases; the address of the function that
-#: interleaves two phases of columns, or 0.
+#: interleaves two phases of columns, or 0; segments of a vector; the addresses of tiles of 1, 2, ... vectors.
 _TASKS, _CHUNK_TASKS, _M, _HIGH, _WIDE, _AREA, _BLOCK, _WIDTH = range(TASK_WORDS, TASK_WORDS + 8)
-_STEP_ROW, _STEP_COLUMN, _STAGE, _STAGE_SIZE, _COLUMN_PHASES, _PHASES, _INTERLEAVE = range(
-    TASK_WORDS + 8, TASK_WORDS + 15
+_STEP_ROW, _STEP_COLUMN, _STAGE, _STAGE_SIZE, _COLUMN_PHASES, _PHASES, _INTERLEAVE, _PARTS = range(
+    TASK_WORDS + 8, TASK_WORDS + 16
 )
+_TILE = TASK_WORDS + 16
 #: Then for each phase: its first row and column, its first tap, the number of its taps.
-_PHASE = TASK_WORDS + 15
+_PHASE = _TILE + conv_tile.MOST_VECTORS
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,6 @@ def _pair(lo: int, hi: int, w: A1, out: A1, count: int, run: int, block: int, pa
 
 @device
 def _tiles(
-    tile: int,
     source: int,
     plane: int,
     packed: int,
@@ -152,6 +153,9 @@ def _tiles(
     for block in range((planes + depth - 1) // depth):
         c = block * depth
         for j in range((count + wide - 1) // wide):
+            # The last tile is narrower: 16 segments in tiles of 3 took the time of 18.
+            vectors = (min(wide, count - j * wide) + plan[_PARTS] - 1) // plan[_PARTS]
+            tile = plan[_TILE + vectors - 1]
             for s in range(strips):
                 bias = packed + s * (high * size + planes * length)
                 call_address(
@@ -207,7 +211,7 @@ def _unstage(
 
 @kernel
 def _convolve(
-    lo: int, hi: int, x: A2, packed: A1, out: A1, regions: A2, tables: A2, plan: Words, taps: Words, tile: int
+    lo: int, hi: int, x: A2, packed: A1, out: A1, regions: A2, tables: A2, plan: Words, taps: Words
 ) -> None:
     groups, columns, m, high, wide = plan[GROUPS], plan[COLUMNS], plan[_M], plan[_HIGH], plan[_WIDE]
     tasks, area, stage, size, across = (
@@ -237,7 +241,6 @@ def _convolve(
                 group_size = strips // groups * (1 + plan[PLANES] * number)
                 weights = strips * (phase + plan[PLANES] * first) + group * group_size
                 _tiles(
-                    tile,
                     source,
                     plane,
                     packed.ctypes.data + weights * size,
@@ -341,7 +344,8 @@ def convolve(
         *(*cuts.words, tasks, chunk_tasks, m, high, wide, rows.out * columns.out),
         *(max(1, _DEPTH // max(1, *numbers)), columns.out, rows.step, columns.step),
         *(cuts.frame if staged else -1, apart, across, len(numbers)),
-        conv_frame.interleave(name) if interleaved else 0,
+        *(conv_frame.interleave(name) if interleaved else 0, parts),
+        *_tiles_of(cuts, name, high, vectors, parts, pairs),
         *itertools.chain(
             *((p.row, p.column, f, n) for p, f, n in zip(weights.phases, firsts, numbers, strict=True))
         ),
@@ -350,6 +354,14 @@ def convolve(
     work = flops * config.FLOP_NS + (x.size + out.size) * 0.2
     lines = x.reshaped(x.size // columns.size, columns.size)
     taps = cuts.distances(tap for phase in weights.phases for tap in phase.taps)
-    tile = conv_tile.tile(name, high, vectors, parts, pairs)
     arrays = (lines, packed, _flat(out), regions, tables)
-    return [*launches, pack, _convolve(chunks, work, *arrays, plan, taps, tile)]
+    return [*launches, pack, _convolve(chunks, work, *arrays, plan, taps)]
+
+
+def _tiles_of(cuts: Tasks, name: str, high: int, vectors: int, parts: int, pairs: bool) -> list[int]:
+    """Return the addresses of tiles of 1, 2, ... vectors; 0 for those that no task has."""
+    used = {-(-((count - 1) % (vectors * parts) + 1) // parts) for count in cuts.counts} | {vectors}
+    return [
+        conv_tile.tile(name, high, v, parts, pairs) if v in used else 0
+        for v in range(1, conv_tile.MOST_VECTORS + 1)
+    ]

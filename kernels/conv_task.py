@@ -113,8 +113,13 @@ class Tasks:
     words: tuple[int, ...]
     size: int  # bytes of an element as tiles read it
     blocks: int  # tasks of one group
-    segments: int  # of a task, at most
+    counts: tuple[int, ...]  # segments of a task: of the most images and rows first, then of the last ones
     frame: int  # elements of the source's dtype
+
+    @property
+    def segments(self) -> int:
+        """The number of segments of a task, at most."""
+        return self.counts[0]
 
     def distances(self, taps: Iterable[tuple[int, int]]) -> tuple[int, ...]:
         """Return the bytes from a segment to its source at each tap (rows, columns)."""
@@ -180,7 +185,9 @@ def cut(
     )
     # A vector may reach beyond the end of the frame.
     frame = (-(-per * frame * size // x.dtype.itemsize) + gemm.lanes(x.dtype.name)) if framed else 0
-    return Tasks(words, size, -(-images // per) * bands, per * most * across, frame)
+    some = [(total - 1) % each + 1 for total, each in ((images, per), (rows.count, most))]
+    counts = tuple(n * rows_of * across for n in (per, some[0]) for rows_of in (most, some[1]))
+    return Tasks(words, size, -(-images // per) * bands, counts, frame)
 
 
 @device

@@ -21,6 +21,9 @@ from .vector import Value, constant, fma, select
 #: registers, 12 of AVX2's 16. Eight rows divide most numbers of channels; one is for depthwise convolution.
 _TILES = {64: {1: 8, 4: 6, 8: 3}, 32: {1: 8, 4: 3}, 16: {1: 8, 4: 2}}
 
+#: Most vectors of a tile.
+MOST_VECTORS = max(v for shapes in _TILES.values() for v in shapes.values())
+
 #: The same of a tile of the weights' gradient: channels of the result -> weights.
 _DOTS = {64: {1: 12, 4: 6}, 32: {1: 8, 2: 4}, 16: {1: 8, 2: 4}}
 
