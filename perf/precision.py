@@ -96,16 +96,16 @@ def main():
     options, _ = models.options(__doc__, "tables", NAMES)
     names = options.names or list(NAMES)
     libraries = [OURS, LOWER, RIVAL]
-    found = {}
+    header = ["step", *(f"{library}, ms" for library in libraries), "of float32", "of autocast"]
+    print(*report.table(header, []), sep="\n")
+    rows = {}
     with tempfile.TemporaryDirectory() as folder:
         os.environ[families.FOLDER] = folder
         weights = [FAMILIES[n] for n in names if n in FAMILIES]
         subprocess.run([sys.executable, families.__file__, "--weights", folder, *weights], check=True)
         for n in names:
-            found |= arena.compete(__file__, [n], libraries, LONG.get(n, TURNS))
-    header = ["step", *(f"{library}, ms" for library in libraries), "of float32", "of autocast"]
-    rows = {name: row(name, times) for name, times in found.items()}
-    print(*report.table(header, list(rows.values())), sep="\n")
+            rows[n] = row(n, arena.compete(__file__, [n], libraries, LONG.get(n, TURNS))[n])
+            print(*report.table(header, [rows[n]])[2:], sep="\n", flush=True)
     scores = quality()
     print(*report.table(["model", "test accuracy, %"], scores), sep="\n")
     if options.write:
