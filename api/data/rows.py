@@ -193,6 +193,12 @@ def batches_of(arrays: Any, batch_size: int, shuffle: Tensor | None) -> Batches:
     return Batches(sources, single, size, length, None if shuffle is None else Shuffled(shuffle, length))
 
 
+def batch_lengths(rows: tuple[int, int], first: int, count: int) -> list[int]:
+    """Return the lengths of batches from number `first` on. rows: of a whole batch, and of all batches."""
+    size, total = rows
+    return [min(size, total - k * size) for k in range(first, first + count)]
+
+
 def row_count(function: str, element: Any) -> int:
     """Return the number of rows of an element's tensors and arrays, or raise ValueError."""
     leaves = ptree.leaves(element) if not any(map(callable, _parts(element))) else []
