@@ -22,10 +22,10 @@ from .tensor import Tensor, TensorLike, bool_
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Fusible(Op):
-    """A row whose results are formulas of its operands' elements, so that programs fuse its calls with others.
+    """A row whose results are formulas of its operands' elements: programs fuse its calls with others.
 
     flops: rough cost of an element in arithmetic operations.
-    numbers: where it is not 0, the last operand is an array of that length, which the formula takes as scalars.
+    numbers: where it is not 0, the length of the last operand, whose elements the formula takes as scalars.
     """
 
     formula: Formula = lambda x: x

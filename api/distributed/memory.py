@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import functools
 import mmap
 import os
 import sys
@@ -15,10 +12,6 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
-
-#: Bytes of a huge page, and constants of Linux that Python's `mmap` does not have.
-_HUGE = 1 << 21
-_NORESERVE, _FIXED, _POPULATE, _COLLAPSE = 0x4000, 0x10, 23, 25
 
 
 def share(node: Any, size: int, common: bool = False) -> list[Bytes] | None:
@@ -44,7 +37,6 @@ def share(node: Any, size: int, common: bool = False) -> list[Bytes] | None:
             os.posix_fallocate(own, 0, size)
             status = os.fstat(own)
             mine = os.getpid(), own, status.st_dev, status.st_ino
-            _unite_pages(own, size)
     except OSError as error:
         problem = str(error)
     memories: list[Bytes] = []
@@ -75,45 +67,11 @@ def _mapped(of: tuple[int, int, int, int], size: int) -> Bytes:
         status = os.fstat(file)
         if [status.st_dev, status.st_ino] != identity:
             raise OSError(f"/proc/{process} is another process")
-        memory, skip = _map(file, size)
-        return np.frombuffer(memory, np.uint8)[skip : skip + size]
+        flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
+        memory = cast(Any, mmap.mmap(file, size, flags))
+        return np.frombuffer(memory, np.uint8)
     finally:
         os.close(file)
-
-
-def _map(file: int, size: int) -> tuple[Any, int]:
-    """Map a file at a multiple of the size of huge pages; return memory, and where in it the file begins.
-
-    A page of 4 KB needs 512 times as many translations of addresses. Where other work has displaced their tables
-    from the last-level cache, an update of 0.5 million parameters took 1.05 ms instead of 0.2.
-    """
-    memory = cast(Any, mmap.mmap(-1, size + _HUGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE))
-    start = np.frombuffer(memory, np.uint8).ctypes.data
-    skip = -start % _HUGE
-    at = _mmap()(start + skip, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED | _FIXED, file, 0)
-    if at != start + skip:
-        raise OSError(ctypes.get_errno(), "a file in memory cannot be mapped")
-    for advice in (mmap.MADV_HUGEPAGE, _POPULATE):
-        with contextlib.suppress(OSError):  # an older kernel, or one without huge pages
-            memory.madvise(advice, skip, size)
-    return memory, skip
-
-
-def _unite_pages(file: int, size: int) -> None:
-    """Let a file in memory have huge pages, as far as the system has any; before others map it."""
-    memory, skip = _map(file, size)
-    if size >= _HUGE:
-        with contextlib.suppress(OSError):
-            memory.madvise(_COLLAPSE, skip, size // _HUGE * _HUGE)
-
-
-@functools.cache
-def _mmap() -> Any:
-    function = ctypes.CDLL(None, use_errno=True).mmap
-    function.restype = ctypes.c_void_p
-    numbers = ctypes.c_size_t, *[ctypes.c_int] * 3
-    function.argtypes = [ctypes.c_void_p, *numbers, ctypes.c_long]
-    return function
 
 
 def _window(node: Any, size: int) -> list[Bytes] | None:

@@ -240,9 +240,8 @@ def _cut(example: Example, rows: slice, own: slice) -> Example:
             "the same communicator"
         )
     x, loss, target = example
-    element = (x, target)
-    row_count("Trainer.fit, micro_shards", element if target else (x, loss))
-    x, target = rows_of(element, slice(rows.start - own.start, rows.stop - own.start))
+    row_count("Trainer.fit, micro_shards", (x, *target) if target else (x, loss))
+    x, target = rows_of((x, target), slice(rows.start - own.start, rows.stop - own.start))
     return x, loss, target
 
 

@@ -168,8 +168,8 @@ def _update(
 ) -> _Outputs:
     """Trace the update by gradients in flat buffers, where they and the loss are finite.
 
-    norm: of all gradients, where `gradients` are a part of them: they are computed after the check, in one pass
-        with the update, and are not among the results of a step that fails.
+    norm: of all gradients, where `gradients` are a part of them: they are computed after the check, in one
+        pass with the update, and are not among the results of a step that fails.
     """
     inputs, trace, buffers = step.inputs, step.trace, step.inputs.at.buffers
     count, flat, peeked = len(buffers.arrays), None, []

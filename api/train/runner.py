@@ -121,7 +121,7 @@ class StepRunner:
             return result.loss
 
     def _lengths(self, count: int) -> list[int] | None:
-        """Return the rows that the last elements have on all ranks; None where each rank knows its own only."""
+        """Return the rows of the last elements on all ranks; None where each rank knows its own only."""
         data = self._data
         if data is None or data.rows is None:
             return None
