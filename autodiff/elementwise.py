@@ -15,9 +15,27 @@ from treepie.kernels.program import Launch, Operand, Spec
 from treepie.kernels.vector import Formula, Value, vector_type
 
 from . import tape
+from .accuracy import FAST
 from .promotion import Accepts, broadcast, constant, promoted
 from .table import VJP, BoundArguments, Case, Op, public, register
-from .tensor import Tensor, TensorLike, bool_
+from .tensor import Tensor, TensorLike, bool_, float32
+from .trace import active
+
+
+@dataclass(frozen=True)
+class Fast:
+    """What the fast version of a row of one operand has in place of the row's own; see `tp.accuracy`.
+
+    slope: the derivative as a formula, for rules on formula values; None for the row's rules.
+    ulp, magnitude: the bound in float32, as those of `Op`.  relative_to: the magnitude, for OPS.md.
+    """
+
+    formula: Formula
+    flops: float
+    ulp: float
+    magnitude: Callable[..., Any] | None = None
+    relative_to: str = "the result"
+    slope: Formula | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -26,22 +44,33 @@ class Elementwise(Op):
 
     Its rules are written once, in operators and ops, and used twice: on tensors while an outer gradient
     records them, else on formula values, so that all gradients of a call are one fused kernel.
+
+    fast: the row that runs in its place on float32 where `tp.accuracy` says "fast".
+    accuracy: "fast" of such a row.
     """
 
     formula: Formula = lambda x: x
     flops: float = 1.0
     in_place: bool = True
+    fast: Elementwise | None = None
+    accuracy: str | None = None
+    relative_to: str = "the result"
+
+    def __str__(self) -> str:
+        """Return the name, and the accuracy of a fast row."""
+        return f"{self.name} ({self.accuracy})" if self.accuracy else self.name
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the op; on formula values, continue the formula."""
         for a in args:
             if type(a) is Value:
                 return self.formula(*args)
-        return self.apply(*self.bind(*args, **kwargs))
+        return self.chosen(*self.bind(*args, **kwargs))
 
     def caller(self, explain: Callable[[Any, Any], TypeError | None]) -> Callable[..., Any]:
         """Return a function that calls the row, with fewer Python calls. explain: `call_error` of the row."""
-        bind, apply, formula = self.bind, self.apply, self.formula
+        bind, formula = self.bind, self.formula
+        apply = self.apply if self.fast is None else self.chosen
 
         def call(*args: Any, **kwargs: Any) -> Any:
             for a in args:
@@ -56,6 +85,27 @@ class Elementwise(Op):
 
         return call
 
+    def chosen(self, inputs: tuple[Tensor, ...], attributes: dict[str, Any]) -> Any:
+        """Run the op in the accuracy of the block."""
+        return self.at(active.state.accuracy, inputs[0]).apply(inputs, attributes)
+
+    def at(self, accuracy: str | None, x: Tensor) -> Elementwise:
+        """Return the row that computes this function of x in an accuracy."""
+        return self.fast if self.fast is not None and accuracy == FAST and x.dtype == float32 else self
+
+    def gradient(self, g: Tensor, result: Tensor, x: Tensor) -> Any:
+        """Return the gradient of the operand of a row of one: one kernel, unless a gradient records it."""
+        assert self.vjp is not None
+        assert self.vjp[0] is not None
+        if tape.recording():
+            return self.vjp[0](g, result, x)
+        return self._backward((True,)).results((g, result, x))[0]
+
+    def _backward(self, needed: tuple[bool, ...]) -> _Backward:
+        if needed not in self._fused:
+            self._fused[needed] = _Backward(self, needed)
+        return self._fused[needed]
+
     @cached_property
     def _fused(self) -> dict[tuple[bool, ...], _Backward]:
         return {}
@@ -68,11 +118,9 @@ class Elementwise(Op):
             results = super().pull_back(node, gradients, needs)
         else:
             needed = tuple(n and r is not None for n, r in zip(needs, self.vjp, strict=True))
-            if needed not in self._fused:
-                self._fused[needed] = _Backward(self, needed)
             (g,) = gradients
             assert g is not None
-            results = self._fused[needed](g, node)
+            results = self._backward(needed).results((g, *node.results(), *node.inputs))
         return [None if x is None else sum_to(x, t.shape) for x, t in zip(results, node.inputs, strict=True)]
 
 
@@ -114,15 +162,16 @@ class _Backward:
                 plan=_planner(name, formula, flops),
                 formula=formula,
                 flops=flops,
+                fast=None,
                 _plans={},
             )
 
-    def __call__(self, g: Tensor, node: tape.Node) -> list[Tensor | None]:
+    def results(self, arguments: Sequence[Tensor]) -> list[Tensor | None]:
+        """Return the gradients, None for operands that need none. arguments: (g, result, operands)."""
         results: Iterator[Tensor] = iter(())
         if self.op is not None:
-            arguments = (g, *node.results(), *node.inputs)
             results = iter(self.op.run(tuple(arguments[k] for k in self.operands), {}))
-        passed = iter(self.passed)
+        passed, g = iter(self.passed), arguments[0]
         return [(g if next(passed) else next(results)) if w else None for w in self.needed]
 
 
@@ -255,6 +304,7 @@ def elementwise_row(
     result: Literal["same", "bool"] = "same",
     conditions: Sequence[int] = (),
     oracle: Callable[..., Any] = lambda *_: None,
+    fast: Fast | None = None,
     **options: Any,
 ) -> Elementwise:
     """Return a row of a formula of `count` operands; see `elementwise`."""
@@ -265,7 +315,7 @@ def elementwise_row(
         return [Spec(broadcast(name, specs), dtype)]
 
     integers = dict.fromkeys(conditions, 2)
-    return Elementwise(
+    row = Elementwise(
         name,
         _binder(name, count, accepts, conditions),
         infer,
@@ -281,6 +331,36 @@ def elementwise_row(
         flops=flops,
         **options,
     )
+    return row if fast is None else replace(row, fast=_fast_row(row, fast), _plans={})
+
+
+def _fast_row(row: Elementwise, fast: Fast) -> Elementwise:
+    assert row.vjp is not None
+    (rule,) = row.vjp
+    if fast.slope is not None and rule is not None:
+        rule = _with_slope(fast.slope, rule)
+    return replace(
+        row,
+        plan=_planner(row.name, fast.formula, fast.flops),
+        vjp=(rule,),
+        ulp=fast.ulp,
+        magnitude=fast.magnitude,
+        dtypes=("float32",),
+        formula=fast.formula,
+        flops=fast.flops,
+        accuracy=FAST,
+        relative_to=fast.relative_to,
+        _plans={},
+    )
+
+
+def _with_slope(slope: Formula, rule: VJP) -> VJP:
+    """Return a rule that takes the derivative from a formula; on tensors it is the other rule, of ops."""
+
+    def choose(g: Any, y: Any, x: Any) -> Any:
+        return g * slope(x) if type(x) is Value else rule(g, y, x)
+
+    return choose
 
 
 def _binder(

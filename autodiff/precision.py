@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable
 from contextlib import ContextDecorator
-from typing import Any, TypeVar
 
 from treepie.kernels import bfloat16
 
 from .trace.active import state
-
-R = TypeVar("R")
 
 FLOAT32, BFLOAT16, EMULATED = "float32", "bfloat16", "bfloat16_emulated"
 PRECISIONS = (FLOAT32, BFLOAT16, EMULATED)
@@ -59,21 +55,6 @@ def precision(name: str) -> PrecisionBlock:
     1.0
     """
     return PrecisionBlock(checked_precision("precision", name))
-
-
-def current() -> str | None:
-    """Return the precision of the block; None without one, for float32."""
-    return state.precision
-
-
-def call_in(name: str | None, function: Callable[..., R], *arguments: Any) -> R:
-    """Call a function in a precision, as `state.precision` has it; None leaves that of the block."""
-    before = state.precision
-    state.precision = before if name is None else name
-    try:
-        return function(*arguments)
-    finally:
-        state.precision = before
 
 
 def checked_precision(function: str, name: str) -> str:
