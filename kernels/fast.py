@@ -68,7 +68,7 @@ def silu_slope(x: Value) -> Value:
 
 
 def _quotient(x: Value, table: tuple[tuple[float, ...], tuple[float, ...]]) -> Value:
-    """Return x P(x*x) / Q(x*x), at most 1."""
+    """Return x P(x*x) / Q(x*x), limited to [-1, 1]; it is beyond where x is limited, so infinities give 1."""
     z = x * x
     y = x * polynomial(z, table[0]) / polynomial(z, table[1])
     return _below(_above(y, -1.0), 1.0)
@@ -77,7 +77,7 @@ def _quotient(x: Value, table: tuple[tuple[float, ...], tuple[float, ...]]) -> V
 @_single(formulas.tanh)
 def tanh(x: Value) -> Value:
     """Return the hyperbolic tangent."""
-    return _quotient(_below(_above(x, -9.0), 9.0), tables.TANH)
+    return _quotient(_below(_above(x, -9.2), 9.2), tables.TANH)
 
 
 @_single(formulas.erf)

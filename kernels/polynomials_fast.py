@@ -4,8 +4,8 @@ Polynomials start at the highest power.
 """
 
 LOG2E = 1.4426950408889634
-GELU_LAST = 5.6
-GELU_APPROX_LAST = 5.0
+GELU_LAST = 5.646999835968018
+GELU_APPROX_LAST = 5.434999942779541
 
 #: 2 * 2**f for |f| <= 1/2; relative.
 EXP2 = (  # degree 5, error 2**-23.1

@@ -61,6 +61,15 @@ def cubed(name: str, meaning: str, function: Function, root: list[float], last: 
     return table(name, meaning, shown(kept, f"degree {degree}, error {note(worst)}"))
 
 
+def nearest_zero(coefficients: list[float], start: mpf) -> float:
+    """Return where a polynomial is nearest to 0, at or a little after the end of its fit.
+
+    Its 4th power is less than 1e-10 there, as the function is from there on.
+    """
+    points = [start + mpf(k) / 1000 for k in range(500)]
+    return rounded(min(points, key=lambda x: abs(mp.polyval(coefficients[::-1], x))), "float32")
+
+
 def largest(error: Function, last: mpf) -> mpf:
     """Return the largest error over [0, last]."""
     return max(abs(error(last * i / 1000)) for i in range(1001))
@@ -115,11 +124,6 @@ def exp2() -> str:
 
 def main() -> None:
     """Fit everything and write the file."""
-    head = (
-        '"""Coefficients of the fast formulas, float32. Written by perf/polynomials_fast.py.\n\n'
-        'Polynomials start at the highest power.\n"""\n\n'
-        f"LOG2E = {float(1 / LN2)!r}\nGELU_LAST = 5.6\nGELU_APPROX_LAST = 5.0\n"
-    )
     root, kept = fourth_root(
         "GELU_ROOT", "Phi(-x)**(1/4) for 0 <= x <= 5.6; of Phi(-x).", tail, mpf("5.6"), 8
     )
@@ -130,8 +134,17 @@ def main() -> None:
         mpf(5),
         9,
     )
+    lasts = {
+        "GELU_LAST": nearest_zero(kept, mpf("5.6")),
+        "GELU_APPROX_LAST": nearest_zero(kept_approx, mpf(5)),
+    }
+    constants = {"LOG2E": float(1 / LN2), **lasts}
+    head = (
+        '"""Coefficients of the fast formulas, float32. Written by perf/polynomials_fast.py.\n\n'
+        'Polynomials start at the highest power.\n"""\n\n'
+    )
     tables = [
-        head.rstrip(),
+        head + "\n".join(f"{name} = {number!r}" for name, number in constants.items()),
         exp2(),
         root,
         cubed("GELU_SLOPE", "(Phi(-x) - x phi(x)) / GELU_ROOT(x)**3.", tail_slope, kept, mpf("5.6"), 8),

@@ -190,7 +190,7 @@ def _gelu_vjp(g: Any, y: Any, x: Any) -> Any:
     accepts="float",
     flops=80,
     ulp=3.5,
-    fast=Fast(fast.gelu, 16, 3.2, np.abs, "x", fast.gelu_slope),
+    fast=Fast(fast.gelu, 16, 3.5, np.abs, "x", fast.gelu_slope),
 )
 def gelu(x: Any) -> Any:
     """Return x Phi(x), Phi the normal distribution function; 0 at -inf.
@@ -243,7 +243,7 @@ def _gelu_approx_vjp(g: Any, y: Any, x: Any) -> Any:
     accepts="float",
     flops=50,
     ulp=2.5,
-    fast=Fast(fast.gelu_approx, 17, 4.4, np.abs, "x", fast.gelu_approx_slope),
+    fast=Fast(fast.gelu_approx, 17, 4.5, np.abs, "x", fast.gelu_approx_slope),
 )
 def gelu_approx(x: Any) -> Any:
     """Return gelu with tanh in place of erf, 0 at -inf.

@@ -52,7 +52,7 @@ def rsqrt(x: Any) -> Any:
     accepts="float",
     flops=20,
     ulp=1.1,
-    fast=Fast(fast.exp, 15, 2.7, growing(np.exp), GROWING),
+    fast=Fast(fast.exp, 15, 2.8, growing(np.exp), GROWING),
 )
 def exp(x: Any) -> Any:
     """Return the exponential of each element.
@@ -139,7 +139,7 @@ def cos(x: Any) -> Any:
     accepts="float",
     flops=30,
     ulp=1.5,
-    fast=Fast(fast.tanh, 20, 5.7),
+    fast=Fast(fast.tanh, 20, 6),
 )
 def tanh(x: Any) -> Any:
     """Return the hyperbolic tangent of each element.
@@ -163,7 +163,7 @@ def _sigmoid(x: Any) -> Any:
     accepts="float",
     flops=30,
     ulp=2.1,
-    fast=Fast(fast.sigmoid, 20, 2.7, growing(_sigmoid), GROWING),
+    fast=Fast(fast.sigmoid, 20, 2.9, growing(_sigmoid), GROWING),
 )
 def sigmoid(x: Any) -> Any:
     """Return the logistic function 1 / (1 + exp(-x)) of each element.
