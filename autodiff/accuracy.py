@@ -50,14 +50,14 @@ class AccuracyBlock(ContextDecorator):
 def accuracy(name: str) -> AccuracyBlock:
     """Compute functions of float32 tensors in another accuracy, in a block or a decorated function.
 
-    name: "high", the default: every function is within 4 units in the last place; or "fast": `exp`, `sigmoid`,
-        `tanh`, `erf`, `silu`, `gelu` and `gelu_approx` are computed by shorter formulas, with errors of about
-        1e-6, in 0.3 to 0.8 of the time. The table in autodiff/OPS.md has the bound of each.
+    name: "high", the default, in which functions are within 4 units in the last place; or "fast", in which
+        `exp`, `sigmoid`, `tanh`, `erf`, `silu`, `gelu` and `gelu_approx` are computed by shorter formulas,
+        with errors of less than 1e-6, in 0.3 to 0.8 of the time. autodiff/OPS.md has a table of the bounds.
 
-    It is that of these functions, of the layers and the activations of linear layers that call them, and of
-    their gradients, also where those are taken after the block. Other functions and layers, float64 tensors,
-    and formulas of `tp.elementwise` and `tp.kernel` are not affected. NaN gives NaN, infinities give the
-    limits, and results have the same bits at any number of threads.
+    It is that of these functions, of layers and activations that call them, and of their gradients, even
+    where those are taken after the block. Softmax, attention, recurrent layers, losses, formulas of
+    `tp.elementwise` and `tp.kernel`, and float64 tensors are not affected. NaN gives NaN, infinities give the
+    limits within 1e-9, and results have the same bits at any number of threads.
 
     Raises ValueError for another name.
 

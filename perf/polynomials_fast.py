@@ -44,7 +44,7 @@ def shown(coefficients: list[float], note: str) -> dict[str, list[str]]:
 def fourth_root(
     name: str, meaning: str, function: Function, last: mpf, degree: int
 ) -> tuple[str, list[float]]:
-    """Return the lines and coefficients of a fit to function**(1/4), minimax in the error of its 4th power."""
+    """Return the lines and coefficients of a fit to function**(1/4), minimax in that of the 4th power."""
     root = lambda x: function(x) ** mpf("0.25")
     fit = Fit(name, meaning, root, lambda x: 4 * root(x) ** 3, {}, 1)
     kept = refined(fit, mpf(0), last, degree, "float32")

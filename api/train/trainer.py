@@ -54,7 +54,7 @@ class Trainer(ShownAsCall):
     model: a `Layer`.  optimizer: one of `tp.optim`.
     precision: of matrix products in steps and predictions: "float32", "bfloat16" or "bfloat16_emulated", see
         `tp.precision`; by default that of the block. Parameters, gradients and checkpoints stay float32.
-    accuracy: of functions such as gelu and tanh in steps and predictions: "high" or "fast", see `tp.accuracy`;
+    accuracy: of gelu, tanh and other functions in steps and predictions: "high" or "fast", see `tp.accuracy`;
         by default that of the block.
 
     Raises ValueError for another precision or accuracy.

@@ -1,6 +1,5 @@
 """Arithmetic and piecewise linear functions, element by element, with NumPy's broadcasting and promotion."""
 
-import math
 from typing import Any
 
 import numpy as np
