@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from treepie.kernels.vector import Formula, Value
+
 from .trace.active import state
 
 R = TypeVar("R")
@@ -101,3 +103,28 @@ class Arithmetic:
             return function(*arguments)
         finally:
             state.precision, state.accuracy = before
+
+
+@dataclass(frozen=True)
+class Fast:
+    """What the fast version of a row of one operand has in place of the row's own; see `tp.accuracy`.
+
+    slope: the derivative as a formula, for rules on formula values; None for the row's rules.
+    ulp, magnitude: the bound in float32, as those of `Op`.  relative_to: the magnitude, for OPS.md.
+    """
+
+    formula: Formula
+    flops: float
+    ulp: float
+    magnitude: Callable[..., Any] | None = None
+    relative_to: str = "the result"
+    slope: Formula | None = None
+
+
+def with_slope(slope: Formula, rule: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a rule that takes the derivative from a formula; on tensors it is the other rule, of ops."""
+
+    def choose(g: Any, y: Any, x: Any) -> Any:
+        return g * slope(x) if type(x) is Value else rule(g, y, x)
+
+    return choose

@@ -15,27 +15,11 @@ from treepie.kernels.program import Launch, Operand, Spec
 from treepie.kernels.vector import Formula, Value, vector_type
 
 from . import tape
-from .accuracy import FAST
+from .accuracy import FAST, Fast, with_slope
 from .promotion import Accepts, broadcast, constant, promoted
 from .table import VJP, BoundArguments, Case, Op, public, register
 from .tensor import Tensor, TensorLike, bool_, float32
 from .trace import active
-
-
-@dataclass(frozen=True)
-class Fast:
-    """What the fast version of a row of one operand has in place of the row's own; see `tp.accuracy`.
-
-    slope: the derivative as a formula, for rules on formula values; None for the row's rules.
-    ulp, magnitude: the bound in float32, as those of `Op`.  relative_to: the magnitude, for OPS.md.
-    """
-
-    formula: Formula
-    flops: float
-    ulp: float
-    magnitude: Callable[..., Any] | None = None
-    relative_to: str = "the result"
-    slope: Formula | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -59,7 +43,7 @@ class Elementwise(Fusible):
     records them, else on formula values, so that all gradients of a call are one fused kernel.
 
     fast: the row that runs in its place on float32 where `tp.accuracy` says "fast".
-    accuracy: "fast" of such a row.
+    accuracy: "fast" of such a row.  relative_to: what its `magnitude` is, for OPS.md.
     """
 
     in_place: bool = True
@@ -349,7 +333,7 @@ def _fast_row(row: Elementwise, fast: Fast) -> Elementwise:
     assert row.vjp is not None
     (rule,) = row.vjp
     if fast.slope is not None and rule is not None:
-        rule = _with_slope(fast.slope, rule)
+        rule = with_slope(fast.slope, rule)
     return replace(
         row,
         plan=_planner(row.name, fast.formula, fast.flops),
@@ -363,15 +347,6 @@ def _fast_row(row: Elementwise, fast: Fast) -> Elementwise:
         relative_to=fast.relative_to,
         _plans={},
     )
-
-
-def _with_slope(slope: Formula, rule: VJP) -> VJP:
-    """Return a rule that takes the derivative from a formula; on tensors it is the other rule, of ops."""
-
-    def choose(g: Any, y: Any, x: Any) -> Any:
-        return g * slope(x) if type(x) is Value else rule(g, y, x)
-
-    return choose
 
 
 def _binder(

@@ -13,8 +13,8 @@ import numpy as np
 from treepie.kernels import fast, formulas, vector
 from treepie.kernels.formulas import INFINITY
 
-from ..accuracy import GROWING, growing
-from ..elementwise import Fast, elementwise
+from ..accuracy import GROWING, Fast, growing
+from ..elementwise import elementwise
 from .arithmetic import abs, maximum, minimum, where
 from .elementary import erf, exp, expm1, sigmoid, sqrt
 

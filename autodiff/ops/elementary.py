@@ -7,8 +7,8 @@ import numpy as np
 
 from treepie.kernels import fast, formulas, trigonometry, vector
 
-from ..accuracy import GROWING, growing
-from ..elementwise import Fast, elementwise
+from ..accuracy import GROWING, Fast, growing
+from ..elementwise import elementwise
 
 
 @elementwise(
