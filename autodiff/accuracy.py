@@ -74,6 +74,11 @@ def accuracy(name: str) -> AccuracyBlock:
     return AccuracyBlock(checked_accuracy("accuracy", name))
 
 
+def current() -> tuple[str | None, str | None]:
+    """Return the precision and the accuracy of the block; None without one."""
+    return state.precision, state.accuracy
+
+
 def checked_accuracy(function: str, name: str) -> str:
     """Return the name of an accuracy, or raise ValueError."""
     if name not in ACCURACIES:

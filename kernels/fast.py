@@ -5,6 +5,7 @@ results have the same bits on every CPU. The rows of the op table have the bound
 """
 
 import functools
+from typing import Any
 
 from . import formulas, polynomials_fast as tables
 from .vector import Formula, Value, fabs, fma, polynomial, select
@@ -18,7 +19,7 @@ def _single(accurate: Formula) -> Formula:
 
     def decorate(formula: Formula) -> Formula:
         @functools.wraps(formula)
-        def choose(x: Value) -> Value:
+        def choose(x: Value) -> Any:
             return formula(x) if x.dtype == "float32" else accurate(x)
 
         return choose

@@ -213,8 +213,8 @@ _OF_RESULT: dict[str | None, tuple[Any, Any]] = {
     "tanh": (formulas.tanh, lambda g, y, z: g * (1 - y * y)),
     "sigmoid": (formulas.sigmoid, lambda g, y, z: g * y * (1 - y)),
 }
-_OF_SUM = {name: getattr(formulas, name) for name in ("gelu", "silu")}
-_FAST = {name: getattr(fast, name) for name in ("tanh", "sigmoid", "gelu", "silu")}
+_OF_SUM: dict[str | None, Formula] = {name: getattr(formulas, name) for name in ("gelu", "silu")}
+_FAST: dict[str | None, Formula] = {name: getattr(fast, name) for name in ("tanh", "sigmoid", "gelu", "silu")}
 ACTIVATIONS = (*_OF_RESULT, *_OF_SUM)
 
 
@@ -226,7 +226,7 @@ def _infer_linear(
 
 @functools.cache
 def _formula(activation: str | None, accuracy: str) -> Formula:
-    function = _OF_SUM[activation] if activation in _OF_SUM else _OF_RESULT[activation][0]
+    function = _OF_SUM.get(activation) or _OF_RESULT[activation][0]
     if accuracy == FAST:
         function = _FAST[activation]
     if activation in _OF_SUM:
