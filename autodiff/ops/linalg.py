@@ -273,6 +273,7 @@ def _before_activation(
     (of_result, of_sum), (y, z) = g, ans
     if of_result is None:
         return of_sum  # type: ignore[no-any-return]
+    assert activation is not None
     row = OPS[activation]
     assert isinstance(row, Elementwise)
     derivative: Any = row.at(accuracy, z).gradient(of_result, y, z)
