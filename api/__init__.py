@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from treepie.autodiff import (
     Tensor as Tensor,
+    accuracy as accuracy,
     arange as arange,
     bool_ as bool_,
     check_grads as check_grads,

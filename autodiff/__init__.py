@@ -5,6 +5,7 @@ Read in this order: `table.py` (the definition of a row), `elementwise.py` and `
 """
 
 from . import math as math, ops as ops, ptree as ptree, rng as rng
+from .accuracy import accuracy as accuracy
 from .check import check_grads as check_grads
 from .convert import tensor as tensor
 from .creation import (

@@ -15,9 +15,11 @@ from treepie.kernels.program import Launch, Operand, Spec
 from treepie.kernels.vector import Formula, Value, vector_type
 
 from . import tape
+from .accuracy import FAST, Fast, with_slope
 from .promotion import Accepts, broadcast, constant, promoted
 from .table import VJP, BoundArguments, Case, Op, public, register
-from .tensor import Tensor, TensorLike, bool_
+from .tensor import Tensor, TensorLike, bool_, float32
+from .trace import active
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -39,20 +41,31 @@ class Elementwise(Fusible):
 
     Its rules are written once, in operators and ops, and used twice: on tensors while an outer gradient
     records them, else on formula values, so that all gradients of a call are one fused kernel.
+
+    fast: the row that runs in its place on float32 where `tp.accuracy` says "fast".
+    accuracy: "fast" of such a row.  relative_to: what its `magnitude` is, for OPS.md.
     """
 
     in_place: bool = True
+    fast: Elementwise | None = None
+    accuracy: str | None = None
+    relative_to: str = "the result"
+
+    def __str__(self) -> str:
+        """Return the name, and the accuracy of a fast row."""
+        return f"{self.name} ({self.accuracy})" if self.accuracy else self.name
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the op; on formula values, continue the formula."""
         for a in args:
             if type(a) is Value:
                 return self.formula(*args)
-        return self.apply(*self.bind(*args, **kwargs))
+        return self.chosen(*self.bind(*args, **kwargs))
 
     def caller(self, explain: Callable[[Any, Any], TypeError | None]) -> Callable[..., Any]:
         """Return a function that calls the row, with fewer Python calls. explain: `call_error` of the row."""
-        bind, apply, formula = self.bind, self.apply, self.formula
+        bind, formula = self.bind, self.formula
+        apply = self.apply if self.fast is None else self.chosen
 
         def call(*args: Any, **kwargs: Any) -> Any:
             for a in args:
@@ -67,6 +80,27 @@ class Elementwise(Fusible):
 
         return call
 
+    def chosen(self, inputs: tuple[Tensor, ...], attributes: dict[str, Any]) -> Any:
+        """Run the op in the accuracy of the block."""
+        return self.at(active.state.accuracy, inputs[0]).apply(inputs, attributes)
+
+    def at(self, accuracy: str | None, x: Tensor) -> Elementwise:
+        """Return the row that computes this function of x in an accuracy."""
+        return self.fast if self.fast is not None and accuracy == FAST and x.dtype == float32 else self
+
+    def gradient(self, g: Tensor, result: Tensor, x: Tensor) -> Any:
+        """Return the gradient of the operand of a row of one: one kernel, unless a gradient records it."""
+        assert self.vjp is not None
+        assert self.vjp[0] is not None
+        if tape.recording():
+            return self.vjp[0](g, result, x)
+        return self._backward((True,)).results((g, result, x))[0]
+
+    def _backward(self, needed: tuple[bool, ...]) -> _Backward:
+        if needed not in self._fused:
+            self._fused[needed] = _Backward(self, needed)
+        return self._fused[needed]
+
     @cached_property
     def _fused(self) -> dict[tuple[bool, ...], _Backward]:
         return {}
@@ -79,11 +113,9 @@ class Elementwise(Fusible):
             results = super().pull_back(node, gradients, needs)
         else:
             needed = tuple(n and r is not None for n, r in zip(needs, self.vjp, strict=True))
-            if needed not in self._fused:
-                self._fused[needed] = _Backward(self, needed)
             (g,) = gradients
             assert g is not None
-            results = self._fused[needed](g, node)
+            results = self._backward(needed).results((g, *node.results(), *node.inputs))
         return [None if x is None else sum_to(x, t.shape) for x, t in zip(results, node.inputs, strict=True)]
 
 
@@ -125,15 +157,16 @@ class _Backward:
                 plan=_planner(name, formula, flops),
                 formula=formula,
                 flops=flops,
+                fast=None,
                 _plans={},
             )
 
-    def __call__(self, g: Tensor, node: tape.Node) -> list[Tensor | None]:
+    def results(self, arguments: Sequence[Tensor]) -> list[Tensor | None]:
+        """Return the gradients, None for operands that need none. arguments: (g, result, operands)."""
         results: Iterator[Tensor] = iter(())
         if self.op is not None:
-            arguments = (g, *node.results(), *node.inputs)
             results = iter(self.op.run(tuple(arguments[k] for k in self.operands), {}))
-        passed = iter(self.passed)
+        passed, g = iter(self.passed), arguments[0]
         return [(g if next(passed) else next(results)) if w else None for w in self.needed]
 
 
@@ -266,6 +299,7 @@ def elementwise_row(
     result: Literal["same", "bool"] = "same",
     conditions: Sequence[int] = (),
     oracle: Callable[..., Any] = lambda *_: None,
+    fast: Fast | None = None,
     **options: Any,
 ) -> Elementwise:
     """Return a row of a formula of `count` operands; see `elementwise`."""
@@ -276,7 +310,7 @@ def elementwise_row(
         return [Spec(broadcast(name, specs), dtype)]
 
     integers = dict.fromkeys(conditions, 2)
-    return Elementwise(
+    row = Elementwise(
         name,
         _binder(name, count, accepts, conditions),
         infer,
@@ -291,6 +325,27 @@ def elementwise_row(
         formula=formula,
         flops=flops,
         **options,
+    )
+    return row if fast is None else replace(row, fast=_fast_row(row, fast), _plans={})
+
+
+def _fast_row(row: Elementwise, fast: Fast) -> Elementwise:
+    assert row.vjp is not None
+    (rule,) = row.vjp
+    if fast.slope is not None and rule is not None:
+        rule = with_slope(fast.slope, rule)
+    return replace(
+        row,
+        plan=_planner(row.name, fast.formula, fast.flops),
+        vjp=(rule,),
+        ulp=fast.ulp,
+        magnitude=fast.magnitude,
+        dtypes=("float32",),
+        formula=fast.formula,
+        flops=fast.flops,
+        accuracy=FAST,
+        relative_to=fast.relative_to,
+        _plans={},
     )
 
 

@@ -75,6 +75,11 @@ def swept() -> list[Elementwise]:
     ]
 
 
+def swept_fast() -> list[Elementwise]:
+    """Return the fast rows."""
+    return [row.fast for row in swept() if row.fast is not None]
+
+
 def _result_is_float(row: Elementwise) -> bool:
     conditions = row.cases[0].integers
     operands = [

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable
 from contextlib import ContextDecorator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,8 +15,6 @@ from .trace.active import state
 
 if TYPE_CHECKING:
     from .tensor import Tensor
-
-R = TypeVar("R")
 
 FLOAT32, BFLOAT16, EMULATED = "float32", "bfloat16", "bfloat16_emulated"
 PRECISIONS = (FLOAT32, BFLOAT16, EMULATED)
@@ -67,25 +64,10 @@ def precision(name: str) -> PrecisionBlock:
     return PrecisionBlock(checked_precision("precision", name))
 
 
-def current() -> str | None:
-    """Return the precision of the block; None without one, for float32."""
-    return state.precision
-
-
 def attribute(x: Tensor, name: str | None) -> dict[str, str]:
     """Return the attribute of a product that is not computed in float32. name: None for that of the block."""
     name = state.precision if name is None else name
     return {} if name is None or name == FLOAT32 or x._data.dtype != _FLOAT32 else {"precision": name}
-
-
-def call_in(name: str | None, function: Callable[..., R], *arguments: Any) -> R:
-    """Call a function in a precision, as `state.precision` has it; None leaves that of the block."""
-    before = state.precision
-    state.precision = before if name is None else name
-    try:
-        return function(*arguments)
-    finally:
-        state.precision = before
 
 
 def checked_precision(function: str, name: str) -> str:

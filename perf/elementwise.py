@@ -2,6 +2,7 @@
 
 python perf/elementwise.py             # all
 python perf/elementwise.py gelu tanh   # some
+python perf/elementwise.py --fast      # in fast accuracy, where there is one
 """
 
 import argparse
@@ -14,6 +15,7 @@ FUNCTIONS = (
     *("exp", "expm1", "log", "log1p", "tanh", "sigmoid", "erf", "gelu", "silu"),
     *("softplus", "sin", "cos", "rsqrt", "sqrt", "relu"),
 )
+FAST = ("exp", "tanh", "sigmoid", "erf", "gelu", "silu")
 
 
 def numbers(name, dtype):
@@ -26,11 +28,12 @@ def numbers(name, dtype):
 def make(library, case):
     name, dtype = case.split()
     x = numbers(name, dtype)
-    if library == "treepie":
+    if library != "PyTorch":
         import treepie as tp
         from treepie.autodiff import OPS
 
-        run, kept = program(OPS[name], (tp.tensor(x),), {})
+        row = OPS[name].fast if library == "treepie fast" else OPS[name]
+        run, kept = program(row, (tp.tensor(x),), {})
         return lambda kept=kept: run()
     import torch
 
@@ -49,15 +52,18 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*")
     parser.add_argument("--turns", type=int, default=6)
+    parser.add_argument("--fast", action="store_true", help="float32 functions in fast accuracy")
     options = parser.parse_args()
-    cases = [f"{n} {d}" for n in options.names or FUNCTIONS for d in ("float32", "float64")]
-    found = arena.compete(__file__, cases, ["treepie", "PyTorch"], options.turns)
+    ours, dtypes = ("treepie fast", ("float32",)) if options.fast else ("treepie", ("float32", "float64"))
+    names = options.names or (FAST if options.fast else FUNCTIONS)
+    cases = [f"{n} {d}" for n in names for d in dtypes]
+    found = arena.compete(__file__, cases, [ours, "PyTorch"], options.turns)
     print(f"{arena.threads()} threads, {SIZE} elements, {options.turns * 10} timings by turns; best, in us")
     print(f"{'':18s} {'ours':>7s} {'PyTorch':>7s} {'ratio':>6s} {'of medians':>10s}")
     for case, times in found.items():
-        ours, theirs = times["treepie"], times["PyTorch"]
-        best, typical = (f(theirs) / f(ours) for f in (arena.best, arena.median))
-        both = f"{arena.best(ours) * 1e6:7.0f} {arena.best(theirs) * 1e6:7.0f}"
+        own, theirs = times[ours], times["PyTorch"]
+        best, typical = (f(theirs) / f(own) for f in (arena.best, arena.median))
+        both = f"{arena.best(own) * 1e6:7.0f} {arena.best(theirs) * 1e6:7.0f}"
         print(f"{case:18s} {both} {best:6.2f} {typical:10.2f}")
 
 

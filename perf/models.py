@@ -25,6 +25,9 @@ DEEP = {"deep": "30 layers of 128 relu, batch 64, Adam"}
 #: One of large products, which `precision.py` trains.
 WIDE = {"wide": "1024-1024-1024-10 relu, batch 512, Adam"}
 
+#: One with a function in each layer, which `fast.py` trains.
+CURVED = {"mlp_gelu": "784-512-256-10 gelu, batch 128, Adam"}
+
 #: Of the optimizers of all libraries.
 RATE, B1, B2, EPS, WEIGHT_DECAY, RMS_DECAY = 1e-3, 0.9, 0.999, 1e-8, 0.01, 0.9
 

@@ -28,6 +28,9 @@ from treepie.kernels.compilations import compilations
 BLOCKS = 5
 PAGE = Path(__file__).parents[1] / "autodiff" / "OPS.md"
 
+#: The heading after the table, of the section that `ops_fast.py` writes.
+FAST = "\n## In fast accuracy\n"
+
 
 @dataclass
 class Timing:
@@ -139,9 +142,21 @@ _FIELD = re.compile(r"\\{(\w+)\\}")
 CELLS = 10
 
 
+def page():
+    """Return the page up to the section of fast accuracy, and that section."""
+    text = PAGE.read_text(encoding="utf-8")
+    table, heading, section = text.partition(FAST)
+    return table, heading + section
+
+
+def save_section(section):
+    """Write the section of fast accuracy."""
+    PAGE.write_text(page()[0] + section, encoding="utf-8")
+
+
 def read():
     """Return the numbers of the page's head by name, and its rows: name -> cells."""
-    text = PAGE.read_text(encoding="utf-8")
+    text, _ = page()
     head = re.match(_FIELD.sub(r"(?P<\1>[\\d,]+)", re.escape(HEAD)), text)
     if head is None:
         raise ValueError(f"{PAGE} does not begin as perf/ops.py writes it")
@@ -154,7 +169,7 @@ def read():
 def save(numbers, cells):
     """Write the page from the numbers of its head and the cells of each row, by name."""
     lines = [f"| {' | '.join(cells[name])} |\n" for name in sorted(cells)]
-    PAGE.write_text(HEAD.format(**numbers) + "".join(lines), encoding="utf-8")
+    PAGE.write_text(HEAD.format(**numbers) + "".join(lines) + page()[1], encoding="utf-8")
     print(f"wrote {len(cells)} ops to {PAGE}")
 
 

@@ -79,6 +79,7 @@ def step(name, weights=None, compiled=False, ranks=None):
     model = {
         "xor": lambda: dense(2, 4, 1, act=nn.Tanh),
         "mlp": lambda: dense(784, 512, 256, 10),
+        "mlp_gelu": lambda: dense(784, 512, 256, 10, act=nn.GELU),
         "tabular": lambda: dense(32, 256, 256, 1),
         "deep": lambda: dense(*[128] * 30, 10),
         "wide": lambda: dense(1024, 1024, 1024, 10),

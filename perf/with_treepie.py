@@ -45,6 +45,7 @@ def trainer(name):
     model = {
         "xor": lambda: dense(2, 4, 1, act=L.tanh),
         "mlp": lambda: dense(784, 512, 256, 10),
+        "mlp_gelu": lambda: dense(784, 512, 256, 10, act=L.gelu),
         "tabular": lambda: dense(32, 256, 256, 1),
         "deep": lambda: dense(*[128] * 30, 10),
         "wide": lambda: dense(1024, 1024, 1024, 10),

@@ -157,6 +157,18 @@ def test_the_table_of_ops_has_every_row_and_its_bound(perf):
         assert float(cells[row.name][3]) <= row.ulp
 
 
+def test_the_table_of_fast_functions_has_every_one_and_its_bound(perf):
+    ops = perf("ops")
+    lines = [line for line in ops.page()[1].splitlines() if line.startswith("| `")]
+    rows = {cells[0].strip("`"): cells for cells in map(perf("report").cells, lines)}
+    fast = {row.name: row for row in perf("ops_fast").swept_fast()}
+    assert rows.keys() == fast.keys()
+    for name, (_, error, bound, relative_to, _, speed) in rows.items():
+        assert (bound, relative_to) == (f"{fast[name].ulp:g}", fast[name].relative_to), name
+        assert float(error) <= fast[name].ulp
+        assert float(speed) >= 1.2
+
+
 def test_a_sweep_writes_only_the_errors_of_its_rows(perf, monkeypatch, tmp_path):
     ops = perf("ops")
     page = tmp_path / "OPS.md"

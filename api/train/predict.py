@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from treepie.autodiff import Tensor, ptree
-from treepie.autodiff.precision import call_in, current
+from treepie.autodiff.accuracy import Arithmetic
 from treepie.autodiff.program.cache import ProgramCache
 from treepie.autodiff.program.call import inline_calls
 from treepie.autodiff.program.graph import Slice
@@ -32,9 +32,9 @@ from .state import Snapshot
 class Predictor:
     """Runs a model in evaluation mode, and holds its programs."""
 
-    def __init__(self, model: Layer, precision: str | None = None) -> None:
-        """precision: of products, None for that of the block."""
-        self.model, self._precision = model, precision
+    def __init__(self, model: Layer, arithmetic: Arithmetic) -> None:
+        """arithmetic: the precision and the accuracy."""
+        self.model, self._arithmetic = model, arithmetic
         self.cache = ProgramCache("predictions of this model")
         self._without_tensors: Any = None  # the last such state of the model
 
@@ -45,8 +45,8 @@ class Predictor:
 
     def __call__(self, at: Snapshot, vars: Any, x: Any, ctx: Context | None) -> Tensor:
         """Return the output, or the tree of outputs. vars: a function that returns the variables of `at`."""
-        if self._precision is not None and self._precision != current():
-            return call_in(self._precision, self, at, vars, x, ctx)
+        if not self._arithmetic.in_force:
+            return self._arithmetic.call(self, at, vars, x, ctx)
         if self.model.pure:
             return self._pure(at, vars, x, ctx)  # type: ignore[no-any-return]
         with compilations.watch():

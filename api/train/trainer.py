@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from treepie.autodiff import Tensor, float32, ops, ptree
+from treepie.autodiff.accuracy import Arithmetic, checked_accuracy
 from treepie.autodiff.arguments import integer
 from treepie.autodiff.precision import checked_precision
 from treepie.autodiff.trace import active
@@ -53,6 +54,10 @@ class Trainer(ShownAsCall):
     model: a `Layer`.  optimizer: one of `tp.optim`.
     precision: of matrix products in steps and predictions: "float32", "bfloat16" or "bfloat16_emulated", see
         `tp.precision`; by default that of the block. Parameters, gradients and checkpoints stay float32.
+    accuracy: of gelu, tanh and other functions in steps and predictions: "high" or "fast", see `tp.accuracy`;
+        by default that of the block.
+
+    Raises ValueError for another precision or accuracy.
 
     >>> import treepie as tp
     >>> x = tp.rng.normal(tp.rng.key(0), (64, 2))
@@ -63,17 +68,25 @@ class Trainer(ShownAsCall):
     True
     """
 
-    def __init__(self, model: Layer, optimizer: optim.Optimizer, precision: str | None = None) -> None:
+    def __init__(
+        self,
+        model: Layer,
+        optimizer: optim.Optimizer,
+        precision: str | None = None,
+        accuracy: str | None = None,
+    ) -> None:
         self.model, self.optimizer = checks.check_model(model), checks.check_optimizer(optimizer)
-        self.precision = precision
-        products = None if precision is None else checked_precision("Trainer", precision)
+        self.precision, self.accuracy = precision, accuracy
+        arithmetic = Arithmetic(
+            None if precision is None else checked_precision("Trainer", precision),
+            None if accuracy is None else checked_accuracy("Trainer", accuracy),
+        )
         #: The programs of steps, and those of predictions.
-        self.steps, self.predictor = Steps(model, optimizer, products), Predictor(model, products)
+        self.steps, self.predictor = Steps(model, optimizer, arithmetic), Predictor(model, arithmetic)
 
     def __reduce__(self) -> Any:
         """Return the constructor's call, for pickle and copy; programs are not copied."""
-        options = () if self.precision is None else (self.precision,)
-        return type(self), (self.model, self.optimizer, *options)
+        return type(self), (self.model, self.optimizer, self.precision, self.accuracy)
 
     def init(self, rngs: Tensor, dtype: Any = float32) -> TrainState:
         """Return the state of a new model.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from numpy.typing import NDArray
 
 from treepie.autodiff import Tensor
-from treepie.autodiff.precision import current
+from treepie.autodiff.accuracy import current
 from treepie.autodiff.program.instance import Arena, Arenas
 from treepie.autodiff.program.program import Program, Run
 from treepie.kernels.threads import get_num_threads
@@ -195,6 +195,6 @@ def _everything_but_numbers(inputs: StepInputs, examples: Sequence[StepInputs], 
         (at.dtype, at.moments, inputs.state),
         (None if key is None else key.address, len(inputs.folds)),
         (inputs.training, inputs.ctx, inputs.clip_norm, inputs.check, inputs.counter.address),
-        (get_num_threads(), current()),
+        (get_num_threads(), *current()),
         specs,
     )

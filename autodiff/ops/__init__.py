@@ -10,6 +10,7 @@ from . import (
     sparse as sparse,
     update as update,
 )
+from .activation import gelu as gelu, silu as silu
 from .advanced import At as At, getitem as getitem
 from .arithmetic import (
     abs as abs,
@@ -18,7 +19,6 @@ from .arithmetic import (
     clip as clip,
     div as div,
     floor as floor,
-    gelu as gelu,
     maximum as maximum,
     minimum as minimum,
     mul as mul,
@@ -27,7 +27,6 @@ from .arithmetic import (
     relu as relu,
     round as round,
     sign as sign,
-    silu as silu,
     softplus as softplus,
     square as square,
     sub as sub,

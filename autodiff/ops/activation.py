@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from treepie.kernels import formulas, vector
+from treepie.kernels import fast, formulas, vector
 from treepie.kernels.formulas import INFINITY
 
+from ..accuracy import GROWING, Fast, growing
 from ..elementwise import elementwise
 from .arithmetic import abs, maximum, minimum, where
-from .elementary import exp, expm1, sigmoid, sqrt
+from .elementary import erf, exp, expm1, sigmoid, sqrt
 
 _ALPHA, _SCALE = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
 #: From here on squareplus(x) is x, long before x * x overflows.
@@ -172,6 +173,62 @@ def selu(x: Any) -> Any:
     return vector.select(x > 0, x * _SCALE, formulas.expm1(x) * (_SCALE * _ALPHA))
 
 
+_erfc = np.frompyfunc(math.erfc, 1, 1)
+
+
+def _gelu_vjp(g: Any, y: Any, x: Any) -> Any:
+    # Phi(x) + x phi(x), the normal distribution and its density. Beyond 40 Phi is 0 or 1, and x phi(x) would
+    # be inf times 0 at infinity.
+    x = maximum(minimum(x, 40.0), -40.0)
+    return g * (erf(x * math.sqrt(0.5)) * 0.5 + 0.5 + x * exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi)))
+
+
+@elementwise(
+    # The limit at -inf, where x times 0 would be NaN.
+    oracle=lambda x: np.where(x == -np.inf, -0.0, x * np.asarray(_erfc(-x / math.sqrt(2)), np.float64) / 2),
+    vjp=_gelu_vjp,
+    accepts="float",
+    flops=80,
+    ulp=3.5,
+    fast=Fast(fast.gelu, 16, 3.5, np.abs, "x", fast.gelu_slope),
+)
+def gelu(x: Any) -> Any:
+    """Return x Phi(x), Phi the normal distribution function; 0 at -inf.
+
+    x: float; integers become float64. The exact form of Hendrycks & Gimpel 2016; see `gelu_approx`.
+
+    >>> import treepie as tp
+    >>> tp.fn.gelu(tp.tensor([0.0, 1.0])).tolist()
+    [0.0, 0.8413447141647339]
+    """
+    return formulas.gelu(x)
+
+
+def _silu(x: Any) -> Any:
+    return np.where(x == -np.inf, -0.0, x / (1 + np.exp(-x)))
+
+
+@elementwise(
+    oracle=_silu,
+    # From 100 on the sigmoid is 1, and y times 0 would be NaN at infinity.
+    vjp=lambda g, y, x: g * (sigmoid(x) + minimum(y, 100.0) * (1 - sigmoid(x))),
+    accepts="float",
+    flops=35,
+    ulp=2.3,
+    fast=Fast(fast.silu, 20, 3.2, growing(_silu), GROWING, fast.silu_slope),
+)
+def silu(x: Any) -> Any:
+    """Return x sigmoid(x), element by element; 0 at -inf.
+
+    x: float; integers become float64. Also known as swish (Elfwing et al. 2018).
+
+    >>> import treepie as tp
+    >>> tp.fn.silu(tp.tensor([0.0, 1.0])).tolist()
+    [0.0, 0.7310585975646973]
+    """
+    return formulas.silu(x)
+
+
 def _gelu_approx_vjp(g: Any, y: Any, x: Any) -> Any:
     # s + x s (1 - s) u', s = sigmoid(u). Beyond 30 s is 0 or 1, and x^3 would overflow.
     x = maximum(minimum(x, 30.0), -30.0)
@@ -186,6 +243,7 @@ def _gelu_approx_vjp(g: Any, y: Any, x: Any) -> Any:
     accepts="float",
     flops=50,
     ulp=2.5,
+    fast=Fast(fast.gelu_approx, 17, 4.5, np.abs, "x", fast.gelu_approx_slope),
 )
 def gelu_approx(x: Any) -> Any:
     """Return gelu with tanh in place of erf, 0 at -inf.

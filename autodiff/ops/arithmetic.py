@@ -1,6 +1,5 @@
 """Arithmetic and piecewise linear functions, element by element, with NumPy's broadcasting and promotion."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ from treepie.kernels import formulas, vector
 from ..elementwise import elementwise
 from ..tensor import Tensor, TensorLike
 from .compare import greater, less
-from .elementary import erf, exp, log, sigmoid
+from .elementary import log, sigmoid
 
 
 def _bools(a: Any, b: Any) -> bool:
@@ -272,56 +271,6 @@ def square(x: Any) -> Any:
     [9.0, 4.0]
     """
     return x * x
-
-
-_erfc = np.frompyfunc(math.erfc, 1, 1)
-
-
-def _gelu_vjp(g: Any, y: Any, x: Any) -> Any:
-    # Phi(x) + x phi(x), the normal distribution and its density. Beyond 40 Phi is 0 or 1, and x phi(x) would
-    # be inf times 0 at infinity.
-    x = maximum(minimum(x, 40.0), -40.0)
-    return g * (erf(x * math.sqrt(0.5)) * 0.5 + 0.5 + x * exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi)))
-
-
-@elementwise(
-    # The limit at -inf, where x times 0 would be NaN.
-    oracle=lambda x: np.where(x == -np.inf, -0.0, x * np.asarray(_erfc(-x / math.sqrt(2)), np.float64) / 2),
-    vjp=_gelu_vjp,
-    accepts="float",
-    flops=80,
-    ulp=3.5,
-)
-def gelu(x: Any) -> Any:
-    """Return x Phi(x), Phi the normal distribution function; 0 at -inf.
-
-    x: float; integers become float64. The exact form of Hendrycks & Gimpel 2016; see `gelu_approx`.
-
-    >>> import treepie as tp
-    >>> tp.fn.gelu(tp.tensor([0.0, 1.0])).tolist()
-    [0.0, 0.8413447141647339]
-    """
-    return formulas.gelu(x)
-
-
-@elementwise(
-    oracle=lambda x: np.where(x == -np.inf, -0.0, x / (1 + np.exp(-x))),
-    # From 100 on the sigmoid is 1, and y times 0 would be NaN at infinity.
-    vjp=lambda g, y, x: g * (sigmoid(x) + minimum(y, 100.0) * (1 - sigmoid(x))),
-    accepts="float",
-    flops=35,
-    ulp=2.3,
-)
-def silu(x: Any) -> Any:
-    """Return x sigmoid(x), element by element; 0 at -inf.
-
-    x: float; integers become float64. Also known as swish (Elfwing et al. 2018).
-
-    >>> import treepie as tp
-    >>> tp.fn.silu(tp.tensor([0.0, 1.0])).tolist()
-    [0.0, 0.7310585975646973]
-    """
-    return formulas.silu(x)
 
 
 @elementwise(

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from treepie.kernels import formulas, trigonometry, vector
+from treepie.kernels import fast, formulas, trigonometry, vector
 
+from ..accuracy import GROWING, Fast, growing
 from ..elementwise import elementwise
 
 
@@ -45,7 +46,14 @@ def rsqrt(x: Any) -> Any:
     return 1.0 / vector.sqrt(x)
 
 
-@elementwise(oracle=np.exp, vjp=lambda g, y, x: g * y, accepts="float", flops=20, ulp=1.1)
+@elementwise(
+    oracle=np.exp,
+    vjp=lambda g, y, x: g * y,
+    accepts="float",
+    flops=20,
+    ulp=1.1,
+    fast=Fast(fast.exp, 15, 2.8, growing(np.exp), GROWING),
+)
 def exp(x: Any) -> Any:
     """Return the exponential of each element.
 
@@ -125,7 +133,14 @@ def cos(x: Any) -> Any:
     return trigonometry.cos(x)
 
 
-@elementwise(oracle=np.tanh, vjp=lambda g, y, x: g * (1 - y * y), accepts="float", flops=30, ulp=1.5)
+@elementwise(
+    oracle=np.tanh,
+    vjp=lambda g, y, x: g * (1 - y * y),
+    accepts="float",
+    flops=30,
+    ulp=1.5,
+    fast=Fast(fast.tanh, 20, 6),
+)
 def tanh(x: Any) -> Any:
     """Return the hyperbolic tangent of each element.
 
@@ -138,12 +153,17 @@ def tanh(x: Any) -> Any:
     return formulas.tanh(x)
 
 
+def _sigmoid(x: Any) -> Any:
+    return 1 / (1 + np.exp(-x))
+
+
 @elementwise(
-    oracle=lambda x: 1 / (1 + np.exp(-x)),
+    oracle=_sigmoid,
     vjp=lambda g, y, x: g * y * (1 - y),
     accepts="float",
     flops=30,
     ulp=2.1,
+    fast=Fast(fast.sigmoid, 20, 2.9, growing(_sigmoid), GROWING),
 )
 def sigmoid(x: Any) -> Any:
     """Return the logistic function 1 / (1 + exp(-x)) of each element.
@@ -166,6 +186,7 @@ _erf = np.frompyfunc(math.erf, 1, 1)
     accepts="float",
     flops=40,
     ulp=1.5,
+    fast=Fast(fast.erf, 22, 5.7, slope=lambda x: fast.exp(-(x * x)) * (2 / math.sqrt(math.pi))),
 )
 def erf(x: Any) -> Any:
     """Return the error function of each element.

@@ -8,17 +8,19 @@ from typing import Any, cast
 
 import numpy as np
 
-from treepie.kernels import formulas, matmul as kernels, matmul_bfloat16, vector
+from treepie.kernels import fast, formulas, matmul as kernels, matmul_bfloat16, vector
 from treepie.kernels.elementwise import fill
 from treepie.kernels.epilogue import ROW, Epilogue
 from treepie.kernels.program import Launch, Operand, Spec
 from treepie.kernels.vector import Formula
 
+from ..accuracy import FAST, HIGH
 from ..arguments import as_tensor, same_float_dtype
-from ..elementwise import sum_to
+from ..elementwise import Elementwise, sum_to
 from ..precision import BFLOAT16, EMULATED, FLOAT32, attribute
 from ..table import OPS, BoundArguments, Case, Shape, op
 from ..tensor import Tensor, TensorLike
+from ..trace.active import state
 from . import arithmetic
 from .shape import broadcast_to, reshape
 
@@ -195,6 +197,8 @@ def batch_matmul(
     return (operands[0], operands[1]), attributes
 
 
+_FLOAT32 = np.dtype("float32")
+
 #: Activations that a linear layer applies in its epilogue: formulas, and the derivative
 #: times g in ops, from (g, result, sum). Those of the second group need the sum, which is kept for them.
 _OF_RESULT: dict[str | None, tuple[Any, Any]] = {
@@ -203,25 +207,25 @@ _OF_RESULT: dict[str | None, tuple[Any, Any]] = {
     "tanh": (formulas.tanh, lambda g, y, z: g * (1 - y * y)),
     "sigmoid": (formulas.sigmoid, lambda g, y, z: g * y * (1 - y)),
 }
-_OF_SUM = {name: getattr(formulas, name) for name in ("gelu", "silu")}
+_OF_SUM: dict[str | None, Formula] = {name: getattr(formulas, name) for name in ("gelu", "silu")}
+_FAST: dict[str | None, Formula] = {name: getattr(fast, name) for name in ("tanh", "sigmoid", "gelu", "silu")}
 ACTIVATIONS = (*_OF_RESULT, *_OF_SUM)
 
 
 def _infer_linear(
-    x: Spec, weight: Spec, bias: Spec, activation: str | None, precision: str = FLOAT32
+    x: Spec, weight: Spec, bias: Spec, activation: str | None, precision: str = FLOAT32, accuracy: str = HIGH
 ) -> list[Spec]:
     return [Spec((*x.shape[:-1], weight.shape[1]), x.dtype)] * (2 if activation in _OF_SUM else 1)
 
 
 @functools.cache
-def _formula(activation: str | None) -> Formula:
+def _formula(activation: str | None, accuracy: str) -> Formula:
+    function = _OF_SUM.get(activation) or _OF_RESULT[activation][0]
+    if accuracy == FAST:
+        function = _FAST[activation]
     if activation in _OF_SUM:
-
-        def both(c: Any, bias: Any) -> Any:
-            return _OF_SUM[activation](c + bias), c + bias
-
-        return both
-    return lambda c, bias: _OF_RESULT[activation][0](c + bias)
+        return lambda c, bias: (function(c + bias), c + bias)
+    return lambda c, bias: function(c + bias)
 
 
 def _plan_linear(
@@ -230,12 +234,15 @@ def _plan_linear(
     scratch: Any,
     activation: str | None,
     precision: str = FLOAT32,
+    accuracy: str = HIGH,
     epilogue: Epilogue | None = None,
 ) -> list[Launch]:
     (x, weight, bias), (out, *kept) = inputs, outputs
     k, n = weight.shape
     own = 40.0 if activation else 1.0
-    after = Epilogue(f"linear_{activation}", _formula(activation), (bias,), (ROW,), tuple(kept), own)
+    after = Epilogue(
+        f"linear_{activation}", _formula(activation, accuracy), (bias,), (ROW,), tuple(kept), own
+    )
     after = after.then(epilogue)
     if not k:
         return [fill(out, 0), after.alone(out)]
@@ -252,6 +259,7 @@ def _before_activation(
     bias: Tensor,
     activation: str | None,
     precision: str = FLOAT32,
+    accuracy: str = HIGH,
 ) -> Tensor:
     """Return the gradient of the sum x @ weight + bias."""
     if activation not in _OF_SUM:
@@ -259,14 +267,20 @@ def _before_activation(
     (of_result, of_sum), (y, z) = g, ans
     if of_result is None:
         return of_sum  # type: ignore[no-any-return]
-    rule = (OPS[activation].vjp or (None,))[0]
-    assert rule is not None
-    derivative: Any = rule(of_result, y, z)
+    assert activation is not None
+    row = OPS[activation]
+    assert isinstance(row, Elementwise)
+    derivative: Any = row.at(accuracy, z).gradient(of_result, y, z)
     return derivative if of_sum is None else derivative + of_sum  # type: ignore[no-any-return]
 
 
 def _reference(
-    x: Any, weight: Any, bias: Any, activation: str | None = None, precision: str = FLOAT32
+    x: Any,
+    weight: Any,
+    bias: Any,
+    activation: str | None = None,
+    precision: str = FLOAT32,
+    accuracy: str = HIGH,
 ) -> Any:
     z = x @ weight + bias
     if activation is None:
@@ -286,13 +300,13 @@ _LINEAR = [(3, 5), (5, 4), (4,)]
     epilogue=True,
     shared=_before_activation,
     vjp=(
-        lambda g, y, x, w, b, activation, precision=FLOAT32: reshape(
+        lambda g, y, x, w, b, activation, precision=FLOAT32, accuracy=HIGH: reshape(
             batch_matmul(_rows(g), w, False, True, precision), x.shape
         ),
-        lambda g, y, x, w, b, activation, precision=FLOAT32: batch_matmul(
+        lambda g, y, x, w, b, activation, precision=FLOAT32, accuracy=HIGH: batch_matmul(
             _rows(x), _rows(g), True, False, precision
         ),
-        lambda g, y, x, w, b, activation, precision=FLOAT32: sum_to(g, b.shape),
+        lambda g, y, x, w, b, activation, precision=FLOAT32, accuracy=HIGH: sum_to(g, b.shape),
     ),
     oracle=_reference,
     magnitude=lambda x, w, b, activation=None: np.abs(x) @ np.abs(w) + np.abs(b),
@@ -323,7 +337,10 @@ def linear(
     same_float_dtype("linear", x=t, weight=w, bias=b)
     if activation not in ACTIVATIONS:
         raise ValueError(f"linear: activation is {activation!r}, expected one of {ACTIVATIONS}")
-    return (t, w, b), {"activation": activation} | attribute(t, None)
+    attributes = {"activation": activation} | attribute(t, None)
+    if activation in _FAST and state.accuracy == FAST and t.dtype == _FLOAT32:
+        attributes["accuracy"] = FAST
+    return (t, w, b), attributes
 
 
 def matmul(a: TensorLike, b: TensorLike) -> Tensor:

@@ -48,8 +48,8 @@ class ProgramCache:
 
     def root(self, key: Hashable) -> Entry:
         """Return the entry where traces begin whose arguments have a structure, shapes and dtypes (`key`)."""
-        if state.precision is not None:
-            key = (state.precision, key)
+        if state.precision is not None or state.accuracy is not None:
+            key = (state.precision, state.accuracy, key)
         entry = self._roots.get(key)
         if entry is None:
             entry = self._roots[key] = root()

@@ -58,9 +58,12 @@ class OpCall:
 
     @property
     def title(self) -> str:
-        """The name of the op, with the precision of a product that is not computed in float32."""
-        precision = self.attributes.get("precision")
-        return f"{self.op.name} ({precision})" if precision and isinstance(self.op, Op) else self.op.name
+        """The name of the op, with a precision of products other than float32, and a fast accuracy."""
+        if not isinstance(self.op, Op):
+            return self.op.name
+        accuracy = getattr(self.op, "accuracy", None)
+        notes = [x for x in (accuracy, *map(self.attributes.get, ("precision", "accuracy"))) if x]
+        return f"{self.op.name} ({', '.join(notes)})" if notes else self.op.name
 
 
 @dataclass(frozen=True)

@@ -33,12 +33,14 @@ class _State(threading.local):
     trace: the trace that records ops; it may be closed.  gradients: the numbers of the gradients being taken.
     captures: the collectors of `tape.capture`.
     precision: of matrix products, where it is not float32; see `precision.py`.
+    accuracy: of functions, where one is set; see `accuracy.py`.
     """
 
     trace: Trace | None = None
     gradients: tuple[int, ...] = ()
     captures: tuple[Any, ...] = ()
     precision: str | None = None
+    accuracy: str | None = None
 
 
 state = _State()

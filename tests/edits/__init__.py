@@ -1,6 +1,7 @@
 """The edits of `tests/mutants.py`, by the part of the library that they break."""
 
 from . import (
+    accuracy,
     arguments,
     audit,
     augment,
@@ -37,6 +38,7 @@ from . import (
 )
 
 _PARTS = (
+    accuracy,
     arguments,
     audit,
     functions,

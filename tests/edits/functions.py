@@ -69,7 +69,7 @@ EDITS = [
     ),
     Edit(
         "gelu-density",
-        "autodiff/ops/arithmetic.py",
+        "autodiff/ops/activation.py",
         "x * exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi))",
         "x * exp(x * x * -0.5) * (1 / math.sqrt(math.pi))",
         "the density in gelu's derivative is too large",
@@ -77,7 +77,7 @@ EDITS = [
     ),
     Edit(
         "silu-second-term",
-        "autodiff/ops/arithmetic.py",
+        "autodiff/ops/activation.py",
         "g * (sigmoid(x) + minimum(y, 100.0) * (1 - sigmoid(x)))",
         "g * (sigmoid(x) + minimum(x, 100.0) * (1 - sigmoid(x)))",
         "silu's derivative has x for y",
@@ -101,7 +101,7 @@ EDITS = [
     ),
     Edit(
         "silu-far-out",
-        "autodiff/ops/arithmetic.py",
+        "autodiff/ops/activation.py",
         "minimum(y, 100.0) * (1 - sigmoid(x))",
         "y * (1 - sigmoid(x))",
         "silu's derivative at infinity is NaN",
@@ -109,7 +109,7 @@ EDITS = [
     ),
     Edit(
         "gelu-far-out",
-        "autodiff/ops/arithmetic.py",
+        "autodiff/ops/activation.py",
         "    x = maximum(minimum(x, 40.0), -40.0)\n",
         "",
         "gelu's derivative at infinity is NaN",

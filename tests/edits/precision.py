@@ -22,8 +22,8 @@ EDITS = [
     Edit(
         "precision-programs-of-another",
         "autodiff/program/cache.py",
-        "        if state.precision is not None:\n            key = (state.precision, key)\n",
-        "",
+        "            key = (state.precision, state.accuracy, key)\n",
+        "            key = (state.accuracy, key)\n",
         "a step in bfloat16 replays the program of float32",
         "tests/test_precision.py -k 'programs or jitted'",
     ),
