@@ -71,7 +71,9 @@ def pairs_of(first: Value, second: Value | None) -> Value:
     b, count = first.builder, first.lanes
     kind = vector_type("float32", count)
     if second is None:
-        return Value(b, "float32", count, b.bitcast(b.zext(_rounded(first), ir.VectorType(_I32, count)), kind))
+        return Value(
+            b, "float32", count, b.bitcast(b.zext(_rounded(first), ir.VectorType(_I32, count)), kind)
+        )
     both = _both(first, second)
     order = [i // 2 + i % 2 * count for i in range(2 * count)]
     both = b.shuffle_vector(both, both, ir.Constant(ir.VectorType(_I32, 2 * count), order))

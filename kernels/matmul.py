@@ -139,7 +139,9 @@ def tiles(
                     if functions[_PACK]:
                         panel, step = packed, wide * itemsize
                     strip = matrix_a + i * steps[_STRIP_A] + start * steps[_TERM_A]
-                    compute_tile(strip, panel, step, (batch, i, j), (start, k), c, plan, steps, functions, epilogue)
+                    compute_tile(
+                        strip, panel, step, (batch, i, j), (start, k), c, plan, steps, functions, epilogue
+                    )
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import functools
 import itertools
 import math
 
-from . import bfloat16, config, gemm, threads
+from . import amx, bfloat16, config, gemm, threads
+from .atomics import store
 from .elementwise import elementwise
 from .epilogue import Epilogue
 from .intrinsics import call_address
@@ -18,17 +19,18 @@ from .kernel import A1, A3, Words, kernel
 from .matmul import DEPTH, as_row, compute_tile
 from .program import Launch, Operand, Spec
 
-#: Bytes of a chunk's block of A at most: half of the second-level cache.
-_STAYS = 512 << 10
+#: Bytes of a chunk's block of A at most, of a second-level cache of 1 MB: with half of it chunks packed more
+#: often, and 1024 x 1024 x 1024 took 8 % longer.
+_STAYS = 768 << 10
 
 #: Estimated ns of a pair's product, of packing a pair of A and of B, and of a chunk.
 _PRODUCT_NS, _PACK_NS, _CHUNK_NS = 0.024, (0.15, 0.25), 300.0
 
-#: Words of a plan, of steps and of functions: the first are those of `matmul.compute_tile`. Steps are in bytes: in
-#: packed A from row to row; in A and B from row to row as they are stored, from row (column) to row of the
-#: product, from term to term of its sum, from matrix to matrix; of a chunk's block of A, and of its memory.
+#: Words of a plan, of steps, of functions; the first are those of `matmul.compute_tile`. Steps are in bytes:
+#: in packed A from row to row; in A and B from stored row to row, from row of A or column of B to the next,
+#: from term to term of the sum, from matrix to matrix; a chunk's block of A, and its memory.
 _TERMS, _BLOCK, _HIGH, _WIDE, _CHUNKS_M, _CHUNKS_N = range(6)
-_DEPTH = 8
+_DEPTH, _PAD = 8, 9
 _ROW_A = 0
 _STORED_A, _LINE_A, _TERM_A, _MATRIX_A, _STORED_B, _LINE_B, _TERM_B, _MATRIX_B, _LEFT, _CHUNK = range(2, 12)
 _PACK_A, _PACK_B = 4, 5
@@ -71,6 +73,9 @@ def _chunks(
                 source += start * steps[_TERM_B]
                 used = min(wide, n - j * wide)
                 call_address(functions[_PACK_B], source, steps[_STORED_B], depth, used, panel)
+                padded = (terms + plan[_PAD] - 1) // plan[_PAD] * plan[_PAD]
+                for byte in range(terms * wide * 4, padded * wide * 4, 8):
+                    store(panel + byte, 0)
                 for i in range(top, bottom):
                     strip = packed + (i - top) * high * steps[_ROW_A]
                     index = batch, i, j
@@ -80,17 +85,20 @@ def _chunks(
 
 
 @functools.lru_cache(maxsize=1024)
-def _cut(strips: int, panels: int, batch: int, high: int, wide: int, block: int, team: int) -> tuple[int, int]:
+def _cut(
+    strips: int, panels: int, batch: int, sizes: tuple[int, int, int], product_ns: float, team: int
+) -> tuple[int, int]:
     """Return how many chunks along m and n are the fastest: each packs its rows of A and columns of B."""
-    best, chosen = math.inf, (strips, panels)
+    (high, wide, block), best, chosen = sizes, math.inf, (strips, panels)
     for chunks_m, chunks_n in itertools.product(_parts(strips), _parts(panels)):
         rows, columns = -(-strips // chunks_m) * high, -(-panels // chunks_n) * wide
         if rows * block * 4 > _STAYS and chunks_m < strips:
             continue
         chunks = batch * chunks_m * chunks_n
-        work = rows * columns * _PRODUCT_NS + rows * _PACK_NS[0] + columns * _PACK_NS[1]
-        # A thread that comes late delays all by a part of a chunk.
-        turns = chunks if team == 1 else -(-chunks // team) + 0.25
+        work = rows * columns * product_ns + rows * _PACK_NS[0] + columns * _PACK_NS[1]
+        # A thread that comes late delays all by a part of a chunk. With 0.25 for it, 256 x 256 x 256 had 8
+        # chunks instead of 2, and took 7 % longer.
+        turns = chunks if team == 1 else -(-chunks // team) + 0.05
         if (time := turns * (work * block + _CHUNK_NS)) < best:
             best, chosen = time, (chunks_m, chunks_n)
     return chosen
@@ -107,12 +115,16 @@ class _Tiling:
 
     def __init__(self, m: int, k: int, n: int, batch: int) -> None:
         self.high, self.wide, self.terms = gemm.within(m), gemm.panel("float32", n), (k + 1) // 2
-        self.block = -(-self.terms // -(-self.terms // DEPTH))
+        self.low, self.pad, product = gemm.height(m % self.high), 1, _PRODUCT_NS
+        self.by_amx = m >= amx.LEAST_ROWS and amx.usable()
+        if self.by_amx:
+            self.high = amx.height(m)
+            self.low, self.pad, product = amx.height(m % self.high), amx.SIDE, product / 8
+        pieces = -(-self.terms // DEPTH)
+        self.block = -(-self.terms // (pieces * self.pad)) * self.pad
         strips, panels = -(-m // self.high), -(-n // self.wide)
-        team = threads.get_num_threads()
-        self.chunks_m, self.chunks_n = _cut(
-            strips, panels, batch, self.high, self.wide, self.block, team
-        )
+        sizes = self.high, self.wide, self.block
+        self.chunks_m, self.chunks_n = _cut(strips, panels, batch, sizes, product, threads.get_num_threads())
         # Rows are a multiple of a vector apart, and no multiple of what puts them into one set of the cache.
         lines = -(-4 * self.block // config.LINE)
         self.row = (lines + (lines % 2 == 0)) * config.LINE
@@ -120,9 +132,15 @@ class _Tiling:
         self.bytes = self.left + self.block * self.wide * 4
         self.chunks = batch * self.chunks_m * self.chunks_n
 
+    def tile(self, high: int) -> int:
+        """Return the address of the function of a tile of C."""
+        if self.by_amx:
+            return amx.micro_kernel(self.wide, high)
+        return gemm.micro_kernel("float32", self.wide, high, pairs=True)
+
 
 def scratch(m: int, k: int, n: int, batch_a: int, batch_b: int) -> tuple[int, int]:
-    """Return how many elements of 32 bits two buffers have: the packed operands of all chunks, and nothing."""
+    """Return how many elements of 32 bits two buffers have: packed operands of all chunks, and none."""
     if n == 1 < m:
         return scratch(1, k, m, batch_b, batch_a)
     cut = _Tiling(m, k, n, max(batch_a, batch_b))
@@ -148,8 +166,6 @@ def plan(
         row, of_row, epilogue = as_row(b, c, epilogue)
         return plan(row, a, of_row, False, not transpose_a, packed, epilogue)
     cut = _Tiling(m, k, n, batch)
-    low = gemm.height(m % cut.high)
-    tile, last = (gemm.micro_kernel("float32", cut.wide, h, pairs=True) for h in (cut.high, low))
     after, words = epilogue.lower(c) if epilogue else (0, ())
     flops = batch * m * n * (1.0 * k + (epilogue.flops if epilogue else 0.0))
     pack_a = gemm.row_packer(transpose_a)
@@ -161,9 +177,9 @@ def plan(
         b,
         Operand(packed[0], Spec((cut.chunks * cut.bytes // 4,), c.dtype)),
         c,
-        (cut.terms, cut.block, cut.high, cut.wide, cut.chunks_m, cut.chunks_n, low, 1, k),
+        (cut.terms, cut.block, cut.high, cut.wide, cut.chunks_m, cut.chunks_n, cut.low, 1, k, cut.pad),
         (cut.row, 4, *_steps(a, transpose_a), *_steps(b, not transpose_b), cut.left, cut.bytes),
-        (tile, last, 0, after, pack_a, pack_b),
+        (cut.tile(cut.high), cut.tile(cut.low), 0, after, pack_a, pack_b),
         words,
     )
     return [launch]
