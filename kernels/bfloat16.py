@@ -28,8 +28,9 @@ _BF16 = _BFloat()
 
 @functools.cache
 def native() -> bool:
-    """Whether the CPU multiplies pairs in bfloat16: AVX512-BF16."""
-    return config.isa() == "avx512" and "+avx512bf16" in config.cpu()[1].split(",")
+    """Whether the CPU multiplies pairs in bfloat16: AVX512-BF16, or NEON with the extension BF16."""
+    extension = {"avx512": "+avx512bf16", "neon": "+bf16"}.get(config.isa())
+    return extension in config.cpu()[1].split(",")
 
 
 def _rounded(x: Value) -> ir.Value:
@@ -91,6 +92,17 @@ def add_products(module: ir.Module, total: Value, left: Value, right: Value) -> 
     b, count = total.builder, total.lanes
     factors = ir.VectorType(_BF16, 2 * count)
     kind = vector_type("float32", count)
-    dot = declare(module, f"llvm.x86.avx512bf16.dpbf16ps.{32 * count}", kind, [kind, factors, factors])
+    name = f"x86.avx512bf16.dpbf16ps.{32 * count}"
+    if config.isa() == "neon":
+        name = f"aarch64.neon.bfdot.v{count}f32.v{2 * count}bf16"
+    dot = declare(module, f"llvm.{name}", kind, [kind, factors, factors])
     arguments = [total.ir, b.bitcast(left.ir, factors), b.bitcast(right.ir, factors)]
     return Value(b, "float32", count, b.call(dot, arguments))
+
+
+def add_squares(total: Value, left: ir.Value, right: ir.Value) -> Value:
+    """Return total + left right', 2 x 2 + (2 x 4) (2 x 4)', of vectors of 128 bits: NEON's `bfmmla`."""
+    b, factors = total.builder, ir.VectorType(_BF16, 8)
+    kind = total.ir.type
+    multiply = declare(b.module, "llvm.aarch64.neon.bfmmla", kind, [kind, factors, factors])
+    return total.like(b.call(multiply, [total.ir, b.bitcast(left, factors), b.bitcast(right, factors)]))

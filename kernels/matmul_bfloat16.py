@@ -10,7 +10,7 @@ import functools
 import itertools
 import math
 
-from . import amx, bfloat16, config, gemm, threads
+from . import amx, bfloat16, bfmmla, config, gemm, threads
 from .atomics import store
 from .elementwise import elementwise
 from .epilogue import Epilogue
@@ -120,6 +120,9 @@ class _Tiling:
         if self.by_amx:
             self.high = amx.height(m)
             self.low, self.pad, product = amx.height(m % self.high), amx.SIDE, product / 8
+        self.by_squares = m >= bfmmla.LEAST_ROWS and bfmmla.usable()
+        if self.by_squares:
+            self.low, self.pad = max(self.low, bfmmla.LEAST_ROWS), bfmmla.TERMS
         pieces = -(-self.terms // DEPTH)
         self.block = -(-self.terms // (pieces * self.pad)) * self.pad
         strips, panels = -(-m // self.high), -(-n // self.wide)
@@ -136,6 +139,8 @@ class _Tiling:
         """Return the address of the function of a tile of C."""
         if self.by_amx:
             return amx.micro_kernel(self.wide, high)
+        if self.by_squares:
+            return bfmmla.micro_kernel(self.wide, high)
         return gemm.micro_kernel("float32", self.wide, high, pairs=True)
 
 
