@@ -2,6 +2,7 @@
 
 import ctypes
 import re
+from types import SimpleNamespace
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -76,6 +77,27 @@ def test_functions_assemble_for_neon_with_bfloat16(texts):
             loop = re.split(r"\n\.LBB\w+:", code)
             body = max(loop, key=lambda block: block.count(f"\t{instruction}\t"))
             assert not re.search(r"\tstr\tq|\tldr\tq\d+, \[sp", body)  # no accumulator is spilled
+
+
+@pytest.mark.parametrize("system", ["linux", "darwin"])
+@pytest.mark.parametrize("has", [True, False])
+def test_the_system_tells_of_the_extension(monkeypatch, system, has):
+    """Linux in the auxiliary vector, where 1 << 13 is another feature; macOS by name."""
+
+    def getauxval(word):
+        return (1 << 13) | (1 << 14) * has if word == 26 else 0
+
+    def sysctlbyname(name, value, size, new, new_size):
+        value._obj.value = int(has and name == b"hw.optional.arm.FEAT_BF16")
+        return 0
+
+    fake = SimpleNamespace(getauxval=getauxval, sysctlbyname=sysctlbyname)
+    monkeypatch.setattr(config.platform, "machine", lambda: "aarch64" if system == "linux" else "arm64")
+    monkeypatch.setattr(config.sys, "platform", system)
+    monkeypatch.setattr(config.ctypes, "CDLL", lambda name: fake)
+    assert config._more_features() == (["+bf16"] if has else [])
+    monkeypatch.setattr(config.platform, "machine", lambda: "x86_64")
+    assert config._more_features() == []
 
 
 def portable(text):
