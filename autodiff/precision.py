@@ -91,7 +91,8 @@ def checked_precision(function: str, name: str) -> str:
 @functools.cache
 def _say_float32() -> None:
     warnings.warn(
-        "precision: this CPU does not multiply in bfloat16 (AVX512-BF16, ARM's BF16): they are in float32",
+        "precision: this CPU does not multiply in bfloat16 (AVX512-BF16, ARM's BF16); products are computed "
+        "in float32",
         RuntimeWarning,
         stacklevel=4,
     )

@@ -5,17 +5,15 @@ import re
 from types import SimpleNamespace
 
 import llvmlite.binding as llvm
-import numpy as np
 import pytest
 
 from treepie.kernels import bfloat16, bfmmla, config, gemm, matmul_bfloat16, native
-from treepie.kernels.memory import aligned
-from treepie.kernels.program import LaunchTable, Operand, Spec
+from treepie.kernels.program import LaunchTable
 
+from .planned import FLOAT32, product
 from .test_precision import assert_close, normal
 
 TRIPLE = "aarch64-unknown-linux-gnu"
-FLOAT32 = np.dtype("float32")
 
 
 @pytest.fixture
@@ -177,14 +175,5 @@ def here(loaded, neon):
 @pytest.mark.parametrize("transposed", [(False, False), (False, True), (True, False), (True, True)])
 def test_products_are_those_of_rounded_operands(here, m, k, n, transposed):
     a, b = normal(m, k), normal(k, n)
-    held = [aligned((1, *shape), FLOAT32) for shape in (a.T.shape if transposed[0] else a.shape,)]
-    held += [aligned((1, *shape), FLOAT32) for shape in (b.T.shape if transposed[1] else b.shape, (m, n))]
-    held[0][0], held[1][0] = a.T if transposed[0] else a, b.T if transposed[1] else b
-    held += [aligned((max(size, 1),), FLOAT32) for size in matmul_bfloat16.scratch(m, k, n, 1, 1)]
-    for scratch in held[3:]:
-        scratch[:] = np.nan
-    operands = [Operand(i, Spec(x.shape, x.dtype)) for i, x in enumerate(held[:3])]
-    table = LaunchTable(matmul_bfloat16.plan(*operands, *transposed, (3, 4)))
-    assert table.run([x.ctypes.data for x in held]) == -1
-    assert_close(held[2][0], a, b)
+    assert_close(product(a, b, *transposed), a, b)
     assert any(name.startswith("bfmmla" if m > 1 else "gemm") for name in here)
