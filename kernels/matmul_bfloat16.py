@@ -23,6 +23,9 @@ from .program import Launch, Operand, Spec
 #: often, and 1024 x 1024 x 1024 took 8 % longer.
 _STAYS = 768 << 10
 
+#: Chunks of a launch for each thread, at most.
+_MOST = 16
+
 #: Estimated ns of a pair's product, of packing a pair of A and of B, and of a chunk.
 _PRODUCT_NS, _PACK_NS, _CHUNK_NS = 0.024, (0.15, 0.25), 300.0
 
@@ -30,7 +33,7 @@ _PRODUCT_NS, _PACK_NS, _CHUNK_NS = 0.024, (0.15, 0.25), 300.0
 #: in packed A from row to row; in A and B from stored row to row, from row of A or column of B to the next,
 #: from term to term of the sum, from matrix to matrix; a chunk's block of A, and its memory.
 _TERMS, _BLOCK, _HIGH, _WIDE, _CHUNKS_M, _CHUNKS_N = range(6)
-_DEPTH, _PAD = 8, 9
+_DEPTH, _PAD, _COUNT = 8, 9, 10
 _ROW_A = 0
 _STORED_A, _LINE_A, _TERM_A, _MATRIX_A, _STORED_B, _LINE_B, _TERM_B, _MATRIX_B, _LEFT, _CHUNK = range(2, 12)
 _PACK_A, _PACK_B = 4, 5
@@ -49,17 +52,17 @@ def _chunks(
     functions: Words,
     epilogue: Words,
 ) -> None:
-    # Chunks of C, each of some strips of A by some panels of B.
+    # Parts of C, each of some strips of A by some panels of B. A thread uses the memory of one chunk for all.
     m, n = c.shape[1], c.shape[2]
     block, high, wide = plan[_BLOCK], plan[_HIGH], plan[_WIDE]
     panels_a, panels_b = (m + high - 1) // high, (n + wide - 1) // wide
     chunks_m, chunks_n = plan[_CHUNKS_M], plan[_CHUNKS_N]
-    for chunk in range(lo, hi):
-        batch, down, across = chunk // (chunks_m * chunks_n), chunk // chunks_n % chunks_m, chunk % chunks_n
+    parts, packed = c.shape[0] * chunks_m * chunks_n, scratch.ctypes.data + lo * steps[_CHUNK]
+    panel = packed + steps[_LEFT]
+    for part in range(lo * parts // plan[_COUNT], hi * parts // plan[_COUNT]):
+        batch, down, across = part // (chunks_m * chunks_n), part // chunks_n % chunks_m, part % chunks_n
         top, left = down * panels_a // chunks_m, across * panels_b // chunks_n
         bottom, right = (down + 1) * panels_a // chunks_m, (across + 1) * panels_b // chunks_n
-        packed = scratch.ctypes.data + chunk * steps[_CHUNK]
-        panel = packed + steps[_LEFT]
         for piece in range((plan[_TERMS] + block - 1) // block):
             start = piece * block
             terms = min(block, plan[_TERMS] - start)
@@ -133,7 +136,8 @@ class _Tiling:
         self.row = (lines + (lines % 2 == 0)) * config.LINE
         self.left = -(-strips // self.chunks_m) * self.high * self.row
         self.bytes = self.left + self.block * self.wide * 4
-        self.chunks = batch * self.chunks_m * self.chunks_n
+        # Parts that are small share a chunk, and its memory.
+        self.chunks = min(batch * self.chunks_m * self.chunks_n, _MOST * threads.get_num_threads())
 
     def tile(self, high: int) -> int:
         """Return the address of the function of a tile of C."""
@@ -182,7 +186,19 @@ def plan(
         b,
         Operand(packed[0], Spec((cut.chunks * cut.bytes // 4,), c.dtype)),
         c,
-        (cut.terms, cut.block, cut.high, cut.wide, cut.chunks_m, cut.chunks_n, cut.low, 1, k, cut.pad),
+        (
+            cut.terms,
+            cut.block,
+            cut.high,
+            cut.wide,
+            cut.chunks_m,
+            cut.chunks_n,
+            cut.low,
+            1,
+            k,
+            cut.pad,
+            cut.chunks,
+        ),
         (cut.row, 4, *_steps(a, transpose_a), *_steps(b, not transpose_b), cut.left, cut.bytes),
         (cut.tile(cut.high), cut.tile(cut.low), 0, after, pack_a, pack_b),
         words,
