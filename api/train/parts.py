@@ -211,6 +211,9 @@ class BatchInParts:
             starts, lengths = self._told(counts)
         else:
             starts, lengths = [0] * len(counts), counts
+        if self._micro:
+            for x, loss, target in examples:
+                row_count("Trainer.fit, micro_shards", (x, *target) if target else (x, loss))
         parts: list[tuple[int, list[_Rows]]] = []
         for shard in self._shards.own:
             rows, base = [], 0
@@ -240,7 +243,6 @@ def _cut(example: Example, rows: slice, own: slice) -> Example:
             "the same communicator"
         )
     x, loss, target = example
-    row_count("Trainer.fit, micro_shards", (x, *target) if target else (x, loss))
     x, target = rows_of((x, target), slice(rows.start - own.start, rows.stop - own.start))
     return x, loss, target
 
