@@ -50,8 +50,9 @@ def precision(name: str) -> PrecisionBlock:
     It is that of `matmul`, `@`, `einsum`, linear layers, convolutions and the projections of attention and
     recurrent layers, and of their gradients; the products inside of attention stay in float32. Tensors stay
     float32. In bfloat16, an element of a product is within 2^-8 of the sum of the magnitudes of its
-    terms. Infinities and NaN stay what they are; on CPUs with AVX512-BF16, which "bfloat16" needs, subnormal
-    operands and results count as 0. Elsewhere "bfloat16" is float32, and says so once.
+    terms. Infinities and NaN stay what they are; on CPUs with AVX512-BF16 or ARM's BF16, one of which
+    "bfloat16" needs, subnormal operands and results count as 0. Elsewhere "bfloat16" is float32, and says so
+    once. Where there is AMX, Linux lets a process use it on request, and products of 4 rows and more do.
 
     Raises ValueError for another name.
 
@@ -84,7 +85,8 @@ def checked_precision(function: str, name: str) -> str:
 @functools.cache
 def _say_float32() -> None:
     warnings.warn(
-        "precision: this CPU does not multiply in bfloat16 (AVX512-BF16); products are computed in float32",
+        "precision: this CPU does not multiply in bfloat16 (AVX512-BF16, ARM's BF16); products are computed "
+        "in float32",
         RuntimeWarning,
         stacklevel=4,
     )

@@ -29,8 +29,9 @@ _BF16 = _BFloat()
 
 @functools.cache
 def native() -> bool:
-    """Whether the CPU multiplies pairs in bfloat16: AVX512-BF16."""
-    return config.isa() == "avx512" and "+avx512bf16" in config.cpu()[1].split(",")
+    """Whether the CPU multiplies pairs in bfloat16: AVX512-BF16, or NEON with the extension BF16."""
+    extension = {"avx512": "+avx512bf16", "neon": "+bf16"}.get(config.isa())
+    return extension in config.cpu()[1].split(",")
 
 
 def _rounded(x: Value) -> ir.Value:
@@ -56,22 +57,35 @@ def rounded(x: Value) -> Value:
     return Value(b, "float32", count, b.bitcast(high, x.ir.type))
 
 
+def _both(first: Value, second: Value) -> ir.Value:
+    """Return the elements of two vectors, one after the other, rounded to bfloat16, as 16-bit integers."""
+    b, count = first.builder, first.lanes
+    if 2 * count == 32:  # one instruction, where two and a move would be chosen
+        kinds = ir.VectorType(_BF16, 32), vector_type("float32", 16)
+        function = declare(b.module, "llvm.x86.avx512bf16.cvtne2ps2bf16.512", kinds[0], [kinds[1]] * 2)
+        return b.bitcast(b.call(function, [second.ir, first.ir]), ir.VectorType(_I16, 32))
+    order = ir.Constant(ir.VectorType(_I32, 2 * count), list(range(2 * count)))
+    return b.shuffle_vector(_rounded(first), _rounded(second), order)
+
+
 def pairs_of(first: Value, second: Value | None) -> Value:
     """Return pairs (first, second), each element in the bits of one float32; None stands for zeros."""
-    b, wide = first.builder, ir.VectorType(_I32, first.lanes)
-    low = b.zext(_rounded(first), wide)
-    if second is not None:
-        high = b.shl(b.zext(_rounded(second), wide), ir.Constant(wide, [16] * first.lanes))
-        low = b.or_(low, high)
-    return Value(b, "float32", first.lanes, b.bitcast(low, vector_type("float32", first.lanes)))
+    b, count = first.builder, first.lanes
+    kind = vector_type("float32", count)
+    if second is None:
+        return Value(
+            b, "float32", count, b.bitcast(b.zext(_rounded(first), ir.VectorType(_I32, count)), kind)
+        )
+    both = _both(first, second)
+    order = [i // 2 + i % 2 * count for i in range(2 * count)]
+    both = b.shuffle_vector(both, both, ir.Constant(ir.VectorType(_I32, 2 * count), order))
+    return Value(b, "float32", count, b.bitcast(both, kind))
 
 
 def neighbours(left: Value, right: Value) -> Value:
     """Return the pairs of neighbours in two vectors, one after the other."""
     b, count = left.builder, left.lanes
-    order = ir.Constant(ir.VectorType(_I32, 2 * count), list(range(2 * count)))
-    both = b.shuffle_vector(_rounded(left), _rounded(right), order)
-    return Value(b, "float32", count, b.bitcast(both, vector_type("float32", count)))
+    return Value(b, "float32", count, b.bitcast(_both(left, right), vector_type("float32", count)))
 
 
 def store(x: Value, address: ir.Value) -> None:
@@ -94,6 +108,17 @@ def add_products(module: ir.Module, total: Value, left: Value, right: Value) -> 
     b, count = total.builder, total.lanes
     factors = ir.VectorType(_BF16, 2 * count)
     kind = vector_type("float32", count)
-    dot = declare(module, f"llvm.x86.avx512bf16.dpbf16ps.{32 * count}", kind, [kind, factors, factors])
+    name = f"x86.avx512bf16.dpbf16ps.{32 * count}"
+    if config.isa() == "neon":
+        name = f"aarch64.neon.bfdot.v{count}f32.v{2 * count}bf16"
+    dot = declare(module, f"llvm.{name}", kind, [kind, factors, factors])
     arguments = [total.ir, b.bitcast(left.ir, factors), b.bitcast(right.ir, factors)]
     return Value(b, "float32", count, b.call(dot, arguments))
+
+
+def add_squares(total: Value, left: ir.Value, right: ir.Value) -> Value:
+    """Return total + left right', 2 x 2 + (2 x 4) (2 x 4)', of vectors of 128 bits: NEON's `bfmmla`."""
+    b, factors = total.builder, ir.VectorType(_BF16, 8)
+    kind = total.ir.type
+    multiply = declare(b.module, "llvm.aarch64.neon.bfmmla", kind, [kind, factors, factors])
+    return total.like(b.call(multiply, [total.ir, b.bitcast(left, factors), b.bitcast(right, factors)]))

@@ -3,9 +3,11 @@
 Nothing else in the library reads the environment, and no kernel chooses its own threshold.
 """
 
+import ctypes
 import functools
 import math
 import os
+import platform
 import sys
 from pathlib import Path
 
@@ -72,6 +74,9 @@ ACTIVE_NS, LATE_NS, WINDOW_NS = 3e4, 2e4, 5e7
 BYTE_NS = 0.01
 FLOP_NS = 0.01
 
+#: Linux on ARM: the word of the auxiliary vector with more features of the processor, and BF16's bit of it.
+_HWCAP2, _HWCAP2_BF16 = 26, 1 << 14
+
 
 @functools.cache
 def cpu() -> tuple[str, str]:
@@ -82,8 +87,23 @@ def cpu() -> tuple[str, str]:
     name = os.environ.get("NUMBA_CPU_NAME")
     features = os.environ.get("NUMBA_CPU_FEATURES")
     if name is None:
-        return llvm.get_host_cpu_name(), features or llvm.get_host_cpu_features().flatten()
+        found = ",".join([llvm.get_host_cpu_features().flatten(), *_more_features()])
+        return llvm.get_host_cpu_name(), features or found
     return name, features or ""
+
+
+def _more_features() -> list[str]:
+    """Return features of the host that LLVM does not detect: ARM's BF16, of which the system tells."""
+    if platform.machine() not in ("aarch64", "arm64") or sys.platform not in ("linux", "darwin"):
+        return []
+    system, size, value = ctypes.CDLL(None), ctypes.c_size_t(4), ctypes.c_int(0)
+    if sys.platform == "darwin":
+        system.sysctlbyname(
+            b"hw.optional.arm.FEAT_BF16", ctypes.byref(value), ctypes.byref(size), None, ctypes.c_size_t(0)
+        )
+        return ["+bf16"] if value.value else []
+    system.getauxval.restype, system.getauxval.argtypes = ctypes.c_ulong, [ctypes.c_ulong]
+    return ["+bf16"] if system.getauxval(_HWCAP2) & _HWCAP2_BF16 else []
 
 
 @functools.cache

@@ -241,6 +241,99 @@ def _pack_transposed(symbol: str, dtype: str, width: int, pairs: bool = False) -
     return str(loop.module)
 
 
+def row_packer(transposed: bool) -> int:
+    """Return the address of the function that packs rows of pairs in bfloat16, padded with zeros.
+
+    pack(source, row, depth, used, target, out): of a float32 matrix whose rows are `row` bytes apart, `used`
+    rows and `depth` columns; or transposed, `used` columns and `depth` rows. Rows of the result are `out`
+    bytes apart, a multiple of a vector's: so many are written whole.
+    """
+    build = _pack_columns if transposed else _pack_rows
+    symbol = f"pack_rows{'_transposed' if transposed else ''}_pairs"
+    return native.load(symbol, lambda: build(symbol))
+
+
+def _row_packing(symbol: str) -> Loop:
+    return Loop(ir.Module(symbol), symbol, ir.FunctionType(ir.VoidType(), [I64] * 6), ["float32"])
+
+
+def _pack_rows(symbol: str) -> str:
+    loop = _row_packing(symbol)
+    b, count = loop.builder, loop.lanes
+    source, row, depth, used, target, out = loop.function.args
+
+    def line(i: ir.Value) -> list[ir.Value]:
+        start, to = b.add(source, b.mul(i, row)), b.add(target, b.mul(i, out))
+
+        def move(masked: bool, p: ir.Value) -> list[ir.Value]:
+            """Move 2 x `count` elements from the p-th on."""
+            at, halves = b.add(start, b.mul(p, n64(4))), []
+            for k in range(2):
+                mask = loop.mask(b.sub(depth, b.add(p, n64(k * count)))) if masked else None
+                halves.append(loop.load("float32", b.add(at, n64(4 * k * count)), mask))
+            loop.store(bfloat16.neighbours(*halves), b.add(to, b.mul(p, n64(2))))
+            return []
+
+        loop.loop(n64(0), whole, 2 * count, functools.partial(move, False))
+        rest = b.icmp_signed("<", whole, depth)
+        loop.when(rest, functools.partial(move, True, whole), [])
+        return []
+
+    whole = b.and_(depth, n64(-2 * count))
+    loop.loop(n64(0), used, 1, line)
+    b.ret_void()
+    return str(loop.module)
+
+
+def _pack_columns(symbol: str) -> str:
+    loop = _row_packing(symbol)
+    b, count = loop.builder, loop.lanes
+    source, row, depth, used, target, out = loop.function.args
+
+    def read(at: ir.Value, left: ir.Value, first: ir.Value, masked: bool) -> ir.Value:
+        """Return the pairs of two rows at an address, in `count` columns; `left` rows are left."""
+        halves = []
+        for k in range(2):
+            mask = None
+            if masked:
+                inside = b.icmp_signed("<", n64(k), left)
+                mask = loop.mask(b.select(inside, b.sub(used, first), n64(0)))
+            halves.append(loop.load("float32", b.add(at, b.mul(row, n64(k))), mask))
+        return bfloat16.pairs_of(*halves).ir
+
+    def square(p: ir.Value, masked: bool, first: ir.Value) -> list[ir.Value]:
+        """Move `count` pairs of rows, from row p on, in `count` columns."""
+        at = b.add(b.add(source, b.mul(p, row)), b.mul(first, n64(4)))
+        lines = []
+        for i in range(count):
+            down = b.add(at, b.mul(row, n64(2 * i)))
+            lines.append(read(down, b.sub(depth, b.add(p, n64(2 * i))), first, masked))
+        to = b.add(b.add(target, b.mul(first, out)), b.mul(p, n64(2)))
+        for i, value in enumerate(_transpose(b, lines)):
+
+            def store(i: int = i, value: ir.Value = value) -> list[ir.Value]:
+                loop.store(Value(b, "float32", count, value), b.add(to, b.mul(out, n64(i))))
+                return []
+
+            if masked:
+                loop.when(b.icmp_signed("<", b.add(first, n64(i)), used), store, [])
+            else:
+                store()
+        return []
+
+    def squares(p: ir.Value) -> list[ir.Value]:
+        # Columns are the inner loop: 2 x `count` rows are read contiguously.
+        whole = b.icmp_signed("<=", b.add(p, n64(2 * count)), depth)
+        full = b.select(whole, b.and_(used, n64(-count)), n64(0))
+        loop.loop(n64(0), full, count, functools.partial(square, p, False))
+        loop.loop(full, used, count, functools.partial(square, p, True))
+        return []
+
+    loop.loop(n64(0), depth, 2 * count, squares)
+    b.ret_void()
+    return str(loop.module)
+
+
 def _transpose(b: ir.IRBuilder, lines: list[ir.Value]) -> list[ir.Value]:
     """Return the columns of a square of vectors: exchange pairs, then pairs of pairs, and so on."""
     count, half = len(lines), 1

@@ -63,7 +63,7 @@ def _pack(lo: int, hi: int, x: A3, out: A1, across: int, width: int, pack: int) 
 
 
 @device
-def _tile(
+def compute_tile(
     strip: int,
     panel: int,
     step: int,
@@ -141,7 +141,9 @@ def tiles(
                     if functions[_PACK]:
                         panel, step = packed, wide * itemsize
                     strip = matrix_a + i * steps[_STRIP_A] + start * steps[_TERM_A]
-                    _tile(strip, panel, step, (batch, i, j), (start, k), c, plan, steps, functions, epilogue)
+                    compute_tile(
+                        strip, panel, step, (batch, i, j), (start, k), c, plan, steps, functions, epilogue
+                    )
 
 
 @dataclass(frozen=True)

@@ -1,55 +1,159 @@
 """Matrix multiplication in bfloat16: operands are rounded as they are packed, in pairs of terms of the sum.
 
-A pair takes the memory of a float32, so that the tiles are cut as those of float32 with half of the terms.
+A pair takes the memory of a float32. A is packed in rows of pairs, B in panels of columns, (terms, width)
+each, as AVX512-BF16, AMX and NEON read them. A chunk packs what it multiplies, into memory that no other
+chunk uses: of 256 x 256 x 256, packing by two threads for both took 10 us, and the product, which then reads
+what another core has written, 140 instead of 78.
 """
 
-from . import bfloat16, config, gemm, threads
+import functools
+import itertools
+import math
+
+from . import amx, bfloat16, bfmmla, config, gemm, threads
+from .atomics import store
 from .elementwise import elementwise
 from .epilogue import Epilogue
 from .intrinsics import call_address
-from .kernel import A1, A3, kernel
-from .matmul import DEPTH, as_row, chunks_of, tiles
+from .kernel import A1, A3, Words, kernel
+from .matmul import DEPTH, as_row, compute_tile
 from .program import Launch, Operand, Spec
 
-#: Rows of B, or of a transposed A, that are packed at a time.
-_ROWS = 32
+#: Bytes of a chunk's block of A at most, of a second-level cache of 1 MB: with half of it chunks packed more
+#: often, and 1024 x 1024 x 1024 took 8 % longer.
+_STAYS = 768 << 10
+
+#: Chunks of a launch for each thread, at most.
+_MOST = 16
+
+#: Estimated ns of a pair's product, of packing a pair of A and of B, and of a chunk.
+_PRODUCT_NS, _PACK_NS, _CHUNK_NS = 0.024, (0.15, 0.25), 300.0
+
+#: Words of a plan, of steps, of functions; the first are those of `matmul.compute_tile`. Steps are in bytes:
+#: in packed A from row to row; in A and B from stored row to row, from row of A or column of B to the next,
+#: from term to term of the sum, from matrix to matrix; a chunk's block of A, and its memory.
+_TERMS, _BLOCK, _HIGH, _WIDE, _CHUNKS_M, _CHUNKS_N = range(6)
+_DEPTH, _PAD, _COUNT = 8, 9, 10
+_ROW_A = 0
+_STORED_A, _LINE_A, _TERM_A, _MATRIX_A, _STORED_B, _LINE_B, _TERM_B, _MATRIX_B, _LEFT, _CHUNK = range(2, 12)
+_PACK_A, _PACK_B = 4, 5
 
 
 @kernel
-def _pack_rows(lo: int, hi: int, x: A3, out: A1, width: int, pack: int) -> None:
-    # Panels of the last axis, a block of rows after another: rows are read contiguously, where those of a
-    # panel are apart. Of (2048, 512) that took 0.65 of the time.
-    depth, count, itemsize = x.shape[1], x.shape[2], x.itemsize
-    terms, row = (depth + 1) // 2, count * itemsize
-    blocks, panels = (depth + _ROWS - 1) // _ROWS, (count + width - 1) // width
-    for chunk in range(lo, hi):
-        matrix, first = chunk // blocks, chunk % blocks * _ROWS
-        rows = min(_ROWS, depth - first)
-        source = x.ctypes.data + (matrix * depth + first) * row
-        for panel in range(panels):
-            at = panel * width
-            to = out.ctypes.data + ((matrix * panels + panel) * terms + first // 2) * width * itemsize
-            call_address(pack, source + at * itemsize, row, rows, min(width, count - at), to)
+def _chunks(
+    lo: int,
+    hi: int,
+    a: A3,
+    b: A3,
+    scratch: A1,
+    c: A3,
+    plan: Words,
+    steps: Words,
+    functions: Words,
+    epilogue: Words,
+) -> None:
+    # Parts of C, each of some strips of A by some panels of B. A thread uses the memory of one chunk for all.
+    m, n = c.shape[1], c.shape[2]
+    block, high, wide = plan[_BLOCK], plan[_HIGH], plan[_WIDE]
+    panels_a, panels_b = (m + high - 1) // high, (n + wide - 1) // wide
+    chunks_m, chunks_n = plan[_CHUNKS_M], plan[_CHUNKS_N]
+    parts, packed = c.shape[0] * chunks_m * chunks_n, scratch.ctypes.data + lo * steps[_CHUNK]
+    panel = packed + steps[_LEFT]
+    for part in range(lo * parts // plan[_COUNT], hi * parts // plan[_COUNT]):
+        batch, down, across = part // (chunks_m * chunks_n), part // chunks_n % chunks_m, part % chunks_n
+        top, left = down * panels_a // chunks_m, across * panels_b // chunks_n
+        bottom, right = (down + 1) * panels_a // chunks_m, (across + 1) * panels_b // chunks_n
+        for piece in range((plan[_TERMS] + block - 1) // block):
+            start = piece * block
+            terms = min(block, plan[_TERMS] - start)
+            depth = min(2 * terms, plan[_DEPTH] - 2 * start)
+            source = a.ctypes.data + batch * steps[_MATRIX_A] + top * high * steps[_LINE_A]
+            source += start * steps[_TERM_A]
+            used = min(bottom * high, m) - top * high
+            call_address(functions[_PACK_A], source, steps[_STORED_A], depth, used, packed, steps[_ROW_A])
+            for j in range(left, right):
+                source = b.ctypes.data + batch * steps[_MATRIX_B] + j * wide * steps[_LINE_B]
+                source += start * steps[_TERM_B]
+                used = min(wide, n - j * wide)
+                call_address(functions[_PACK_B], source, steps[_STORED_B], depth, used, panel)
+                padded = (terms + plan[_PAD] - 1) // plan[_PAD] * plan[_PAD]
+                for byte in range(terms * wide * 4, padded * wide * 4, 8):
+                    store(panel + byte, 0)
+                for i in range(top, bottom):
+                    strip = packed + (i - top) * high * steps[_ROW_A]
+                    index = batch, i, j
+                    compute_tile(
+                        strip, panel, 4 * wide, index, (start, terms), c, plan, steps, functions, epilogue
+                    )
 
 
-@kernel
-def _pack_panels(lo: int, hi: int, x: A3, out: A1, width: int, pack: int) -> None:
-    # Panels of the axis before the last, each of whole rows.
-    count, depth, itemsize = x.shape[1], x.shape[2], x.itemsize
-    terms, row, panels = (depth + 1) // 2, depth * itemsize, (count + width - 1) // width
-    for chunk in range(lo, hi):
-        first = chunk % panels * width
-        source = x.ctypes.data + (chunk // panels * count + first) * row
-        target = out.ctypes.data + chunk * terms * width * itemsize
-        call_address(pack, source, row, depth, min(width, count - first), target)
+@functools.lru_cache(maxsize=1024)
+def _cut(
+    strips: int, panels: int, batch: int, sizes: tuple[int, int, int], product_ns: float, team: int
+) -> tuple[int, int]:
+    """Return how many chunks along m and n are the fastest: each packs its rows of A and columns of B."""
+    (high, wide, block), best, chosen = sizes, math.inf, (strips, panels)
+    for chunks_m, chunks_n in itertools.product(_parts(strips), _parts(panels)):
+        rows, columns = -(-strips // chunks_m) * high, -(-panels // chunks_n) * wide
+        if rows * block * 4 > _STAYS and chunks_m < strips:
+            continue
+        chunks = batch * chunks_m * chunks_n
+        work = rows * columns * product_ns + rows * _PACK_NS[0] + columns * _PACK_NS[1]
+        # A thread that comes late delays all by a part of a chunk. With 0.25 for it, 256 x 256 x 256 had 8
+        # chunks instead of 2, and took 7 % longer.
+        turns = chunks if team == 1 else -(-chunks // team) + 0.05
+        if (time := turns * (work * block + _CHUNK_NS)) < best:
+            best, chosen = time, (chunks_m, chunks_n)
+    return chosen
+
+
+def _parts(count: int) -> list[int]:
+    """Return numbers of parts to cut `count` into."""
+    parts = {p * 2**i for p in (2, 3) for i in range(count.bit_length())}
+    return sorted({1, count, *(p for p in parts if p < count)})
+
+
+class _Tiling:
+    """How a product is cut, and the bytes of its steps."""
+
+    def __init__(self, m: int, k: int, n: int, batch: int) -> None:
+        self.high, self.wide, self.terms = gemm.within(m), gemm.panel("float32", n), (k + 1) // 2
+        self.low, self.pad, product = gemm.height(m % self.high), 1, _PRODUCT_NS
+        self.by_amx = m >= amx.LEAST_ROWS and amx.usable()
+        if self.by_amx:
+            self.high = amx.height(m)
+            self.low, self.pad, product = amx.height(m % self.high), amx.SIDE, product / 8
+        self.by_squares = m >= bfmmla.LEAST_ROWS and bfmmla.usable()
+        if self.by_squares:
+            self.low, self.pad = max(self.low, bfmmla.LEAST_ROWS), bfmmla.TERMS
+        pieces = -(-self.terms // DEPTH)
+        self.block = -(-self.terms // (pieces * self.pad)) * self.pad
+        strips, panels = -(-m // self.high), -(-n // self.wide)
+        sizes = self.high, self.wide, self.block
+        self.chunks_m, self.chunks_n = _cut(strips, panels, batch, sizes, product, threads.get_num_threads())
+        # Rows are a multiple of a vector apart, and no multiple of what puts them into one set of the cache.
+        lines = -(-4 * self.block // config.LINE)
+        self.row = (lines + (lines % 2 == 0)) * config.LINE
+        self.left = -(-strips // self.chunks_m) * self.high * self.row
+        self.bytes = self.left + self.block * self.wide * 4
+        # Parts that are small share a chunk, and its memory.
+        self.chunks = min(batch * self.chunks_m * self.chunks_n, _MOST * threads.get_num_threads())
+
+    def tile(self, high: int) -> int:
+        """Return the address of the function of a tile of C."""
+        if self.by_amx:
+            return amx.micro_kernel(self.wide, high)
+        if self.by_squares:
+            return bfmmla.micro_kernel(self.wide, high)
+        return gemm.micro_kernel("float32", self.wide, high, pairs=True)
 
 
 def scratch(m: int, k: int, n: int, batch_a: int, batch_b: int) -> tuple[int, int]:
-    """Return how many elements of 32 bits the packed A and the packed B take."""
+    """Return how many elements of 32 bits two buffers have: packed operands of all chunks, and none."""
     if n == 1 < m:
         return scratch(1, k, m, batch_b, batch_a)
-    high, wide, terms = gemm.within(m), gemm.panel("float32", n), (k + 1) // 2
-    return batch_a * -(-m // high) * high * terms, batch_b * -(-n // wide) * wide * terms
+    cut = _Tiling(m, k, n, max(batch_a, batch_b))
+    return cut.chunks * cut.bytes // 4, 0
 
 
 def plan(
@@ -70,41 +174,44 @@ def plan(
     if n == 1 < m:
         row, of_row, epilogue = as_row(b, c, epilogue)
         return plan(row, a, of_row, False, not transpose_a, packed, epilogue)
-    terms, high, wide = (k + 1) // 2, gemm.within(m), gemm.panel("float32", n)
-    block = -(-terms // -(-terms // DEPTH))
-    strips, panels = -(-m // high), -(-n // wide)
-    chunks_m, chunks_n = chunks_of(strips, panels, batch, threads.get_num_threads())
-    specs = [Spec((size,), c.dtype) for size in scratch(m, k, n, a.shape[0], b.shape[0])]
-    left, right = (Operand(number, spec) for number, spec in zip(packed, specs, strict=True))
-    low = gemm.height(m % high)
-    tile, last = (gemm.micro_kernel("float32", wide, h, pairs=True) for h in (high, low))
+    cut = _Tiling(m, k, n, batch)
     after, words = epilogue.lower(c) if epilogue else (0, ())
     flops = batch * m * n * (1.0 * k + (epilogue.flops if epilogue else 0.0))
-    steps_a = (1, high, high * terms, strips * high * terms * (a.shape[0] > 1))
-    steps_b = (wide, wide * terms, panels * wide * terms * (b.shape[0] > 1), 0)
-    launch = tiles(
-        batch * chunks_m * chunks_n,
+    pack_a = gemm.row_packer(transpose_a)
+    pack_b = gemm.packer("float32", cut.wide, transpose_b, pairs=True)
+    launch = _chunks(
+        cut.chunks,
         flops * config.FLOP_NS,
-        left,
-        right,
-        right,
+        a,
+        b,
+        Operand(packed[0], Spec((cut.chunks * cut.bytes // 4,), c.dtype)),
         c,
-        (terms, block, high, wide, chunks_m, chunks_n, low, 1, 0),
-        tuple(4 * step for step in (*steps_a, *steps_b)),
-        (tile, last, 0, after),
+        (
+            cut.terms,
+            cut.block,
+            cut.high,
+            cut.wide,
+            cut.chunks_m,
+            cut.chunks_n,
+            cut.low,
+            1,
+            k,
+            cut.pad,
+            cut.chunks,
+        ),
+        (cut.row, 4, *_steps(a, transpose_a), *_steps(b, not transpose_b), cut.left, cut.bytes),
+        (cut.tile(cut.high), cut.tile(cut.low), 0, after, pack_a, pack_b),
         words,
     )
-    return [_packed(a, left, transpose_a, high), _packed(b, right, not transpose_b, wide), launch]
+    return [launch]
 
 
-def _packed(x: Operand, out: Operand, across: bool, width: int) -> Launch:
-    """Plan the packing of panels of `width` columns (across) or rows."""
-    batch, rows = x.shape[:2]
-    pack = gemm.packer(x.dtype.name, width, not across, pairs=True)
-    work = x.spec.nbytes * config.BYTE_NS * 5
-    if across:
-        return _pack_rows(batch * -(-rows // _ROWS), work, x, out, width, pack)
-    return _pack_panels(batch * -(-rows // width), work, x, out, width, pack)
+def _steps(x: Operand, across: bool) -> tuple[int, ...]:
+    """Return an operand's steps in bytes. across: whether terms of the sum are rows."""
+    batch, rows, columns = x.shape
+    row = 4 * columns
+    line, element = (4, row) if across else (row, 4)
+    return row, line, 2 * element, rows * row * (batch > 1)
 
 
 def rounded(x: Operand, out: Operand) -> Launch:
