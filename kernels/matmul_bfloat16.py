@@ -94,11 +94,11 @@ def plan(
         (tile, last, 0, after),
         words,
     )
-    return [_packed(a, left, transpose_a, high), _packed(b, right, not transpose_b, wide), launch]
+    return [pack_panels(a, left, transpose_a, high), pack_panels(b, right, not transpose_b, wide), launch]
 
 
-def _packed(x: Operand, out: Operand, across: bool, width: int) -> Launch:
-    """Plan the packing of panels of `width` columns (across) or rows."""
+def pack_panels(x: Operand, out: Operand, across: bool, width: int) -> Launch:
+    """Plan packing x in panels of `width` columns, or rows if not `across`, in pairs; see `matmul`."""
     batch, rows = x.shape[:2]
     pack = gemm.packer(x.dtype.name, width, not across, pairs=True)
     work = x.spec.nbytes * config.BYTE_NS * 5

@@ -87,7 +87,7 @@ def _product(
     return [*rounded, *launches]
 
 
-def _precision(x: Tensor, name: str | None) -> dict[str, str]:
+def product_precision(x: Tensor, name: str | None) -> dict[str, str]:
     """Return the attribute of a product that is not computed in float32. name: None for that of the block."""
     name = state.precision if name is None else name
     return {} if name is None or name == FLOAT32 or x._data.dtype != _FLOAT32 else {"precision": name}
@@ -181,7 +181,7 @@ def batch_matmul(
     same_float_dtype("matmul", a=left, b=right)
     shape, other = left._data.shape, right._data.shape
     attributes: dict[str, Any] = {"transpose_a": bool(transpose_a), "transpose_b": bool(transpose_b)}
-    attributes |= _precision(left, precision)
+    attributes |= product_precision(left, precision)
     if len(shape) == 2 == len(other) and shape[not transpose_a] == other[bool(transpose_b)]:
         return (left, right), attributes
     inner = "k" if left.ndim < 2 else _matrix(left.shape, transpose_a)[1]
@@ -332,7 +332,7 @@ def linear(
     same_float_dtype("linear", x=t, weight=w, bias=b)
     if activation not in ACTIVATIONS:
         raise ValueError(f"linear: activation is {activation!r}, expected one of {ACTIVATIONS}")
-    return (t, w, b), {"activation": activation} | _precision(t, None)
+    return (t, w, b), {"activation": activation} | product_precision(t, None)
 
 
 def matmul(a: TensorLike, b: TensorLike) -> Tensor:
