@@ -3,6 +3,8 @@
 A pair takes the memory of a float32, so that the tiles are cut as those of float32 with half of the terms.
 """
 
+from dataclasses import replace
+
 from . import bfloat16, config, gemm, threads
 from .elementwise import elementwise
 from .epilogue import Epilogue
@@ -102,9 +104,9 @@ def pack_panels(x: Operand, out: Operand, across: bool, width: int) -> Launch:
     batch, rows = x.shape[:2]
     pack = gemm.packer(x.dtype.name, width, not across, pairs=True)
     work = x.spec.nbytes * config.BYTE_NS * 5
-    if across:
-        return _pack_rows(batch * -(-rows // _ROWS), work, x, out, width, pack)
-    return _pack_panels(batch * -(-rows // width), work, x, out, width, pack)
+    kernel, rows_a_chunk = (_pack_rows, _ROWS) if across else (_pack_panels, width)
+    launch = kernel(batch * -(-rows // rows_a_chunk), work, x, out, width, pack)
+    return replace(launch, packed=next(word for word, o in launch.slots if o is out))
 
 
 def rounded(x: Operand, out: Operand) -> Launch:

@@ -106,6 +106,8 @@ class Launch:
     """One kernel call: its entry point, its number of chunks, its arguments in words.
 
     host: the Python function of a host call, whose entry point is 0.
+    packed: the word of the one array that it writes, alone in its buffer, if it packs an operand of products:
+        a program runs equal ones once.
     """
 
     entry: int
@@ -114,6 +116,7 @@ class Launch:
     words: tuple[int, ...]
     slots: tuple[tuple[int, Operand], ...]  # word of `words` -> the array whose address goes there
     host: Callable[..., None] | None = None
+    packed: int | None = None
 
 
 def make_launch(entry: int, chunks: int, work_ns: float, arguments: Sequence[Argument]) -> Launch:

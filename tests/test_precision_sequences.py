@@ -8,6 +8,7 @@ import pytest
 import treepie as tp
 from treepie.autodiff import OPS, ops
 from treepie.autodiff.ops import recurrence_formulas as formulas
+from treepie.autodiff.program import program
 
 from .test_precision import BOTH, bits, needs_bfloat16, rounded
 
@@ -174,8 +175,8 @@ SIZES = [(1, 2, 1), (3, 4, 5), (30, 3, 33), (13, 2, 64)]
 
 def steps_of(kind, b, t, n):
     states = [normal(b, n, seed=s) for s in range(2 if kind == "lstm" else 1)]
-    count = COUNTS[kind]
-    return [normal(b, t, count * n), *states, normal(n, count * n, seed=5) / np.float32(np.sqrt(n)), normal(count * n)]
+    wide = COUNTS[kind] * n
+    return [normal(b, t, wide), *states, normal(n, wide, seed=5) / np.float32(np.sqrt(n)), normal(wide)]
 
 
 def at(x, t):
@@ -269,7 +270,7 @@ def language_model(kind):
 
 @pytest.mark.parametrize("precision", BOTH)
 @pytest.mark.parametrize("kind", ["attention", "lstm", "gru", "rnn"])
-def test_bits_depend_neither_on_threads_nor_on_programs(precision, kind, monkeypatch):
+def test_bits_do_not_depend_on_threads(precision, kind, monkeypatch):
     monkeypatch.setattr("treepie.kernels.config.PARALLEL_GAIN", 0.0)
     model, x, y = language_model(kind), tp.tensor(normal(8, 60, 8)), tp.tensor(normal(8, 60, 4, seed=1))
 
@@ -289,6 +290,49 @@ def test_bits_depend_neither_on_threads_nor_on_programs(precision, kind, monkeyp
     finally:
         tp.set_num_threads(threads)
     assert len(results) == 1
+
+
+@pytest.mark.parametrize("precision", BOTH)
+@pytest.mark.parametrize("kind", ["attention", "lstm", "gru", "rnn"])
+def test_programs_have_the_bits_of_eager_calls(precision, kind):
+    model, x = language_model(kind), tp.tensor(normal(8, 60, 8))
+    params = model.init(tp.rng.key(0)).params
+
+    def f(p):
+        return tp.sum(model.apply(tp.layer.Vars(p, {}, tp.float32), x)[0] ** 2)
+
+    with tp.precision(precision):
+        eager, compiled = tp.grad(f)(params), tp.jit(tp.grad(f))(params)
+    for a, b in zip(tp.ptree.leaves(eager), tp.ptree.leaves(compiled), strict=True):
+        assert a.numpy().tobytes() == b.numpy().tobytes()
+
+
+@needs_bfloat16
+@pytest.mark.parametrize(
+    ("count", "function"),
+    [
+        (4, lambda x, a, b, c: [x @ a, x @ b, x @ c]),
+        (4, lambda x, a, b, c: [x @ a, (x + 1) @ b]),
+        (3, lambda x, a, b, c: [x @ a, tp.tanh(x @ b)]),
+        # x' is packed once; as a left operand it has another layout than x.
+        (7, lambda x, a, b, c: [tp.swapaxes(x, 0, 1) @ y for y in (x @ a, x @ b, x[:, :16])]),
+    ],
+)
+def test_programs_pack_an_operand_of_several_products_once(count, function, monkeypatch):
+    programs, init = [], program.Program.__init__
+
+    def recording(self, *arguments):
+        init(self, *arguments)
+        programs.append(self)
+
+    monkeypatch.setattr(program.Program, "__init__", recording)
+    inputs = [tp.tensor(normal(40, 24)), *(tp.tensor(normal(24, 16, seed=s)) for s in range(3))]
+    with tp.precision("bfloat16"):
+        results = tp.jit(function)(*inputs)
+        for a, b in zip(results, function(*inputs), strict=True):
+            assert a.numpy().tobytes() == b.numpy().tobytes()
+    (only,) = programs
+    assert sum(launch.packed is not None for launch in only.launches) == count
 
 
 @needs_bfloat16

@@ -31,6 +31,7 @@ from .fusion import fuse, live_calls
 from .graph import Graph, OpCall, Slice, TraceItem
 from .instance import Arena, Arenas, Instance
 from .memory import allocate, donations, elide_copies, resolver
+from .packing import share_packing
 from .request import Request
 
 _BYTE = np.dtype(np.uint8)
@@ -200,7 +201,8 @@ class Program:
         first = {id(call) for call in graph.calls[: graph.barrier]}
         early, late = ([c for c in calls if (id(c) in first) == side] for side in (True, False))
         read_late = {p.buffer for c in late for p, _ in c.inputs}
-        return [*fuse(graph, early, live_out | read_late | peeked), *fuse(graph, late, live_out)]
+        fused = [*fuse(graph, early, live_out | read_late | peeked), *fuse(graph, late, live_out)]
+        return share_packing(fused)
 
     def _assemble(self, graph: Graph, calls: Sequence[OpCall], resolve: Callable[[Slice], Slice]) -> None:
         """Build the launch table."""
