@@ -372,7 +372,7 @@ class Attention:
         flags = (itemsize, int(self.is_causal), int(self.dropout > 0), int(self.seq_first))
         pack = gemm.packer(dtype, wide[0], True, pairs=how.pairs)
         words = (*sizes, *flags, gemm.rows(), *wide, *tiles, pack, *strides, size)
-        round_words = how.term, how.along, how.across, how.packed, _bits(self.scale)
+        round_words = how.shift, how.along, how.across, how.packed, _bits(self.scale)
         rows = mask.reshaped(math.prod(masks[:3]) if mask.size else 0, masks[3])
         work = scratch((chunks * size // itemsize + 64,), q.dtype)
         scores = batch * heads * queries * keys / (2 if self.is_causal else 1)

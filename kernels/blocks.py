@@ -26,7 +26,7 @@ ITEMSIZE, CAUSAL, DROPPED, SEQ_FIRST = range(10, 14)
 HIGH, WIDE, WIDE_K, WIDE_V, TILE, TILE_K, TILE_V, PACK = range(14, 22)
 MASK_BATCH, MASK_HEAD, MASK_QUERY, CHUNK_BYTES = range(22, 26)
 #: The fields of a `Rounding`, and the bits of the scale.
-TERM, ALONG, ACROSS, PACKED, SCALE = range(26, 31)
+SHIFT, ALONG, ACROSS, PACKED, SCALE = range(26, 31)
 OFFSETS = 31
 
 _add: Formula = lambda a, b: a + b
@@ -137,7 +137,7 @@ def round_block(function: int, to: int, block: int, extent: Any, plan: Array) ->
 @device
 def terms(depth: int, plan: Array) -> Any:
     """Return how many terms a sum over `depth` elements has."""
-    return (depth + plan[TERM] - 1) // plan[TERM]
+    return (depth + plan[SHIFT]) >> plan[SHIFT]
 
 
 @device
@@ -190,7 +190,7 @@ def by_keys(kind: int, block: int, right: int, out: int, extent: Any, plan: Arra
             for column in range((width + wide - 1) // wide):
                 j = column * wide
                 used = min(wide, width - j)
-                b, c = right + start // plan[TERM] * step + j * itemsize, out + i * step + j * itemsize
+                b, c = right + (start >> plan[SHIFT]) * step + j * itemsize, out + i * step + j * itemsize
                 call_address(tile, count, a, step_a, itemsize, b, step, c, step, 0, last, used, start)
 
 
@@ -204,7 +204,7 @@ def by_queries(kind: int, block: int, right: int, out: int, extent: Any, plan: A
     high, wide, tile, step = plan[HIGH], plan[WIDE_K + kind], plan[TILE_K + kind], width * plan[ITEMSIZE]
     for strip in range((stop - start + high - 1) // high):
         i = start + strip * high
-        skip = max(0, i - first) // plan[TERM] if plan[CAUSAL] else 0
+        skip = max(0, i - first) >> plan[SHIFT] if plan[CAUSAL] else 0
         count, last = terms(rows, plan) - skip, min(high, stop - i)
         if count > 0:
             a, step_a = block + (skip * KEYS_A_BLOCK + i - start) * itemsize, KEYS_A_BLOCK * itemsize

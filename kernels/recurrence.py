@@ -34,7 +34,7 @@ from .rows import row_map
 
 #: Words of a plan: sizes, tile of the step's product, bytes of a chunk's scratch, offset of products in it;
 #: fields of a `Rounding`, and the offset of rounded rows.
-_BATCH, _STEPS, _HIDDEN, _CHUNKS, _WIDE, _TILE, _CHUNK_BYTES, _PRODUCTS, _TERM, _ROUND, _ROUNDED = range(11)
+_BATCH, _STEPS, _HIDDEN, _CHUNKS, _WIDE, _TILE, _CHUNK_BYTES, _PRODUCTS, _SHIFT, _ROUND, _ROUNDED = range(11)
 #: Addresses of the arrays; 0 for a missing one.
 _X, _H0, _C0, _HS, _CS, _GATES, _BIAS, _G_H, _G_C, _G_GATES, _D, _DP, _DH0, _DC0 = range(11, 25)
 #: The key of the weight, which is packed, among operands.
@@ -87,7 +87,7 @@ def _project(a: Array, packed: Array, out: int, width: int, accumulate: int, pla
     a: the first part of a chunk's scratch.
     """
     itemsize, (rows, depth), wide, left = a.itemsize, a.shape, plan[_WIDE], a.ctypes.data
-    terms = (depth + plan[_TERM] - 1) // plan[_TERM]
+    terms = (depth + plan[_SHIFT]) >> plan[_SHIFT]
     row_a, row_b, row_c = terms * itemsize, wide * itemsize, width * itemsize
     if plan[_ROUND]:
         call_address(plan[_ROUND], left + plan[_ROUNDED], row_a, left, depth * itemsize, rows, depth, ONE)
@@ -246,7 +246,7 @@ def _launches(
 
     rows, products = lines(high * depth), 0 if backward else lines(high * width)
     size = rows + products + (lines(high * how.terms(depth)) if how.along else 0)
-    rounded = how.term, how.along, rows + products
+    rounded = how.shift, how.along, rows + products
     words = (batch, steps, n, chunks, wide, tile, size, rows, *rounded)
     in_order = (arrays.get(word) for word in range(_X, _DC0 + 1))
     addresses = (Address(a) if a is not None and a.size else 0 for a in in_order)

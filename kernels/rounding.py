@@ -43,6 +43,11 @@ class Rounding:
         """Whether a term is a pair."""
         return self.term == 2
 
+    @property
+    def shift(self) -> int:
+        """The shift from elements to terms: kernels count terms for each tile, and a division is slow."""
+        return self.term - 1
+
     def terms(self, depth: int) -> int:
         """Return how many terms a sum over `depth` elements has."""
         return -(-depth // self.term)

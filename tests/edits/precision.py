@@ -62,7 +62,7 @@ EDITS = [
     Edit(
         "precision-terms-on-the-diagonal",
         "kernels/blocks.py",
-        "max(0, i - first) // plan[TERM] if",
+        "max(0, i - first) >> plan[SHIFT] if",
         "max(0, i - first) if",
         "gradients of causal attention in bfloat16 lack queries",
         "tests/test_precision_sequences.py -k rounded_operands",
