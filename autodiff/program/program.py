@@ -265,17 +265,11 @@ class Program:
         own = arena is None
         if arena is None:
             arena = self._arenas.acquire(self.bytes)
-        arrays = instance.arrays
         if user_numbers:
             for (dtype, k), value in zip(self._user, user_numbers, strict=True):
-                arrays[dtype][k] = value
+                instance.arrays[dtype][k] = value
         if self._computed:
-            values = self.request.numbers.evaluate(numbers) if self.request.numbers is not None else numbers
-            for compute, source, dtype, k, size in self._computed:
-                if size:
-                    arrays[dtype][k : k + size] = compute(values[source])
-                else:
-                    arrays[dtype][k] = compute(values[source])
+            self.set_numbers(instance, numbers)
         current, bound = instance.addresses, instance.bound
         for k, address in enumerate(addresses):
             if current[k] != address:
@@ -307,6 +301,16 @@ class Program:
                     current[b] = start + offset
         return Run(self, instance, arena, memories, own)
 
+    def set_numbers(self, instance: Instance, numbers: Sequence[Any]) -> None:
+        """Write what follows from the arguments of `Request.numbers` to an instance's memory."""
+        arrays = instance.arrays
+        values = self.request.numbers.evaluate(numbers) if self.request.numbers is not None else numbers
+        for compute, source, dtype, k, size in self._computed:
+            if size:
+                arrays[dtype][k : k + size] = compute(values[source])
+            else:
+                arrays[dtype][k] = compute(values[source])
+
     def done(self, run: Run) -> None:
         """Return the instance and the arena of a run to their pools."""
         if run.owns_arena:
@@ -315,7 +319,7 @@ class Program:
 
 
 class Run:
-    """A run of a program. Its results are valid until `Program.done`; fresh ones stay so."""
+    """A run of a program. Its results are valid until `Program.done` or `again`; fresh ones stay so."""
 
     __slots__ = ("arena", "instance", "memories", "owns_arena", "program")
 
@@ -324,6 +328,18 @@ class Run:
     ) -> None:
         self.program, self.instance, self.arena, self.memories = program, instance, arena, memories
         self.owns_arena = owns_arena
+
+    def again(self, first: int, addresses: Sequence[int], numbers: Sequence[Any], arena: Arena) -> None:
+        """Prepare the run anew, with other addresses of externals from `first` on, numbers and arena.
+
+        Of a program without fresh results.
+        """
+        program, instance = self.program, self.instance
+        for k, address in enumerate(addresses, first):
+            instance.move(k, address)
+        instance.move(program._arena, arena.address)
+        self.arena = arena
+        program.set_numbers(instance, numbers)
 
     def go(self) -> int:
         """Run the launches; return -1, or the index of the launch that reported an error."""
