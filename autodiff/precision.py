@@ -47,12 +47,14 @@ def precision(name: str) -> PrecisionBlock:
         to nearest even) and adds up in float32; or "bfloat16_emulated", which rounds in the same way and
         multiplies in float32, for results that do not depend on the CPU but for the order of sums.
 
-    It is that of `matmul`, `@`, `einsum`, linear layers, convolutions and the projections of attention and
-    recurrent layers, and of their gradients; the products inside of attention stay in float32. Tensors stay
-    float32. In bfloat16, an element of a product is within 2^-8 of the sum of the magnitudes of its
-    terms. Infinities and NaN stay what they are; on CPUs with AVX512-BF16 or ARM's BF16, one of which
-    "bfloat16" needs, subnormal operands and results count as 0. Elsewhere "bfloat16" is float32, and says so
-    once. Where there is AMX, Linux lets a process use it on request, and products of 4 rows and more do.
+    It is that of `matmul`, `@`, `einsum`, linear layers, convolutions, attention and recurrent layers, and
+    of their gradients. In attention, scale q, k, v, the exponentials that the softmax sums, less the largest
+    score so far, and in gradients the probabilities and the gradients of result and scores are rounded; in
+    recurrent layers the states, or the gradients of gates, that the weight multiplies. Tensors stay float32.
+    In bfloat16, an element of a product is within 2^-8 of the sum of the magnitudes of its terms. Infinities
+    and NaN stay what they are; on CPUs with AVX512-BF16 or ARM's BF16, one of which "bfloat16" needs,
+    subnormal operands and results count as 0. Elsewhere "bfloat16" is float32, and says so once. Where there
+    is AMX, Linux lets a process use it on request, and products of 4 rows and more do.
 
     Raises ValueError for another name.
 

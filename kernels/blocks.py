@@ -12,6 +12,7 @@ from .compiled import device
 from .formulas import exp, log
 from .intrinsics import Array, call_address, rows_at
 from .random import uniform32
+from .rounding import ONE
 from .rows import row_map, row_reduce
 from .vector import Formula, Value, maximum, select
 
@@ -24,7 +25,9 @@ DIM, DIM_V, QUERIES, KEYS, GROUP, HEADS, BATCH, PARTS, TASKS, CHUNKS = range(10)
 ITEMSIZE, CAUSAL, DROPPED, SEQ_FIRST = range(10, 14)
 HIGH, WIDE, WIDE_K, WIDE_V, TILE, TILE_K, TILE_V, PACK = range(14, 22)
 MASK_BATCH, MASK_HEAD, MASK_QUERY, CHUNK_BYTES = range(22, 26)
-OFFSETS = 26
+#: The fields of a `Rounding`, and the bits of the scale.
+SHIFT, ALONG, ACROSS, PACKED, SCALE = range(26, 31)
+OFFSETS = 31
 
 _add: Formula = lambda a, b: a + b
 row_max = row_reduce("row_max", lambda x: x, maximum, -math.inf)
@@ -105,14 +108,48 @@ def copy_rows(to: int, to_step: int, source: int, step: int, shape: Any, factor:
 
 
 @device
-def pack_transposed_at(
-    pack: int, panels: int, source: int, step: int, shape: Any, wide: int, itemsize: int
+def store_rows(
+    along: int, across: int, source: int, step: int, shape: Any, factor: Any, like: Array, plan: Array
 ) -> None:
-    """Pack rows (n, depth), `step` bytes apart, in panels of `wide` rows, (depth, wide) each."""
-    n, depth = shape
-    for at in range((n + wide - 1) // wide):
+    """Copy rows, `step` bytes apart, times a factor to scratch, rounded as the plan says.
+
+    along, across: where pairs of neighbours and pairs of rows are stored; 0 for nowhere. In float32 both are
+    the rows.  factor: the number, and its bits in float32.
+    """
+    (rows, width), itemsize, (number, bits) = shape, plan[ITEMSIZE], factor
+    if not plan[ALONG]:
+        copy_rows(max(along, across), width * itemsize, source, step, shape, number, like)
+        return
+    if along:
+        call_address(plan[ALONG], along, terms(width, plan) * itemsize, source, step, rows, width, bits)
+    if across:
+        call_address(plan[ACROSS], across, width * itemsize, source, step, rows, width, bits)
+
+
+@device
+def round_block(function: int, to: int, block: int, extent: Any, plan: Array) -> None:
+    """Round a block for a product; in float32 it stays what it is.  function: word of the plan."""
+    (_, rows, start, stop), step = extent, KEYS_A_BLOCK * plan[ITEMSIZE]
+    if plan[function]:
+        call_address(plan[function], to, step, block, step, rows, stop - start, ONE)
+
+
+@device
+def terms(depth: int, plan: Array) -> Any:
+    """Return how many terms a sum over `depth` elements has."""
+    return (depth + plan[SHIFT]) >> plan[SHIFT]
+
+
+@device
+def pack_transposed_at(panels: int, source: int, step: int, shape: Any, plan: Array) -> None:
+    """Pack rows (n, depth), `step` bytes apart, in panels of WIDE rows, (terms of depth, WIDE) each."""
+    (n, depth), wide = shape, plan[WIDE]
+    size, count = terms(depth, plan) * plan[ITEMSIZE], (n + wide - 1) // wide
+    for at in range(count):
         i = at * wide
-        call_address(pack, source + i * step, step, depth, min(wide, n - i), panels + i * depth * itemsize)
+        call_address(plan[PACK], source + i * step, step, depth, min(wide, n - i), panels + i * size)
+    if plan[PACKED]:
+        call_address(plan[PACKED], panels, 0, panels, 0, 1, count * wide * depth, ONE)
 
 
 # The extent of a block: its first query in the head, its number of queries, the start and stop of its keys.
@@ -123,7 +160,8 @@ def multiply(a: int, depth: int, panels: int, block: int, extent: Any, plan: Arr
     """Set a block to rows (queries, depth) times its keys, of panels (depth, wide) of all keys."""
     (first, rows, start, stop), itemsize = extent, plan[ITEMSIZE]
     high, wide, tile = plan[HIGH], plan[WIDE], plan[TILE]
-    step, step_c = depth * itemsize, KEYS_A_BLOCK * itemsize
+    count = terms(depth, plan)
+    step, step_c = count * itemsize, KEYS_A_BLOCK * itemsize
     for column in range((stop - start + wide - 1) // wide):
         j = start + column * wide
         # In causal attention, from the strip on whose last query attends to key j.
@@ -132,14 +170,14 @@ def multiply(a: int, depth: int, panels: int, block: int, extent: Any, plan: Arr
             i = strip * high
             row, b, c = a + i * step, panels + j * step, block + i * step_c + (j - start) * itemsize
             last, used = min(high, rows - i), min(wide, stop - j)
-            call_address(tile, depth, row, step, itemsize, b, wide * itemsize, c, step_c, 0, last, used, 0)
+            call_address(tile, count, row, step, itemsize, b, wide * itemsize, c, step_c, 0, last, used, 0)
 
 
 @device
 def by_keys(kind: int, block: int, right: int, out: int, extent: Any, plan: Array) -> None:
     """Add a block times rows of keys to rows of its queries, `out`, or store it there at the first keys.
 
-    kind: 0 for rows that are `DIM` wide, 1 for `DIM_V`.  right: the rows of all keys.
+    kind: 0 for rows that are `DIM` wide, 1 for `DIM_V`.  right: the rows of all keys, or pairs of them.
     """
     (first, rows, start, stop), itemsize, width = extent, plan[ITEMSIZE], plan[DIM + kind]
     high, wide, tile, step = plan[HIGH], plan[WIDE_K + kind], plan[TILE_K + kind], width * plan[ITEMSIZE]
@@ -147,34 +185,34 @@ def by_keys(kind: int, block: int, right: int, out: int, extent: Any, plan: Arra
         i = strip * high
         depth = (min(stop, first + i + high) if plan[CAUSAL] else stop) - start
         if depth > 0:
-            step_a, last = KEYS_A_BLOCK * itemsize, min(high, rows - i)
+            step_a, last, count = KEYS_A_BLOCK * itemsize, min(high, rows - i), terms(depth, plan)
             a = block + i * step_a
             for column in range((width + wide - 1) // wide):
                 j = column * wide
                 used = min(wide, width - j)
-                b, c = right + start * step + j * itemsize, out + i * step + j * itemsize
-                call_address(tile, depth, a, step_a, itemsize, b, step, c, step, 0, last, used, start)
+                b, c = right + (start >> plan[SHIFT]) * step + j * itemsize, out + i * step + j * itemsize
+                call_address(tile, count, a, step_a, itemsize, b, step, c, step, 0, last, used, start)
 
 
 @device
 def by_queries(kind: int, block: int, right: int, out: int, extent: Any, plan: Array) -> None:
     """Add a block transposed, times rows of its queries, to rows of its keys.
 
-    kind: as in `by_keys`.  right: the rows of its queries.  out: the rows of all keys.
+    kind: as in `by_keys`.  block, right: rows of its queries, or pairs of them.  out: the rows of all keys.
     """
     (first, rows, start, stop), itemsize, width = extent, plan[ITEMSIZE], plan[DIM + kind]
     high, wide, tile, step = plan[HIGH], plan[WIDE_K + kind], plan[TILE_K + kind], width * plan[ITEMSIZE]
     for strip in range((stop - start + high - 1) // high):
         i = start + strip * high
-        skip = max(0, i - first) if plan[CAUSAL] else 0
-        if skip < rows:
+        skip = max(0, i - first) >> plan[SHIFT] if plan[CAUSAL] else 0
+        count, last = terms(rows, plan) - skip, min(high, stop - i)
+        if count > 0:
             a, step_a = block + (skip * KEYS_A_BLOCK + i - start) * itemsize, KEYS_A_BLOCK * itemsize
-            depth, last = rows - skip, min(high, stop - i)
             for column in range((width + wide - 1) // wide):
                 j = column * wide
                 used = min(wide, width - j)
                 b, c = right + skip * step + j * itemsize, out + i * step + j * itemsize
-                call_address(tile, depth, a, itemsize, step_a, b, step, c, step, 0, last, used, 1)
+                call_address(tile, count, a, itemsize, step_a, b, step, c, step, 0, last, used, 1)
 
 
 @device

@@ -4,12 +4,15 @@ The contribution of the inputs, x W_ih, is one matrix product for all steps, com
 gradients are computed after, likewise. The state's weight is packed once. A chunk is a few sequences, at most
 the rows of the micro-kernel's tile; chunks share nothing, so threads never wait for each other. Rows of an
 array (batch, steps, ...) are indexed by (batch, steps), flat.
+
+In bfloat16 the weight, and in each step the states or the gradients that are multiplied by it, are rounded;
+states, cells and gates stay float32.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from . import config, gemm, threads
+from . import config, gemm, matmul_bfloat16, threads
 from .blocks import clear
 from .compiled import device
 from .gates import (
@@ -26,12 +29,14 @@ from .intrinsics import Array, call_address, rows_at
 from .kernel import A1, Kernel, Words, kernel
 from .matmul import pack_panels
 from .program import Address, Launch, Operand
+from .rounding import ONE, Rounding, rounding
 from .rows import row_map
 
-#: Words of a plan: sizes, tile of the step's product, bytes of a chunk's scratch, offset of products in it.
-_BATCH, _STEPS, _HIDDEN, _CHUNKS, _WIDE, _TILE, _CHUNK_BYTES, _PRODUCTS = range(8)
+#: Words of a plan: sizes, tile of the step's product, bytes of a chunk's scratch, offset of products in it;
+#: fields of a `Rounding`, and the offset of rounded rows.
+_BATCH, _STEPS, _HIDDEN, _CHUNKS, _WIDE, _TILE, _CHUNK_BYTES, _PRODUCTS, _SHIFT, _ROUND, _ROUNDED = range(11)
 #: Addresses of the arrays; 0 for a missing one.
-_X, _H0, _C0, _HS, _CS, _GATES, _BIAS, _G_H, _G_C, _G_GATES, _D, _DP, _DH0, _DC0 = range(8, 22)
+_X, _H0, _C0, _HS, _CS, _GATES, _BIAS, _G_H, _G_C, _G_GATES, _D, _DP, _DH0, _DC0 = range(11, 25)
 #: The key of the weight, which is packed, among operands.
 _W = -1
 
@@ -77,15 +82,20 @@ def _before(plan: Array, word: int, first: int, index: Any, like: Array) -> Any:
 
 @device
 def _project(a: Array, packed: Array, out: int, width: int, accumulate: int, plan: Array) -> None:
-    """Store a (rows, depth) times panels (depth, wide) of a packed weight in rows of `width`, or add it."""
-    itemsize, (rows, depth), wide = a.itemsize, a.shape, plan[_WIDE]
-    row_a, row_b, row_c = depth * itemsize, wide * itemsize, width * itemsize
+    """Store a (rows, depth) times panels (depth, wide) of a packed weight in rows of `width`, or add it.
+
+    a: the first part of a chunk's scratch.
+    """
+    itemsize, (rows, depth), wide, left = a.itemsize, a.shape, plan[_WIDE], a.ctypes.data
+    terms = (depth + plan[_SHIFT]) >> plan[_SHIFT]
+    row_a, row_b, row_c = terms * itemsize, wide * itemsize, width * itemsize
+    if plan[_ROUND]:
+        call_address(plan[_ROUND], left + plan[_ROUNDED], row_a, left, depth * itemsize, rows, depth, ONE)
+        left += plan[_ROUNDED]
     for k in range((width + wide - 1) // wide):
         j = k * wide
         b, c, used = packed.ctypes.data + j * row_a, out + j * itemsize, min(wide, width - j)
-        call_address(
-            plan[_TILE], depth, a.ctypes.data, row_a, itemsize, b, row_b, c, row_c, 0, rows, used, accumulate
-        )
+        call_address(plan[_TILE], terms, left, row_a, itemsize, b, row_b, c, row_c, 0, rows, used, accumulate)
 
 
 @kernel
@@ -212,11 +222,13 @@ def _launches(
     gates: int,
     backward: bool,
     scratch: Callable[..., Operand],
+    precision: str,
 ) -> list[Launch]:
     """Plan packing the weight, and a kernel over sequences.
 
     sizes: batch, steps, hidden.  gates: of the recurrent weight.
     """
+    how = rounding(precision)
     batch, steps, n = sizes
     weight, dtype = arrays.pop(_W), arrays[_DH0 if backward else _HS].dtype
     # An even number, for two threads: 32 sequences are 4 times 8 rather than 12, 12 and 8.
@@ -225,24 +237,42 @@ def _launches(
     high = -(-batch // chunks)
     depth, width = (gates * n, n) if backward else (n, gates * n)
     wide = gemm.panel(dtype.name, width)
-    tile = gemm.micro_kernel(dtype.name, wide, high)
-    packed = scratch((-(-width // wide) * wide * depth,), dtype)
-    pack = pack_panels(weight.reshaped(1, n, gates * n), packed, not backward, wide)
+    tile = gemm.micro_kernel(dtype.name, wide, high, pairs=how.pairs)
+    packed = scratch((-(-width // wide) * wide * how.terms(depth),), dtype)
+    pack = _pack(weight.reshaped(1, n, gates * n), packed, not backward, wide, how, scratch)
 
-    def rounded(count: int) -> int:
+    def lines(count: int) -> int:
         return -(-count * dtype.itemsize // 64) * 64
 
-    rows, products = rounded(high * depth), 0 if backward else rounded(high * width)
-    words = (batch, steps, n, chunks, wide, tile, rows + products, rows)
+    rows, products = lines(high * depth), 0 if backward else lines(high * width)
+    size = rows + products + (lines(high * how.terms(depth)) if how.along else 0)
+    rounded = how.shift, how.along, rows + products
+    words = (batch, steps, n, chunks, wide, tile, size, rows, *rounded)
     in_order = (arrays.get(word) for word in range(_X, _DC0 + 1))
     addresses = (Address(a) if a is not None and a.size else 0 for a in in_order)
-    work = scratch((chunks * (rows + products) // dtype.itemsize + 64,), dtype)
+    work = scratch((chunks * size // dtype.itemsize + 64,), dtype)
     flops = batch * steps * n * (2.0 * gates * n + 30 * gates)
-    return [pack, kernel(chunks, flops * config.FLOP_NS, packed, work, (*words, *addresses))]
+    return [*pack, kernel(chunks, flops * config.FLOP_NS, packed, work, (*words, *addresses))]
+
+
+def _pack(
+    weight: Operand, out: Operand, across: bool, wide: int, how: Rounding, scratch: Callable[..., Operand]
+) -> list[Launch]:
+    """Plan packing the weight in panels, rounded."""
+    if how.pairs:
+        return [matmul_bfloat16.pack_panels(weight, out, across, wide)]
+    launches = []
+    if how.along:
+        exact, weight = weight, scratch(weight.shape, weight.dtype)
+        launches = [matmul_bfloat16.rounded(exact, weight)]
+    return [*launches, pack_panels(weight, out, across, wide)]
 
 
 def lstm(
-    inputs: Sequence[Operand], outputs: Sequence[Operand], scratch: Callable[..., Operand]
+    inputs: Sequence[Operand],
+    outputs: Sequence[Operand],
+    scratch: Callable[..., Operand],
+    precision: str = "float32",
 ) -> list[Launch]:
     """Plan an LSTM's hidden states (batch, steps, n), its cells, and its gates i f g o (batch, steps, 4 n).
 
@@ -250,11 +280,14 @@ def lstm(
     (n, 4 n) and the bias (4 n,).
     """
     arrays = dict(zip((_X, _H0, _C0, _W, _BIAS, _HS, _CS, _GATES), (*inputs, *outputs), strict=True))
-    return _launches(_lstm, arrays, outputs[0].shape, 4, False, scratch)
+    return _launches(_lstm, arrays, outputs[0].shape, 4, False, scratch, precision)
 
 
 def lstm_backward(
-    inputs: Sequence[Operand], outputs: Sequence[Operand], scratch: Callable[..., Operand]
+    inputs: Sequence[Operand],
+    outputs: Sequence[Operand],
+    scratch: Callable[..., Operand],
+    precision: str = "float32",
 ) -> list[Launch]:
     """Plan the gradients of an LSTM's x, h0 and c0.
 
@@ -264,11 +297,14 @@ def lstm_backward(
     arrays = dict(
         zip((_G_H, _G_C, _G_GATES, _GATES, _CS, _C0, _W, _D, _DH0, _DC0), (*inputs, *outputs), strict=True)
     )
-    return _launches(_lstm_backward, arrays, inputs[0].shape, 4, True, scratch)
+    return _launches(_lstm_backward, arrays, inputs[0].shape, 4, True, scratch, precision)
 
 
 def gru(
-    inputs: Sequence[Operand], outputs: Sequence[Operand], scratch: Callable[..., Operand]
+    inputs: Sequence[Operand],
+    outputs: Sequence[Operand],
+    scratch: Callable[..., Operand],
+    precision: str = "float32",
 ) -> list[Launch]:
     """Plan a GRU's hidden states (batch, steps, n) and its gates (batch, steps, 4 n).
 
@@ -276,11 +312,14 @@ def gru(
     the bias (3 n,) of the state's part. gates: r, z, n, and the state's part of n, which r multiplies.
     """
     arrays = dict(zip((_X, _H0, _W, _BIAS, _HS, _GATES), (*inputs, *outputs), strict=True))
-    return _launches(_gru, arrays, outputs[0].shape, 3, False, scratch)
+    return _launches(_gru, arrays, outputs[0].shape, 3, False, scratch, precision)
 
 
 def gru_backward(
-    inputs: Sequence[Operand], outputs: Sequence[Operand], scratch: Callable[..., Operand]
+    inputs: Sequence[Operand],
+    outputs: Sequence[Operand],
+    scratch: Callable[..., Operand],
+    precision: str = "float32",
 ) -> list[Launch]:
     """Plan the gradients of a GRU's x, of the state's part of r z n, and of h0.
 
@@ -290,26 +329,32 @@ def gru_backward(
     arrays = dict(
         zip((_G_H, _G_GATES, _GATES, _HS, _H0, _W, _D, _DP, _DH0), (*inputs, *outputs), strict=True)
     )
-    return _launches(_gru_backward, arrays, inputs[0].shape, 3, True, scratch)
+    return _launches(_gru_backward, arrays, inputs[0].shape, 3, True, scratch, precision)
 
 
 def rnn(
-    inputs: Sequence[Operand], outputs: Sequence[Operand], scratch: Callable[..., Operand]
+    inputs: Sequence[Operand],
+    outputs: Sequence[Operand],
+    scratch: Callable[..., Operand],
+    precision: str = "float32",
 ) -> list[Launch]:
     """Plan the hidden states (batch, steps, n) of an Elman network.
 
     inputs: x (batch, steps, n), the inputs' contribution; h0 (batch, n); the weight (n, n), the bias (n,).
     """
     arrays = dict(zip((_X, _H0, _W, _BIAS, _HS), (*inputs, *outputs), strict=True))
-    return _launches(_rnn, arrays, outputs[0].shape, 1, False, scratch)
+    return _launches(_rnn, arrays, outputs[0].shape, 1, False, scratch, precision)
 
 
 def rnn_backward(
-    inputs: Sequence[Operand], outputs: Sequence[Operand], scratch: Callable[..., Operand]
+    inputs: Sequence[Operand],
+    outputs: Sequence[Operand],
+    scratch: Callable[..., Operand],
+    precision: str = "float32",
 ) -> list[Launch]:
     """Plan the gradients of an Elman network's x and h0.
 
     inputs: the gradients of hidden states; then hidden states and w.
     """
     arrays = dict(zip((_G_H, _HS, _W, _D, _DH0), (*inputs, *outputs), strict=True))
-    return _launches(_rnn_backward, arrays, inputs[0].shape, 1, True, scratch)
+    return _launches(_rnn_backward, arrays, inputs[0].shape, 1, True, scratch, precision)

@@ -95,8 +95,8 @@ def test_signatures_of_ops():
         tp.top_k: "(x: TensorLike, k: int, axis: int = -1) -> tuple[Tensor, Tensor]",
         tp.Tensor.sum: "(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Tensor",
         tp.autodiff.ops.lstm_steps: (
-            "(x: TensorLike, h0: TensorLike, c0: TensorLike, w: TensorLike, bias: TensorLike) "
-            "-> tuple[Tensor, Tensor, Tensor]"
+            "(x: TensorLike, h0: TensorLike, c0: TensorLike, w: TensorLike, bias: TensorLike, "
+            "precision: str | None = None) -> tuple[Tensor, Tensor, Tensor]"
         ),
     }
     for function, text in shown.items():

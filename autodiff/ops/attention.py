@@ -13,6 +13,7 @@ from treepie.kernels.elementwise import fill
 from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_tensor, same_float_dtype
+from ..precision import FLOAT32, attribute
 from ..rng import bernoulli
 from ..table import OPS, BoundArguments, Case, op, pick
 from ..tensor import Tensor, TensorLike
@@ -142,8 +143,13 @@ def _backward_in_ops(
     is_causal: bool,
     dropout: float,
     seq_first: bool,
+    precision: str = FLOAT32,
 ) -> tuple[Tensor, ...]:
     """Compute `attention_backward` in plain ops, with the matrix of scores: for second derivatives."""
+
+    def product(a: Tensor, b: Tensor, transpose_a: bool = False, transpose_b: bool = False) -> Tensor:
+        return batch_matmul(a, b, transpose_a, transpose_b, precision)
+
     if seq_first:
         g, q, k, v, out = (swapaxes(t, 1, 2) for t in (g, q, k, v, out))
     shape = (*q.shape[:3], k.shape[2])
@@ -160,11 +166,11 @@ def _backward_in_ops(
     g, q, out = (_grouped(t, heads) for t in (g, q, out))
     k, v = expand_dims(k, 2), expand_dims(v, 2)
     rest = _grouped(expand_dims(g_lse, -1), heads) - sum(g * out, -1, True)
-    scores = where(_grouped(keep, heads), batch_matmul(q, k, False, True) * scale, -math.inf)
+    scores = where(_grouped(keep, heads), product(q, k, False, True) * scale, -math.inf)
     p = exp(scores - _grouped(expand_dims(lse, -1), heads))
-    ds = p * (batch_matmul(g, v, False, True) * factors + rest) * scale
-    dq = batch_matmul(ds, k)
-    dk, dv = sum(batch_matmul(ds, q, True), 2), sum(batch_matmul(p * factors, g, True), 2)
+    ds = p * (product(g, v, False, True) * factors + rest) * scale
+    dq = product(ds, k)
+    dk, dv = sum(product(ds, q, True), 2), sum(product(p * factors, g, True), 2)
     gradients = reshape(dq, (*shape[:3], k.shape[-1])), dk, dv
     return tuple(swapaxes(t, 1, 2) for t in gradients) if seq_first else gradients
 
@@ -189,6 +195,7 @@ def _backward_vjp(h: Any, result: Any, *arguments: Tensor, **attributes: Any) ->
 def _vjp(g: Any, result: Any, *arguments: Tensor, **attributes: Any) -> Any:
     g_out, g_lse = _filled(g, result)
     q, k, v, mask, key = arguments
+    attributes = {"precision": FLOAT32, **attributes}  # not that of the block where gradients are taken
     dq, dk, dv = attention_backward(g_out, g_lse, q, k, v, mask, key, *result, **attributes)
     return dq, dk, dv
 
@@ -278,10 +285,12 @@ def attention_backward(
     is_causal: bool,
     dropout: float,
     seq_first: bool = False,
+    precision: str | None = None,
 ) -> BoundArguments:
     """Return gradients of attention with respect to q, k and v."""
+    options = {"scale": scale, "is_causal": is_causal, "dropout": dropout}
     inputs, attributes = OPS["attention"].bind(
-        q, k, v, mask, key, scale=scale, is_causal=is_causal, dropout=dropout, seq_first=seq_first
+        q, k, v, mask, key, **options, seq_first=seq_first, precision=precision
     )
     others = [as_tensor(t) for t in (g, g_lse, out, lse)]
     same_float_dtype("attention", q=inputs[0], g=others[0], g_lse=others[1], out=others[2], lse=others[3])
@@ -322,12 +331,14 @@ def attention(
     is_causal: bool,
     dropout: float,
     seq_first: bool = False,
+    precision: str | None = None,
 ) -> BoundArguments:
     """Return softmax(scale q k') v over heads, and the logarithms of the softmax's sums.
 
     mask: nonzero keeps; broadcasts to (batch, heads, seq_q, seq_k), or (0,) for none.  key: of dropout.
     seq_first: q, k, v and the result are (batch, seq, heads, d) instead of (batch, heads, seq, d); the
     logarithms are (batch, heads, seq_q) in either order.
+    precision: None for that of the block; see `tp.precision`.
     Both results are 0 for a query whose keys are all masked.
     """
     tensors = [as_tensor(t) for t in (q, k, v)]
@@ -360,4 +371,4 @@ def attention(
         "dropout": float(dropout),
         "seq_first": bool(seq_first),
     }
-    return (*tensors, keep, dropout_key), attributes
+    return (*tensors, keep, dropout_key), attributes | attribute(tensors[0], precision)

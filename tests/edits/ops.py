@@ -159,8 +159,8 @@ EDITS = [
     Edit(
         "gru-weight-gradient",
         "autodiff/ops/recurrence.py",
-        "_weight_gradient(states, h0, own), sum(own, (0, 1))",
-        "_weight_gradient(states, h0, d), sum(own, (0, 1))",
+        "_weight_gradient(states, h0, own, precision), sum(own, (0, 1))",
+        "_weight_gradient(states, h0, d, precision), sum(own, (0, 1))",
         "the gradient of a GRU's weights has the input's part of n",
         "tests/test_ops.py -k gru_steps",
     ),
