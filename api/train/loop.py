@@ -73,18 +73,27 @@ class Loop:
         """Train on the rest of a pass over the data."""
         run, runner, observers = self.run, self.runner, self.callbacks.observers
         elements = iter(run.data)
-        while batches := list(itertools.islice(elements, runner.size)):
-            loss = runner.step(batches)
+        while True:
+            losses: list[float] = []
+            if observers is None:
+                losses, rows = runner.several(min(bar.left, run.until_checkpoint(runner)))
+            if not losses:
+                batches = list(itertools.islice(elements, runner.size))
+                if not batches:
+                    return
+                losses, rows = [runner.step(batches)], 0
             run.ranks.compare(runner)
-            run.history.add_step(runner.steps, loss)
-            bar.left -= 1
+            for step, loss in enumerate(losses, runner.steps + 1 - len(losses)):
+                run.history.add_step(step, loss)
+            bar.left -= len(losses)
             if bar.left <= 0:
-                bar.tick(run.done, sum(length(b[0]) for b in batches) * run.ranks.comm.size)
+                rows = rows or sum(length(b[0]) for b in batches) * run.ranks.comm.size
+                bar.tick(run.done, rows)
             if observers is not None:
                 stop = False
                 for observe in observers:
                     try:
-                        observe(runner.steps, loss, runner.state())
+                        observe(runner.steps, losses[0], runner.state())
                     except EarlyStop:
                         stop = True
                 if run.ranks.any(stop):
