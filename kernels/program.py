@@ -153,9 +153,11 @@ class LaunchTable:
         self._shared = False
         #: Row of a host call -> its function, and the words of its operands' addresses with their specs.
         self._host_calls: dict[int, tuple[Callable[..., None], list[tuple[int, Spec]]]] = {}
-        for row, launch in enumerate(launches):
+        teams = [threads.team_size(launch.chunks, launch.work_ns, spinning) for launch in launches]
+        if not threads.worth_waking([x.work_ns for x, team in zip(launches, teams, strict=True) if team > 1]):
+            teams = [1] * self._count
+        for row, (launch, team) in enumerate(zip(launches, teams, strict=True)):
             words[2 * row : 2 * row + 2] = launch.entry, 8 * (len(words) - 2 * row)
-            team = threads.team_size(launch.chunks, launch.work_ns, spinning)
             self._shared |= team > 1
             words += [0, launch.chunks, max(round(launch.work_ns), 1) if team > 1 else 0]
             for word, operand in launch.slots:

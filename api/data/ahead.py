@@ -16,8 +16,8 @@ from .rows import Batches
 if TYPE_CHECKING:
     from .pipeline import Data
 
-#: Bytes that are gathered at once: a quarter of a core's L2.
-_BYTES = 1 << 18
+#: Bytes that are gathered at once: the size of a core's L2.
+_BYTES = 1 << 20
 
 
 class Listed:
@@ -84,7 +84,7 @@ class BatchesAhead:
 
     def addresses(self) -> list[Any]:
         """Return the addresses of each tensor of the batches."""
-        tensors = ptree.leaves(self._element)
+        tensors = self._element if _specs(self._element) else ptree.leaves(self._element)
         if self.count == 1:
             return [t.address for t in tensors]
         steps = np.arange(self.count)

@@ -69,8 +69,11 @@ def read_rows(x: Any, rows: Any) -> Any:
         return tuple([read_rows(part, rows) for part in x])
     if not isinstance(x, Tensor):
         return tensor(x[rows])
-    if isinstance(rows, slice) or len(rows) * (x.array.nbytes // max(len(x), 1)) < _SMALL_BATCH:
-        return Tensor(np.asarray(x.array[rows]), None)
+    array = x.array
+    if isinstance(rows, slice):
+        return Tensor(np.asarray(array[rows]), None)
+    if len(rows) * (array.nbytes // max(len(array), 1)) < _SMALL_BATCH:
+        return Tensor(array.take(rows, 0), None)  # a third of the time of array[rows]
     return ops.take(x, Tensor(rows, None), 0)
 
 
