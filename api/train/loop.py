@@ -74,18 +74,15 @@ class Loop:
         run, runner, observers = self.run, self.runner, self.callbacks.observers
         elements = iter(run.data)
         while True:
-            losses: list[float] = []
-            if observers is None:
-                losses, rows = runner.several(min(bar.left, run.until_checkpoint(runner)))
-            if not losses:
+            count, rows = self._several(bar) if observers is None else (0, 0)
+            if not count:
                 batches = list(itertools.islice(elements, runner.size))
                 if not batches:
                     return
-                losses, rows = [runner.step(batches)], 0
-            run.ranks.compare(runner)
-            for step, loss in enumerate(losses, runner.steps + 1 - len(losses)):
-                run.history.add_step(step, loss)
-            bar.left -= len(losses)
+                count, rows, loss = 1, 0, runner.step(batches)
+                run.ranks.compare(runner)
+                run.history.add_step(runner.steps, loss)
+            bar.left -= count
             if bar.left <= 0:
                 rows = rows or sum(length(b[0]) for b in batches) * run.ranks.comm.size
                 bar.tick(run.done, rows)
@@ -93,13 +90,34 @@ class Loop:
                 stop = False
                 for observe in observers:
                     try:
-                        observe(runner.steps, losses[0], runner.state())
+                        observe(runner.steps, loss, runner.state())
                     except EarlyStop:
                         stop = True
                 if run.ranks.any(stop):
                     raise EarlyStop
             run.after_step(runner)
             run.leave_if_asked(runner)
+
+    def _several(self, bar: Progress) -> tuple[int, int]:
+        """Take steps in one native call, if the next ones are such; return how many, and each one's examples.
+
+        Whatever interrupts Python, the history has the losses of the steps that the state has.
+        """
+        runner, history = self.runner, self.run.history
+        step, noted = runner.steps, len(history.steps)
+
+        def note() -> None:
+            first = len(history.steps) - noted
+            history.add_steps(step + first + 1, runner.losses(runner.steps - step)[first:])
+
+        try:
+            rows = runner.several(min(bar.left, self.run.until_checkpoint(runner)))
+            if rows:
+                note()
+        except BaseException:
+            note()
+            raise
+        return runner.steps - step, rows
 
     def _end_epoch(self, bar: Progress) -> bool:
         """Score, note and save the state after an epoch; return whether a callback ends training."""

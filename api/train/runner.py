@@ -20,7 +20,7 @@ from .checks import check_loss
 from .inputs import Commit, Loss, StepCounter, StepInputs, StepResult
 from .nonfinite import describe_nonfinite
 from .parts import BatchInParts
-from .sequence import StepSequence
+from .sequence import Replay, StepSequence
 from .state import FlatBuffers, Snapshot, TrainState, trained_snapshot_of
 from .steps import Steps
 from .weights import ClassWeight, Losses
@@ -56,6 +56,7 @@ class StepRunner:
         self._next: tuple[int, Snapshot, FlatBuffers, Any] | None = None
         alone = loss is None or size > 1 or parts is not None or type(self) is not StepRunner
         self._sequence = None if alone else StepSequence(steps, self._losses)
+        self._replay: Replay | None = None
 
     def begin(self, st: TrainState, data: Data | None = None) -> None:
         """Start from a state. data: the pipeline of the elements, for errors that name a batch."""
@@ -127,28 +128,33 @@ class StepRunner:
                 self._refuse(result, examples)
             return result.loss
 
-    def several(self, most: float) -> tuple[list[float], int]:
-        """Take up to `most` steps in one native call, and return their losses, and the examples of one.
+    def several(self, most: float) -> int:
+        """Take up to `most` steps in one native call, and return how many examples each has.
 
         There are none where the next step is one for `step`, which also reports what is wrong with it.
         """
         sequence, data = self._sequence, self._data
         if sequence is None or data is None or not sequence.worth_trying():
-            return [], 0
+            return 0
         self._release_state()
         at = self.now
         if not at.buffers.exclusive():
-            return [], 0
+            return 0
         replay = sequence.next(at, self._inputs, data, most)
         if replay is None:
-            return [], 0
+            return 0
         before = self._counter.value()
         self._next = before, at, at.buffers, replay.state
         try:
-            losses = replay.go(at, self._rngs is not None)
+            self._replay = replay
+            replay.go(at, self._rngs is not None)
         finally:
             advance(data, self._counter.value() - before)
-        return losses, replay.rows
+        return replay.rows
+
+    def losses(self, count: int) -> list[float]:
+        """Return the losses of the first `count` steps of the last call of `several`."""
+        return self._replay.losses(count) if self._replay is not None and count else []
 
     def _inputs(self, at: Snapshot) -> StepInputs:
         """Return the inputs of a step without its example; it writes in place where it owns the buffers."""

@@ -119,8 +119,8 @@ class Replay:
             column = columns[leaf]
             addresses[1 : 1 + count, k] = column if isinstance(column, int) else column[:count]
 
-    def go(self, at: Snapshot, folds: bool) -> list[float]:
-        """Take the steps up to one whose launch reports an error, and return their losses.
+    def go(self, at: Snapshot, folds: bool) -> None:
+        """Take the steps, up to one whose launch reports an error.
 
         folds: whether the number of a step is folded into its key.
         """
@@ -130,6 +130,9 @@ class Replay:
             numbers = [(count + k, step + k) for k in range(self._count)]
         else:
             numbers = [(count + k,) for k in range(self._count)]
-        losses: list[float] = self.runs.go(numbers)[0]
+        self.runs.go(numbers)
         del self.elements
-        return losses
+
+    def losses(self, count: int) -> list[float]:
+        """Return the losses of the first `count` steps."""
+        return self.runs.scalars(0, count)

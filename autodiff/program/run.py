@@ -93,24 +93,25 @@ class Runs:
         self.addresses, self._table, self._moves = table[:, 1:], table, instance.bound.moving(buffers)
         self._address = address_of(table)
 
-    def go(self, numbers: Sequence[Sequence[Any]]) -> list[list[Any]]:
-        """Run the launches, as often as there are numbers; return their results, a list for each scalar.
+    def go(self, numbers: Sequence[Sequence[Any]]) -> None:
+        """Run the launches, as often as there are numbers. A run whose launch reports an error is the last.
 
-        numbers: of each run the arguments of `Request.numbers`. A run whose launch reports an error is the
-        last, and has no results.
+        numbers: of each run the arguments of `Request.numbers`.
         """
         program, instance, rows = self._program, self._instance, self._rows
         for k, arguments in enumerate(numbers):
             program.write_numbers(rows, k, arguments)
         arena = program._arenas.acquire(program.bytes)
         instance.move(program._arena, arena.address)
-        ended = instance.bound.run_each(self._moves, self._address, len(numbers))
+        instance.bound.run_each(self._moves, self._address, len(numbers))
         program._arenas.release(arena)
-        results = []
-        for dtype, index in program._results:
-            stride = rows.size // dtype.itemsize
-            results.append(rows.arrays[dtype][index : index + stride * ended : stride])
-        return results
+
+    def scalars(self, k: int, count: int) -> list[Any]:
+        """Return a scalar result of the first `count` runs as Python numbers."""
+        dtype, index = self._program._results[k]
+        stride = self._rows.size // dtype.itemsize
+        scalars: list[Any] = self._rows.arrays[dtype][index : index + stride * count : stride]
+        return scalars
 
     def done(self) -> None:
         """Return the instance to the program's pool."""
