@@ -21,15 +21,26 @@ from .tensor import Tensor, TensorLike, bool_
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Elementwise(Op):
+class Fusible(Op):
+    """A row whose results are formulas of its operands' elements: programs fuse its calls with others.
+
+    flops: rough cost of an element in arithmetic operations.
+    numbers: where it is not 0, the length of the last operand, whose elements the formula takes as scalars.
+    """
+
+    formula: Formula = lambda x: x
+    flops: float = 1.0
+    numbers: int = 0
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Elementwise(Fusible):
     """A row whose result is a formula of its operands, element by element.
 
     Its rules are written once, in operators and ops, and used twice: on tensors while an outer gradient
     records them, else on formula values, so that all gradients of a call are one fused kernel.
     """
 
-    formula: Formula = lambda x: x
-    flops: float = 1.0
     in_place: bool = True
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -17,6 +17,13 @@ from .compilations import compilations
 #: What kernels may call: the C library's memory functions. They do not allocate and can not raise.
 _KNOWN = {"memcpy", "memmove", "memset"}
 
+#: They are called through the global offset table of the kernel's object, which holds whole addresses. The
+#: linker's stubs for other calls use a table that may be more than 2 GB away, which ends the process.
+_CALLS_THROUGH_TABLE = """
+!llvm.module.flags = !{!1000000000}
+!1000000000 = !{i32 1, !"RtLibUseGOT", i32 1}
+"""
+
 
 class ForbiddenCall(RuntimeError):
     """A kernel calls a function that kernels may not call."""
@@ -39,7 +46,7 @@ def _engine() -> tuple[llvm.ExecutionEngine, llvm.TargetMachine]:
     machine = llvm.Target.from_default_triple().create_target_machine(
         cpu=name, features=features, opt=3, reloc="pic", codemodel="small"
     )
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine, use_lmm=True)
     engine.finalize_object()
     return engine, machine
 
@@ -47,7 +54,7 @@ def _engine() -> tuple[llvm.ExecutionEngine, llvm.TargetMachine]:
 def _compile(name: str, ir: str, calls: frozenset[str]) -> bytes:
     """Optimise a module whose one public function is `name`, and return its object code."""
     machine = _engine()[1]
-    module = llvm.parse_assembly(ir)
+    module = llvm.parse_assembly(ir + _CALLS_THROUGH_TABLE)
     module.verify()
     for symbol in (*module.functions, *module.global_variables):
         if not symbol.is_declaration and symbol.name != name and symbol.linkage != llvm.Linkage.private:

@@ -275,6 +275,28 @@ def test_the_dropout_of_attention_is_that_of_the_example():
         np.testing.assert_allclose(mine, alone, rtol=1e-11, atol=1e-13)
 
 
+def test_random_numbers_follow_a_map_that_drops_rows():
+    """Each rank drops the last of its 4 rows of a batch of 8: the others are rows 0 to 5 of a batch of 6."""
+    x, y = RNG.normal(size=(24, 5)), RNG.normal(size=(24, 2))
+
+    def run(data, comm=None):
+        trainer = tp.Trainer(
+            tp.layer.sequential([tp.layer.dropout(0.4), tp.layer.linear(5, 2)]), tp.optim.sgd(0.1)
+        )
+        st = trainer.init(rngs=tp.rng.key(0), dtype=tp.float64)
+        st = trainer.fit(st, data, rngs=tp.rng.key(1), loss=tp.loss.mse, epochs=2, comm=comm)
+        return np.concatenate([t.numpy().ravel() for t in tp.ptree.leaves(st.vars.params)])
+
+    def of_rank(comm):
+        data = tp.Data.prepare((x, y), batch_size=8).shard(comm)
+        return run(data.map(lambda x, y: (x[:-1], y[:-1])), comm)
+
+    kept = [k for k in range(24) if k % 4 < 3]
+    alone = run(tp.Data.prepare((x[kept], y[kept]), batch_size=6))
+    for mine in Local(2).run(of_rank):
+        np.testing.assert_allclose(mine, alone, rtol=1e-11, atol=1e-13)
+
+
 # ---- single steps, and drift
 @pytest.mark.parametrize("n", [1, 2, 3, 7])
 def test_single_steps_on_ranks_equal_one_process(n):

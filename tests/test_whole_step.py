@@ -8,7 +8,7 @@ pytestmark = needs_mpi
 
 #: Trains with whole steps on all ranks, on none, and on some, and compares.
 CODE = """
-import warnings
+import itertools, warnings
 import numpy as np, treepie as tp
 from treepie.train.whole_step import WholeStep
 
@@ -27,7 +27,8 @@ WholeStep._run = counted
 def bits(st):
     return [t.numpy().tobytes() for t in tp.ptree.leaves((st.vars.params, st.opt_state.buffers))]
 
-def train(which, dtype="float32", bad=None, targets=None, shuffle=tp.rng.key(1), kept=(), **options):
+def train(which, dtype="float32", bad=None, targets=None, shuffle=tp.rng.key(1), kept=(),
+          losses_of_elements=(), **options):
     WholeStep.take = take if which(comm.rank) else lambda *_: None
     counts.append(0)
     inputs, targets = x.astype(dtype), y.astype(dtype) if targets is None else targets
@@ -36,6 +37,9 @@ def train(which, dtype="float32", bad=None, targets=None, shuffle=tp.rng.key(1),
     layers = [tp.layer.linear(6, 9), tp.layer.tanh(), tp.layer.linear(9, 3)]
     trainer = tp.Trainer(tp.layer.sequential(layers), tp.optim.adamw(1e-2, weight_decay=0.1))
     data = tp.Data.prepare((inputs, targets), batch_size=12, shuffle=shuffle).shard(comm)
+    if losses_of_elements:
+        each = itertools.cycle(losses_of_elements)
+        data, options = data.map(lambda x, y: (x, next(each))), options | {"loss": None}
     losses = []
     st = trainer.init(rngs=tp.rng.key(0), dtype=dtype)
     options = {"comm": comm, "loss": tp.loss.mse, "epochs": 2, "progress": False} | options
@@ -69,6 +73,10 @@ TESTS = {
     "summed": "same(BATCHES, loss_reduction='sum')",
     "compared": "same(BATCHES, compare_every=1)",
     "kept": "same(BATCHES // 2, kept=(2, 5))",
+    "two losses by turns": """
+square, distance = tp.pure(lambda out: (out * out).mean()), tp.pure(lambda out: abs(out - 1.0).mean())
+same(BATCHES, losses_of_elements=(square, distance))
+""",
     "not finite": """
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -65,6 +65,8 @@ class Data(ShownByCalls, Generic[T_co]):
         self._part = part
         #: The batches of `prepare`, where the elements are such.
         self._batches: Batches | AugmentedBatches | None = None
+        #: Rows of a whole batch of these, and of all batches, where no function has changed them.
+        self.rows: tuple[int, int] | None = None
         #: The ranks that the elements are shared out to.
         self.shards: Shards | None = None
         #: The names of the columns of each part of an element, where it is rows of a data frame.
@@ -160,7 +162,7 @@ class Data(ShownByCalls, Generic[T_co]):
         batches = batches_of(arrays, batch_size, shuffle)
         whole, rest = divmod(batches.length, batches.size)
         data: Data[Any] = Data(whole + (rest > 0 and not drop_last), batches.element, batches.element)
-        data._batches = batches
+        data._batches, data.rows = batches, (batches.size, batches.length)
         data.columns = tuple(map(columns_of, arrays if isinstance(arrays, tuple) else (arrays,)))
         return data
 
@@ -199,7 +201,7 @@ class Data(ShownByCalls, Generic[T_co]):
         """
         batches = AugmentedBatches(self._batches, augmentations, key)
         element = functools.partial(batches.element, shards=self.shards)
-        data: Data[Any] = self._with(Data(self._length, element, batches.element))
+        data: Data[Any] = self._with(Data(self._length, element, batches.element), rows=self.rows)
         data._batches = batches
         return data
 
@@ -251,19 +253,19 @@ class Data(ShownByCalls, Generic[T_co]):
         [0, 1, 4]
         """
         ahead = Prefetcher(self._element, self._length, integer("Data.prefetch", "n", n, 1))
-        return self._with(Data(self._length, ahead), self.columns)
+        return self._with(Data(self._length, ahead), self.columns, self.rows)
 
     @noted
     def take(self, n: int) -> Data[T_co]:
         """Return the first n elements."""
         length = min(integer("Data.take", "n", n, 0), self._length)
-        data = self._with(Data(length, self._element, self._part), self.columns)
+        data = self._with(Data(length, self._element, self._part), self.columns, self.rows)
         data._batches = self._batches
         return data
 
-    def _with(self, data: Data[U], columns: tuple[tuple[str, ...] | None, ...] = ()) -> Data[U]:
+    def _with(self, data: Data[U], columns: Any = (), rows: tuple[int, int] | None = None) -> Data[U]:
         """Return a pipeline of this one's elements, which belongs to the same ranks."""
-        data.shards, data.columns = self.shards, columns
+        data.shards, data.columns, data.rows = self.shards, columns, rows
         return data
 
     @property
@@ -322,7 +324,7 @@ class Data(ShownByCalls, Generic[T_co]):
             return rows_of(element, shards.own_rows(row_count("Data.shard", element)))  # type: ignore[no-any-return]
 
         data = Data(self._length, own)
-        data.shards, data.columns, data._batches = shards, self.columns, self._batches
+        data._batches, data.rows, data.columns, data.shards = self._batches, self.rows, self.columns, shards
         return data
 
     def __iter__(self) -> Iterator[T_co]:

@@ -211,9 +211,19 @@ def batches_of(arrays: Any, batch_size: int, shuffle: Tensor | None) -> Batches:
     return Batches(sources, single, size, length, None if shuffle is None else Shuffled(shuffle, length))
 
 
+def batch_lengths(rows: tuple[int, int], first: int, count: int) -> list[int]:
+    """Return the lengths of batches from number `first` on. rows: of a whole batch, and of all batches."""
+    size, total = rows
+    return [min(size, total - k * size) for k in range(first, first + count)]
+
+
 def row_count(function: str, element: Any) -> int:
     """Return the number of rows of an element's tensors and arrays, or raise ValueError."""
-    leaves = ptree.leaves(element) if not any(map(callable, _parts(element))) else []
+    parts = _parts(element)
+    if all(type(part) is Tensor and part.array.ndim for part in parts):
+        leaves = parts
+    else:
+        leaves = () if any(map(callable, parts)) else tuple(ptree.leaves(element))
     lengths = {leaf.shape[0] for leaf in leaves if getattr(leaf, "shape", ())}
     if len(lengths) != 1 or not all(getattr(leaf, "shape", ()) for leaf in leaves):
         raise ValueError(
@@ -225,6 +235,10 @@ def row_count(function: str, element: Any) -> int:
 
 def rows_of(element: Any, rows: slice) -> Any:
     """Return some rows of an element: of each of its tensors and arrays."""
+    if type(element) is Tensor:
+        return Tensor(element.array[rows], None)
+    if type(element) is tuple:
+        return tuple([rows_of(part, rows) for part in element])
     return ptree.map(
         lambda leaf: Tensor(leaf.array[rows], None) if isinstance(leaf, Tensor) else leaf[rows], element
     )

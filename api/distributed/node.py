@@ -220,12 +220,12 @@ class Node:
 
         places: (n, 9): the arguments of `meet`, and the parity of the number of the collective.
         """
-        arrivals, limit = [], ticks_of(spin_ns)
-        for k, collective in enumerate(collectives):
+        arrivals, rows, limit = [], [], ticks_of(spin_ns)
+        for collective in collectives:
             self._begin(*collective)
-            arrival = self._all()
-            places[k] = *arrival.place, limit, self._number % 2
-            arrivals.append(arrival)
+            arrivals.append(self._all())
+            rows.append((*arrivals[-1].place, limit, self._number % 2))
+        places[...] = rows
         return arrivals
 
     def withdraw(self, count: int) -> None:

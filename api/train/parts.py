@@ -82,12 +82,19 @@ class BatchInParts:
         self._whole: WholeStep | None = whole or None
         self._synchronizes: bool | None = None  # whether the model sums over ranks
 
-    def take(self, inputs: StepInputs, examples: Sequence[Example], commit: Commit) -> StepResult:
+    def take(
+        self,
+        inputs: StepInputs,
+        examples: Sequence[Example],
+        commit: Commit,
+        lengths: Sequence[int] | None = None,
+    ) -> StepResult:
         """Take a step.
 
         inputs: of the step, without an example.  examples: of each element, this rank's rows.
+        lengths: rows of each element on all ranks; None where ranks have to tell each other.
         """
-        parts = self._own_parts(examples, inputs.key is not None)
+        parts = self._own_parts(examples, inputs.key is not None, lengths)
         if self._micro or any(not length(x) for x, _, _ in examples):
             self._refuse_sums_over_ranks(inputs, examples[0])
         done = self._as_whole(inputs, parts)
@@ -187,32 +194,45 @@ class BatchInParts:
         example = {"x": x, "loss": loss, "target": target, "state": state}
         return inputs.but(**example, counter=self._counter, part=own, clip_norm=None)
 
-    def _own_parts(self, examples: Sequence[Example], indexed: bool) -> list[tuple[int, list[_Rows]]]:
+    def _own_parts(
+        self, examples: Sequence[Example], indexed: bool, lengths: Sequence[int] | None
+    ) -> list[tuple[int, list[_Rows]]]:
         """Return this rank's shards, each with its rows of every element that it has some of.
 
-        indexed: whether the indices of rows are needed.
+        indexed: whether the indices of rows are needed.  lengths: see `take`.
         """
         if not (indexed or self._micro) and len(examples) == 1:
             count = length(examples[0][0])
             return [(self._comm.rank, [_Rows(examples[0], 0, count)] if count else [])]
-        sizes = np.zeros((self._comm.size, len(examples)), np.int64)
-        sizes[self._comm.rank] = [length(x) for x, _, _ in examples]
-        if indexed or self._micro:
-            self._comm.sum(sizes)
-        starts = sizes[: self._comm.rank].sum(0)
-        lengths = sizes.sum(0)
-        bases = np.cumsum(lengths) - lengths
+        counts = [length(x) for x, _, _ in examples]
+        if lengths is not None:
+            starts = [self._shards.own_rows(n).start for n in lengths]
+        elif indexed or self._micro:
+            starts, lengths = self._told(counts)
+        else:
+            starts, lengths = [0] * len(counts), counts
+        if self._micro:
+            for x, loss, target in examples:
+                row_count("Trainer.fit, micro_shards", (x, *target) if target else (x, loss))
         parts: list[tuple[int, list[_Rows]]] = []
         for shard in self._shards.own:
-            rows = []
-            for k, example in enumerate(examples):
-                own = slice(int(starts[k]), int(starts[k] + sizes[self._comm.rank, k]))
-                cut = self._shards.rows(shard, int(lengths[k])) if self._micro else own
+            rows, base = [], 0
+            for example, start, count, whole in zip(examples, starts, counts, lengths, strict=True):
+                own = slice(start, start + count)
+                cut = self._shards.rows(shard, whole) if self._micro else own
                 if cut.stop > cut.start:
                     part = _cut(example, cut, own) if self._micro else example
-                    rows.append(_Rows(part, int(bases[k]) + cut.start, cut.stop - cut.start))
+                    rows.append(_Rows(part, base + cut.start, cut.stop - cut.start))
+                base += whole
             parts.append((shard, rows))
         return parts
+
+    def _told(self, counts: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Return where this rank's rows of each element begin, and the element's rows on all ranks."""
+        sizes = np.zeros((self._comm.size, len(counts)), np.int64)
+        sizes[self._comm.rank] = counts
+        self._comm.sum(sizes)
+        return sizes[: self._comm.rank].sum(0).tolist(), sizes.sum(0).tolist()
 
 
 def _cut(example: Example, rows: slice, own: slice) -> Example:
@@ -223,9 +243,7 @@ def _cut(example: Example, rows: slice, own: slice) -> Example:
             "the same communicator"
         )
     x, loss, target = example
-    element = (x, target)
-    row_count("Trainer.fit, micro_shards", element if target else (x, loss))
-    x, target = rows_of(element, slice(rows.start - own.start, rows.stop - own.start))
+    x, target = rows_of((x, target), slice(rows.start - own.start, rows.stop - own.start))
     return x, loss, target
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -82,13 +82,11 @@ def plan_update(step: Step) -> ProgramFamily:
     weight, total, norm = [_number_at(step, first + len(sums), k) for k in range(3)]
     loss = total / weight
     # With + 0, a sum of zeros is 0: its sign depends on how ranks have added them up.
-    outputs = _update(
-        step,
-        numbers,
-        loss,
-        [(g + 0.0) / weight.astype(g.dtype) for g in sums],
-        norm if part.partial else None,
-    )
+
+    def gradients() -> list[Tensor]:
+        return [(g + 0.0) / weight.astype(g.dtype) for g in sums]
+
+    outputs = _update(step, numbers, loss, gradients, norm if part.partial else None)
     request = _request(step, numbers, outputs, outputs.late)
     family = ProgramFamily(trace, trace.entries, request, step.steps.cache.arenas, 0)
     family.result = loss.dtype
@@ -149,7 +147,7 @@ def _finish(step: Step, numbers: Numbers, forward: list[Any]) -> _Outputs:
     loss = ops.astype(step.loss, float64)
     if part is None:
         groups = buffers.layout.groups[: buffers.layout.trained]
-        return _update(step, numbers, loss, flat_gradients(trace, forward, groups, grads))
+        return _update(step, numbers, loss, lambda: flat_gradients(trace, forward, groups, grads))
     flat = list(buffers.layout.flat_trained(grads))
     assert step.weight is not None
     count = len(buffers.arrays)
@@ -162,24 +160,32 @@ def _finish(step: Step, numbers: Numbers, forward: list[Any]) -> _Outputs:
 
 
 def _update(
-    step: Step, numbers: Numbers, loss: Tensor, flat: Sequence[Gradient], norm: Tensor | None = None
+    step: Step,
+    numbers: Numbers,
+    loss: Tensor,
+    gradients: Callable[[], Sequence[Gradient]],
+    norm: Tensor | None = None,
 ) -> _Outputs:
     """Trace the update by gradients in flat buffers, where they and the loss are finite.
 
-    norm: of all gradients, where `flat` is a part of them.
+    norm: of all gradients, where `gradients` are a part of them: they are computed after the check, in one
+        pass with the update, and are not among the results of a step that fails.
     """
     inputs, trace, buffers = step.inputs, step.trace, step.inputs.at.buffers
-    count = len(buffers.arrays)
-    flat = row_gradients(buffers.layout, flat)
+    count, flat, peeked = len(buffers.arrays), None, []
     if norm is None:
+        flat = row_gradients(buffers.layout, gradients())
         norm = norm_of(flat) if inputs.check or inputs.clip_norm is not None else loss
+        peeked = tensors_of(flat) if inputs.check else []
     checked = finish.check_finite(loss, norm) if inputs.check else norm
     late = len(trace.entries)
+    if flat is None:
+        flat = row_gradients(buffers.layout, gradients())
     grads = flat if inputs.clip_norm is None else finish.clip(flat, inputs.clip_norm, checked)
     old = _externals(step, [(a.shape, a.dtype) for a in buffers.arrays], 0)
     new = finish.update(step.steps.optimizer, buffers.layout, numbers.number(0), old, grads)
     filled = [*[(t, count + k) for k, t in enumerate(new)], _increment(step, 2 * count)]
-    return _Outputs([loss, norm], filled, tensors_of(flat) if inputs.check else [], late)
+    return _Outputs([loss, norm], filled, peeked, late)
 
 
 def _increment(step: Step, external: int) -> tuple[Tensor, int]:

@@ -50,7 +50,7 @@ class Ranks:
             )
         if shards is not None:
             shards.count = size if micro_shards is None else micro_shards
-        self.check_same(**{"length of data": len(data)})
+        self.check_same(**{"length of data": len(data), "rows of a batch and of all": data.rows})
 
     def check_same(self, **values: Any) -> None:
         """Raise ValueError where arguments, or versions, differ between ranks."""

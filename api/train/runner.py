@@ -16,6 +16,7 @@ from treepie.kernels.compilations import compilations
 
 from ..data.ahead import advance
 from ..data.pipeline import Data
+from ..data.rows import batch_lengths
 from .checks import check_loss
 from .inputs import Commit, Loss, StepCounter, StepInputs, StepResult
 from .nonfinite import describe_nonfinite
@@ -118,7 +119,7 @@ class StepRunner:
             commit = self._committing(at)
             examples = [self._losses.example(element) for element in elements]
             if self._parts is not None:
-                result = self._parts.take(inputs, examples, commit)
+                result = self._parts.take(inputs, examples, commit, self._lengths(len(examples)))
             else:
                 ((inputs.x, inputs.loss, inputs.target),) = examples
                 result = self._steps.take(inputs, commit)
@@ -155,6 +156,13 @@ class StepRunner:
     def losses(self, count: int) -> list[float]:
         """Return the losses of the first `count` steps of the last call of `several`."""
         return self._replay.losses(count) if self._replay is not None and count else []
+
+    def _lengths(self, count: int) -> list[int] | None:
+        """Return the rows of the last elements on all ranks; None where each rank knows its own only."""
+        data = self._data
+        if data is None or data.rows is None:
+            return None
+        return batch_lengths(data.rows, data.position - count, count)
 
     def _inputs(self, at: Snapshot) -> StepInputs:
         """Return the inputs of a step without its example; it writes in place where it owns the buffers."""

@@ -363,7 +363,8 @@ class Step:
         trace.tick = None
         result = StepResult(run.scalar(0), run.scalar(1), self.dtype, state)
         if failed >= 0:
-            result.gradients = arrays_of(inputs.at.buffers.layout, run.peeked())
+            peeked = run.peeked()  # none of a part of an update, whose ranks add them up
+            result.gradients = arrays_of(inputs.at.buffers.layout, peeked) if peeked else []
         program.done(run)
         return result
 

@@ -18,8 +18,12 @@ from treepie.kernels.elementwise import elementwise as plan_elementwise
 from treepie.kernels.program import Launch, Operand, Spec
 
 from ..arguments import as_tensor
+from ..elementwise import Fusible
 from ..table import BoundArguments, Case, Op, register
 from ..tensor import Tensor, TensorLike
+
+#: Operations of a rule for an element, about.
+_FLOPS = 10.0
 
 
 def _row(
@@ -42,10 +46,10 @@ def _row(
         numbers = inputs[-1]
         one, size = Spec((), numbers.dtype), numbers.dtype.itemsize
         scalars = [Operand(numbers.buffer, one, k * size) for k in range(hyper)]
-        return [plan_elementwise(name, formula, [*inputs[:-1], *scalars], outputs, 10)]
+        return [plan_elementwise(name, formula, [*inputs[:-1], *scalars], outputs, _FLOPS)]
 
     shapes = [((3, 5),), ((),), ((0, 2),)]
-    row = Op(
+    row = Fusible(
         name,
         bind,
         lambda p, *rest: [Spec(p.shape, p.dtype)] * (1 + moments),
@@ -62,6 +66,9 @@ def _row(
         recycled=True,
         in_place=True,
         doc=doc,
+        formula=formula,
+        flops=_FLOPS,
+        numbers=hyper,
     )
     return register(row)
 

@@ -14,14 +14,14 @@ from treepie.kernels.epilogue import COLUMN, MATRIX, ROW, SCALAR, Epilogue
 from treepie.kernels.program import Operand, Spec
 from treepie.kernels.vector import Formula
 
-from ..elementwise import Elementwise
+from ..elementwise import Fusible
 from ..table import Op
 from .graph import FusedOp, OpCall, Slice
 
 Shape = tuple[int, ...]
 
-#: The most operands of a group, and the most calls that join one: an x86 processor has 16 registers for
-#: addresses.
+#: The most operands of a group that are not scalars, and the most calls that join one: an x86 processor has
+#: 16 registers for addresses.
 _MOST = 8
 
 #: A product with a larger result in bytes takes only calls of few operations, and none for which it would
@@ -33,7 +33,18 @@ _LARGE, _FEW = 1 << 20, 8
 
 def is_elementwise(call: OpCall) -> bool:
     """Whether a call can join a fusion group."""
-    return isinstance(call.op, Elementwise) and bool(call.launches)
+    return isinstance(call.op, Fusible) and bool(call.launches)
+
+
+def _formula_operands(call: OpCall) -> list[tuple[Slice, Spec]]:
+    """Return the operands of a call's formula."""
+    assert isinstance(call.op, Fusible)
+    count = call.op.numbers
+    if not count:
+        return call.inputs
+    *arrays, (numbers, spec) = call.inputs
+    scalar, size = Spec((), spec.dtype), spec.dtype.itemsize
+    return [*arrays, *((Slice(numbers.buffer, numbers.offset + k * size), scalar) for k in range(count))]
 
 
 class FusionGroup:
@@ -100,7 +111,7 @@ class FusionGroup:
         """Add a call's formula with references to its operands; return False, unchanged, where it can not."""
         references, operands = [], dict(self.operands)
         unavailable = self.product.written[1:] if self.product else ()
-        for p, spec in call.inputs:
+        for p, spec in _formula_operands(call):
             if p.buffer in self.values:
                 number, dtype = self.values[p.buffer]
                 if p.offset or spec.size != self.spec.size or spec.dtype != dtype:
@@ -111,9 +122,9 @@ class FusionGroup:
                 if form is None or p.buffer in unavailable:
                     return False
                 references.append(operands.setdefault((p, spec, form), len(operands)))
-        if len(operands) > _MOST:
+        if sum(spec.size > 1 for _, spec, _ in operands) > _MOST:
             return False
-        assert isinstance(call.op, Elementwise)
+        assert isinstance(call.op, Fusible)
         self.operands = operands
         self.links.append((call.op.formula, tuple(references)))
         self._number(call)
@@ -206,7 +217,7 @@ def dependency_bits(sources: set[FusionGroup]) -> int:
 
 
 def _flops(calls: Sequence[OpCall]) -> float:
-    return sum(call.op.flops for call in calls if isinstance(call.op, Elementwise))
+    return sum(call.op.flops for call in calls if isinstance(call.op, Fusible))
 
 
 def _kind(shape: Shape, out: Shape, n: int) -> str | None:

@@ -29,6 +29,18 @@ class Run:
         self.program, self.instance, self.arena, self.memories = program, instance, arena, memories
         self.owns_arena = owns_arena
 
+    def again(self, first: int, addresses: Sequence[int], numbers: Sequence[Any], arena: Arena) -> None:
+        """Prepare the run anew, with other addresses of externals from `first` on, numbers and arena.
+
+        Of a program without fresh results.
+        """
+        program, instance = self.program, self.instance
+        for k, address in enumerate(addresses, first):
+            instance.move(k, address)
+        instance.move(program._arena, arena.address)
+        self.arena = arena
+        program.write_numbers(instance.numbers, 0, numbers)
+
     def go(self) -> int:
         """Run the launches; return -1, or the index of the launch that reported an error."""
         return self.instance.bound.run()

@@ -27,7 +27,7 @@ EDITS = [
     Edit(
         "accumulation-repeats-its-key",
         "api/train/parts.py",
-        "int(bases[k]) + cut.start",
+        "base + cut.start",
         "cut.start",
         "all elements of an accumulated step have the same dropout",
         "tests/test_train.py -k dropout_of_one_big_batch",

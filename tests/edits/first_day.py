@@ -174,8 +174,8 @@ EDITS = [
     Edit(
         "nonfinite-columns-lost",
         "api/data/pipeline.py",
-        "data = self._with(Data(length, self._element, self._part), self.columns)",
-        "data = self._with(Data(length, self._element, self._part))",
+        "data = self._with(Data(length, self._element, self._part), self.columns, self.rows)",
+        "data = self._with(Data(length, self._element, self._part), (), self.rows)",
         "take forgets the names of columns",
         "tests/test_first_data.py -k columns",
     ),

@@ -20,6 +20,14 @@ EDITS = [
         "tests/test_whole_step.py -k 2-0",
     ),
     Edit(
+        "whole-steps-prepared-for-another-loss",
+        "api/train/whole_step.py",
+        "specs += [example.loss, example.part.addresses",
+        "specs += [example.part.addresses",
+        "a step runs the program that was prepared for the loss of the step before",
+        "tests/test_whole_step.py -k 2-0",
+    ),
+    Edit(
         "whole-steps-in-place",
         "kernels/ranks.py",
         "        if table[shards + r, 1] != 0.0:\n            no[0] = 1\n",

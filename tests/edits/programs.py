@@ -78,7 +78,7 @@ EDITS = [
     Edit(
         "group-most-operands",
         "autodiff/program/group.py",
-        "        if len(operands) > _MOST:\n            return False\n",
+        "        if sum(spec.size > 1 for _, spec, _ in operands) > _MOST:\n            return False\n",
         "",
         "a fused call has more operands than registers",
         "tests/test_fusion.py -k operands",
