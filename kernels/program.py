@@ -153,9 +153,11 @@ class LaunchTable:
         self._shared = False
         #: Row of a host call -> its function, and the words of its operands' addresses with their specs.
         self._host_calls: dict[int, tuple[Callable[..., None], list[tuple[int, Spec]]]] = {}
-        for row, launch in enumerate(launches):
+        teams = [threads.team_size(launch.chunks, launch.work_ns, spinning) for launch in launches]
+        if not threads.worth_waking([x.work_ns for x, team in zip(launches, teams, strict=True) if team > 1]):
+            teams = [1] * self._count
+        for row, (launch, team) in enumerate(zip(launches, teams, strict=True)):
             words[2 * row : 2 * row + 2] = launch.entry, 8 * (len(words) - 2 * row)
-            team = threads.team_size(launch.chunks, launch.work_ns, spinning)
             self._shared |= team > 1
             words += [0, launch.chunks, max(round(launch.work_ns), 1) if team > 1 else 0]
             for word, operand in launch.slots:
@@ -169,7 +171,7 @@ class LaunchTable:
 
     @property
     def native(self) -> bool:
-        """Whether no launch is a host call, so that a `TableSequence` may run them."""
+        """Whether no launch is a host call, so that native code may run several of it in turn."""
         return not self._host_calls
 
     def bound(self, addresses: Sequence[int]) -> "BoundTable":
@@ -194,7 +196,7 @@ class LaunchTable:
     def walk(self, words: "array[int]") -> int:
         """Run the launches of a table with addresses; returns as `run` does."""
         team = threads.team() if self._shared else 0
-        row = int(self._run(words.buffer_info()[0], self._count, team))
+        row = int(self._run(words.buffer_info()[0], self._count, team, 0, 0, 0))
         return self._continue(words, row, team) if row in self._host_calls else row
 
     def _continue(self, words: "array[int]", row: int, team: int) -> int:
@@ -203,7 +205,7 @@ class LaunchTable:
             function, operands = self._host_calls[row]
             function(*[_array(words[word], spec) for word, spec in operands])
             first = row + 1
-            row = int(self._run(words.buffer_info()[0] + 16 * first, self._count - first, team))
+            row = int(self._run(words.buffer_info()[0] + 16 * first, self._count - first, team, 0, 0, 0))
             row = row if row < 0 else first + row
         return row
 
@@ -222,6 +224,26 @@ class BoundTable:
     def run(self) -> int:
         """Run all launches; returns as `LaunchTable.run` does."""
         return self._table.walk(self._words)
+
+    def run_each(self, moves: "array[int]", addresses: int, runs: int) -> int:
+        """Run all launches several times, each with buffers at other addresses.
+
+        The table is without host calls.  moves: as `moving` returns them.
+        addresses: the address of (1 + runs, buffers): of the buffers after all runs, and in each of them.
+        Returns the number of runs before the first launch that reported an error, which is the last to run.
+        """
+        table = self._table
+        team = threads.team() if table._shared else 0
+        base, at = self._words.buffer_info()[0], moves.buffer_info()[0]
+        ended = int(table._run(base, table._count, team, at, addresses, runs))
+        return runs if ended < 0 else ended >> 32
+
+    def moving(self, buffers: Sequence[int]) -> "array[int]":
+        """Return the words that hold addresses of some buffers, as `move` reads them."""
+        first = self._words.buffer_info()[0]
+        slots = [(column, slot) for column, b in enumerate(buffers) for slot in self._slots[b]]
+        words = [(first + 8 * word, column, offset) for column, (word, offset) in slots]
+        return array("q", [len(words), len(buffers), *[n for row in words for n in row]])
 
     def block(self) -> int:
         """Return the address of the argument block of the first launch."""
@@ -257,14 +279,48 @@ def _array(address: int, spec: Spec) -> NDArray[Any]:
 
 @functools.cache
 def _runner() -> "ctypes._FuncPointer":
-    address = native.load("walk", lambda: c_function("walk", walk, 3, returns=True))
-    return ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 3)(address)
+    address = native.load("walk", lambda: c_function("walk", walk_each, 6, returns=True))
+    return ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 6)(address)
 
 
 @functools.cache
 def _c_walk_in_turn() -> "ctypes._FuncPointer":
     address = native.load("walk_in_turn", lambda: c_function("walk_in_turn", walk_in_turn, 5, returns=True))
     return ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 5)(address)
+
+
+def walk_each(base: int, count: int, team: int, moves: int, addresses: int, runs: int) -> int:
+    """Run the launches of a table several times, each with buffers at other addresses.
+
+    base, count, team: as for `walk`.  moves: as for `move`; 0 runs the table once, as it is.
+    addresses: (1 + runs, buffers) of the buffers that move: after all runs, and in each of them.
+
+    Returns -1, or where it ended: the number of runs before it times 2^32, plus the row.
+    """
+    if moves == 0:
+        return walk(base, count, team)
+    ended = -1
+    for k in range(runs):
+        move(moves, addresses, 1 + k)
+        row = walk(base, count, team)
+        if row >= 0:
+            ended = k * 4294967296 + row
+            break
+    move(moves, addresses, 0)
+    return ended
+
+
+@device
+def move(moves: int, addresses: int, row: int) -> None:
+    """Move buffers to a row of addresses.
+
+    moves: the address of their words: the number of words, that of buffers, and for each word its address,
+        its buffer's column of `addresses`, and its distance from there.
+    """
+    first = addresses + 8 * row * load(moves + 8)
+    for k in range(load(moves)):
+        at = moves + 16 + 24 * k
+        store(load(at), load(first + 8 * load(at + 8)) + load(at + 16))
 
 
 def walk_in_turn(tables: int, count: int, table: int, row: int, team: int) -> int:

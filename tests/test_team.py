@@ -32,7 +32,7 @@ class Launched:
 
     def run(self, address):
         walk = program._runner()
-        assert walk(self.words.buffer_info()[0], 1, address) == -1
+        assert walk(self.words.buffer_info()[0], 1, address, 0, 0, 0) == -1
         return sorted(k for k, _ in self.rows)
 
 
@@ -60,7 +60,7 @@ def test_every_chunk_is_computed_once(helpers):
         counts = array("q", [0] * chunks)
         words = array("q", [entry, 16, 0, chunks, 10**6, counts.buffer_info()[0]])
         for k in range(3000):
-            assert walk(words.buffer_info()[0], 1, helpers.address) == -1
+            assert walk(words.buffer_info()[0], 1, helpers.address, 0, 0, 0) == -1
             assert set(counts) == {k + 1}
         total += 3000
     # Launches that were shared are numbered, and none was another's; beside other work some are not shared.

@@ -20,6 +20,7 @@ from treepie.autodiff.arguments import as_tensor, integer
 from treepie.autodiff.tensor import TensorLike
 
 from ..distributed.communicator import Communicator, check_communicator
+from .ahead import Listed
 from .augmentation import Augmentation, AugmentedBatches
 from .calls import ShownByCalls, noted
 from .element import T_co, U, unpacking
@@ -94,7 +95,7 @@ class Data(ShownByCalls, Generic[T_co]):
                 f"Data.of_array: array is a {type(array).__name__}, expected a list or an array (for what "
                 "has no length, make a list of it, or use Data.of_fn)"
             )
-        return Data(len(array), lambda e, k: array[k])
+        return Data(len(array), Listed(array))
 
     @staticmethod
     @noted

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from treepie.autodiff import Tensor, float32, ptree, rng
 
 from ..data.pipeline import Data
-from ..data.rows import array_of, read_rows
+from ..data.rows import Batches, array_of
 from ..layer import Layer, Vars
 from ..optim import Optimizer
 from ..train.history import History
@@ -118,28 +117,36 @@ def batches(
     arrays: arrays, or trees of arrays, of one length; the first may be sparse.  random_state: None keeps the
         order.
     """
-    readers = [_reader(a) for a in arrays]
     length = len(ptree.leaves(arrays[-1])[0])
-    order: list[Any] = [np.arange(length), -1]
+    order = None if random_state is None else _Order(random_state, length)
+    first, *rest = arrays
+    sparse = scipy.sparse.issparse(first)
+    sources = ptree.map(array_of, tuple(rest) if sparse else arrays)
+    batches = Batches(sources, False, size, length, order)
+    count = length // size if drop_last else -(-length // size)
+    if not sparse:
+        data: Data[Any] = Data(count, batches.element)
+        data._batches = batches
+        return data
 
     def element(e: int, k: int) -> Any:
-        if random_state is not None and e != order[1]:
-            order[:] = order[0][random_state.permutation(length)], e
-        rows = slice(k * size, (k + 1) * size)
-        rows = rows if random_state is None else order[0][rows]
-        return tuple([read(rows) for read in readers])
+        rows = batches.rows(e, k)
+        return (Tensor(first[rows].toarray(), None), *batches.read(e, rows))
 
-    return Data(length // size if drop_last else -(-length // size), element)
+    return Data(count, element)
 
 
-def _reader(array: Any) -> Callable[[Any], Any]:
-    """Return the function of indices, or a slice, that returns these rows of an array or a tree of arrays."""
-    if scipy.sparse.issparse(array):
-        return lambda rows: Tensor(array[rows].toarray(), None)
-    if not isinstance(array, np.ndarray):
-        sources, rebuild = ptree.flatten(ptree.map(array_of, array))
-        return lambda rows: rebuild([read_rows(a, rows) for a in sources])
-    return functools.partial(read_rows, array_of(array))
+class _Order:
+    """The order of each pass: that of the pass before, permuted."""
+
+    def __init__(self, random_state: np.random.RandomState, length: int) -> None:
+        self._random_state, self._order, self._pass = random_state, np.arange(length), -1
+
+    def of_pass(self, e: int) -> NDArray[np.int64]:
+        """Return the indices of the rows in the order of pass e, the last one or a new one."""
+        if e != self._pass:
+            self._order, self._pass = self._order[self._random_state.permutation(len(self._order))], e
+        return self._order
 
 
 def random_key(random_state: np.random.RandomState) -> Tensor:

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
@@ -164,6 +165,10 @@ class History:
     def add_step(self, step: int, loss: float) -> None:
         """Add the loss of a step."""
         self.steps.append((step, loss))
+
+    def add_steps(self, step: int, losses: Sequence[float]) -> None:
+        """Add the losses of steps that follow one another, all or none. step: the number of the first."""
+        self.steps.extend(zip(range(step, step + len(losses)), losses, strict=True))
 
     def end_epoch(self, step: int, scores: dict[str, Any]) -> None:
         """Add the scores of an epoch that ended with this step."""

@@ -73,13 +73,19 @@ class Loop:
         """Train on the rest of a pass over the data."""
         run, runner, observers = self.run, self.runner, self.callbacks.observers
         elements = iter(run.data)
-        while batches := list(itertools.islice(elements, runner.size)):
-            loss = runner.step(batches)
-            run.ranks.compare(runner)
-            run.history.add_step(runner.steps, loss)
-            bar.left -= 1
+        while True:
+            count, rows = self._several(bar) if observers is None else (0, 0)
+            if not count:
+                batches = list(itertools.islice(elements, runner.size))
+                if not batches:
+                    return
+                count, rows, loss = 1, 0, runner.step(batches)
+                run.ranks.compare(runner)
+                run.history.add_step(runner.steps, loss)
+            bar.left -= count
             if bar.left <= 0:
-                bar.tick(run.done, sum(length(b[0]) for b in batches) * run.ranks.comm.size)
+                rows = rows or sum(length(b[0]) for b in batches) * run.ranks.comm.size
+                bar.tick(run.done, rows)
             if observers is not None:
                 stop = False
                 for observe in observers:
@@ -91,6 +97,27 @@ class Loop:
                     raise EarlyStop
             run.after_step(runner)
             run.leave_if_asked(runner)
+
+    def _several(self, bar: Progress) -> tuple[int, int]:
+        """Take steps in one native call, if the next ones are such; return how many, and each one's examples.
+
+        Whatever interrupts Python, the history has the losses of the steps that the state has.
+        """
+        runner, history = self.runner, self.run.history
+        step, noted = runner.steps, len(history.steps)
+
+        def note() -> None:
+            first = len(history.steps) - noted
+            history.add_steps(step + first + 1, runner.losses(runner.steps - step)[first:])
+
+        try:
+            rows = runner.several(min(bar.left, self.run.until_checkpoint(runner)))
+            if rows:
+                note()
+        except BaseException:
+            note()
+            raise
+        return runner.steps - step, rows
 
     def _end_epoch(self, bar: Progress) -> bool:
         """Score, note and save the state after an epoch; return whether a callback ends training."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -124,6 +125,10 @@ class Run:
         if self.data.position:
             batch = f"batch {self.data.position} of {len(self.data)}"
             add_note(error, f"Trainer.fit: epoch {self.epoch + 1}, {batch}; steps so far: {runner.steps}")
+
+    def until_checkpoint(self, runner: StepRunner) -> float:
+        """Return how many steps there are until a checkpoint is due; infinite without checkpoints."""
+        return self._plan.steps - runner.steps % self._plan.steps if self._plan else math.inf
 
     def after_step(self, runner: StepRunner) -> None:
         """Write a checkpoint if one is due; after the last step of an epoch, only once it has scores."""

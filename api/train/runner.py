@@ -14,12 +14,14 @@ import numpy as np
 from treepie.autodiff import Tensor, ptree
 from treepie.kernels.compilations import compilations
 
+from ..data.ahead import advance
 from ..data.pipeline import Data
 from ..data.rows import batch_lengths
 from .checks import check_loss
 from .inputs import Commit, Loss, StepCounter, StepInputs, StepResult
 from .nonfinite import describe_nonfinite
 from .parts import BatchInParts
+from .sequence import Replay, StepSequence
 from .state import FlatBuffers, Snapshot, TrainState, trained_snapshot_of
 from .steps import Steps
 from .weights import ClassWeight, Losses
@@ -51,8 +53,11 @@ class StepRunner:
         self._steps, self._losses, self._rngs = steps, Losses(loss, class_weight), rngs
         self._clip_norm, self._on_nonfinite, self.size = clip_norm, on_nonfinite, size
         self._parts, self._counter = parts, StepCounter()
-        #: The count and the snapshot after the program that is running.
-        self._next: tuple[int, Snapshot] | None = None
+        #: Before the native call that is running: the count and the snapshot; and what that call writes.
+        self._next: tuple[int, Snapshot, FlatBuffers, Any] | None = None
+        alone = loss is None or size > 1 or parts is not None or type(self) is not StepRunner
+        self._sequence = None if alone else StepSequence(steps, self._losses)
+        self._replay: Replay | None = None
 
     def begin(self, st: TrainState, data: Data | None = None) -> None:
         """Start from a state. data: the pipeline of the elements, for errors that name a batch."""
@@ -64,9 +69,11 @@ class StepRunner:
     @property
     def now(self) -> Snapshot:
         """The current snapshot."""
-        following = self._next
-        if following is not None and self._counter.value() >= following[0]:
-            self._now, self._next = following[1], None
+        if self._next is not None:
+            before, at, out, state = self._next
+            steps = self._counter.value() - before
+            if steps > 0:
+                self._now, self._next = at.next(out, state, steps), None
         return self._now
 
     @property
@@ -92,6 +99,8 @@ class StepRunner:
 
     def release(self) -> None:
         """Release memory that only steps need."""
+        if self._sequence is not None:
+            self._sequence.clear()
         self._steps.cache.release()
 
     def _release_state(self) -> None:
@@ -120,6 +129,34 @@ class StepRunner:
                 self._refuse(result, examples)
             return result.loss
 
+    def several(self, most: float) -> int:
+        """Take up to `most` steps in one native call, and return how many examples each has.
+
+        There are none where the next step is one for `step`, which also reports what is wrong with it.
+        """
+        sequence, data = self._sequence, self._data
+        if sequence is None or data is None or not sequence.worth_trying():
+            return 0
+        self._release_state()
+        at = self.now
+        if not at.buffers.exclusive():
+            return 0
+        replay = sequence.next(at, self._inputs, data, most)
+        if replay is None:
+            return 0
+        before = self._counter.value()
+        self._next = before, at, at.buffers, replay.state
+        try:
+            self._replay = replay
+            replay.go(at, self._rngs is not None)
+        finally:
+            advance(data, self._counter.value() - before)
+        return replay.rows
+
+    def losses(self, count: int) -> list[float]:
+        """Return the losses of the first `count` steps of the last call of `several`."""
+        return self._replay.losses(count) if self._replay is not None and count else []
+
     def _lengths(self, count: int) -> list[int] | None:
         """Return the rows of the last elements on all ranks; None where each rank knows its own only."""
         data = self._data
@@ -138,7 +175,7 @@ class StepRunner:
         """Return what is called right before the new parameters are written."""
 
         def commit(out: FlatBuffers, new_state: Any) -> None:
-            self._next = self._counter.value() + 1, at.next(out, new_state)
+            self._next = self._counter.value(), at, out, new_state
 
         return commit
 

@@ -115,9 +115,9 @@ class Snapshot:
         """The snapshot itself, for a `TrainState` whose source does not change."""
         return self
 
-    def next(self, buffers: FlatBuffers, state: Any) -> Snapshot:
-        """Return the snapshot after an update."""
-        return Snapshot(buffers, self.moments, self.count + 1, self.step + 1, state, self.dtype)
+    def next(self, buffers: FlatBuffers, state: Any, steps: int = 1) -> Snapshot:
+        """Return the snapshot after some updates."""
+        return Snapshot(buffers, self.moments, self.count + steps, self.step + steps, state, self.dtype)
 
     def skipped(self) -> Snapshot:
         """Return the snapshot after a skipped step, which still advances the key."""

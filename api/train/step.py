@@ -17,7 +17,8 @@ from treepie.autodiff.arguments import as_tensor
 from treepie.autodiff.program.call import inline_calls
 from treepie.autodiff.program.graph import Slice
 from treepie.autodiff.program.instance import Arena
-from treepie.autodiff.program.program import Program, ProgramFamily, Run
+from treepie.autodiff.program.program import Program, ProgramFamily
+from treepie.autodiff.program.run import Run
 from treepie.autodiff.trace import active
 from treepie.autodiff.trace.trace import Restart, Trace
 from treepie.autodiff.transform import (

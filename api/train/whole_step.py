@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from treepie.autodiff import Tensor
 from treepie.autodiff.accuracy import current
 from treepie.autodiff.program.instance import Arena, Arenas
-from treepie.autodiff.program.program import Program, Run
+from treepie.autodiff.program.program import Program
+from treepie.autodiff.program.run import Run
 from treepie.kernels.threads import get_num_threads
 
 from .inputs import Part, StepInputs, StepResult, Sums, Total, TotalValues

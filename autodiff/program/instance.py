@@ -62,23 +62,35 @@ class Arenas:
         self._free.clear()
 
 
+class NumberRows:
+    """Memory for the numbers of runs, a row for each.
+
+    size: bytes of a row, a multiple of 8.  arrays: the memory as an array of each dtype.
+    """
+
+    __slots__ = ("address", "arrays", "memory", "size")
+
+    def __init__(self, size: int, count: int) -> None:
+        self.size = max(size, 8)
+        total = self.size * count
+        self.memory = np.zeros(total, _BYTE)
+        self.address = address_of(self.memory)
+        self.arrays = {d: (c * (total // d.itemsize + 1)).from_address(self.address) for d, c in _C.items()}
+
+
 class Instance:
     """A program's launch table bound to addresses, and the memory of its numbers; one run uses it at a time.
 
     addresses: of all buffers.  scalars: the buffer of the numbers.  size: its bytes.
     """
 
-    __slots__ = ("addresses", "arrays", "bound", "memory")
+    __slots__ = ("addresses", "bound", "numbers")
 
     def __init__(self, table: LaunchTable, addresses: Sequence[int], scalars: int, size: int) -> None:
-        self.memory = np.zeros(max(size, 8), _BYTE)
+        self.numbers = NumberRows(size, 1)
         self.addresses = list(addresses)
-        self.addresses[scalars] = address_of(self.memory)
+        self.addresses[scalars] = self.numbers.address
         self.bound = table.bound(self.addresses)
-        #: The memory of the numbers as an array of each dtype.
-        self.arrays = {
-            d: (c * (size // d.itemsize + 1)).from_address(self.addresses[scalars]) for d, c in _C.items()
-        }
 
     def move(self, buffer: int, address: int) -> None:
         """Rebind a buffer to an address."""

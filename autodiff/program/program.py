@@ -11,7 +11,6 @@ and those of an interrupted run are never used again.
 
 from __future__ import annotations
 
-import ctypes
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
@@ -22,16 +21,16 @@ import numpy as np
 from treepie.kernels import config, memory
 from treepie.kernels.program import Launch, LaunchTable, Operand, Spec
 
-from ..table import Op
-from ..tensor import Tensor, address_of
+from ..tensor import address_of
 from ..trace.compare import Transcript
 from ..trace.entry import Symbol
 from ..trace.trace import Trace
 from .fusion import fuse, live_calls
 from .graph import Graph, OpCall, Slice, TraceItem
-from .instance import Arena, Arenas, Instance
+from .instance import Arena, Arenas, Instance, NumberRows
 from .memory import allocate, donations, elide_copies, resolver
 from .request import Request
+from .run import Run
 
 _BYTE = np.dtype(np.uint8)
 
@@ -94,6 +93,7 @@ class Program:
 
     launches: in order.  calls: of each launch its call, and where the call's inputs are stored.
     sizes, constants: of each buffer.  externals: how many of the buffers are external.
+    work_ns: an estimate of the time of all launches, each by one thread.
     donated_memory: buffer of a fresh result's memory -> the donated external that it may reuse.
     bytes: the arena's.  unshared: the sum of the bytes of the buffers in the arena.
     """
@@ -221,6 +221,7 @@ class Program:
         self.constants = [t if b in used else None for b, t in enumerate(graph.constants)]
         self._addresses = [0 if t is None else t.address for t in self.constants]
         self._table = LaunchTable(self.launches, spinning=True)
+        self.work_ns = sum(launch.work_ns for launch in self.launches)
         self._pool: deque[Instance] = deque()
 
     def repeatable(self, failed: int) -> bool:
@@ -264,10 +265,11 @@ class Program:
         if arena is None:
             arena = self._arenas.acquire(self.bytes)
         if user_numbers:
+            arrays = instance.numbers.arrays
             for (dtype, k), value in zip(self._user, user_numbers, strict=True):
-                instance.arrays[dtype][k] = value
+                arrays[dtype][k] = value
         if self._computed:
-            self.set_numbers(instance, numbers)
+            self.write_numbers(instance.numbers, 0, numbers)
         current, bound = instance.addresses, instance.bound
         for k, address in enumerate(addresses):
             if current[k] != address:
@@ -299,11 +301,12 @@ class Program:
                     current[b] = start + offset
         return Run(self, instance, arena, memories, own)
 
-    def set_numbers(self, instance: Instance, numbers: Sequence[Any]) -> None:
-        """Write what follows from the arguments of `Request.numbers` to an instance's memory."""
-        arrays = instance.arrays
+    def write_numbers(self, rows: NumberRows, row: int, numbers: Sequence[Any]) -> None:
+        """Compute the numbers of a run from those that are passed to it, and write them to a row."""
+        arrays, first = rows.arrays, row * rows.size
         values = self.request.numbers.evaluate(numbers) if self.request.numbers is not None else numbers
         for compute, source, dtype, k, size in self._computed:
+            k += first // dtype.itemsize
             if size:
                 arrays[dtype][k : k + size] = compute(values[source])
             else:
@@ -314,75 +317,6 @@ class Program:
         if run.owns_arena:
             self._arenas.release(run.arena)
         self._pool.append(run.instance)
-
-
-class Run:
-    """A run of a program. Its results are valid until `Program.done` or `again`; fresh ones stay so."""
-
-    __slots__ = ("arena", "instance", "memories", "owns_arena", "program")
-
-    def __init__(
-        self, program: Program, instance: Instance, arena: Arena, memories: Any, owns_arena: bool
-    ) -> None:
-        self.program, self.instance, self.arena, self.memories = program, instance, arena, memories
-        self.owns_arena = owns_arena
-
-    def again(self, first: int, addresses: Sequence[int], numbers: Sequence[Any], arena: Arena) -> None:
-        """Prepare the run anew, with other addresses of externals from `first` on, numbers and arena.
-
-        Of a program without fresh results.
-        """
-        program, instance = self.program, self.instance
-        for k, address in enumerate(addresses, first):
-            instance.move(k, address)
-        instance.move(program._arena, arena.address)
-        self.arena = arena
-        program.set_numbers(instance, numbers)
-
-    def go(self) -> int:
-        """Run the launches; return -1, or the index of the launch that reported an error."""
-        return self.instance.bound.run()
-
-    def scalar(self, k: int) -> Any:
-        """Return a scalar result as a Python number."""
-        dtype, index = self.program._results[k]
-        return self.instance.arrays[dtype][index]
-
-    def scalar_address(self, k: int) -> int:
-        """Return the address of a scalar result."""
-        dtype, index = self.program._results[k]
-        return self.instance.addresses[self.program._scalars] + index * dtype.itemsize
-
-    def fresh(self) -> list[Tensor]:
-        """Return the fresh results; they have their elements after `go`."""
-        tensors, memories = [], self.memories
-        for buffer, first, shape, dtype in self.program._fresh_results:
-            block, offset, start = memories[buffer]
-            offset += first
-            t = Tensor(np.ndarray(shape, dtype, block, offset), None)
-            t._address = start + offset
-            tensors.append(t)
-        return tensors
-
-    def error(self, failed: int) -> Exception:
-        """Return the error that a launch reported, whose inputs still have their elements."""
-        call, inputs = self.program.calls[failed]
-        assert isinstance(call.op, Op)
-        tensors = []
-        for p, spec in inputs:
-            start = self.instance.addresses[p.buffer] + p.offset
-            memory = (ctypes.c_char * spec.nbytes).from_address(start)
-            array: np.ndarray = np.ndarray(spec.shape, spec.dtype, memory)  # type: ignore[arg-type]
-            tensors.append(Tensor(array.copy(), None))
-        return call.op.error(tensors, call.attributes)
-
-    def peeked(self) -> list[np.ndarray]:
-        """Return copies of the peeked values, after a launch has reported an error."""
-        copies = []
-        for p, spec, constant in self.program._peeked:
-            owner = self.arena.memory if constant is None else constant.array.reshape(-1).view(_BYTE)
-            copies.append(np.ndarray(spec.shape, spec.dtype, owner, p.offset).copy())
-        return copies
 
 
 def _allocations(buffers: Sequence[tuple[int, int]]) -> list[tuple[int, list[tuple[int, int]]]]:

@@ -10,8 +10,8 @@ EDITS = [
     Edit(
         "fit-keeps-no-state",
         "api/train/runner.py",
-        "self._counter.value() + 1, at.next(out, new_state)",
-        "self._counter.value() + 1, at.next(out, at.state)",
+        "self._next = self._counter.value(), at, out, new_state",
+        "self._next = self._counter.value(), at, out, at.state",
         "running statistics are never updated by fit",
         "tests/test_train.py -k running_statistics",
     ),

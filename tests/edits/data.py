@@ -6,8 +6,8 @@ EDITS = [
     Edit(
         "prepare-last-batch",
         "api/data/rows.py",
-        "first, last = k * self.size, min((k + 1) * self.size, self.length)",
-        "first, last = k * self.size, min((k + 1) * self.size, self.length - 1)",
+        "first, last = k * self.size, min((k + count) * self.size, self.length)",
+        "first, last = k * self.size, min((k + count) * self.size, self.length - 1)",
         "the last example is never read",
         "tests/test_data.py -k prepare",
     ),
