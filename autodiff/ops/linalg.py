@@ -73,6 +73,16 @@ def _vjp_b(g: Tensor, y: Tensor, a: Tensor, b: Tensor, transpose_a: bool, transp
     return sum_to(out, b.shape)
 
 
+def _sources(left: Tensor, right: Tensor, transpose_a: bool, transpose_b: bool) -> BoundArguments:
+    """Return the operands of a product; those of transposed ones, which need not be copied."""
+    # One tall product of rows that were copied beats a product of each matrix, see `_plan`.
+    if left.source is not None and (left.ndim == 2 or right.ndim > 2):
+        left, transpose_a = left.source, not transpose_a
+    if right.source is not None:
+        right, transpose_b = right.source, not transpose_b
+    return (left, right), {"transpose_a": bool(transpose_a), "transpose_b": bool(transpose_b)}
+
+
 def _oracle(a: Any, b: Any, transpose_a: bool = False, transpose_b: bool = False) -> Any:
     left = np.swapaxes(a, -1, -2) if transpose_a else a
     return np.matmul(left, np.swapaxes(b, -1, -2) if transpose_b else b)
@@ -114,14 +124,13 @@ def batch_matmul(
     same_float_dtype("matmul", a=left, b=right)
     shape, other = left._data.shape, right._data.shape
     if len(shape) == 2 == len(other) and shape[not transpose_a] == other[bool(transpose_b)]:
-        return (left, right), {"transpose_a": bool(transpose_a), "transpose_b": bool(transpose_b)}
+        return _sources(left, right, transpose_a, transpose_b)
     inner = "k" if left.ndim < 2 else _matrix(left.shape, transpose_a)[1]
     if left.ndim < 2 or right.ndim < 2 or _matrix(right.shape, transpose_b)[0] != inner:
         expected = f"(..., n, {inner})" if transpose_b else f"(..., {inner}, n)"
         raise ValueError(
             f"matmul: a has shape {left.shape} and b {right.shape}, expected b of shape {expected}"
         )
-    attributes = {"transpose_a": bool(transpose_a), "transpose_b": bool(transpose_b)}
     try:
         batch = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
     except ValueError:
@@ -129,7 +138,8 @@ def batch_matmul(
             f"matmul: a has shape {left.shape} and b {right.shape}, expected leading axes that broadcast"
         ) from None
     operands = []
-    for t in (left, right):
+    inputs, attributes = _sources(left, right, transpose_a, transpose_b)
+    for t in inputs:
         count = int(np.prod(t.shape[:-2]))
         whole = count == 1 or t.shape[:-2] == batch
         operands.append(t if whole else broadcast_to(t, (*batch, *t.shape[-2:])))

@@ -31,6 +31,7 @@ from . import (
     threads,
     traces,
     training,
+    transposed,
 )
 
 _PARTS = (
@@ -64,5 +65,6 @@ _PARTS = (
     mistakes,
     onnx,
     shown,
+    transposed,
 )
 ALL = [e for part in _PARTS for e in part.EDITS]
