@@ -44,9 +44,10 @@ class Elementwise(Op):
         bind, apply, formula = self.bind, self.apply, self.formula
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            for a in args:
-                if type(a) is Value:
-                    return formula(*args)
+            if not args or type(args[0]) is not Tensor:  # formulas have no tensors
+                for a in args:
+                    if type(a) is Value:
+                        return formula(*args)
             try:
                 return apply(*bind(*args, **kwargs))
             except TypeError:
