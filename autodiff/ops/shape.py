@@ -169,10 +169,11 @@ def _transposed(x: Spec, axes: tuple[int, ...]) -> list[Spec]:
 def _transpose(x: TensorLike, axes: Sequence[int] | None = None) -> BoundArguments:
     """Return a tensor with its axes permuted, by default reversed."""
     t = as_tensor(x)
-    if axes is not None and not isinstance(axes, Iterable):
+    if axes is None:
+        return (t,), {"axes": tuple(range(t.ndim - 1, -1, -1))}
+    if not isinstance(axes, Iterable):
         raise TypeError(f"transpose: axes is {axes!r}, expected a sequence of ints")
-    order = tuple(reversed(range(t.ndim))) if axes is None else tuple(axes)
-    order = tuple(index("transpose", "axes", a) for a in order)
+    order = tuple(index("transpose", "axes", a) for a in axes)
     wrapped = tuple(a + t.ndim if a < 0 else a for a in order)
     if sorted(wrapped) != list(range(t.ndim)):
         raise ValueError(f"transpose: axes is {order}, expected each axis of shape {t.shape} once")
