@@ -24,6 +24,7 @@ from treepie.autodiff import (
     math as math,
     ones as ones,
     ones_like as ones_like,
+    precision as precision,
     ptree as ptree,
     pure as pure,
     rng as rng,

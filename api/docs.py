@@ -5,6 +5,7 @@ pdoc lays out the pages; `to_html` renders docstrings in the form that this proj
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import functools
 import html
@@ -151,7 +152,7 @@ def modules() -> dict[str, ModuleType]:
     """Return the public modules by the names that users call them by.
 
     >>> sorted(modules())[:2]
-    ['treepie', 'treepie.callback']
+    ['treepie', 'treepie.augment']
     """
     root = importlib.import_module("treepie")
     found = {"treepie": root}
@@ -260,13 +261,13 @@ def build(folder: Path) -> None:
 
 def main(arguments: Sequence[str]) -> int | str:
     """Write the reference into the folder that is named, and return the exit status or an error."""
-    if len(arguments) != 1:
-        return "usage: python -m treepie.docs FOLDER"
+    parser = argparse.ArgumentParser("python -m treepie.docs", description="Write the reference as HTML.")
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="is created where it does not exist")
+    folder: Path = parser.parse_args(arguments).folder
     try:
         importlib.import_module("pdoc")
     except ModuleNotFoundError:
         return 'treepie.docs: pdoc is not installed, run pip install "treepie[docs]"'
-    folder = Path(arguments[0])
     build(folder)
     print(folder / "index.html")
     return 0

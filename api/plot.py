@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-#: Points of a line of losses; more steps are drawn as means of as many blocks, with the range of each.
+#: Points of a line of losses; more steps are drawn as means of blocks of one length, with the range of each.
 _MOST_POINTS = 400
 
 #: Quotient of the largest and the smallest loss from which on the axis is logarithmic.
@@ -17,6 +17,12 @@ _LOGARITHMIC = 30.0
 
 #: Classes up to which a confusion matrix shows its counts, and the name of every class.
 _MOST_COUNTS, _MOST_NAMES = 25, 60
+
+#: Characters of a class's name that are shown, and the mean width of one in inches.
+_LONGEST, _CHARACTER = 40, 0.085
+
+#: Epochs up to which each has a marker.
+_MOST_MARKERS = 40
 
 
 def pyplot() -> Any:
@@ -88,7 +94,7 @@ def _draw_losses(
         if points and (len(points) > 1 or name != "loss"):
             drawn += [y for _, y in points]
             label = "mean of the epoch" if name == "loss" else name
-            axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=label)
+            axes.plot(*zip(*points, strict=True), label=label, **_markers(points))
     finite = [y for y in drawn if math.isfinite(y)]
     if finite and min(finite) > 0 and max(finite) > _LOGARITHMIC * min(finite):
         axes.set_yscale("log")
@@ -106,7 +112,8 @@ def _draw_steps(axes: Any, x: NDArray[Any], y: NDArray[Any]) -> None:
         axes.plot(x, y, color=colour, linewidth=1, marker=marker, label="step")
         return
     middles, means, lows, highs = [], [], [], []
-    for part in np.array_split(np.arange(len(x)), _MOST_POINTS):
+    size = -(-len(x) // _MOST_POINTS)
+    for part in np.split(np.arange(len(x)), range(size, len(x), size)):
         values = y[part][np.isfinite(y[part])]
         if values.size:
             middles.append(x[part].mean())
@@ -114,18 +121,23 @@ def _draw_steps(axes: Any, x: NDArray[Any], y: NDArray[Any]) -> None:
             lows.append(values.min())
             highs.append(values.max())
     axes.fill_between(middles, lows, highs, color=colour, alpha=0.35, linewidth=0, label="range of the steps")
-    axes.plot(middles, means, color="#5b8db8", linewidth=1, label=f"mean of {len(x) // _MOST_POINTS} steps")
+    axes.plot(middles, means, color="#5b8db8", linewidth=1, label=f"mean of {size} steps")
 
 
 def _draw_scores(axes: Any, epochs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
     for name in names:
         points = [(e.get("epoch", k), e[name]) for k, e in enumerate(epochs, 1) if _is_number(e.get(name))]
-        axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name)
+        axes.plot(*zip(*points, strict=True), label=name, **_markers(points))
     single = len(names) == 1
     axes.set(title=names[0] if single else "Scores", xlabel="epoch", ylabel=names[0] if single else "score")
     _whole_numbers(axes)
     if not single:
         axes.legend(frameon=False)
+
+
+def _markers(points: Sequence[Any]) -> dict[str, Any]:
+    """Return the options of a line: markers, where they do not overlap."""
+    return {"marker": "o", "markersize": 4} if len(points) <= _MOST_MARKERS else {}
 
 
 def _whole_numbers(axes: Any) -> None:
@@ -146,28 +158,31 @@ def plot_confusion(counts: NDArray[Any], labels: Sequence[Any] | None = None, ax
         raise ValueError(
             f"ConfusionMatrix.plot: labels has {len(labels)} names, expected {n}, one for each class"
         )
-    names = [str(x) for x in (range(n) if labels is None else labels)]
+    names = [_shortened(str(x)) for x in (range(n) if labels is None else labels)]
+    longest = max(map(len, names), default=0)
+    # In inches: of the matrix, of one of its cells, and of the longest name.
+    side = min(max(0.55 * n, 2.4), 8.6)
+    cell, room = side / max(n, 1), _CHARACTER * longest
+    steep = n > 12 or room > cell
     plt = pyplot()
     if ax is None:
-        side = min(2.4 + 0.55 * n, 11.0)
-        _, ax = plt.subplots(figsize=(side + 1.2, side), layout="constrained")
+        width, height = side + room + 2.0, side + (room if steep else 0.1) + 0.9
+        _, ax = plt.subplots(figsize=(width, height), layout="constrained")
+    # Of the axes, the colour bar takes a part; a letter is about 6.5 points wide.
+    extent = ax.get_window_extent()
+    steep = steep or 6.5 * longest * n > 72 / ax.figure.dpi * 0.8 * min(extent.width, extent.height)
     totals = counts.sum(1, keepdims=True)
     shares = counts / np.maximum(totals, 1)
     image = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     ax.figure.colorbar(image, ax=ax, shrink=0.8, label="share of the true class")
     if n <= _MOST_COUNTS:
-        # A digit is 0.6 of the font's size wide; a cell is 0.55 inches or less, of 72 points each.
-        cell = 72 * min(0.55, 8.6 / n)
-        size = min(10.0, 0.85 * cell / (0.6 * len(f"{counts.max():,}")))
+        # A digit is 0.6 of the font's size wide, and an inch has 72 points.
+        size = min(10.0, 0.85 * 72 * cell / (0.6 * len(f"{counts.max():,}")))
         for true, predicted in _pairs(n):
             colour = "white" if shares[true, predicted] > 0.5 else "black"
             text = f"{counts[true, predicted]:,}"
             ax.text(predicted, true, text, ha="center", va="center", color=colour, fontsize=size)
     every = range(0, n, -(-n // _MOST_NAMES))
-    # Names are upright unless they fit into their columns: a letter is about 6.5 points wide.
-    extent = ax.get_window_extent()
-    side = 72 / ax.figure.dpi * 0.8 * min(extent.width, extent.height)  # the colour bar takes the rest
-    steep = n > 12 or 6.5 * max(map(len, names), default=0) * n > side
     ax.set_xticks(every, [names[k] for k in every], rotation=90 if steep else 0)
     ax.set_yticks(every, [names[k] for k in every])
     total = int(counts.sum())
@@ -175,6 +190,11 @@ def plot_confusion(counts: NDArray[Any], labels: Sequence[Any] | None = None, ax
     ax.set(xlabel="predicted class", ylabel="true class", title=f"{right:.1%} of {total:,} right")
     ax.grid(False)
     return ax
+
+
+def _shortened(name: str) -> str:
+    """Return a class's name, in which an ellipsis replaces the middle of a long one."""
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST // 2]}…{name[1 - _LONGEST // 2 :]}"
 
 
 def _pairs(n: int) -> Iterator[tuple[int, int]]:

@@ -21,6 +21,7 @@ from .creation import (
 from .custom import checkpoint_activations as checkpoint_activations, custom_vjp as custom_vjp
 from .ops import stop_gradient as stop_gradient
 from .own import elementwise as elementwise, kernel as kernel, spec as spec
+from .precision import precision as precision
 from .program.pure import pure as pure
 from .table import OPS as OPS
 from .tensor import (

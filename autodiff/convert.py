@@ -61,6 +61,7 @@ def tensor(data: TensorLike, dtype: DType | None = None) -> Tensor:
         converted = data.operand(sample.dtype if target and not native else _default(sample, native))
         return converted.astype(target) if target is not None and target != converted.dtype else converted
     native = isinstance(data, np.ndarray | np.generic) or hasattr(data, "__array__")
+    check_not_masked("tensor", data)
     try:
         array = np.asarray(data)
     except (ValueError, TypeError) as error:
@@ -81,6 +82,18 @@ def tensor(data: TensorLike, dtype: DType | None = None) -> Tensor:
 conversion.append(tensor)
 
 
+def check_not_masked(function: str, x: Any) -> None:
+    """Raise ValueError for a masked array with masked elements, which NumPy's conversion would unmask."""
+    if not type(x).__module__.startswith("numpy.ma"):  # `np.ma` is imported by who uses it
+        return
+    count = int(np.ma.getmaskarray(x).sum())
+    if count:
+        raise ValueError(
+            f"{function}: data is a masked array with {count} of {x.size} elements masked, expected none: "
+            "replace them by data.filled(value)"
+        )
+
+
 def _ragged(data: Any, path: str = "data") -> str:
     """Return where nested lists differ in length, "" where they do not."""
     if not isinstance(data, list | tuple) or not all(isinstance(x, list | tuple) for x in data):
@@ -96,9 +109,12 @@ def _no_numbers(data: Any, array: NDArray[Any]) -> Exception:
     objects = array.dtype.kind == "O"
     if objects and array.size and all(isinstance(n, int) for n in array.flat):
         bits = max(int(n).bit_length() for n in array.flat)
-        return ValueError(f"tensor: data has an integer of {bits} bits, expected -2**63 to 2**63 - 1")
-    columns, dtypes = getattr(data, "columns", ()), getattr(data, "dtypes", ())
-    texts = [f"{c!r} ({d})" for c, d in zip(columns, dtypes, strict=False) if _kind(d) not in _BY_KIND]
+        if bits > 63:
+            return ValueError(f"tensor: data has an integer of {bits} bits, expected -2**63 to 2**63 - 1")
+    # A column of a table has `dtypes` too, which is a single one.
+    table = hasattr(data, "columns") and hasattr(data, "dtypes")
+    pairs = zip(data.columns, data.dtypes, strict=False) if table else ()
+    texts = [f"{c!r} ({d})" for c, d in pairs if _kind(d) not in _BY_KIND]
     if texts:
         listed = ", ".join(texts[:5]) + ", ..." * (len(texts) > 5)
         return TypeError(
@@ -107,17 +123,24 @@ def _no_numbers(data: Any, array: NDArray[Any]) -> Exception:
         )
     if objects and not array.ndim:
         kind = type(data).__name__
-        hint = getattr(type(data), "_tensor_hint", "")
+        hint = "list(data) is a list of its elements" if hasattr(data, "__next__") else ""
+        hint = getattr(type(data), "_tensor_hint", hint)
         expected = "expected numbers or bools, lists of them, or an array"
         return TypeError(f"tensor: data is a {kind}, {expected}" + f" ({hint})" * bool(hint))
     name = f"column {data.name!r} of data" if isinstance(getattr(data, "name", None), str) else "data"
     message = f"tensor: {name} has dtype {array.dtype}, expected numbers or bools"
     if objects:
-        odd = next((x for x in array.flat if not isinstance(x, int | float | np.number)), None)
-        message += f"; an element is {odd!r}" if odd is None or isinstance(odd, str) else ""
+        others = [x for x in array.flat if not isinstance(x, int | float | np.number | np.bool_)]
+        message += f"; an element is {_cut(repr(others[0]))}" if others else ": data.astype(np.float32)"
     if array.dtype.kind in "UST" or (objects and any(isinstance(x, str) for x in array.flat)):
         message += "; for labels, names, codes = np.unique(labels, return_inverse=True)"
     return TypeError(message)
+
+
+def _cut(text: str) -> str:
+    """Return the beginning of a long text, its first line at most."""
+    line = text.split("\n", 1)[0][:60]
+    return line if line == text else f"{line}..."
 
 
 def _kind(dtype: Any) -> str:

@@ -11,10 +11,19 @@ import numpy as np
 from treepie.kernels.compilations import compilations
 
 from . import ptree, tape
-from .arguments import as_tensor
+from .arguments import as_tensor, described
 from .ptree import Tree
 from .tensor import Tensor
 from .trace.active import tracing
+
+
+def _check_function(name: str, f: Any) -> None:
+    """Raise TypeError for other than a function, such as the loss itself."""
+    if not callable(f):
+        raise TypeError(
+            f"{name}: f is {described(f)}, expected a function of the parameters: "
+            f"{name}(lambda params: loss)(params)"
+        )
 
 
 def _variables(name: str, params: Tree, mixed: bool) -> tuple[list[Tensor], Callable[[list[Any]], Tree]]:
@@ -112,6 +121,7 @@ def value_and_grad(f: Callable[[Tree], Tensor], mixed: bool = False) -> Callable
     >>> tp.value_and_grad(lambda p: (p["w"] * p["w"]).sum())({"w": tp.tensor([3.0])})[1]
     {'w': tensor([6.], dtype=float32)}
     """
+    _check_function("value_and_grad", f)
 
     @functools.wraps(f)
     def wrapped(params: Tree) -> tuple[Tensor, Tree]:
@@ -136,6 +146,7 @@ def value_and_grad_aux(
     >>> f(tp.tensor(3.0))
     (tensor(9., dtype=float32), tensor(6., dtype=float32), 'aux')
     """
+    _check_function("value_and_grad_aux", f)
 
     @functools.wraps(f)
     def wrapped(params: Tree) -> tuple[Tensor, Tree, Any]:
@@ -192,6 +203,7 @@ def grad(f: Callable[[Tree], Tensor], mixed: bool = False) -> Callable[[Tree], T
     >>> tp.grad(lambda x: x * x)(tp.tensor(3.0)).item()
     6.0
     """
+    _check_function("grad", f)
 
     @functools.wraps(f)
     def wrapped(params: Tree) -> Tree:

@@ -4,13 +4,17 @@ A tile keeps rows x (columns / lanes) accumulators in registers. It reads A an e
 strides: in place, transposed or not, or packed in panels of ROWS rows, (k, ROWS) each. It reads B in rows of
 vectors: in place, or packed in panels of `columns` columns, (k, columns) each, padded with zeros. Every
 element of C is summed in the order of k, so its bits do not depend on how C is cut.
+
+In bfloat16, a term of the sum is a pair: 32 bits with a product's two factors, rounded to bfloat16 as A and B
+are packed, for the instruction that adds two products to each float32 of a vector. So the tile and the layout
+are those of float32 with half of the terms.
 """
 
 import functools
 
 from llvmlite import ir
 
-from . import config, native
+from . import bfloat16, config, native
 from .loops import I32, I64, Loop, bytes_of, n64
 from .vector import Value, fma, vector_type
 
@@ -45,7 +49,9 @@ def panel(dtype: str, n: int) -> int:
     return lanes(dtype) * (1 if n <= lanes(dtype) else _TILE[config.isa()][1])
 
 
-def micro_kernel(dtype: str, columns: int, high: int | None = None, masked: bool = False) -> int:
+def micro_kernel(
+    dtype: str, columns: int, high: int | None = None, masked: bool = False, pairs: bool = False
+) -> int:
     """Return the address of the function of a tile, `high` x `columns`, by default ROWS high.
 
     tile(k, a, row_a, step_a, b, step_b, c, row_c, first, last, n, accumulate): adds a tile of A B to C, or
@@ -53,13 +59,14 @@ def micro_kernel(dtype: str, columns: int, high: int | None = None, masked: bool
     step_b: bytes from a row of B to the next. row_c: bytes from a row of C to the next. All rows of the tile
     of A are read, and all columns of B unless it is masked; of C rows first to last - 1 are written, and
     n <= columns columns.
+    pairs: whether each term is a pair in bfloat16, of C in float32.
     """
     tall = high or rows()
-    symbol = f"gemm_{dtype}_{tall}x{columns}{'_masked' if masked else ''}"
-    return native.load(symbol, lambda: _tile(symbol, dtype, tall, columns // lanes(dtype), masked))
+    symbol = f"gemm_{dtype}_{tall}x{columns}{'_masked' if masked else ''}{'_pairs' if pairs else ''}"
+    return native.load(symbol, lambda: _tile(symbol, dtype, tall, columns // lanes(dtype), masked, pairs))
 
 
-def _tile(symbol: str, dtype: str, high: int, vectors: int, masked: bool) -> str:
+def _tile(symbol: str, dtype: str, high: int, vectors: int, masked: bool, pairs: bool = False) -> str:
     module = ir.Module(symbol)
     loop = Loop(module, symbol, ir.FunctionType(ir.VoidType(), [I64] * 12), [dtype])
     b, count, size = loop.builder, loop.lanes, bytes_of(dtype)
@@ -91,9 +98,7 @@ def _tile(symbol: str, dtype: str, high: int, vectors: int, masked: bool) -> str
             factor = loop.load_one(dtype, b.add(base, ones[i % 4]))
             for v in range(vectors):
                 total = Value(b, dtype, count, accumulators[i * vectors + v])
-                # Without the instruction, a fused multiply-add would be a call for every element.
-                added = fma(factor, row_b[v], total) if config.has_fma() else total + factor * row_b[v]
-                out.append(added.ir)
+                out.append(_added(loop, total, factor, row_b[v], pairs).ir)
         return out
 
     tile = loop.loop(n64(0), k, 1, step, [zero] * (high * vectors))
@@ -121,22 +126,31 @@ def _tile(symbol: str, dtype: str, high: int, vectors: int, masked: bool) -> str
     return str(module)
 
 
-def packer(dtype: str, width: int, transposed: bool) -> int:
+def _added(loop: Loop, total: Value, factor: Value, row: Value, pairs: bool) -> Value:
+    """Return a sum with one more term."""
+    if pairs:
+        return bfloat16.add_products(loop.module, total, factor, row)
+    # Without the instruction, a fused multiply-add would be a call for every element.
+    return fma(factor, row, total) if config.has_fma() else total + factor * row
+
+
+def packer(dtype: str, width: int, transposed: bool, pairs: bool = False) -> int:
     """Return the address of the function that packs one panel, (depth, width), padded with zeros.
 
     pack(source, row, depth, used, target): of a matrix whose rows are `row` bytes apart, `used` <= width
     columns and `depth` rows; or transposed, `used` rows and `depth` columns.
+    pairs: whether two terms of the sum become a pair in bfloat16: the panel is (ceil(depth / 2), width).
     """
-    symbol = f"pack_{dtype}_{width}{'_transposed' if transposed else ''}"
+    symbol = f"pack_{dtype}_{width}{'_transposed' if transposed else ''}{'_pairs' if pairs else ''}"
     build = _pack_transposed if transposed else _pack
-    return native.load(symbol, lambda: build(symbol, dtype, width))
+    return native.load(symbol, lambda: build(symbol, dtype, width, pairs))
 
 
 def _packing(symbol: str, dtype: str) -> Loop:
     return Loop(ir.Module(symbol), symbol, ir.FunctionType(ir.VoidType(), [I64] * 5), [dtype])
 
 
-def _pack(symbol: str, dtype: str, width: int) -> str:
+def _pack(symbol: str, dtype: str, width: int, pairs: bool) -> str:
     loop = _packing(symbol, dtype)
     b, count, size = loop.builder, loop.lanes, bytes_of(dtype)
     source, row, depth, used, target = loop.function.args
@@ -146,14 +160,26 @@ def _pack(symbol: str, dtype: str, width: int) -> str:
         reads = [loop.mask(b.sub(used, n64(v))) if masked else None for v in starts]
         ends = [None if v + count <= width else loop.mask(n64(width - v)) for v in starts]
 
-        def step(p: ir.Value) -> list[ir.Value]:
-            at, to = b.add(source, b.mul(p, row)), b.add(target, b.mul(p, n64(width * size)))
+        def line(p: ir.Value, to: ir.Value, second: bool) -> list[ir.Value]:
+            """Pack row p; with the next one, unless there is none, in pairs."""
+            at = b.add(source, b.mul(p, row))
+            to = b.add(target, b.mul(to, n64(width * size)))
             for v, read, end in zip(starts, reads, ends, strict=True):
-                value = loop.load(dtype, b.add(at, n64(v * size)), read if masked else end)
+                mask, start = read if masked else end, b.add(at, n64(v * size))
+                value = loop.load(dtype, start, mask)
+                if pairs:
+                    other = loop.load(dtype, b.add(start, row), mask) if second else None
+                    value = bfloat16.pairs_of(value, other)
                 loop.store(value, b.add(to, n64(v * size)), end)
             return []
 
-        loop.loop(n64(0), depth, 1, step)
+        if not pairs:
+            loop.loop(n64(0), depth, 1, lambda p: line(p, p, False))
+            return []
+        half = b.lshr(depth, n64(1))
+        loop.loop(n64(0), half, 1, lambda p: line(b.shl(p, n64(1)), p, True))
+        odd = b.icmp_signed("!=", b.and_(depth, n64(1)), n64(0))
+        loop.when(odd, lambda: line(b.shl(half, n64(1)), half, False), [])
         return []
 
     whole = b.icmp_signed("==", used, n64(width))
@@ -163,20 +189,30 @@ def _pack(symbol: str, dtype: str, width: int) -> str:
     return str(loop.module)
 
 
-def _pack_transposed(symbol: str, dtype: str, width: int) -> str:
+def _pack_transposed(symbol: str, dtype: str, width: int, pairs: bool = False) -> str:
     loop = _packing(symbol, dtype)
     b, count, size = loop.builder, loop.lanes, bytes_of(dtype)
-    source, row, depth, used, target = loop.function.args
+    source, row, columns, used, target = loop.function.args
+    depth = b.lshr(b.add(columns, n64(1)), n64(1)) if pairs else columns  # terms
+    term = 2 * size if pairs else size
+
+    def read_terms(line: ir.Value, p: ir.Value, rest: ir.Value | None) -> ir.Value:
+        """Return `count` terms of a row, from an address on; `rest` of them unless None."""
+        if not pairs:
+            return loop.load(dtype, line, None if rest is None else loop.mask(rest)).ir
+        left = b.sub(columns, b.shl(p, n64(1)))
+        masks = [None if rest is None else loop.mask(b.sub(left, n64(k * count))) for k in range(2)]
+        halves = [loop.load(dtype, b.add(line, n64(k * count * size)), mask) for k, mask in enumerate(masks)]
+        return bfloat16.neighbours(*halves).ir
 
     def block(first: int, rest: ir.Value | None, p: ir.Value) -> list[ir.Value]:
-        """Move columns p, p + 1, ... of `count` rows from `first` on; `rest` of them unless None."""
-        columns = None if rest is None else loop.mask(rest)
+        """Move terms p, p + 1, ... of `count` rows from `first` on; `rest` of them unless None."""
         read = []
         for i in range(min(count, width - first)):
-            line = b.add(source, b.add(b.mul(row, n64(first + i)), b.mul(p, n64(size))))
+            line = b.add(source, b.add(b.mul(row, n64(first + i)), b.mul(p, n64(term))))
 
             def load(line: ir.Value = line) -> list[ir.Value]:
-                return [loop.load(dtype, line, columns).ir]
+                return [read_terms(line, p, rest)]
 
             zero = ir.Constant(vector_type(dtype, count), None)
             read += loop.when(b.icmp_signed("<", n64(first + i), used), load, [zero])

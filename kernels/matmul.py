@@ -13,7 +13,7 @@ from .kernel import A1, A3, Words, kernel
 from .program import Launch, Operand, Spec
 
 #: Terms of a block of the sum at most: the first-level cache holds a strip of A of 12 x 512 float32, 24 kB.
-_DEPTH = 512
+DEPTH = 512
 
 #: B is read in place if at most this many strips of A use it, or if a block of it has at most this many
 #: bytes: half of the second-level cache holds it, packing it cost 2 to 5 %, and a chunk can go from strip to
@@ -97,7 +97,7 @@ def _tile(
 
 
 @kernel
-def _tiles(
+def tiles(
     lo: int,
     hi: int,
     a: A1,
@@ -109,6 +109,7 @@ def _tiles(
     functions: Words,
     epilogue: Words,
 ) -> None:
+    """Compute chunks of C, each of some strips of A by some panels of B."""
     m, n, itemsize = c.shape[1], c.shape[2], c.itemsize
     depth, block, high, wide = plan[_TERMS], plan[_BLOCK], plan[_HIGH], plan[_WIDE]
     panels_a, panels_b = (m + high - 1) // high, (n + wide - 1) // wide
@@ -160,7 +161,7 @@ def tiling(
     """Cut a product for a team of threads. Every element of C has the same bits however it is cut."""
     high, wide, itemsize = gemm.within(m), gemm.panel(dtype, n), 4 if dtype == "float32" else 8
     strips, panels = -(-m // high), -(-n // wide)
-    block = -(-k // -(-k // _DEPTH))
+    block = -(-k // -(-k // DEPTH))
     packs_a = panels > _FEW_PANELS and not transpose_a and k * itemsize % _WAY == 0
     masks = n % wide and config.isa() == "generic"  # which has no masked loads
     near = block * n * itemsize <= _NEAR
@@ -172,16 +173,21 @@ def tiling(
         return Tiling(high, wide, block, 1, 1, packs_a, packs_b.replace("before", "inside"))
     least = -(-4 * team // batch)
     fewest = _PAYS if packs_b == "inside" else max(1, min(_FEWEST, strips // 2))
-    if packs_b != "before" and (chunks := _even_chunks(strips, panels, fewest, least, team)):
+    if packs_b != "before" and (chunks := _evenchunks_of(strips, panels, fewest, least, team)):
         return Tiling(high, wide, block, *chunks, packs_a, packs_b)
-    per_m, per_n = _CHUNK
-    while per_m * per_n > 1 and -(-strips // per_m) * -(-panels // per_n) < least:
-        per_m, per_n = (per_m // 2, per_n) if per_m >= per_n else (per_m, per_n // 2)
-    chunks = -(-strips // per_m), -(-panels // per_n)
+    chunks = chunks_of(strips, panels, batch, team)
     return Tiling(high, wide, block, *chunks, packs_a, packs_b.replace("inside", "before"))
 
 
-def _even_chunks(strips: int, panels: int, fewest: int, least: int, team: int) -> tuple[int, int] | None:
+def chunks_of(strips: int, panels: int, batch: int, team: int) -> tuple[int, int]:
+    """Return how many chunks along m and n a large product has."""
+    per_m, per_n = _CHUNK
+    while per_m * per_n > 1 and batch * -(-strips // per_m) * -(-panels // per_n) < 4 * team:
+        per_m, per_n = (per_m // 2, per_n) if per_m >= per_n else (per_m, per_n // 2)
+    return -(-strips // per_m), -(-panels // per_n)
+
+
+def _evenchunks_of(strips: int, panels: int, fewest: int, least: int, team: int) -> tuple[int, int] | None:
     """Return how many chunks along m and n, at least `least` together, are even work for the team.
 
     A chunk is as wide as C where that is even to 3 %: threads that write next to each other in the same rows
@@ -289,7 +295,7 @@ def _plan_tiles(
     after, words = epilogue.lower(c) if epilogue else (0, ())
     flops = batch * m * n * (2.0 * k + (epilogue.flops if epilogue else 0.0))
     flags = (int(cut.packs_a), int(cut.packs_b == "no"))
-    tiles = _tiles(
+    launch = tiles(
         batch * cut.chunks_m * cut.chunks_n,
         flops * config.FLOP_NS,
         *operands,
@@ -299,7 +305,7 @@ def _plan_tiles(
         (tile, last, pack, after),
         words,
     )
-    return [*pack_a, *pack_b, tiles]
+    return [*pack_a, *pack_b, launch]
 
 
 def _left(

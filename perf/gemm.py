@@ -3,6 +3,7 @@
     python perf/gemm.py              # all of it, a few minutes
     python perf/gemm.py mlp          # cases whose names have a word
     python perf/gemm.py --turns 12   # more of them, on a noisy machine
+    python perf/gemm.py --precision bfloat16   # products in bfloat16, against those in float32 and PyTorch's
 
 Each library writes into memory that is there: torch.mm(out=), np.matmul(out=), a program of one product.
 """
@@ -49,6 +50,14 @@ LINEAR = {
 }
 
 
+#: Products in bfloat16, of 256 cubed and above; PyTorch's operands are in bfloat16 already.
+BFLOAT16 = {
+    f"bfloat16 {name}": shape
+    for name, shape in SHAPES.items()
+    if shape[0] == "float32" and not shape[2] and shape[3] * shape[4] * shape[5] >= 256**3
+}
+
+
 def arrays(dtype, form, batch, m, k, n):
     """Return A and B as they lie in memory, and room for C."""
     import numpy as np
@@ -73,7 +82,7 @@ def program(row, tensors, attributes):
     return functools.partial(plan.program.run, addresses), (outputs, held, tensors)
 
 
-def treepie_product(shape):
+def treepie_product(shape, precision="float32"):
     import numpy as np
 
     import treepie as tp
@@ -81,18 +90,19 @@ def treepie_product(shape):
 
     a, b, _ = arrays(*shape)
     attributes = {"transpose_a": shape[1] == "tn", "transpose_b": shape[1] == "nt"}
-    given, attributes = OPS["matmul"].bind(tp.tensor(a), tp.tensor(b), **attributes)
+    given, attributes = OPS["matmul"].bind(tp.tensor(a), tp.tensor(b), **attributes, precision=precision)
     run, kept = program(OPS["matmul"], given, attributes)
     run()
     want = OPS["matmul"].oracle(a, b, **attributes)
-    np.testing.assert_allclose(kept[0][0], want, rtol=1e-3, atol=1e-2)
+    error = 1e-2 if precision == "float32" else 0.02 * want.std()
+    np.testing.assert_allclose(kept[0][0], want, rtol=1e-3, atol=error)
     return lambda kept=kept: run()
 
 
-def torch_product(shape):
+def torch_product(shape, dtype="float32"):
     import torch
 
-    a, b, c = (torch.from_numpy(x) for x in arrays(*shape))
+    a, b, c = (torch.from_numpy(x).to(getattr(torch, dtype)) for x in arrays(*shape))
     a, b = (a.mT if shape[1] == "tn" else a), (b.mT if shape[1] == "nt" else b)
     multiply = torch.bmm if shape[2] else torch.mm
     return lambda: multiply(a, b, out=c)
@@ -131,6 +141,10 @@ def torch_linear(m, k, n, act):
 
 
 def make(library, case):
+    if case in BFLOAT16:
+        if library == "PyTorch":
+            return torch_product(BFLOAT16[case], "bfloat16")
+        return treepie_product(BFLOAT16[case], "bfloat16" if library == "treepie" else "float32")
     if case in SHAPES:
         build = {"treepie": treepie_product, "MKL": torch_product, "OpenBLAS": numpy_product}[library]
         return build(SHAPES[case])
@@ -138,8 +152,8 @@ def make(library, case):
 
 
 def flops(case):
-    if case in SHAPES:
-        _, _, batch, m, k, n = SHAPES[case]
+    if case in SHAPES or case in BFLOAT16:
+        _, _, batch, m, k, n = (SHAPES | BFLOAT16)[case]
         return 2.0 * max(batch, 1) * m * k * n
     m, k, n, _ = LINEAR[case]
     return 2.0 * m * k * n
@@ -166,9 +180,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("words", nargs="*", help="run the cases whose names have one of these words")
     parser.add_argument("--turns", type=int, default=6)
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     options = parser.parse_args()
     print(f"{arena.threads()} threads, {options.turns * 10} timings by turns; speed against each rival's")
-    for cases, rivals in ((SHAPES, ["MKL", "OpenBLAS"]), (LINEAR, ["PyTorch"])):
+    tables = [(SHAPES, ["MKL", "OpenBLAS"]), (LINEAR, ["PyTorch"])]
+    if options.precision == "bfloat16":
+        tables = [(BFLOAT16, ["float32", "PyTorch"])]
+    for cases, rivals in tables:
         chosen = [c for c in cases if not options.words or any(w in c for w in options.words)]
         if chosen:
             show(arena.compete(__file__, chosen, ["treepie", *rivals], options.turns), rivals)

@@ -22,6 +22,9 @@ MODELS = {
 #: Another one, of many small products, which `shared.py` trains.
 DEEP = {"deep": "30 layers of 128 relu, batch 64, Adam"}
 
+#: One of large products, which `precision.py` trains.
+WIDE = {"wide": "1024-1024-1024-10 relu, batch 512, Adam"}
+
 #: Of the optimizers of all libraries.
 RATE, B1, B2, EPS, WEIGHT_DECAY, RMS_DECAY = 1e-3, 0.9, 0.999, 1e-8, 0.01, 0.9
 
@@ -77,6 +80,9 @@ def batches(name):
         if name == "deep":
             x = rng.standard_normal((64, 128), "f4")
             return x, (x @ rule[:128]).argmax(1).astype("i4")
+        if name == "wide":
+            x = rng.standard_normal((512, 1024), "f4")
+            return x, (x[:, :784] @ rule).argmax(1).astype("i4")
         # As in MNIST, most pixels are 0 and none is above 1.
         x = rng.standard_normal((64 if name == "cnn" else 128, 784), "f4").clip(0.5, 1.5) - np.float32(0.5)
         y = (x @ rule).argmax(1).astype("i4")

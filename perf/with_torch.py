@@ -81,6 +81,7 @@ def step(name, weights=None, compiled=False, ranks=None):
         "mlp": lambda: dense(784, 512, 256, 10),
         "tabular": lambda: dense(32, 256, 256, 1),
         "deep": lambda: dense(*[128] * 30, 10),
+        "wide": lambda: dense(1024, 1024, 1024, 10),
         "cnn": cnn,
         "gpt": GPT,
     }[name]()

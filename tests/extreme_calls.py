@@ -112,6 +112,7 @@ USES = {
                 "log_softmax",
             ),
             *("prelu", "reshape", "permute", "parallel"),
+            *("scale", "parametric_activation", "periodic_embedding"),
         )
     },
     "layer.embedding": _apply(np.array([0, 1])),
@@ -169,6 +170,7 @@ OTHERS = {
         lambda n, g, s: schedule.cosine_restarts(1.0, n, g, 0.5)(s),
         {"n": 3, "g": 2, "s": 1},
     ),
+    "schedule.coslog": (lambda n, c, s: schedule.coslog(1.0, n, c)(s), {"n": 3, "c": 2, "s": 1}),
     "schedule.one_cycle": (lambda n, s: schedule.one_cycle(1.0, n)(s), {"n": 3, "s": 1}),
     "schedule.piecewise_constant": (
         lambda n, s: schedule.piecewise_constant([1.0, 2.0], [n])(s),

@@ -90,7 +90,7 @@ def keras(name):
         ([keras("on_train_batch_end")], r"did you mean 'on_step'\?"),
         ([keras("on_train_begin")], r"did you mean 'on_begin'\?"),
         ([keras("on_epohc")], r"did you mean 'on_epoch'\?"),
-        ([keras("on_end"), 3], "callbacks has a int, expected an object"),
+        ([keras("on_end"), 3], "callbacks has 3, expected an object"),
     ],
 )
 def test_what_is_no_callback_is_refused(callbacks, message):
@@ -339,6 +339,26 @@ def test_lr_finder_takes_the_rates_and_ends_where_the_loss_diverges():
     assert found.suggestion < 1.0  # beyond that each step is longer than the one before
     with pytest.raises(ValueError, match="low is 1 and high 1, expected 0 < low < high"):
         tp.callback.lr_finder(t, st, data, tp.loss.mse, low=1, high=1)
+
+
+def test_lr_finder_suggests_no_rate_after_the_least_loss():
+    """There a fall is chance: the steepest one of a trained model may be at a rate that diverges."""
+    from treepie.callback.finder import _suggestion
+
+    rates = np.geomspace(1e-6, 1, 50).tolist()
+    losses = np.concatenate([np.linspace(1.0, 0.9, 30), np.linspace(1.0, 3.0, 10), np.full(10, 1.5)])
+    assert _suggestion(rates, losses.tolist()) < rates[30]
+    assert _suggestion(rates, np.linspace(1.0, 2.0, 50).tolist()) is None
+
+
+def test_lr_finder_draws_the_suggestion_inside_of_the_axes():
+    losses = [1.0, 1.4, 1.3, 1.2, 0.5, 0.4, 3.0, 9.0]
+    search = tp.callback.LearningRates(np.geomspace(1e-6, 1, 8).tolist(), losses, 1e-6 * 10 ** (18 / 7))
+    axes = tp.callback.LearningRates(search.rates, losses, search.rates[2]).plot()
+    x, y = (float(v[0]) for v in axes.get_lines()[-1].get_data())
+    low, high = axes.get_ylim()
+    assert x == search.rates[2]
+    assert low < y < high
 
 
 def test_lr_finder_where_a_loss_is_not_finite_and_its_plot():

@@ -51,6 +51,7 @@ def mnist(monkeypatch):
     monkeypatch.setattr(treepie.datasets, "mnist", lambda: tuple(map(large, treepie.datasets.digits())))
 
 
+@pytest.mark.filterwarnings("ignore:precision. this CPU:RuntimeWarning")  # which has no bfloat16
 @pytest.mark.parametrize("block", blocks("python")[1:], ids=range(1, len(blocks("python"))))
 def test_readme_python(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -214,8 +215,11 @@ def test_reference_without_pdoc_says_what_to_install(monkeypatch, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_reference_without_a_folder_says_how_it_is_called():
-    assert docs.main([]) == "usage: python -m treepie.docs FOLDER"
+def test_reference_without_a_folder_says_how_it_is_called(capsys):
+    for arguments in ([], ["a", "b"]):
+        with pytest.raises(SystemExit):
+            docs.main(arguments)
+        assert capsys.readouterr().err.startswith("usage: python -m treepie.docs [-h] FOLDER\n")
 
 
 # ---- every public name has an example

@@ -74,8 +74,8 @@ def test_sizes_around_a_tiles(transpose_a, transpose_b, dtype):
 @pytest.mark.parametrize(("transpose_a", "transpose_b"), BOTH)
 def test_depths_around_a_blocks(transpose_a, transpose_b, dtype):
     """Depths around the block's, one of which packs A where B has many panels; few panels, and many."""
-    assert any(d * matmul._DEPTH * np.dtype(dtype).itemsize % matmul._WAY == 0 for d in (1, 2))
-    depths = {1, 2} | {d * matmul._DEPTH + e for d in (1, 2) for e in (-1, 0, 1)}
+    assert any(d * matmul.DEPTH * np.dtype(dtype).itemsize % matmul._WAY == 0 for d in (1, 2))
+    depths = {1, 2} | {d * matmul.DEPTH + e for d in (1, 2) for e in (-1, 0, 1)}
     for k, n in itertools.product(sorted(depths), (5, 5 * gemm.panel(dtype, 1000) + 1)):
         check(2 * gemm.rows() + 5, k, n, transpose_a, transpose_b, dtype)
 

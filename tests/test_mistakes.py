@@ -22,7 +22,8 @@ class Column:
     shape = (16,)
 
     def __init__(self, name, values):
-        self.name, self.values, self.dtype = name, values, values.dtype
+        self.name, self.values = name, values
+        self.dtype = self.dtypes = values.dtype
 
     def __len__(self):
         return len(self.values)

@@ -198,6 +198,8 @@ SCHEDULES = [  # schedule, {step: value}
     ),
     (schedule.cosine_restarts(2.0, 10, growth=1.1), {10: 2.0, 21: 2.0, 34: 1 + np.cos(np.pi * 0.9 / 13.31)}),
     (schedule.cosine_restarts(2.0, 10, growth=2.0), {10: 2.0, 150: 2.0, 20470: 2.0}),
+    (schedule.coslog(2.0, 15), {0: 0.0, 1: 0.0, 3: 0.0, 7: 0.0, 15: 0.0, 99: 0.0, 2**1.5 - 1: 2.0}),
+    (schedule.coslog(1.0, 300, cycles=2), {50: 0.930431, 100: 0.0, 182.842712: 1.0, 300: 0.0}),
     (schedule.one_cycle(1.0, 100), {0: 0.04, 15: 0.52, 30: 1.0, 65: 0.500002, 100: 4e-6, 200: 4e-6}),
     (
         schedule.piecewise_constant([3.0, 2.0, 1.0], [10, 20]),
@@ -284,6 +286,8 @@ ERRORS = [
     (lambda: schedule.warmup_cosine_decay(0.0, 1.0, 9, 9), ValueError, "decay_steps is 9, expected more"),
     (lambda: schedule.cosine_restarts(1.0, 9, 0.5), ValueError, "growth is 0.5 and decay 1.0, expected at"),
     (lambda: schedule.cosine_restarts(1.0, 9, decay=2), ValueError, "growth is 1.0 and decay 2, expected"),
+    (lambda: schedule.coslog(1.0, 9, 0), ValueError, "coslog: cycles is 0, expected at least 1"),
+    (lambda: schedule.coslog(-1.0, 9), ValueError, "coslog: peak_value is -1.0, expected 0 or more"),
     (lambda: schedule.one_cycle(1.0, 9, warmup=1.0), ValueError, "warmup is 1.0, start_factor 25.0 and"),
     (lambda: schedule.piecewise_constant([1.0], [3]), ValueError, "1 values and 1 boundaries, expected"),
     (lambda: schedule.join([], []), ValueError, "schedule.join: 0 schedules and 0 boundaries, exp"),

@@ -49,6 +49,12 @@ ERRORS = [
     (lambda: optim.nadam(0.1, b1=1.0), ValueError, "nadam: b1 is 1.0"),
     (lambda: optim.sgd(0.1, weight_decay=-1), ValueError, "sgd: weight_decay is -1, expected at least 0"),
     (lambda: optim.adagrad(0.1, weight_decay=-1), ValueError, "adagrad: weight_decay is -1"),
+    (lambda: optim.lion(0.1, weight_decay="1"), TypeError, "weight_decay is '1', expected a number or a sch"),
+    (
+        lambda: (o := optim.adamw(0.1, weight_decay=lambda t: 1.0 - t)).update(after(o, 1), PARAMS, PARAMS),
+        ValueError,
+        r"adamw: the schedule, .* returns -1.0 for step 2, expected a finite number of at least 0",
+    ),
     (
         lambda: (o := optim.sgd(lambda t: 1.0 - t)).update(after(o, 1), PARAMS, PARAMS),
         ValueError,

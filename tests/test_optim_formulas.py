@@ -96,3 +96,38 @@ def test_an_own_optimizer_may_read_values(options, elementwise):
     np.testing.assert_allclose(values(fit(opt, **options)), want, rtol=1e-5, atol=1e-6)
     for mine in Local(2).run(lambda comm: values(fit(opt, comm, **options))):
         np.testing.assert_allclose(mine, want, rtol=1e-5, atol=1e-6)
+
+
+DECAYED = ["sgd", "adamw", "rmsprop", "adagrad", "nadam", "lion", "lamb"]
+
+
+@pytest.mark.parametrize("name", DECAYED)
+def test_a_schedule_of_weight_decays_is_each_of_them_in_its_step(name):
+    params = {"w": tp.tensor(RNG.normal(size=(4, 3))), "b": tp.tensor(RNG.normal(size=3))}
+    rates = [0.5, 0.25, 0.75]
+
+    def scheduled(step):
+        return rates[step - 1]
+
+    whole = getattr(optim, name)(0.1, weight_decay=scheduled, mask=matrices)
+    ours, state, theirs, other = params, whole.init(params), params, None
+    for rate in rates:
+        grads = tp.ptree.map(lambda p: tp.tensor(RNG.normal(size=p.shape)), params)
+        ours, state = whole.update(state, ours, grads)
+        constant = getattr(optim, name)(0.1, weight_decay=rate, mask=matrices)
+        other = constant.init(params) if other is None else other
+        theirs, other = constant.update(other, theirs, grads)
+        np.testing.assert_array_equal(ours["w"], theirs["w"])
+        np.testing.assert_array_equal(ours["b"], theirs["b"])
+    assert (ours["w"].numpy() != params["w"].numpy()).all()
+
+
+def test_the_program_of_a_step_takes_another_weight_decay():
+    decay = optim.schedule.cosine_decay(1.0, 20)
+    trainer = tp.Trainer(tp.layer.linear(3, 1, bias=False), optim.sgd(0.1, weight_decay=decay))
+    st = trainer.init(tp.rng.key(0), tp.float64)
+    weight = st.vars.params["weight"].numpy()
+    data = tp.Data.prepare((np.zeros((4, 3)), np.zeros((4, 1))), batch_size=4)
+    st = trainer.fit(st, data, loss=tp.loss.mse, epochs=20)
+    factor = np.prod([1 - 0.1 * decay(step) for step in range(1, 21)])
+    np.testing.assert_allclose(st.vars.params["weight"], factor * weight, rtol=1e-12)

@@ -181,3 +181,22 @@ def test_a_sweep_fails_where_an_error_exceeds_the_bound(perf, monkeypatch, tmp_p
     monkeypatch.setattr(sys, "argv", ["ops.py", "--accuracy", "--points", "2000"])
     with pytest.raises(SystemExit, match=r"tanh of \S+ is \S+, 1\.\d+ ulp from \S+; its bound is 0\.75"):
         ops.main()
+
+
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")  # 200 epochs are few
+def test_the_estimators_of_the_table_fit_and_are_held_to_the_bar(perf):
+    tabular = perf("tabular")
+    for way in ("treepie", "scikit-learn"):
+        seconds, score = tabular.fit(way, "wine", 1)
+        assert seconds > 0
+        assert score > 0.9
+    X, y, X_test, _ = tabular.split("diabetes", 0, raw=False)
+    assert (X.dtype, X.shape, X_test.shape) == (np.float32, (353, 10), (89, 10))
+    np.testing.assert_allclose([y.mean(), y.std()], [0, 1], atol=1e-12)
+    results = {way: [(0.1, 0.9), (0.3, 0.8), (0.2, 0.7)] for way in tabular.WAYS}
+    assert tabular.row("wine", results) == ["`wine`: 3 classes", *["0.800 / 0.2 s"] * 5, "1.0"]
+    results["treepie"] = [(0.06, 0.78)]
+    assert tabular.below_the_bar("wine", results) == ["wine: scores are 0.7800 and 0.8000 of scikit-learn's"]
+    results["treepie"] = [(0.1, 0.795)]
+    slow = "wine: 2.00 times as fast as scikit-learn's, at least 3.0"
+    assert tabular.below_the_bar("wine", results) == [slow]

@@ -146,6 +146,7 @@ SCHEDULES = {
     "warmup_cosine": schedule.warmup_cosine(0.0, 0.1, 5),
     "warmup_cosine_decay": schedule.warmup_cosine_decay(0.0, 0.1, 5, decay_steps=15),
     "cosine_restarts": schedule.cosine_restarts(0.1, 4, growth=1.5, decay=0.5, alpha=0.1),
+    "coslog": schedule.coslog(0.1, 18),
     "one_cycle": schedule.one_cycle(0.1, 18),
     "piecewise_constant": schedule.piecewise_constant([0.1, 0.2, 0.05], [4, 9]),
     "exponential_decay": schedule.exponential_decay(0.1, 0.5, decay_steps=7),

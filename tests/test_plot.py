@@ -111,6 +111,15 @@ def test_many_steps_are_drawn_as_means_of_blocks(plt):
     assert len(axes.collections) == 1  # the range of each block
 
 
+@pytest.mark.parametrize("count", [401, 540, 799, 801])
+def test_blocks_of_steps_have_one_length(plt, count):
+    ((label, points),) = lines(history_of(count).plot()[0]).items()
+    size = -(-count // 400)
+    assert label == f"mean of {size} steps"
+    assert len(points) == -(-count // size)
+    assert (points[0, 0], np.ptp(np.diff(points[:-1, 0]))) == ((1 + size) / 2, 0)
+
+
 def test_odd_histories_are_drawn(plt):
     for history in (
         history_of(1),
@@ -320,3 +329,25 @@ def test_h_is_no_folder_of_mnist():
     result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert result.returncode == 0
     assert "[folder]" in result.stdout
+
+
+@pytest.mark.parametrize("n", [2, 3, 12])
+def test_long_names_of_classes_leave_room_for_the_counts(plt, n):
+    """The figure grows by the names, and each count fits into its cell."""
+    m = tp.metric.ConfusionMatrix()
+    m.update(np.eye(n)[np.arange(20_000) % n], np.arange(20_000) % n)
+    names = [f"a rather long name of class number {k}" for k in range(n)]
+    for labels in (None, names, [name * 3 for name in names]):
+        axes = m.plot(labels)
+        axes.figure.canvas.draw()
+        cell = axes.get_window_extent().width / n
+        assert max(t.get_window_extent().width for t in axes.texts) < cell
+        for text in (*axes.get_yticklabels(), *axes.get_xticklabels()):
+            assert len(text.get_text()) <= 40
+            assert axes.figure.bbox.padded(1).contains(*text.get_window_extent().min)
+        plt.close("all")
+
+
+def test_many_epochs_have_no_markers(plt):
+    few, many = history_of(40, 40).plot()[0], history_of(41, 41).plot()[0]
+    assert (few.get_lines()[-1].get_marker(), many.get_lines()[-1].get_marker()) == ("o", "None")

@@ -1,6 +1,8 @@
 """What `fit` shows while it runs, and how seldom it reads the clock for that."""
 
+import re
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -45,6 +47,7 @@ def shown(monkeypatch, stream, seconds=0.0, **options):
     clock = Clock(seconds)
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setattr(progress, "time", clock)
+    monkeypatch.setattr(progress, "compilations", types.SimpleNamespace(seconds=0.0))
     fit(callbacks=[clock], **options)
     return clock, stream.text
 
@@ -59,6 +62,42 @@ def test_a_bar_on_a_terminal(monkeypatch):
     assert text.count("\n") == 4  # a line for each epoch with scores, and the bar's
 
 
+@pytest.mark.parametrize("columns", [30, 60, 80, 100, 140])
+def test_a_bar_cuts_no_text(monkeypatch, columns):
+    """Scores, the rate, then the bar are left out where the terminal has no columns for them."""
+    from tqdm import std
+
+    monkeypatch.setattr(std, "_screen_shape_wrapper", lambda: lambda file: (columns, 24))
+    _, text = shown(monkeypatch, Terminal(), 0.2, epochs=3, progress=None)
+    bars = [part.rstrip() for part in text.split("\r") if "%" in part and "batch" not in part]
+    assert all(len(bar) <= columns for bar in bars)
+    ends = {30: r"%, loss: \d\.\d{4}", 60: r", loss: \d\.\d{4}\]", 80: r"loss: \d\.\d{4}, \d+ samples/s\]"}
+    end = ends.get(columns, r"loss: \d\.\d{4}, mae: \d\.\d{4}, \d+ samples/s\]")
+    assert re.search(end + "$", bars[-1])
+    assert all(bar.startswith("epoch") for bar in bars)
+
+
+def test_the_rate_is_that_of_the_epoch_and_of_whole_batches(monkeypatch):
+    """The last batch of 2 rows does not count for the others."""
+    _, text = shown(monkeypatch, Terminal(False), 2.0, epochs=3, rows=22, progress=None)
+    assert [line.split("  ")[-1] for line in text.splitlines()[1:]] == ["5 samples/s"] * 2
+
+
+def test_compilations_do_not_lower_the_rate(monkeypatch):
+    """Of 6 seconds of each epoch 3 are those of a compilation."""
+    compiler = types.SimpleNamespace(seconds=0.0)
+    on_step = Clock.on_step
+
+    def compiling(self, step, loss, st):
+        on_step(self, step, loss, st)
+        compiler.seconds += 1.0
+        progress.compilations = compiler
+
+    monkeypatch.setattr(Clock, "on_step", compiling)
+    _, text = shown(monkeypatch, Terminal(False), 2.0, epochs=3, progress=None)
+    assert [line.split("  ")[-1] for line in text.splitlines()[1:]] == ["10 samples/s"] * 2
+
+
 def test_a_bar_in_jupyter(monkeypatch):
     kind = type("OutStream", (Terminal,), {"__module__": "ipykernel.iostream"})
     _, text = shown(monkeypatch, kind(False), 0.2, epochs=2, progress=None)
@@ -69,10 +108,12 @@ def test_a_line_for_each_epoch_elsewhere(monkeypatch):
     _, text = shown(monkeypatch, Terminal(False), 2.0, epochs=2, progress=None)
     lines = text.splitlines()
     assert [line.split("  ")[:2] for line in lines] == [
-        ["epoch 1/2", "batch 3/6"],
-        ["epoch 2/2", "batch 6/6"],
+        ["epoch 1/2", "batch 3/3"],
+        ["epoch 2/2", "batch 3/3"],
     ]
-    assert all("loss: " in line and "mae: " in line and "5 samples/s" in line for line in lines)
+    assert all("loss: " in line and "mae: " in line for line in lines)
+    # In the first epoch 2 steps in 6 s: the first step, which may compile, is not counted, its callback is.
+    assert [line.split("  ")[-1] for line in lines] == ["3 samples/s", "5 samples/s"]
     assert "\r" not in text
 
 

@@ -58,6 +58,14 @@ CONSTRUCTED = {
     "OptState(optimizer=adam, count=0, moments=2)": OPTIM.adam(0.1).init({"w": tp.ones(3)}),
     "Communicator(size=1, rank=0)": tp.distributed.world(),
     "Local(2)": tp.distributed.Local(2),
+    "early_stopping('f1', patience=3); no score yet": tp.callback.early_stopping("f1", 3),
+    "best('loss', 'run'); no score yet": tp.callback.best("loss", "run"),
+    "reduce_on_plateau('loss', factor=0.1, patience=10); rates times 1": tp.callback.reduce_on_plateau(),
+    "ema(0.99)": tp.callback.ema(0.99),
+    "csv('scores.csv')": tp.callback.csv("scores.csv"),
+    "LearningRates(suggestion=0.1, 2 rates from 0.1 to 1)": tp.callback.LearningRates(
+        [0.1, 1.0], [2.0, 1.0], 0.1
+    ),
     "custom_vjp(double)": tp.custom_vjp(double),
     "jit(double)": tp.jit(double),
     "Op(exp)": tp.exp.op,

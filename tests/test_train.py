@@ -119,7 +119,7 @@ def test_progress_is_a_bar_on_stderr_where_wanted(capsys):
     t = trainer()
     st = t.fit(t.init(KEY), batches(), loss=tp.loss.mse, epochs=2, progress=True)
     shown = capsys.readouterr()
-    assert "6/6" in shown.err
+    assert "epoch 2/2  batch 3/3" in shown.err
     assert "loss: " in shown.err
     t.fit(st, batches(), loss=tp.loss.mse)
     assert capsys.readouterr() == ("", "")

@@ -23,6 +23,10 @@ class Average:
         self._flat: list[Tensor] = []  # the average in flat buffers, from then on
         self._layout: Any = None
 
+    def __repr__(self) -> str:
+        """Return the call that constructs it."""
+        return f"ema({self._rule.decay:g})"
+
     @property
     def average(self) -> Vars | None:
         """The model's variables with the average of the parameters; None before `fit`."""

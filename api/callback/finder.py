@@ -23,23 +23,28 @@ from ..train.trainer import Trainer
 _SMOOTHING, _DIVERGED = 0.9, 4.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LearningRates:
     """Losses by learning rate; `lr_finder` returns it.
 
     rates: ascending.  losses: of the step with each rate.
-    suggestion: the rate at which the smoothed loss falls fastest, over the logarithm of the rate; None where
-        it does not fall.
+    suggestion: the rate at which the smoothed loss falls fastest, over the logarithm of the rate, up to its
+        least value; None where it does not fall.
 
     >>> import treepie as tp
-    >>> found = tp.callback.LearningRates([0.1, 1.0], [2.0, 1.0], 0.1)
-    >>> found.suggestion
-    0.1
+    >>> tp.callback.LearningRates([0.1, 1.0], [2.0, 1.0], 0.1)
+    LearningRates(suggestion=0.1, 2 rates from 0.1 to 1)
     """
 
     rates: list[float]
     losses: list[float]
     suggestion: float | None
+
+    def __repr__(self) -> str:
+        """Return the suggestion and the range of rates."""
+        suggestion = "None" if self.suggestion is None else f"{self.suggestion:.2g}"
+        ends = f" from {self.rates[0]:.2g} to {self.rates[-1]:.2g}" if self.rates else ""
+        return f"LearningRates(suggestion={suggestion}, {len(self.rates)} rates{ends})"
 
     def plot(self, axes: Any = None) -> Any:
         """Draw the losses over the rates, with the suggestion, by matplotlib; return the axes.
@@ -55,7 +60,7 @@ class LearningRates:
         if self.suggestion is not None:
             height = smooth[self.rates.index(self.suggestion)]
             axes.plot(self.suggestion, height, "o", label=f"suggestion: {self.suggestion:.2g}")
-        low, high = min(smooth), smooth[0]
+        low, high = min(smooth), max(smooth[: _least(smooth) + 1])
         spread = (high - low) or abs(low) or 1.0
         axes.set(xscale="log", xlabel="learning rate", ylabel="loss")
         axes.set_ylim(low - 0.2 * spread, high + 0.5 * spread)
@@ -141,8 +146,15 @@ def _suggestion(rates: list[float], losses: list[float]) -> float | None:
     """Return the rate at which the smoothed loss falls fastest, None where it does not fall."""
     if len(losses) < 3:
         return None
-    slopes = np.gradient(_smoothed(losses), np.log(rates))
+    smooth = _smoothed(losses)
     # The average of few losses varies as much as the batches do: a tenth of the rates says nothing yet.
     first = len(losses) // 10
-    k = first + int(np.argmin(slopes[first:]))
-    return rates[k] if slopes[k] < 0 else None
+    slopes = np.gradient(smooth, np.log(rates))[first : _least(smooth) + 1]
+    if slopes.size == 0 or not slopes.min() < 0:
+        return None
+    return rates[first + int(np.argmin(slopes))]
+
+
+def _least(smooth: list[float]) -> int:
+    """Return the index of the least smoothed loss: what falls after it falls by chance."""
+    return int(np.argmin(smooth))

@@ -27,6 +27,10 @@ class CsvFile:
         self._file = file
         self.state: dict[str, Any] = {"bytes": 0, "columns": []}
 
+    def __repr__(self) -> str:
+        """Return the call that constructs it."""
+        return f"csv({os.fspath(self._file)!r})"
+
     def on_begin(self, resumed: bool, st: TrainState) -> None:
         """Begin an empty file, or cut off the rows after the checkpoint."""
         if self.rank:
@@ -66,6 +70,10 @@ class TensorBoard:
     def __init__(self, directory: Path, every: int) -> None:
         self._directory, self._every = directory, every
         self._writer: Any = None
+
+    def __repr__(self) -> str:
+        """Return the call that constructs it."""
+        return f"tensorboard({os.fspath(self._directory)!r}, every={self._every})"
 
     def on_begin(self, resumed: bool, st: TrainState) -> None:
         """Open the files; TensorBoard hides what was written after the checkpoint of a resumed run."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..errors import did_you_mean
@@ -35,15 +35,20 @@ class Monitor:
                 "lowest or the highest"
             )
 
-    def score(self, scores: Mapping[str, Any]) -> float:
-        """Return the metric's score; ValueError if there is none, or if it is no number."""
-        if self.metric not in scores:
-            near = did_you_mean(self.metric, scores)
+    def check_names(self, names: Iterable[str]) -> None:
+        """Raise ValueError for names of scores without the metric's."""
+        names = list(names)
+        if self.metric not in names:
+            near = did_you_mean(self.metric, names)
             hint = f" ({near})" if near else ""
             raise ValueError(
                 f"{self.function}: metric is {self.metric!r}{hint}, expected one of the epoch's scores: "
-                f"{', '.join(map(repr, scores))} (see validate= of fit)"
+                f"{', '.join(map(repr, names))} (see validate= of fit)"
             )
+
+    def score(self, scores: Mapping[str, Any]) -> float:
+        """Return the metric's score; ValueError if there is none, or if it is no number."""
+        self.check_names(scores)
         try:
             return float(scores[self.metric])
         except (TypeError, ValueError):

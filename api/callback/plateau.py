@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from treepie.autodiff.arguments import integer
@@ -23,10 +24,18 @@ class ReduceOnPlateau:
         self.state: dict[str, Any] = {}
         self.on_begin(False, None)
 
+    def __repr__(self) -> str:
+        """Return the call that constructs it, and the factor of the rates."""
+        call = f"{self._monitor.metric!r}, factor={self._factor:g}, patience={self._patience}"
+        return f"reduce_on_plateau({call}); rates times {self.factor:g}"
+
     @property
     def factor(self) -> float:
         """The factor that the optimizer's learning rate is multiplied by."""
         return self.state["factor"]  # type: ignore[no-any-return]
+
+    def _check_scores(self, names: Sequence[str]) -> None:
+        self._monitor.check_names(names)
 
     def on_begin(self, resumed: bool, st: TrainState | None) -> None:
         """Begin anew, unless the state is that of a checkpoint."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from treepie.autodiff.arguments import integer
@@ -24,6 +25,12 @@ class _Best:
         self.state: dict[str, Any] = {}
         self._reset()
 
+    def _described(self, call: str) -> str:
+        """Return the repr. call: the name and the arguments of the constructor."""
+        if self.score is None:
+            return f"{call}; no score yet"
+        return f"{call}; best {self.score:.4g}, after epoch {self.epoch}"
+
     def _reset(self) -> None:
         self.state = {"score": None, "epoch": 0, "best": None, "wait": 0}
 
@@ -41,6 +48,9 @@ class _Best:
     def best(self) -> TrainState | None:
         """The state of training after that epoch; None before the first, and where it is not kept."""
         return self.state["best"]  # type: ignore[no-any-return]
+
+    def _check_scores(self, names: Sequence[str]) -> None:
+        self._monitor.check_names(names)
 
     def on_begin(self, resumed: bool, st: TrainState) -> None:
         """Begin anew, unless the state is that of a checkpoint."""
@@ -63,6 +73,12 @@ class EarlyStopping(_Best):
     def __init__(self, monitor: Monitor, patience: int, restore_best: bool) -> None:
         super().__init__(monitor, restore_best)
         self._patience = patience
+
+    def __repr__(self) -> str:
+        """Return the call that constructs it, and the best score."""
+        keep = "" if self._keep else ", restore_best=False"
+        call = f"early_stopping({self._monitor.metric!r}, patience={self._patience}{keep})"
+        return self._described(call)
 
     def on_begin(self, resumed: bool, st: TrainState) -> None:
         """Begin anew; of a run that has been ended by this callback, end it again."""
@@ -94,6 +110,11 @@ class Best(_Best):
     def __init__(self, monitor: Monitor, directory: str | os.PathLike[str] | None) -> None:
         super().__init__(monitor, True)
         self._directory = directory
+
+    def __repr__(self) -> str:
+        """Return the call that constructs it, and the best score."""
+        folder = "" if self._directory is None else f", {os.fspath(self._directory)!r}"
+        return self._described(f"best({self._monitor.metric!r}{folder})")
 
     def on_epoch(self, epoch: int, scores: dict[str, Any], st: TrainState) -> None:
         """Compare the epoch's score with the best one, and save the state if it is better."""

@@ -41,14 +41,16 @@ _NO_RUN = 0
 
 
 # ---- trees
-def save(path: PathLike, tree: Tree) -> None:
+def save(path: PathLike, tree: Tree, dtype: str | None = None) -> None:
     """Write the tensors of a tree into a safetensors file, named by their paths: "layers.0.weight".
 
     path: the file; missing folders are created. The write is atomic: a crash leaves the old file or the new.
     tree: nested containers of tensors. A flat dict of tensors may have any names, such as those that `load`
         and `hub.load_weights` return.
+    dtype: "bfloat16" or "float16" to round floats, to nearest even, and halve the file; `load` returns them
+        in the dtypes of `like`. None for their own.
 
-    Raises OSError if the file can not be written.
+    Raises OSError if the file can not be written, ValueError for another dtype.
 
     >>> import tempfile, treepie as tp
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -57,9 +59,16 @@ def save(path: PathLike, tree: Tree) -> None:
     [1.0, 1.0]
     """
     target = path_of("checkpoint.save", path)
+    if target.is_dir():
+        raise IsADirectoryError(
+            f"checkpoint.save: {target} is a folder, expected a file: {target / 'model.safetensors'}"
+        )
+    if dtype is not None and dtype not in storage.SMALLER:
+        names = " or ".join(map(repr, storage.SMALLER))
+        raise ValueError(f"checkpoint.save: dtype is {dtype!r}, expected {names}, or None")
     with storage.temporary_folder(target) as folder:
         source = folder / target.name
-        storage.write("checkpoint.save", source, _arrays(tree))
+        storage.write("checkpoint.save", source, _arrays(tree), dtype)
         storage.replace(source, target)
 
 

@@ -16,7 +16,7 @@ import shutil
 import time
 import uuid
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,12 +102,18 @@ def _array(function: str, path: Path, name: str, entry: dict[str, Any], raw: NDA
     return (flat.astype(np.float32) if kind == "F16" else flat).reshape(entry["shape"])
 
 
-def write(function: str, path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+#: The dtypes of less precision that floats can be written in.
+SMALLER = ("bfloat16", "float16")
+
+
+def write(function: str, path: Path, arrays: Mapping[str, NDArray[Any]], floats: str | None = None) -> None:
     """Write a safetensors file and verify it by reading it again.
+
+    floats: the dtype of `SMALLER` that floats are rounded to; None for their own.
 
     safetensors 0.8.0 stores an array's buffer in memory order, so arrays are made C-contiguous first.
     """
-    ready = {name: np.asarray(x, order="C") for name, x in arrays.items()}
+    ready = {name: np.asarray(_rounded(x, floats), order="C") for name, x in arrays.items()}
     sums = {name: zlib.crc32(x.reshape(-1).view(np.uint8).data) for name, x in ready.items()}
     path.touch()
     mode = path.stat().st_mode  # by the user's umask; safetensors makes files that only the user may read
@@ -118,9 +124,37 @@ def write(function: str, path: Path, arrays: Mapping[str, NDArray[Any]]) -> None
         safetensors.numpy.save_file(ready, path, metadata)
     except SafetensorError as error:
         raise OSError(f"{function}: {path} could not be written: {error}") from error
+    if floats == "bfloat16":
+        _name_bfloat16(path, [name for name, x in arrays.items() if x.dtype.kind == "f"])
     path.chmod(mode)
     if read(function, path).keys() != ready.keys():
         raise Damaged(f"{function}: {path} does not hold the arrays that were written into it")
+
+
+def _name_bfloat16(path: Path, names: Sequence[str]) -> None:
+    """Call the uint16 arrays with these names bfloat16, which safetensors writes of other libraries alone."""
+    content = path.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    for name in names:
+        header[name]["dtype"] = "BF16"
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # data is aligned to 8 bytes
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[start:])
+
+
+def _rounded(x: NDArray[Any], dtype: str | None) -> NDArray[Any]:
+    """Return floats rounded to a smaller dtype, to nearest even; bfloat16 as its bits."""
+    if dtype is None or x.dtype.kind != "f":
+        return x
+    with np.errstate(over="ignore"):
+        if dtype == "float16":
+            return x.astype(np.float16)
+        x = x.astype(np.float32)
+    bits = x.view(np.uint32)
+    number = (bits + np.uint32(0x7FFF) + (bits >> 16 & 1)) >> 16
+    quiet = bits >> 16 | 0x40  # rounding would make an infinity of some NaNs
+    return np.where(np.isnan(x), quiet, number).astype(np.uint16)
 
 
 # ---- atomic replacement

@@ -20,9 +20,12 @@ def whole_pass(data: Data[U]) -> Iterator[U]:
 def check_data(function: str, data: Any) -> Data:
     """Return a pipeline, or raise TypeError."""
     if not isinstance(data, Data):
+        hint = (
+            " (of batches of your own: tp.Data.of_array(list(batches)))" if hasattr(data, "__next__") else ""
+        )
         raise TypeError(
             f"{function}: data is {described(data)}, expected a tp.Data, such as "
-            "tp.Data.prepare((x, y), batch_size=32)"
+            f"tp.Data.prepare((x, y), batch_size=32){hint}"
         )
     return data
 
@@ -43,6 +46,7 @@ def check_not_empty(function: str, data: Any) -> Data:
     pipeline = check_has_elements(function, data)
     if pipeline.position >= len(pipeline):
         raise ValueError(
-            f"{function}: data is exhausted after {len(pipeline)} elements, expected some left (call reset())"
+            f"{function}: data is exhausted after {len(pipeline)} elements, expected some left: "
+            "call data.reset()"
         )
     return pipeline

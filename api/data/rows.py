@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from treepie.autodiff import Tensor, ops, ptree, rng, tensor
 from treepie.autodiff.arguments import as_tensor, described, integer
+from treepie.autodiff.convert import check_not_masked
 from treepie.autodiff.ops.random import check_key
 from treepie.autodiff.tensor import TENSOR_DTYPES, TensorLike
 
@@ -49,6 +50,9 @@ def array_of(x: Any) -> Any:
     if columns_of(x) is not None:
         x = _table(x)
     if isinstance(x, np.ndarray) and x.ndim:
+        check_not_masked("Data.prepare", x)
+        if x.dtype.kind not in "biuf":
+            return as_tensor(x)  # which says what is wrong, now and not at the first batch
         direct = x.dtype in TENSOR_DTYPES and x.flags.c_contiguous and x.flags.aligned
         return Tensor(np.asarray(x), None) if direct else x
     return as_tensor(x)
@@ -77,6 +81,11 @@ def stack_batch(tensors: Sequence[TensorLike]) -> Tensor:
     >>> tp.data.stack_batch([tp.zeros(3), tp.ones(3)]).shape
     (2, 3)
     """
+    if any(isinstance(x, tuple) for x in tensors):
+        raise TypeError(
+            "data.stack_batch: the elements are tuples, expected tensors: for (input, target), "
+            "lambda batch: tuple(map(tp.data.stack_batch, zip(*batch)))"
+        )
     parts = [as_tensor(x) for x in tensors]
     shapes = sorted({x.shape for x in parts})
     if len(shapes) != 1:

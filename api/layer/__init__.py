@@ -77,6 +77,11 @@ from .shape import (
     upsample as upsample,
 )
 from .summary import summary as summary
+from .tabular import (
+    parametric_activation as parametric_activation,
+    periodic_embedding as periodic_embedding,
+    scale as scale,
+)
 from .transformer import (
     transformer_decoder as transformer_decoder,
     transformer_encoder as transformer_encoder,

@@ -92,14 +92,21 @@ Apply = Callable[..., tuple[Any, Tree]]
 #: What models of other libraries have as attributes, and where it is here.
 _ELSEWHERE = {
     "compile": "tp.Trainer(model, tp.optim.adam(1e-3))",
+    "eval": "model.apply(vars, x), which is in evaluation mode unless training=True",
     "evaluate": "tp.Trainer(model, optimizer).evaluate(st, data, metrics)",
     "fit": "tp.Trainer(model, optimizer).fit(st, data, loss=...)",
     "forward": "model.apply(vars, x)",
     "parameters": "model.init(tp.rng.key(0)).params",
+    "named_parameters": "tp.ptree.flatten_with_paths(model.init(tp.rng.key(0)).params)",
     "params": "model.init(tp.rng.key(0)).params",
     "predict": "tp.Trainer(model, optimizer).predict(st, x)",
     "state_dict": "model.init(tp.rng.key(0)).params",
+    "save": "tp.checkpoint.save(path, vars.params)",
+    "save_weights": "tp.checkpoint.save(path, vars.params)",
     "summary": "tp.layer.summary(model, input_shape)",
+    "train": "model.apply(vars, x, training=True, rngs=tp.rng.key(0))",
+    "trainable_weights": "model.init(tp.rng.key(0)).params",
+    "weights": "model.init(tp.rng.key(0)).params",
 }
 
 #: The list where `summary` collects (name, output, own parameters) of each layer that is applied.
@@ -140,6 +147,8 @@ class Layer(Constructed):
     """
 
     __slots__ = ("_apply", "_call", "_init", "_known", "name", "pure")
+
+    _tensor_hint: ClassVar[str] = "the parameters of a model are model.init(tp.rng.key(0)).params"
 
     def __init__(self, init: Init, apply: Apply, name: str = "layer", *, pure: bool = False) -> None:
         self._init, self._apply, self.name = init, apply, name

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from treepie.autodiff import Tensor, float32, ptree, rng, zeros
-from treepie.autodiff.arguments import shape_of
+from treepie.autodiff.arguments import described, shape_of
 from treepie.autodiff.program.shapes import ReadsValues, abstractly
 from treepie.autodiff.tensor import check_dtype
 
@@ -74,6 +74,9 @@ def summary(model: Layer, input_shape: Shapes, input_dtype: Any = float32) -> st
     total                               40
     """
 
+    if not isinstance(model, Layer):
+        raise TypeError(f"layer.summary: model is {described(model)}, expected a Layer")
+
     def collect(create: Callable[[Any, Any], Tensor]) -> tuple[Tree, list[Row]]:
         vars = model.init(rng.key(0))
         rows: list[tuple[str, Any, int]] = []
@@ -99,6 +102,8 @@ def _inputs(shape: Any, dtype: Any, create: Callable[[Any, Any], Tensor]) -> Any
     if isinstance(shape, Sequence) and shape and all(isinstance(s, Sequence) for s in shape):
         each = dtype if isinstance(dtype, Sequence) and not isinstance(dtype, str) else [dtype] * len(shape)
         return tuple(_inputs(s, d, create) for s, d in zip(shape, each, strict=True))
+    if isinstance(shape, Sequence) and None in shape:
+        raise TypeError(f"layer.summary: input_shape is {shape}, expected sizes: 1 for an axis of any size")
     return create(shape_of("layer.summary", shape), check_dtype("layer.summary", dtype))
 
 

@@ -24,6 +24,11 @@ def _check_no_nan(function: str, argument: str, x: Array) -> Array:
 def check_probabilities(function: str, x: Array) -> Array:
     """Raise ValueError for values outside of [0, 1], which are logits taken for probabilities."""
     wrong = x[(x < 0) | (x > 1)]
+    if wrong.size and x.dtype.kind == "i":
+        raise ValueError(
+            f"{function}: a prediction is {wrong[0]}, expected logits (b, c) of c classes, or probabilities "
+            "(b,); a score of predicted classes is (classes == targets).mean()"
+        )
     if wrong.size:
         raise ValueError(
             f"{function}: a prediction is {wrong[0]}, expected a probability from 0 to 1 (for logits, set "
@@ -41,7 +46,9 @@ def classes_of(
     """
     x, y = _check_no_nan(function, "logits", as_tensor(logits).numpy()), as_tensor(targets).numpy()
     if y.dtype.kind == "f" and not (np.isfinite(y).all() and (y == np.floor(y)).all()):
-        raise ValueError(f"{function}: targets are not whole numbers, expected classes")
+        raise ValueError(
+            f"{function}: targets are not whole numbers, expected classes: (logits, targets), in this order"
+        )
     if x.ndim == y.ndim + 1 and x.shape[:-1] == y.shape and x.shape[-1] > 1:
         classes, predicted = x.shape[-1], x.argmax(-1)
     elif x.size == y.size and {x.shape, y.shape} <= {(y.size,), (y.size, 1)}:
@@ -50,12 +57,21 @@ def classes_of(
     else:
         raise ValueError(
             f"{function}: logits have shape {x.shape} and targets {y.shape}, expected "
-            "(b, c) and (b,), or probabilities (b,) or (b, 1) and (b,)"
+            f"(b, c) and (b,), or probabilities (b,) or (b, 1) and (b,){_targets_hint(x, y)}"
         )
     wrong = y[(y < 0) | (y >= classes)]
     if wrong.size:
         raise ValueError(f"{function}: a target is {int(wrong[0])}, expected 0 to {classes - 1}")
     return predicted.reshape(-1).astype(np.int64), y.reshape(-1).astype(np.int64), classes
+
+
+def _targets_hint(x: Array, y: Array) -> str:
+    """Return what to do with targets that have an axis too many."""
+    if x.ndim > 1 and y.shape == (*x.shape[:-1], 1):
+        return "; drop the last axis of the targets: targets[..., 0]"
+    if x.ndim > 1 and y.shape == x.shape and ((y == 0) | (y == 1)).all() and (y.sum(-1) == 1).all():
+        return "; of one-hot targets, targets.argmax(-1)"
+    return ""
 
 
 def counts_of(function: str, logits: TensorLike, targets: TensorLike, from_logits: bool) -> Array:
@@ -99,7 +115,8 @@ def scores_of(function: str, scores: TensorLike, targets: TensorLike) -> tuple[A
     """Return `binary_of` of scores in one column."""
     shape = as_tensor(scores).shape
     if len(shape) not in (1, 2) or shape[1:] not in ((), (1,)):
-        raise ValueError(f"{function}: scores have shape {shape}, expected (b,) or (b, 1)")
+        hint = "; of logits of two classes, x[:, 1] - x[:, 0]" if shape[1:] == (2,) else ""
+        raise ValueError(f"{function}: scores have shape {shape}, expected (b,) or (b, 1){hint}")
     return binary_of(function, "scores", scores, targets)
 
 
@@ -107,7 +124,13 @@ def errors_of(function: str, pred: TensorLike, target: TensorLike) -> tuple[Arra
     """Return pred - target and target, in float64; NaN and infinity pass through."""
     x, y = as_tensor(pred).numpy(), as_tensor(target).numpy()
     if x.shape != y.shape:
-        raise ValueError(f"{function}: pred has shape {x.shape} and target {y.shape}, expected one shape")
+        hint = ""
+        for name, shape, other in (("pred", x.shape, y.shape), ("target", y.shape, x.shape)):
+            if other == (*shape, 1):
+                hint = f"; add the last axis to {name}: {name}[..., None]"
+        raise ValueError(
+            f"{function}: pred has shape {x.shape} and target {y.shape}, expected one shape{hint}"
+        )
     x, y = x.astype(np.float64), y.astype(np.float64)
     with np.errstate(invalid="ignore"):  # infinity - infinity
         return np.asarray(x - y), y

@@ -194,7 +194,7 @@ def _cumsum(on: Emitter, x: Term, axis: int) -> Term:
 
 # ---- indices
 @rule("take")
-def _take(on: Emitter, x: Term, indices: Term, axis: int) -> Term:
+def _take(on: Emitter, x: Term, indices: Term, axis: int, function: str) -> Term:
     return on.Gather(x, indices, axis=axis)
 
 

@@ -34,8 +34,23 @@ def rate_of(name: str, lr: float | Schedule) -> Schedule:
     return lambda step: value if type(step) is int else adjusted_rate(step, value)
 
 
+def decay_of(name: str, weight_decay: float | Schedule) -> Schedule:
+    """Return a weight decay as a schedule."""
+    if callable(weight_decay):
+
+        def decay(step: int) -> float:
+            value = weight_decay(step)
+            if type(value) is not float or not 0.0 <= value < math.inf:
+                _check_rate(name, weight_decay, step, value)
+            return value
+
+        return decay
+    check(name, weight_decay=(weight_decay, 0.0, math.inf))
+    return lambda step: weight_decay
+
+
 def _check_rate(name: str, schedule: Schedule, step: int, value: Any) -> None:
-    """Raise TypeError or ValueError, with the schedule and the step, for a learning rate that is none."""
+    """Raise TypeError or ValueError, with the schedule and the step, for a rate that is none."""
     code = getattr(schedule, "__code__", None)
     what = described(schedule) if code else repr(schedule)
     where = f" ({code.co_filename}:{code.co_firstlineno})" if code else ""
@@ -50,7 +65,7 @@ def check(name: str, **bounds: tuple[float, float, float]) -> None:
     """Raise for hyperparameters that are no numbers in [low, high): argument=(value, low, high)."""
     for argument, (value, low, high) in bounds.items():
         if isinstance(value, bool) or not isinstance(value, int | float | np.number):
-            kinds = "a number or a schedule" if argument == "lr" else "a number"
+            kinds = "a number or a schedule" if argument in ("lr", "weight_decay") else "a number"
             raise TypeError(f"{name}: {argument} is {described(value)}, expected {kinds}")
         if not low <= value < high:
             limit = f" and below {high:g}" if high < math.inf else ""

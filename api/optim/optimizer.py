@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from treepie.autodiff import Tensor, ops, ptree, zeros
-from treepie.autodiff.arguments import as_tensor
+from treepie.autodiff.arguments import as_tensor, described
 from treepie.autodiff.ptree.structure import register_static
 from treepie.autodiff.tensor import TensorLike
 from treepie.autodiff.trace.number import computed
@@ -104,11 +104,13 @@ class Optimizer(Constructed):
 
         grads: a tree like the parameters, of the same shapes and dtypes, else ValueError.
         """
+        self._check_order("step", state)
         self.check_state(f"{self.name}.step", state.layout, len(state.buffers), lambda: params)
         return self._run(state, params, self.flat(state, grads), apply=False)
 
     def update(self, state: OptState, params: Tree, grads: Tree) -> tuple[Tree, OptState]:
         """Return the new parameters and the new state, in one pass over memory."""
+        self._check_order("update", state)
         self.check_state(f"{self.name}.update", state.layout, len(state.buffers), lambda: params)
         return self._run(state, params, self.flat(state, grads), apply=True)
 
@@ -132,6 +134,14 @@ class Optimizer(Constructed):
         return OptState(count, tuple(layout.flat_trained(row) for row in rows), layout)
 
     # ---- for training: buffers of parameters, gradients and moments
+    def _check_order(self, method: str, state: Any) -> None:
+        """Raise TypeError for other than a state: optax has another order of arguments."""
+        if not isinstance(state, OptState):
+            raise TypeError(
+                f"{self.name}.{method}: state is {described(state)}, expected one that init returns: "
+                f"{method}(state, params, grads)"
+            )
+
     def check_state(
         self, function: str, layout: FlatLayout | None, moments: int, params: Callable[[], Tree]
     ) -> None:

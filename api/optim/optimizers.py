@@ -13,7 +13,7 @@ from collections.abc import Callable
 from treepie.autodiff.ops import update as rules
 
 from ..pickling import constructor
-from .arguments import Mask, check, rate_of
+from .arguments import Mask, check, decay_of, rate_of
 from .optimizer import Optimizer
 from .rule import Rule, TrustRatioRule
 from .schedule import Schedule
@@ -24,7 +24,7 @@ def sgd(
     lr: float | Schedule,
     momentum: float = 0.0,
     nesterov: bool = False,
-    weight_decay: float = 0.0,
+    weight_decay: float | Schedule = 0.0,
     mask: Mask = None,
 ) -> Optimizer:
     """Return stochastic gradient descent, with momentum and Nesterov's variant (Sutskever et al. 2013).
@@ -55,30 +55,29 @@ def _rule(
     rule: rules.UpdateRule,
     moments: int,
     numbers: Callable[[int], tuple[float, ...]],
-    weight_decay: float,
+    weight_decay: float | Schedule,
     mask: Mask,
 ) -> Rule:
     """Return a rule with decoupled weight decay, or without where that is 0."""
-    check(name, weight_decay=(weight_decay, 0.0, math.inf))
+    decay = decay_of(name, weight_decay)
     if weight_decay == 0:
         return Rule(name, rule, moments, numbers)
     assert rule.decayed is not None
-    return Rule(name, rule.decayed, moments, lambda step: (*numbers(step), weight_decay), mask)
+    return Rule(name, rule.decayed, moments, lambda step: (*numbers(step), decay(step)), mask)
 
 
 def _adam_numbers(
-    name: str, lr: float | Schedule, b1: float, b2: float, eps: float, weight_decay: float
+    name: str, lr: float | Schedule, b1: float, b2: float, eps: float, weight_decay: float | Schedule
 ) -> Callable[[int], tuple[float, ...]]:
     """Return the hyperparameters of `adam` by the step, after a check of the arguments."""
-    rate = rate_of(name, lr)
+    rate, decay = rate_of(name, lr), decay_of(name, weight_decay)
     check(name, b1=(b1, 0.0, 1.0), b2=(b2, 0.0, 1.0), eps=(eps, 0.0, math.inf))
-    check(name, weight_decay=(weight_decay, 0.0, math.inf))
 
     def numbers(t: int) -> tuple[float, ...]:
         # The arguments of the formula from lr on; the bias corrections m^ = m / (1 - b1**t) and
         # v^ = v / (1 - b2**t) are factors there.
         m_factor, v_factor = 1.0 / (1.0 - b1**t), 1.0 / (1.0 - b2**t)
-        return (rate(t), b1, 1.0 - b1, b2, 1.0 - b2, m_factor, v_factor, eps, weight_decay)
+        return (rate(t), b1, 1.0 - b1, b2, 1.0 - b2, m_factor, v_factor, eps, decay(t))
 
     return numbers
 
@@ -104,14 +103,15 @@ def adamw(
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-8,
-    weight_decay: float = 0.01,
+    weight_decay: float | Schedule = 0.01,
     mask: Mask = None,
 ) -> Optimizer:
     """Return Adam with decoupled weight decay (Loshchilov & Hutter 2019, Algorithm 2).
 
         p = p - lr * (m^ / (sqrt(v^) + eps) + weight_decay * p), m^ and v^ as in `adam`
 
-    lr, b1, b2, eps: as for `adam`.  weight_decay: 0 or more, else ValueError.
+    lr, b1, b2, eps: as for `adam`.
+    weight_decay: 0 or more, else ValueError; a float or a schedule.
     mask: which leaves to decay: a tree of bools like the parameters, or a function that returns one of
         them; by default all. This one leaves out biases and norms, which have one axis:
 
@@ -127,7 +127,7 @@ def rmsprop(
     decay: float = 0.9,
     eps: float = 1e-8,
     momentum: float = 0.0,
-    weight_decay: float = 0.0,
+    weight_decay: float | Schedule = 0.0,
     mask: Mask = None,
 ) -> Optimizer:
     """Return RMSprop (Tieleman & Hinton 2012).
@@ -153,7 +153,7 @@ def rmsprop(
 
 @constructor
 def adagrad(
-    lr: float | Schedule, eps: float = 1e-8, weight_decay: float = 0.0, mask: Mask = None
+    lr: float | Schedule, eps: float = 1e-8, weight_decay: float | Schedule = 0.0, mask: Mask = None
 ) -> Optimizer:
     """Return Adagrad (Duchi et al. 2011).
 
@@ -177,7 +177,7 @@ def nadam(
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-8,
-    weight_decay: float = 0.0,
+    weight_decay: float | Schedule = 0.0,
     mask: Mask = None,
 ) -> Optimizer:
     """Return NAdam, Adam with Nesterov's momentum (Dozat 2016, with a constant b1), as Optax has it.
@@ -185,20 +185,20 @@ def nadam(
         m, v as in `adam`;  m^ = b1 * m / (1 - b1**(t + 1)) + (1 - b1) * g / (1 - b1**t)
         p = p - lr * (m^ / (sqrt(v^) + eps) + weight_decay * p) with v^ = v / (1 - b2**t) in step t
 
-    lr: a float or a schedule.  b1, b2: in [0, 1).  eps, weight_decay: 0 or more. ValueError for others.
+    lr, weight_decay: 0 or more, floats or schedules.  b1, b2: in [0, 1).  eps: 0 or more. ValueError for
+        others.
     mask: which leaves have weight decay, as for `adamw`.
 
     >>> import treepie as tp
     >>> opt = tp.optim.nadam(2e-3)
     """
-    rate = rate_of("nadam", lr)
+    rate, decay = rate_of("nadam", lr), decay_of("nadam", weight_decay)
     check("nadam", b1=(b1, 0.0, 1.0), b2=(b2, 0.0, 1.0), eps=(eps, 0.0, math.inf))
-    check("nadam", weight_decay=(weight_decay, 0.0, math.inf))
 
     def numbers(t: int) -> tuple[float, ...]:
         m_factor, g_factor = b1 / (1.0 - b1 ** (t + 1)), (1.0 - b1) / (1.0 - b1**t)
         v_factor = 1.0 / (1.0 - b2**t)
-        return (rate(t), b1, 1.0 - b1, b2, 1.0 - b2, m_factor, g_factor, v_factor, eps, weight_decay)
+        return (rate(t), b1, 1.0 - b1, b2, 1.0 - b2, m_factor, g_factor, v_factor, eps, decay(t))
 
     return Rule("nadam", rules.nadam, 2, numbers, mask)
 
@@ -208,7 +208,7 @@ def lion(
     lr: float | Schedule,
     b1: float = 0.9,
     b2: float = 0.99,
-    weight_decay: float = 1e-3,
+    weight_decay: float | Schedule = 1e-3,
     mask: Mask = None,
 ) -> Optimizer:
     """Return Lion (Chen et al. 2023, Algorithm 2), whose learning rates are 3 to 10 times below Adam's.
@@ -216,15 +216,15 @@ def lion(
         p = p - lr * (sign(b1 * m + (1 - b1) * g) + weight_decay * p)
         m = b2 * m + (1 - b2) * g
 
-    lr: a float or a schedule.  b1, b2: in [0, 1).  weight_decay: 0 or more. ValueError for others.
+    lr, weight_decay: 0 or more, floats or schedules.  b1, b2: in [0, 1). ValueError for others.
     mask: which leaves have weight decay, as for `adamw`.
 
     >>> import treepie as tp
     >>> opt = tp.optim.lion(1e-4, weight_decay=0.1)
     """
-    rate = rate_of("lion", lr)
-    check("lion", b1=(b1, 0.0, 1.0), b2=(b2, 0.0, 1.0), weight_decay=(weight_decay, 0.0, math.inf))
-    numbers = lambda t: (rate(t), b1, 1.0 - b1, b2, 1.0 - b2, weight_decay)
+    rate, decay = rate_of("lion", lr), decay_of("lion", weight_decay)
+    check("lion", b1=(b1, 0.0, 1.0), b2=(b2, 0.0, 1.0))
+    numbers = lambda t: (rate(t), b1, 1.0 - b1, b2, 1.0 - b2, decay(t))
     return Rule("lion", rules.lion, 1, numbers, mask)
 
 
@@ -234,7 +234,7 @@ def lamb(
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-6,
-    weight_decay: float = 0.0,
+    weight_decay: float | Schedule = 0.0,
     mask: Mask = None,
 ) -> Optimizer:
     """Return LAMB, for large batches (You et al. 2020, Algorithm 2).
@@ -242,7 +242,8 @@ def lamb(
         u = m^ / (sqrt(v^) + eps) + weight_decay * p, m^ and v^ as in `adam`
         p = p - lr * |p| / |u| * u for each parameter, where a norm of 0 makes the ratio 1
 
-    lr: a float or a schedule.  b1, b2: in [0, 1).  eps, weight_decay: 0 or more. ValueError for others.
+    lr, weight_decay: 0 or more, floats or schedules.  b1, b2: in [0, 1).  eps: 0 or more. ValueError for
+        others.
     mask: which leaves have weight decay, as for `adamw`.
 
     >>> import treepie as tp

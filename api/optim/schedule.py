@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from ..pickling import constructor
 
 __all__ = [
-    *("constant", "cosine_decay", "cosine_restarts", "exponential_decay", "join", "one_cycle"),
+    *("constant", "cosine_decay", "cosine_restarts", "coslog", "exponential_decay", "join", "one_cycle"),
     *("piecewise_constant", "warmup_cosine", "warmup_cosine_decay", "warmup_linear"),
 ]
 
@@ -218,6 +218,40 @@ def cosine_restarts(
         start = begin(cycle)
         top, end = init_value * decay**cycle, alpha * init_value
         return _half_cosine(top, end, (step - start) / (begin(cycle + 1) - start))
+
+    return schedule
+
+
+#: Of `coslog`: the last cycle takes half of the steps, the first one 2^-64 of them.
+_MOST_CYCLES = 64
+
+
+@constructor
+def coslog(peak_value: float, total_steps: int, cycles: int = 4) -> Schedule:
+    """Return cycles from 0 to peak_value and back to 0, each about twice as long as the one before.
+
+        peak_value / 2 * (1 - cos(2 pi log2(1 + (2**cycles - 1) t))) at the fraction t = step / total_steps
+
+    It is 0 past total_steps. Short first cycles find a good region, the last one converges: the schedule of
+    RealMLP (Holzmüller et al. 2024, section 3), which has 4 cycles.
+
+    peak_value: 0 or more.  total_steps: at least 1.  cycles: 1 to 64. ValueError for others.
+
+    >>> import treepie as tp
+    >>> rate = tp.optim.schedule.coslog(1.0, total_steps=15)
+    >>> [round(rate(step), 3) for step in (0, 1, 3, 7, 15)], round(rate(4), 2)
+    ([0.0, 0.0, 0.0, 0.0, 0.0], 0.72)
+    """
+    _steps("coslog", "total_steps", total_steps)
+    _steps("coslog", "cycles", cycles)
+    if cycles > _MOST_CYCLES:
+        raise ValueError(f"schedule.coslog: cycles is {cycles}, expected at most {_MOST_CYCLES}")
+    _rates("coslog", peak_value=peak_value)
+
+    def schedule(step: int) -> float:
+        fraction = min(max(step, 0), total_steps) / total_steps
+        phase = math.log2(1.0 + (2.0**cycles - 1.0) * fraction)
+        return peak_value * 0.5 * (1.0 - math.cos(2.0 * math.pi * phase))
 
     return schedule
 

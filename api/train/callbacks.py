@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from treepie.autodiff.arguments import described
+
 from ..errors import did_you_mean
+from .checks import check_report
 from .ranks import Ranks
 from .state import TrainState
 
@@ -47,15 +50,21 @@ class Callbacks:
     observers: the functions that are called after each step, `report` first; None where there are none.
     """
 
-    def __init__(self, callbacks: Sequence[object], report: Report | None, ranks: Ranks) -> None:
-        """Check the callbacks, and tell them the rank."""
+    def __init__(
+        self, callbacks: Sequence[object], report: Report | None, ranks: Ranks, scores: Sequence[str]
+    ) -> None:
+        """Check the callbacks, and tell them the rank. scores: the names of those of an epoch."""
         if not isinstance(callbacks, list | tuple):
-            kind = type(callbacks).__name__
-            raise TypeError(f"Trainer.fit: callbacks is a {kind}, expected a list of callbacks")
+            raise TypeError(f"Trainer.fit: callbacks is {described(callbacks)}, expected a list of callbacks")
         for callback in callbacks:
             _check(callback)
+            # Refuses a name without a score now, rather than after the first epoch.
+            if hasattr(callback, "_check_scores"):
+                callback._check_scores(scores)
             if hasattr(callback, "rank"):
                 callback.rank = ranks.comm.rank
+        if report is not None:
+            check_report(report)
         self._all = list(callbacks)
         ranks.check_same(callbacks=self.names)
         observers = [*([] if report is None else [report]), *self._methods("on_step")]
@@ -147,8 +156,7 @@ def _check(callback: Any) -> None:
                 f"some of {', '.join(METHODS)}{hint and '; '}{hint}"
             )
     if isinstance(callback, type) or not (names or hasattr(callback, "learning_rate")):
-        what = f"the class {callback.__name__}" if isinstance(callback, type) else f"a {kind}"
         raise TypeError(
-            f"Trainer.fit: callbacks has {what}, expected an object with some of the methods "
+            f"Trainer.fit: callbacks has {described(callback)}, expected an object with some of the methods "
             f"{', '.join(METHODS)}, such as those of tp.callback"
         )

@@ -8,16 +8,21 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
+from treepie.autodiff import Tensor
 from treepie.autodiff.arguments import described
+from treepie.autodiff.ops.random import check_key
 
 from .. import loss as losses, metric as metrics_package, optim
-from ..data.check import whole_pass
+from ..data.check import check_data, whole_pass
 from ..data.element import U
 from ..data.pipeline import Data
 from ..errors import add_note, did_you_mean
 from ..layer import Layer
 from ..metric import Metric
 from ..optim import Optimizer
+from .history import History
 
 _METRICS = 'such as {"accuracy": tp.metric.Accuracy()}'
 
@@ -46,6 +51,43 @@ def check_loss_call(loss: Any, target: tuple[Any, ...]) -> None:
         raise TypeError(f"Trainer: loss is {name}({takes}), {_of_output(target)}") from None
 
 
+def check_report(report: Any) -> None:
+    """Raise TypeError for other than a function of (step, loss, state)."""
+    expected = "expected a function of (step, loss, state)"
+    if not callable(report):
+        raise TypeError(f"Trainer.fit: report is {described(report)}, {expected}")
+    try:
+        signature = inspect.signature(report)
+    except (TypeError, ValueError):  # some built-in functions have no signature
+        return
+    try:
+        signature.bind(1, 0.0, None)
+    except TypeError:
+        name = getattr(report, "__name__", type(report).__name__)
+        raise TypeError(
+            f"Trainer.fit: report is {name}({', '.join(signature.parameters)}), {expected}"
+        ) from None
+
+
+def check_rngs(function: str, rngs: Any) -> Tensor:
+    """Return a key, or raise TypeError; the argument follows the data, where one may expect the loss."""
+    if callable(rngs):
+        raise TypeError(f"{function}: rngs is {described(rngs)}, expected a key (a loss by name: loss=...)")
+    return check_key(function, rngs, "rngs")
+
+
+def check_history(history: Any) -> None:
+    """Raise TypeError for other than a history."""
+    if not isinstance(history, History):
+        raise TypeError(f"Trainer.fit: history is {described(history)}, expected a tp.History()")
+
+
+def check_progress(progress: Any) -> None:
+    """Raise TypeError for other than a bool or None: 0 would not be silent."""
+    if progress is not None and not isinstance(progress, bool | np.bool_):
+        raise TypeError(f"Trainer.fit: progress is {described(progress)}, expected True, False or None")
+
+
 def _of_output(target: tuple[Any, ...]) -> str:
     if target:
         return "expected a function of (output, target)"
@@ -56,6 +98,8 @@ def check_model(model: Any) -> Layer:
     """Return the model of a trainer, or raise TypeError."""
     if isinstance(model, Layer):
         return model
+    if isinstance(model, Optimizer):
+        raise TypeError("Trainer: model is an optimizer, expected Trainer(model, optimizer), in this order")
     several = isinstance(model, list | tuple) and all(isinstance(layer, Layer) for layer in model)
     what = "a list of layers" if several else described(model)
     hint = ": tp.layer.sequential(layers)" if several else ", such as tp.layer.linear(784, 10)"
@@ -99,13 +143,16 @@ def _accumulator(name: Any, metric: Any) -> str:
 
 def check_validation(function: str, validate: Any) -> Data:
     """Return the data of (data, metrics), or raise TypeError."""
-    if not isinstance(validate, tuple) or len(validate) != 2 or not isinstance(validate[0], Data):
+    if isinstance(validate, tuple) and len(validate) == 2 and isinstance(validate[1], Mapping):
+        check_data(f"{function}, validate", validate[0])
+    elif not isinstance(validate, tuple) or len(validate) != 2 or not isinstance(validate[0], Data):
         raise TypeError(
             f"{function}: validate is {described(validate)}, expected a tuple (data, metrics) of a tp.Data "
             f"and a dict, {_METRICS}"
         )
-    check_metrics(f"{function}, validate", validate[1])
-    return validate[0]
+    data, metrics = validate
+    check_metrics(f"{function}, validate", metrics)
+    return data  # type: ignore[no-any-return]
 
 
 def check_clip_norm(function: str, clip_norm: Any) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import uuid
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from treepie.autodiff import Tensor, tensor
 
 from ..checkpoint.checkpoint import Store, path_of
 from ..display import cut, html_table, number_text
+from ..errors import no_attribute
 from ..plot import plot_history
 
 #: Epochs that a notebook shows, the last ones.
@@ -46,6 +47,15 @@ class History:
         self.steps: list[tuple[int, float]] = []
         self.epochs: list[dict[str, Any]] = []
         self.begun = 0
+
+    if not TYPE_CHECKING:  # type checkers know the attributes
+
+        def __getattr__(self, name: str) -> NoReturn:
+            """Raise AttributeError, with what to use for an attribute of Keras' History."""
+            message = f"'History' object has no attribute {name!r}"
+            known = name in ("history", "losses", "metrics", "scores")
+            hint = 'history.steps, of (step, loss), or history.epochs, of dicts: history.epochs[-1]["loss"]'
+            raise no_attribute(f"{message}, expected {hint}") if known else AttributeError(message)
 
     def __repr__(self) -> str:
         """Show the numbers of epochs and steps, the last loss and the scores of the last epoch."""
@@ -100,6 +110,10 @@ class History:
         epochs = [(e["step"], 1, plain_scores(e)) for e in self.epochs]
         lines = [json.dumps(line) for *_, line in sorted(steps + epochs, key=lambda entry: entry[:2])]
         target = Path(path)
+        if target.is_dir():
+            raise IsADirectoryError(
+                f"History.save: {target} is a folder, expected a file: {target / 'history.jsonl'}"
+            )
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f"{target.name}.{uuid.uuid4().hex}")  # a reader sees the whole file or none
         try:

@@ -9,6 +9,7 @@ from typing import Any
 from ..data.pipeline import Data
 from ..metric.accumulators import Metric
 from .callbacks import Callbacks, EarlyStop
+from .checks import check_progress
 from .options import Validation
 from .parts import length
 from .progress import Progress
@@ -36,6 +37,7 @@ class Loop:
         progress: bool | None,
     ) -> None:
         self.run, self.runner, self.callbacks = run, runner, callbacks
+        check_progress(progress)
         self.evaluate, self.validate, self.progress = evaluate, validate, progress
 
     def through(self, epochs: int) -> TrainState:

@@ -7,13 +7,12 @@ from typing import Any
 
 from treepie.autodiff import Tensor
 from treepie.autodiff.arguments import integer
-from treepie.autodiff.ops.random import check_key
 
 from ..data.check import check_has_elements
 from ..data.pipeline import Data
 from ..distributed.communicator import Communicator, check_communicator
 from ..metric.accumulators import Metric
-from .checks import check_clip_norm, check_validation, is_summed
+from .checks import check_clip_norm, check_rngs, check_validation, is_summed
 from .ranks import Ranks
 from .weights import ClassWeight
 
@@ -49,5 +48,5 @@ def check_same_options(
     ranks.check_same(
         **same,
         class_weight=None if class_weight is None else str(class_weight),
-        rngs=None if rngs is None else check_key("Trainer.fit", rngs, "rngs").tolist(),
+        rngs=None if rngs is None else check_rngs("Trainer.fit", rngs).tolist(),
     )

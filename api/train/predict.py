@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from treepie.autodiff import Tensor, ptree
+from treepie.autodiff.precision import call_in, current
 from treepie.autodiff.program.cache import ProgramCache
 from treepie.autodiff.program.call import inline_calls
 from treepie.autodiff.program.graph import Slice
@@ -31,8 +32,9 @@ from .state import Snapshot
 class Predictor:
     """Runs a model in evaluation mode, and holds its programs."""
 
-    def __init__(self, model: Layer) -> None:
-        self.model = model
+    def __init__(self, model: Layer, precision: str | None = None) -> None:
+        """precision: of products, None for that of the block."""
+        self.model, self._precision = model, precision
         self.cache = ProgramCache("predictions of this model")
         self._without_tensors: Any = None  # the last such state of the model
 
@@ -43,6 +45,8 @@ class Predictor:
 
     def __call__(self, at: Snapshot, vars: Any, x: Any, ctx: Context | None) -> Tensor:
         """Return the output, or the tree of outputs. vars: a function that returns the variables of `at`."""
+        if self._precision is not None and self._precision != current():
+            return call_in(self._precision, self, at, vars, x, ctx)
         if self.model.pure:
             return self._pure(at, vars, x, ctx)  # type: ignore[no-any-return]
         with compilations.watch():
@@ -74,7 +78,9 @@ class Predictor:
 
     def _leaves(self, state: Any, x: Any, ctx: Context | None) -> tuple[list[Tensor], Hashable]:
         """Return the tensors of the model's inputs, and their structure; None for one input and no state."""
-        if isinstance(x, np.ndarray) and x.dtype in TENSOR_DTYPES and x.flags.c_contiguous:
+        # A masked array is converted, with an error for what is masked.
+        array = type(x) is np.ndarray or isinstance(x, np.memmap)
+        if array and x.dtype in TENSOR_DTYPES and x.flags.c_contiguous:
             x = Tensor(x, None)  # not copied: the tensor does not outlive the call
         if ctx is None and type(x) is Tensor:
             if state is self._without_tensors:

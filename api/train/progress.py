@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import numbers
 import sys
 import time
 from collections.abc import Mapping
 from typing import Any
+
+from treepie.kernels.compilations import compilations
 
 from .history import History
 
@@ -14,10 +17,14 @@ from .history import History
 _BAR, _LINES = 0.1, 1.0
 #: Seconds between two lines of an epoch, and the least between those of two epochs where none are asked for.
 _LONG, _SHORT = 30.0, 1.0
+#: The bar, in falling width.
+_WIDE = "{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+_SMALL = _WIDE.replace("20", "10")
+_NONE = "{desc} {percentage:3.0f}%{postfix}"
 
 
 class Progress:
-    """Shows epoch, mean loss of the epoch so far, last scores, samples a second and the time that is left.
+    """Shows the mean loss and samples a second of the epoch so far, the last scores and the remaining time.
 
     left: steps until the clock is read again: a step counts it down, and no more. Infinite if silent.
     """
@@ -61,13 +68,14 @@ class Progress:
             self._sum, self._summed = 0.0, self._history.begun
             self._mark, self._marked = time.monotonic(), len(self._history.steps)
             self._rate = ""
+            self._begin_rate(self._mark, self._marked)
 
     def tick(self, done: int, rows: int) -> None:
         """Read the clock, and show what is due.
 
         done: elements trained on.  rows: examples of the last step, on all ranks.
         """
-        self._rows = rows
+        self._rows = max(self._rows, rows)  # the last batch may be a short one
         now = self._look()
         before, self._done = self._done, done
         if self._draws:
@@ -82,10 +90,10 @@ class Progress:
             return
         now = self._look()
         before, self._done = self._done, done
-        shown = {name: score for name, score in scores.items() if isinstance(score, int | float)}
         self._scores = "  ".join(
-            f"{name}: {score:.4f}" if isinstance(score, float) else f"{name}: {score}"
-            for name, score in shown.items()
+            f"{name}: {score}" if isinstance(score, numbers.Integral) else f"{name}: {score:.4f}"
+            for name, score in scores.items()
+            if isinstance(score, numbers.Real)
         )
         line = self._line()
         if not self._draws:
@@ -93,9 +101,9 @@ class Progress:
             if now - self._printed >= self._pause:
                 self._print(line)
         elif self._bar is not None:
-            if scores:
-                self._bar.write(line, file=sys.stderr)
             self._draw(done - before)
+            if scores:
+                self._bar.write(line, file=sys.stderr)  # above the bar, which it draws again
 
     def _look(self) -> float:
         """Return the time, and note the steps since it was read before."""
@@ -103,9 +111,16 @@ class Progress:
         count, seconds = steps - self._marked, max(now - self._mark, 1e-9)
         self._stride = max(1, min(2 * self._stride, int(count * self._interval / seconds)))
         self._mark, self._marked, self.left = now, steps, self._stride
-        if self._rows and steps > 1 and count:  # the first step may compile
-            self._rate = f"{self._rows * count / seconds:,.0f} samples/s"
+        if steps <= 1:  # the first step may compile
+            self._begin_rate(now, steps)
+        elif self._rows and steps > self._counted:
+            seconds = now - self._timed - (compilations.seconds - self._compiled)
+            self._rate = f"{self._rows * (steps - self._counted) / max(seconds, 1e-9):,.0f} samples/s"
         return now
+
+    def _begin_rate(self, now: float, steps: int) -> None:
+        """Count steps and time from here on, but for the time of compilations."""
+        self._timed, self._counted, self._compiled = now, steps, compilations.seconds
 
     def _mean_loss(self) -> float:
         steps = self._history.steps
@@ -119,7 +134,8 @@ class Progress:
 
     def _line(self) -> str:
         epoch = f"epoch {self._epoch + 1}/{self._epochs}"
-        return "  ".join([epoch, f"batch {self._done}/{self._length * self._epochs}", *self._texts()])
+        batch = self._done - self._epoch * self._length
+        return "  ".join([epoch, f"batch {batch}/{self._length}", *self._texts()])
 
     def _print(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
@@ -130,14 +146,26 @@ class Progress:
         if self._bar is None:
             from tqdm import tqdm
 
-            form = "{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
-            options = {"bar_format": form, "mininterval": 0, "miniters": 1, "dynamic_ncols": True}
+            # A delay leaves out the empty bar that is drawn otherwise before there is a description.
+            options = {"mininterval": 0, "miniters": 1, "dynamic_ncols": True, "delay": 1e-9}
             total, file = self._length * self._epochs, sys.stderr
             self._bar = tqdm(total=total, initial=self._done - count, file=file, **options)
         self._bar.set_description_str(f"epoch {self._epoch + 1}/{self._epochs}", refresh=False)
-        self._bar.set_postfix_str(", ".join(self._texts()), refresh=False)
-        self._bar.update(count)
+        self._bar.n += count
+        self._fit_columns()
         self._bar.refresh()
+
+    def _fit_columns(self) -> None:
+        """Choose the widest bar and the most texts that the terminal has columns for."""
+        bar, (loss, *others) = self._bar, self._texts()
+        rate = [self._rate] if self._rate else []
+        every = [loss, *others]
+        forms = ((_WIDE, every), (_SMALL, every), (_SMALL, [loss, *rate]), (_SMALL, [loss]), (_NONE, [loss]))
+        for bar.bar_format, texts in forms:
+            bar.set_postfix_str(", ".join(texts), refresh=False)
+            shape = bar.format_dict
+            if not shape["ncols"] or len(bar.format_meter(**{**shape, "ncols": None})) <= shape["ncols"]:
+                break
 
 
 def _duration(seconds: float) -> str:

@@ -184,6 +184,7 @@ class PureModelStep(Step):
     def _traced_model(self) -> Pure:
         """Return the model, traced for inputs of this structure."""
         inputs, at, key = self.inputs, self.inputs.at, self.key()
+        key = (active.state.precision, key)
         pure = self.steps.models.get(key)
         if pure is None:
             assert self.leaves is not None

@@ -14,6 +14,7 @@ from ..data.check import check_data, check_not_empty
 from ..data.pipeline import Data
 from ..errors import add_note
 from .callbacks import Callbacks
+from .checks import check_history
 from .history import History, plain_scores, restored_scores
 from .preemption import Preemption
 from .ranks import Ranks
@@ -44,6 +45,7 @@ class Run:
         self.ranks, self._callbacks, self.resumed = ranks, callbacks, False
         self.optimizer, self.data, self.rngs = optimizer, check_data("Trainer.fit", data), rngs
         self.history = history if history is not None else History()
+        check_history(self.history)
         self.epoch, self.ended = 0, False
         if plan is not None and not isinstance(plan, Every):
             kind = type(plan).__name__

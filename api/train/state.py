@@ -16,6 +16,7 @@ from treepie.autodiff.tensor import address_of
 from treepie.kernels.memory import exclusive, recycled
 
 from ..display import count_text, html_table, value_text
+from ..errors import no_attribute
 from ..layer import Vars
 from ..optim.flat import FlatLayout
 from ..optim.optimizer import Optimizer, OptState
@@ -133,6 +134,21 @@ class Snapshot:
         return Snapshot(buffers, self.moments, self.count, self.step, self.state, self.dtype)
 
 
+#: What models of other libraries have as attributes, and where it is here.
+_ELSEWHERE = {
+    "evaluate": "trainer.evaluate(st, data, metrics)",
+    "fit": "trainer.fit(st, data, loss=...)",
+    "grads": "tp.value_and_grad(function)(st.vars.params)",
+    "model": "that of the trainer, trainer.model",
+    "parameters": "st.vars.params",
+    "params": "st.vars.params",
+    "predict": "trainer.predict(st, x)",
+    "save": "tp.checkpoint.save_state(directory, st)",
+    "state": "st.vars.state",
+    "weights": "st.vars.params",
+}
+
+
 @dataclass(frozen=True)
 class TrainState:
     """The state of training: the model's variables, the optimizer's state, the number of steps.
@@ -166,7 +182,8 @@ class TrainState:
         if name in ("vars", "opt_state", "step") and "_source" in self.__dict__:
             self.realize()
             return self.__dict__[name]
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        hint, message = _ELSEWHERE.get(name), f"'TrainState' object has no attribute {name!r}"
+        raise no_attribute(f"{message}, expected {hint}") if hint else AttributeError(message)
 
     def _shown(self) -> dict[str, str]:
         """Return what a person is shown: steps, number of parameters, optimizer, dtype."""
@@ -236,15 +253,20 @@ def trained_snapshot_of(function: str, optimizer: Optimizer, st: TrainState) -> 
     return snapshot
 
 
+def check_state(function: str, st: Any) -> None:
+    """Raise TypeError for other than a state."""
+    if not isinstance(st, TrainState):
+        expected = "expected a state, such as trainer.init(rngs=tp.rng.key(0))"
+        raise TypeError(f"{function}: st is {described(st)}, {expected}")
+
+
 def snapshot_of(function: str, optimizer: Optimizer, st: TrainState) -> Snapshot:
     """Return the snapshot of a state; TypeError for other than a state."""
     try:
         snapshot = st.snapshot
     except AttributeError:
-        if isinstance(st, TrainState):
-            raise
-        expected = "expected a state, such as trainer.init(rngs=tp.rng.key(0))"
-        raise TypeError(f"{function}: st is {described(st)}, {expected}") from None
+        check_state(function, st)
+        raise
     if snapshot is None:
         buffers = FlatBuffers.of(optimizer, st.opt_state, st.vars.params)
         count, state = st.opt_state.count, st.vars.state

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from treepie.autodiff import Tensor, ptree
 from treepie.autodiff.arguments import as_tensor
+from treepie.autodiff.precision import call_in, current
 from treepie.autodiff.program.cache import ProgramCache
 from treepie.autodiff.program.program import Program
 from treepie.autodiff.program.pure import Pure
@@ -29,8 +30,9 @@ class Steps:
     models: the traced model by the structure of its inputs, where the loss is a user's.
     """
 
-    def __init__(self, model: Layer, optimizer: Optimizer) -> None:
-        self.model, self.optimizer = model, optimizer
+    def __init__(self, model: Layer, optimizer: Optimizer, precision: str | None = None) -> None:
+        """precision: of products, None for that of the block."""
+        self.model, self.optimizer, self._precision = model, optimizer, precision
         self.cache = ProgramCache("steps of this model")
         self.models: dict[Any, Pure] = {}
         self._without_tensors: Any = None  # the last such state of the model
@@ -44,6 +46,8 @@ class Steps:
 
         commit: called right before a program writes the new parameters.
         """
+        if self._precision is not None and self._precision != current():
+            return call_in(self._precision, self.take, inputs, commit)
         try:
             if self.model.pure:
                 step = PureModelStep(self, inputs)
@@ -63,7 +67,7 @@ class Steps:
         if not self.model.pure:
             return None
         step = PureModelStep(self, inputs)
-        return _native(step, step.planned())
+        return _native(step, call_in(self._precision, step.planned))
 
     def planned_update(self, inputs: StepInputs) -> tuple[UpdateStep, Program] | None:
         """Return the end of a step and its program, where it has one in native code."""

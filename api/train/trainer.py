@@ -13,6 +13,7 @@ import numpy as np
 
 from treepie.autodiff import Tensor, float32, ops, ptree
 from treepie.autodiff.arguments import integer
+from treepie.autodiff.precision import checked_precision
 from treepie.autodiff.trace import active
 from treepie.kernels.compilations import compilations
 
@@ -35,7 +36,7 @@ from .predict import Predictor
 from .ranks import Ranks
 from .run import Run
 from .runner import runner_of
-from .state import FlatBuffers, TrainState, snapshot_of, trained_snapshot_of
+from .state import FlatBuffers, TrainState, check_state, snapshot_of, trained_snapshot_of
 from .step import loss_and_gradients
 from .steps import Steps
 from .weights import ClassWeight, two
@@ -50,6 +51,8 @@ class Trainer(ShownAsCall):
     programs of steps and predictions.
 
     model: a `Layer`.  optimizer: one of `tp.optim`.
+    precision: of matrix products in steps and predictions: "float32", "bfloat16" or "bfloat16_emulated", see
+        `tp.precision`; by default that of the block. Parameters, gradients and checkpoints stay float32.
 
     >>> import treepie as tp
     >>> x = tp.rng.normal(tp.rng.key(0), (64, 2))
@@ -60,14 +63,17 @@ class Trainer(ShownAsCall):
     True
     """
 
-    def __init__(self, model: Layer, optimizer: optim.Optimizer) -> None:
+    def __init__(self, model: Layer, optimizer: optim.Optimizer, precision: str | None = None) -> None:
         self.model, self.optimizer = checks.check_model(model), checks.check_optimizer(optimizer)
+        self.precision = precision
+        products = None if precision is None else checked_precision("Trainer", precision)
         #: The programs of steps, and those of predictions.
-        self.steps, self.predictor = Steps(model, optimizer), Predictor(model)
+        self.steps, self.predictor = Steps(model, optimizer, products), Predictor(model, products)
 
     def __reduce__(self) -> Any:
         """Return the constructor's call, for pickle and copy; programs are not copied."""
-        return type(self), (self.model, self.optimizer)
+        options = () if self.precision is None else (self.precision,)
+        return type(self), (self.model, self.optimizer, *options)
 
     def init(self, rngs: Tensor, dtype: Any = float32) -> TrainState:
         """Return the state of a new model.
@@ -206,7 +212,7 @@ class Trainer(ShownAsCall):
         check_options(same, on_nonfinite, comm, validate)
         ranks = Ranks(comm, "Trainer.fit", data, micro_shards, compare_every)
         check_same_options(ranks, same, class_weight, rngs)
-        called = Callbacks(callbacks, report, ranks)
+        called = Callbacks(callbacks, report, ranks, ["loss", *(validate[1] if validate else ())])
         run = Run(self.optimizer.name, data, history, rngs, checkpoint, ranks, called)
         st = ranks.agreed(run.begin(st, resume))
         # The norm of parts has other bits than that of the whole, which clipping would pass on.
@@ -291,6 +297,7 @@ class Trainer(ShownAsCall):
         """
         check_has_elements("Trainer.evaluate", data)
         checks.check_metrics("Trainer.evaluate", metrics)
+        check_state("Trainer.evaluate", st)
         ranks = Ranks(comm, "Trainer.evaluate", data)
         for metric in metrics.values():
             metric.reset()

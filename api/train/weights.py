@@ -105,9 +105,12 @@ def two(function: str, element: Any) -> tuple[Any, Any]:
         )
     if not isinstance(element, tuple) or len(element) != 2:
         kind = f"tuple of {len(element)}" if isinstance(element, tuple) else type(element).__name__
+        pairs = isinstance(element, list) and all(isinstance(e, tuple) for e in element)
+        batch = "lambda batch: tuple(map(tp.data.stack_batch, zip(*batch)))"
+        hint = f" (a batch of a list of examples: data.map({batch}))" if pairs else ""
         raise TypeError(
             f"{function}: an element of data is a {kind}, expected a tuple of 2, (input, target), such as "
-            "the batches of tp.Data.prepare((x, y), batch_size=32)"
+            f"the batches of tp.Data.prepare((x, y), batch_size=32){hint}"
         )
     return element
 

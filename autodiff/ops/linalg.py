@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from treepie.kernels import formulas, matmul as kernels, vector
+from treepie.kernels import formulas, matmul as kernels, matmul_bfloat16, vector
 from treepie.kernels.elementwise import fill
 from treepie.kernels.epilogue import ROW, Epilogue
 from treepie.kernels.program import Launch, Operand, Spec
@@ -16,17 +16,21 @@ from treepie.kernels.vector import Formula
 
 from ..arguments import as_tensor, same_float_dtype
 from ..elementwise import sum_to
+from ..precision import BFLOAT16, EMULATED, FLOAT32
 from ..table import OPS, BoundArguments, Case, Shape, op
 from ..tensor import Tensor, TensorLike
+from ..trace.active import state
 from . import arithmetic
 from .shape import broadcast_to, reshape
+
+_FLOAT32 = np.dtype("float32")
 
 
 def _matrix(shape: Shape, transposed: bool) -> tuple[int, int]:
     return (shape[-1], shape[-2]) if transposed else (shape[-2], shape[-1])
 
 
-def _infer(a: Spec, b: Spec, transpose_a: bool, transpose_b: bool) -> list[Spec]:
+def _infer(a: Spec, b: Spec, transpose_a: bool, transpose_b: bool, precision: str = FLOAT32) -> list[Spec]:
     m, n = _matrix(a.shape, transpose_a)[0], _matrix(b.shape, transpose_b)[1]
     batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     return [Spec((*batch, m, n), a.dtype)]
@@ -38,6 +42,7 @@ def _plan(
     scratch: Any,
     transpose_a: bool,
     transpose_b: bool,
+    precision: str = FLOAT32,
     epilogue: Epilogue | None = None,
 ) -> list[Launch]:
     (a, b), (out,) = inputs, outputs
@@ -52,38 +57,93 @@ def _plan(
             a.shape[0] * m,
         )  # one tall matrix beats many small ones
     c = out.reshaped(out.size // (m * n), m, n)
-    sizes = kernels.scratch(m, k, n, a.shape[0], b.shape[0], transpose_a, transpose_b, c.dtype.name)
-    packed = [scratch((size,), c.dtype).buffer for size in sizes]
-    return kernels.plan(a, b, c, transpose_a, transpose_b, (packed[0], packed[1]), epilogue)
+    return _product(a, b, c, scratch, transpose_a, transpose_b, precision, epilogue)
+
+
+def _product(
+    a: Operand,
+    b: Operand,
+    c: Operand,
+    scratch: Any,
+    transpose_a: bool,
+    transpose_b: bool,
+    precision: str,
+    epilogue: Epilogue | None,
+) -> list[Launch]:
+    """Plan c (batch, m, n) = a b in a precision, with scratch memory."""
+    (m, k), n, dtype = _matrix(a.shape, transpose_a), c.shape[2], c.dtype
+    if precision == BFLOAT16:
+        sizes = matmul_bfloat16.scratch(m, k, n, a.shape[0], b.shape[0])
+        packed = [scratch((size,), dtype).buffer for size in sizes]
+        return matmul_bfloat16.plan(a, b, c, transpose_a, transpose_b, (packed[0], packed[1]), epilogue)
+    rounded: list[Launch] = []
+    if precision == EMULATED:
+        operands = a, b
+        a, b = scratch(a.shape, dtype), scratch(b.shape, dtype)
+        rounded = [matmul_bfloat16.rounded(x, y) for x, y in zip(operands, (a, b), strict=True)]
+    sizes = kernels.scratch(m, k, n, a.shape[0], b.shape[0], transpose_a, transpose_b, dtype.name)
+    packed = [scratch((size,), dtype).buffer for size in sizes]
+    launches = kernels.plan(a, b, c, transpose_a, transpose_b, (packed[0], packed[1]), epilogue)
+    return [*rounded, *launches]
+
+
+def _precision(x: Tensor, name: str | None) -> dict[str, str]:
+    """Return the attribute of a product that is not computed in float32. name: None for that of the block."""
+    name = state.precision if name is None else name
+    return {} if name is None or name == FLOAT32 or x._data.dtype != _FLOAT32 else {"precision": name}
 
 
 def _rows(x: Tensor) -> Tensor:
     return x if x.ndim == 2 else reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
 
 
-def _vjp_a(g: Tensor, y: Tensor, a: Tensor, b: Tensor, transpose_a: bool, transpose_b: bool) -> Tensor:
-    out = batch_matmul(b, g, transpose_b, True) if transpose_a else batch_matmul(g, b, False, not transpose_b)
+def _vjp_a(
+    g: Tensor,
+    y: Tensor,
+    a: Tensor,
+    b: Tensor,
+    transpose_a: bool,
+    transpose_b: bool,
+    precision: str = FLOAT32,
+) -> Tensor:
+    if transpose_a:
+        out = batch_matmul(b, g, transpose_b, True, precision)
+    else:
+        out = batch_matmul(g, b, False, not transpose_b, precision)
     return sum_to(out, a.shape)
 
 
-def _vjp_b(g: Tensor, y: Tensor, a: Tensor, b: Tensor, transpose_a: bool, transpose_b: bool) -> Tensor:
+def _vjp_b(
+    g: Tensor,
+    y: Tensor,
+    a: Tensor,
+    b: Tensor,
+    transpose_a: bool,
+    transpose_b: bool,
+    precision: str = FLOAT32,
+) -> Tensor:
     if b.ndim == 2 and not transpose_a:  # sum over the batch inside the product, not after it
         a, g = _rows(a), _rows(g)
-    out = batch_matmul(g, a, True, transpose_a) if transpose_b else batch_matmul(a, g, not transpose_a, False)
+    if transpose_b:
+        out = batch_matmul(g, a, True, transpose_a, precision)
+    else:
+        out = batch_matmul(a, g, not transpose_a, False, precision)
     return sum_to(out, b.shape)
 
 
-def _sources(left: Tensor, right: Tensor, transpose_a: bool, transpose_b: bool) -> BoundArguments:
-    """Return the operands of a product; those of transposed ones, which need not be copied."""
+def _sources(left: Tensor, right: Tensor, attributes: dict[str, Any]) -> BoundArguments:
+    """Return operands and attributes of a product that reads the sources of transposed operands."""
     # One tall product of rows that were copied beats a product of each matrix, see `_plan`.
     if left.source is not None and (left.ndim == 2 or right.ndim > 2):
-        left, transpose_a = left.source, not transpose_a
+        left, attributes["transpose_a"] = left.source, not attributes["transpose_a"]
     if right.source is not None:
-        right, transpose_b = right.source, not transpose_b
-    return (left, right), {"transpose_a": bool(transpose_a), "transpose_b": bool(transpose_b)}
+        right, attributes["transpose_b"] = right.source, not attributes["transpose_b"]
+    return (left, right), attributes
 
 
-def _oracle(a: Any, b: Any, transpose_a: bool = False, transpose_b: bool = False) -> Any:
+def _oracle(
+    a: Any, b: Any, transpose_a: bool = False, transpose_b: bool = False, precision: str = FLOAT32
+) -> Any:
     left = np.swapaxes(a, -1, -2) if transpose_a else a
     return np.matmul(left, np.swapaxes(b, -1, -2) if transpose_b else b)
 
@@ -117,14 +177,23 @@ def _oracle(a: Any, b: Any, transpose_a: bool = False, transpose_b: bool = False
     ulp=16,
 )
 def batch_matmul(
-    a: TensorLike, b: TensorLike, transpose_a: bool = False, transpose_b: bool = False
+    a: TensorLike,
+    b: TensorLike,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+    precision: str | None = None,
 ) -> BoundArguments:
-    """Return the matrix product of the last two axes, transposed on request; leading axes broadcast."""
+    """Return the matrix product of the last two axes, transposed on request; leading axes broadcast.
+
+    precision: None for that of the block; see `tp.precision`.
+    """
     left, right = as_tensor(a), as_tensor(b)
     same_float_dtype("matmul", a=left, b=right)
     shape, other = left._data.shape, right._data.shape
+    attributes: dict[str, Any] = {"transpose_a": bool(transpose_a), "transpose_b": bool(transpose_b)}
+    attributes |= _precision(left, precision)
     if len(shape) == 2 == len(other) and shape[not transpose_a] == other[bool(transpose_b)]:
-        return _sources(left, right, transpose_a, transpose_b)
+        return _sources(left, right, attributes)
     inner = "k" if left.ndim < 2 else _matrix(left.shape, transpose_a)[1]
     if left.ndim < 2 or right.ndim < 2 or _matrix(right.shape, transpose_b)[0] != inner:
         expected = f"(..., n, {inner})" if transpose_b else f"(..., {inner}, n)"
@@ -138,7 +207,7 @@ def batch_matmul(
             f"matmul: a has shape {left.shape} and b {right.shape}, expected leading axes that broadcast"
         ) from None
     operands = []
-    inputs, attributes = _sources(left, right, transpose_a, transpose_b)
+    inputs, attributes = _sources(left, right, attributes)
     for t in inputs:
         count = int(np.prod(t.shape[:-2]))
         whole = count == 1 or t.shape[:-2] == batch
@@ -158,7 +227,9 @@ _OF_SUM = {name: getattr(formulas, name) for name in ("gelu", "silu")}
 ACTIVATIONS = (*_OF_RESULT, *_OF_SUM)
 
 
-def _infer_linear(x: Spec, weight: Spec, bias: Spec, activation: str | None) -> list[Spec]:
+def _infer_linear(
+    x: Spec, weight: Spec, bias: Spec, activation: str | None, precision: str = FLOAT32
+) -> list[Spec]:
     return [Spec((*x.shape[:-1], weight.shape[1]), x.dtype)] * (2 if activation in _OF_SUM else 1)
 
 
@@ -178,6 +249,7 @@ def _plan_linear(
     outputs: list[Operand],
     scratch: Any,
     activation: str | None,
+    precision: str = FLOAT32,
     epilogue: Epilogue | None = None,
 ) -> list[Launch]:
     (x, weight, bias), (out, *kept) = inputs, outputs
@@ -188,14 +260,18 @@ def _plan_linear(
     if not k:
         return [fill(out, 0), after.alone(out)]
     m = x.size // k
-    sizes = kernels.scratch(m, k, n, 1, 1, False, False, out.dtype.name)
-    packed = [scratch((size,), out.dtype).buffer for size in sizes]
     a, b, c = x.reshaped(1, m, k), weight.reshaped(1, k, n), out.reshaped(1, m, n)
-    return kernels.plan(a, b, c, False, False, (packed[0], packed[1]), after)
+    return _product(a, b, c, scratch, False, False, precision, after)
 
 
 def _before_activation(
-    g: Any, ans: Any, x: Tensor, weight: Tensor, bias: Tensor, activation: str | None
+    g: Any,
+    ans: Any,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    activation: str | None,
+    precision: str = FLOAT32,
 ) -> Tensor:
     """Return the gradient of the sum x @ weight + bias."""
     if activation not in _OF_SUM:
@@ -209,7 +285,9 @@ def _before_activation(
     return derivative if of_sum is None else derivative + of_sum  # type: ignore[no-any-return]
 
 
-def _reference(x: Any, weight: Any, bias: Any, activation: str | None = None) -> Any:
+def _reference(
+    x: Any, weight: Any, bias: Any, activation: str | None = None, precision: str = FLOAT32
+) -> Any:
     z = x @ weight + bias
     if activation is None:
         return z
@@ -228,9 +306,13 @@ _LINEAR = [(3, 5), (5, 4), (4,)]
     epilogue=True,
     shared=_before_activation,
     vjp=(
-        lambda g, y, x, w, b, activation: reshape(batch_matmul(_rows(g), w, False, True), x.shape),
-        lambda g, y, x, w, b, activation: batch_matmul(_rows(x), _rows(g), True, False),
-        lambda g, y, x, w, b, activation: sum_to(g, b.shape),
+        lambda g, y, x, w, b, activation, precision=FLOAT32: reshape(
+            batch_matmul(_rows(g), w, False, True, precision), x.shape
+        ),
+        lambda g, y, x, w, b, activation, precision=FLOAT32: batch_matmul(
+            _rows(x), _rows(g), True, False, precision
+        ),
+        lambda g, y, x, w, b, activation, precision=FLOAT32: sum_to(g, b.shape),
     ),
     oracle=_reference,
     magnitude=lambda x, w, b, activation=None: np.abs(x) @ np.abs(w) + np.abs(b),
@@ -261,7 +343,7 @@ def linear(
     same_float_dtype("linear", x=t, weight=w, bias=b)
     if activation not in ACTIVATIONS:
         raise ValueError(f"linear: activation is {activation!r}, expected one of {ACTIVATIONS}")
-    return (t, w, b), {"activation": activation}
+    return (t, w, b), {"activation": activation} | _precision(t, None)
 
 
 def matmul(a: TensorLike, b: TensorLike) -> Tensor:

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import FunctionType
 from typing import Any
+
+import numpy as np
 
 from ..calls import explain_calls
 from ..tensor import Index, Tensor, TensorLike
@@ -63,6 +65,26 @@ def _transpose(self: Tensor, *axes: int | Sequence[int] | None) -> Tensor:
     (3, 4, 2)
     """
     return shapes.transpose(self, (axes[0] if len(axes) == 1 else axes) or None)  # type: ignore[arg-type]
+
+
+#: Functions of NumPy that call the method of their name, with arguments that a tensor's does not have.
+_REDUCTIONS = {np.all, np.any, np.max, np.mean, np.min, np.prod, np.std, np.sum, np.var}
+
+
+def _array_function(
+    self: Tensor,
+    func: Callable[..., Any],
+    types: Iterable[type],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> Any:
+    """Call a function of NumPy as without this method, but a reduction with an array instead of a tensor."""
+    if any(t is not Tensor and t is not np.ndarray and hasattr(t, "__array_function__") for t in types):
+        return NotImplemented
+    if func in _REDUCTIONS:
+        args = [np.asarray(x) if isinstance(x, Tensor) else x for x in args]
+        kwargs = {k: np.asarray(x) if isinstance(x, Tensor) else x for k, x in kwargs.items()}
+    return func._implementation(*args, **kwargs)  # type: ignore[attr-defined]
 
 
 _BINARY = {
@@ -129,3 +151,5 @@ def bind() -> None:
         setattr(Tensor, name, method if explains else explain_calls(method, name))
     # Not in the table, so that type checkers know that tensors are immutable.
     setattr(Tensor, "__setitem__", _setitem)  # noqa: B010
+    # Nor of the protocols of NumPy, which are its affair.
+    setattr(Tensor, "__array_function__", _array_function)  # noqa: B010

@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Mapping
 
 from treepie.kernels import config
 
+from ..trace.active import state
 from ..trace.entry import Entry, root
 from .instance import Arenas
 from .program import Program, ProgramFamily
@@ -47,6 +48,8 @@ class ProgramCache:
 
     def root(self, key: Hashable) -> Entry:
         """Return the entry where traces begin whose arguments have a structure, shapes and dtypes (`key`)."""
+        if state.precision is not None:
+            key = (state.precision, key)
         entry = self._roots.get(key)
         if entry is None:
             entry = self._roots[key] = root()

@@ -56,6 +56,12 @@ class OpCall:
     outputs: list[Spec]
     written: tuple[int, ...]
 
+    @property
+    def title(self) -> str:
+        """The name of the op, with the precision of a product that is not computed in float32."""
+        precision = self.attributes.get("precision")
+        return f"{self.op.name} ({precision})" if precision and isinstance(self.op, Op) else self.op.name
+
 
 @dataclass(frozen=True)
 class Alias:

@@ -193,7 +193,7 @@ class FusionGroup:
         return OpCall(op, product.attributes, tuple(launches), slices, inputs, outputs, written)
 
     def _title(self) -> str:
-        return " + ".join(call.op.name for call in self.calls)
+        return " + ".join(call.title for call in self.calls)
 
     def _symbol(self) -> str:
         """Return a name for the formula's function, short enough for a file name with a digest."""

@@ -54,7 +54,7 @@ def profile_calls(program: Program, runs: int = 0) -> list[CallProfile]:
         team = max(threads.team_size(launch.chunks, launch.work_ns, spinning=True) for _, launch, _ in rows)
         inputs = [spec for _, spec in call.inputs]
         total = sum(seconds) if seconds else None
-        profiles.append(CallProfile(call.op.name, inputs, call.outputs, len(rows), team, total))
+        profiles.append(CallProfile(call.title, inputs, call.outputs, len(rows), team, total))
     return profiles
 
 

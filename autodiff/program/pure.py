@@ -186,7 +186,7 @@ def call_pure(
         return function(*arguments)  # arguments without a structure, such as floats
     structure, inputs = flat.structure, tuple(flat.tensors)
     taped = bool(active.state.gradients)
-    key = (structure, taped, *[(t._data.shape, t._data.dtype) for t in inputs])
+    key = (structure, taped, active.state.precision, *[(t._data.shape, t._data.dtype) for t in inputs])
     pure = cache.get(key, cache)
     if pure is cache:
         pure = cache[key] = _traced(function, structure, inputs, taped, once)
@@ -215,7 +215,7 @@ def call_tensors(
     if len(gradients) > trace.depth:
         return None
     taped = bool(gradients)
-    full_key = (key, taped, *[(t._data.shape, t._data.dtype) for t in inputs])
+    full_key = (key, taped, active.state.precision, *[(t._data.shape, t._data.dtype) for t in inputs])
     pure = cache.get(full_key, cache)
     if pure is cache:
         structure = (tuple, len(inputs), (Tensor,) * len(inputs))

@@ -32,11 +32,13 @@ class _State(threading.local):
 
     trace: the trace that records ops; it may be closed.  gradients: the numbers of the gradients being taken.
     captures: the collectors of `tape.capture`.
+    precision: of matrix products, where it is not float32; see `precision.py`.
     """
 
     trace: Trace | None = None
     gradients: tuple[int, ...] = ()
     captures: tuple[Any, ...] = ()
+    precision: str | None = None
 
 
 state = _State()

@@ -24,11 +24,13 @@ from . import (
     ops,
     optimizers,
     own_kernels,
+    precision,
     programs,
     rank_sums,
     shards,
     shared_update,
     shown,
+    tabular,
     threads,
     traces,
     training,
@@ -45,6 +47,7 @@ _PARTS = (
     formulas,
     programs,
     own_kernels,
+    precision,
     rank_sums,
     threads,
     traces,
@@ -68,5 +71,6 @@ _PARTS = (
     onnx,
     shown,
     transposed,
+    tabular,
 )
 ALL = [e for part in _PARTS for e in part.EDITS]

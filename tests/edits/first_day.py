@@ -4,6 +4,46 @@ from .edit import Edit
 
 EDITS = [
     Edit(
+        "masked-elements-unmasked",
+        "autodiff/convert.py",
+        "count = int(np.ma.getmaskarray(x).sum())",
+        "count = 0",
+        "a masked array trains with the values under its mask",
+        "tests/test_first_try.py -k masked",
+    ),
+    Edit(
+        "masked-elements-predicted",
+        "api/train/predict.py",
+        "array = type(x) is np.ndarray or isinstance(x, np.memmap)",
+        "array = isinstance(x, np.ndarray)",
+        "predict takes the values under a mask",
+        "tests/test_first_try.py -k masked",
+    ),
+    Edit(
+        "text-labels-at-the-first-batch",
+        "api/data/rows.py",
+        'if x.dtype.kind not in "biuf":',
+        "if False:",
+        "labels that are texts are refused at the first batch, not by prepare",
+        "tests/test_first_try.py -k before_training",
+    ),
+    Edit(
+        "objects-are-large-integers",
+        "autodiff/convert.py",
+        "if bits > 63:",
+        "if bits:",
+        "small integers as objects are said to have too many bits",
+        "tests/test_first_try.py -k numbers_as_objects",
+    ),
+    Edit(
+        "scores-are-missed-after-an-epoch",
+        "api/train/callbacks.py",
+        'if hasattr(callback, "_check_scores"):',
+        "if False:",
+        "a callback for a score that does not exist fails after the first epoch",
+        "tests/test_first_try.py -k before_the_first_step",
+    ),
+    Edit(
         "evaluate-the-rest",
         "api/train/checks.py",
         "for element in whole_pass(data):",

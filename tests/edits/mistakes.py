@@ -192,8 +192,8 @@ EDITS = [
     Edit(
         "rates-are-not-checked",
         "api/optim/arguments.py",
-        "            if type(value) is not float or not 0.0 <= value < math.inf:",
-        "            if False:",
+        "< math.inf:\n                _check_rate(name, lr, step, value)",
+        "< math.inf:\n                pass",
         "an error of a learning rate does not name the schedule",
         "tests/test_optim_errors.py -k errors",
     ),

@@ -102,8 +102,8 @@ EDITS = [
     Edit(
         "matmul-transposed-b",
         "autodiff/ops/linalg.py",
-        "batch_matmul(g, a, True, transpose_a) if transpose_b",
-        "batch_matmul(g, a, True, not transpose_a) if transpose_b",
+        "batch_matmul(g, a, True, transpose_a, precision)",
+        "batch_matmul(g, a, True, not transpose_a, precision)",
         "the gradient of a transposed right factor is wrong",
         "tests/test_ops.py -k matmul-",
     ),

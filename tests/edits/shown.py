@@ -4,6 +4,30 @@ from .edit import Edit
 
 EDITS = [
     Edit(
+        "plot-long-names-without-room",
+        "api/plot.py",
+        "width, height = side + room + 2.0, side + (room if steep else 0.1) + 0.9",
+        "width, height = side + 2.0, side + 0.9",
+        "long names of classes leave no room for the matrix",
+        "tests/test_plot.py -k long_names",
+    ),
+    Edit(
+        "plot-blocks-of-two-lengths",
+        "api/plot.py",
+        "size = -(-len(x) // _MOST_POINTS)",
+        "size = len(x) // _MOST_POINTS",
+        "blocks are shorter than needed, one for each of 799 steps",
+        "tests/test_plot.py -k one_length",
+    ),
+    Edit(
+        "lr-finder-after-the-least-loss",
+        "api/callback/finder.py",
+        "[first : _least(smooth) + 1]",
+        "[first:]",
+        "a fall by chance at rates that diverge is suggested",
+        "tests/test_callbacks.py -k after_the_least",
+    ),
+    Edit(
         "repr-of-defaults",
         "api/display.py",
         "        elif not _is_default(value, p.default):\n",
@@ -94,8 +118,8 @@ EDITS = [
     Edit(
         "plot-names-overlap",
         "api/plot.py",
-        "steep = n > 12 or 6.5 * max(map(len, names), default=0) * n > side",
-        "steep = n > 12",
+        "steep = steep or 6.5",
+        "steep = False and 6.5",
         "long names of classes are drawn over each other",
         "tests/test_plot.py -k overlap",
     ),

@@ -78,7 +78,7 @@ EDITS = [
     Edit(
         "pure-key-without-shapes",
         "autodiff/program/pure.py",
-        "key = (structure, taped, *[(t._data.shape, t._data.dtype) for t in inputs])",
+        "key = (structure, taped, active.state.precision, *[(t._data.shape, t._data.dtype) for t in inputs])",
         "key = (structure, taped)",
         "a pure function is traced for one shape alone",
         "tests/test_pure.py -k each_shape",
