@@ -20,6 +20,8 @@ from .tensor import Tensor, address_of
 Shape = tuple[int, ...]
 
 _BYTE = np.dtype("u1")
+#: The scratch buffer of a product that packs nothing.
+_NONE = np.empty(0, _BYTE)
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Plan:
         buffers: list[NDArray[Any]] = []
         try:
             for size in self.scratch:
-                buffers.append(memory.recycled((size,), _BYTE))
+                buffers.append(memory.recycled((size,), _BYTE) if size else _NONE)
         except MemoryError:
             raise out_of_memory(f"{name}, scratch", (self.scratch[len(buffers)],), _BYTE) from None
         return buffers
