@@ -12,18 +12,25 @@ from treepie.autodiff import Tensor, ops
 from ..pickling import Constructed, constructor
 from .arguments import Mask, Tree, check, masked
 from .flat import FlatGroup, LeafState, joined
-from .gradients import global_norm
+from .gradients import norm_of
 from .optimizer import Leaf, Moments, Optimizer
+from .sparse import Gradient, check_sparse, mapped
 
 #: (parameters, gradients, whether each has weight decay) -> gradients; all of groups, flat.
-Change = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[bool]], list[Tensor]]
+Change = Callable[[Sequence[Tensor], Sequence[Gradient], Sequence[bool]], list[Gradient]]
 
 
 class Transform(Constructed):
-    """A transformation of gradients, for `chain`; `clip_norm` and others return one."""
+    """A transformation of gradients, for `chain`; `clip_norm` and others return one.
 
-    def __init__(self, name: str, change: Change, elementwise: bool = True, mask: Mask = None) -> None:
+    lazy: whether it takes gradients of tables, which are sets of rows; zeros stay zeros.
+    """
+
+    def __init__(
+        self, name: str, change: Change, elementwise: bool = True, mask: Mask = None, lazy: bool = True
+    ) -> None:
         self.name, self.change, self.elementwise, self.mask = name, change, elementwise, mask
+        self.lazy = lazy
 
 
 class Ema(Constructed):
@@ -53,8 +60,8 @@ def clip_norm(max_norm: float) -> Transform:
     """
     _check_positive("clip_norm", "max_norm", max_norm)
 
-    def change(values: Sequence[Tensor], grads: Sequence[Tensor], decays: Sequence[bool]) -> list[Tensor]:
-        scale = ops.minimum(max_norm / global_norm(list(grads)), 1.0)
+    def change(values: Sequence[Tensor], grads: Sequence[Gradient], decays: Sequence[bool]) -> list[Gradient]:
+        scale = ops.minimum(max_norm / norm_of(grads), 1.0)
         return [g * scale.astype(g.dtype) for g in grads]
 
     return Transform("clip_norm", change, elementwise=False)
@@ -72,9 +79,11 @@ def clip_value(max_value: float) -> Transform:
     [0.9499..., 1.0099...]
     """
     _check_positive("clip_value", "max_value", max_value)
-    return Transform(
-        "clip_value", lambda values, grads, _: [ops.clip(g, -max_value, max_value) for g in grads]
-    )
+
+    def clipped(g: Tensor) -> Tensor:
+        return ops.clip(g, -max_value, max_value)
+
+    return Transform("clip_value", lambda values, grads, _: [mapped(clipped, g) for g in grads])
 
 
 @constructor
@@ -91,11 +100,11 @@ def add_decayed_weights(rate: float, mask: Mask = None) -> Transform:
     """
     check("add_decayed_weights", rate=(rate, 0.0, math.inf))
 
-    def change(values: Sequence[Tensor], grads: Sequence[Tensor], decays: Sequence[bool]) -> list[Tensor]:
+    def change(values: Sequence[Tensor], grads: Sequence[Gradient], decays: Sequence[bool]) -> list[Gradient]:
         rows = zip(values, grads, decays, strict=True)
-        return [g + rate * p if decays else g for p, g, decays in rows]
+        return [g + rate * p if decays and isinstance(g, Tensor) else g for p, g, decays in rows]
 
-    return Transform("add_decayed_weights", change, mask=mask)
+    return Transform("add_decayed_weights", change, mask=mask, lazy=False)
 
 
 @constructor
@@ -141,12 +150,15 @@ class Chain(Optimizer):
         kept = self.inner.keep(params, leaves)
         numbers = [k for k, _, _ in leaves]
         marks = [masked(t.name, t.mask, params, numbers) for t in self._masked]
+        other = [part.name for part in (*self.before, *self.after) if not getattr(part, "lazy", False)]
+        for state, (_, path, _) in zip(kept, leaves, strict=True):
+            check_sparse(self.name, path, not (state.sparse and other), other[0] if other else "")
         for k, (state, (_, _, value)) in enumerate(zip(kept, leaves, strict=True)):
             label = (state.label, *[row[k] for row in marks]) if marks else state.label
             kept[k] = state._replace(label=label)
             if self.after and state.moments is not None:
                 moments = (*state.moments, *[value.shape] * len(self.after))
-                kept[k] = LeafState(label, moments, len(moments) - 1)
+                kept[k] = LeafState(label, moments, len(moments) - 1, state.sparse)
         return kept
 
     def start(self, group: FlatGroup, leaves: Sequence[Tensor]) -> list[Tensor]:
@@ -165,7 +177,7 @@ class Chain(Optimizer):
         count: Any,
         groups: Sequence[FlatGroup],
         values: Sequence[Tensor],
-        grads: Sequence[Tensor],
+        grads: Sequence[Gradient],
         moments: Sequence[Moments],
         apply: bool,
     ) -> tuple[list[Tensor], list[Moments]]:

@@ -30,11 +30,13 @@ class LeafState(NamedTuple):
     label: leaves of one label and dtype are updated together.
     moments: the shape of each moment; None for a leaf that is frozen.
     average: which moment is the moving average of the parameter; None without one.
+    sparse: whether the leaf is a table of which an update changes some rows; see `sparse.py`.
     """
 
     label: Hashable
     moments: tuple[Shape, ...] | None
     average: int | None = None
+    sparse: bool = False
 
 
 class Slices(NamedTuple):
@@ -54,6 +56,7 @@ class FlatGroup:
     """Leaves that are contiguous in one flat buffer, and updated together; see `LeafState`.
 
     shapes: of the leaves.  moments: the shapes of each leaf's moments.
+    sparse: whether the group is one table of which an update changes some rows; see `sparse.py`.
     """
 
     leaves: tuple[int, ...]
@@ -63,6 +66,7 @@ class FlatGroup:
     average: int | None = None
     shapes: tuple[Shape, ...] = ()
     moments: tuple[tuple[Shape, ...], ...] = ()
+    sparse: bool = False
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore pickled attributes; in earlier versions the label was whether the leaves decay."""
@@ -105,7 +109,7 @@ def joined(tensors: Sequence[Tensor]) -> Tensor:
 
 
 class FlatLayout(Constructed):
-    """The offset of each leaf in the buffers: a buffer for each dtype and label.
+    """The offset of each leaf in the buffers: a buffer for each dtype and label, and for each sparse table.
 
     Frozen leaves are in the last buffers, which have neither gradients nor moments.
 
@@ -129,7 +133,8 @@ class FlatLayout(Constructed):
         self.shapes, self.dtypes = [t.shape for t in leaves], [t.dtype for t in leaves]
         members: dict[tuple[Any, ...], list[int]] = {}
         for k, (t, of) in enumerate(zip(leaves, kept, strict=True)):
-            members.setdefault((of.moments is None, t.dtype, of.label), []).append(k)
+            table = k if of.sparse else None
+            members.setdefault((of.moments is None, t.dtype, of.label, table), []).append(k)
         self.groups = [
             FlatGroup(
                 tuple(ks),
@@ -139,8 +144,9 @@ class FlatLayout(Constructed):
                 kept[ks[0]].average,
                 tuple(self.shapes[k] for k in ks),
                 tuple(kept[k].moments or () for k in ks),
+                table is not None,
             )
-            for (frozen, dtype, label), ks in sorted(members.items(), key=lambda item: item[0][0])
+            for (frozen, dtype, label, table), ks in sorted(members.items(), key=lambda item: item[0][0])
         ]
         #: For each leaf its group, and its offset in the group's buffer, in elements.
         self.starts: list[tuple[int, int]] = []
@@ -167,6 +173,8 @@ class FlatLayout(Constructed):
         self.key = _interned((structure, tuple(self.shapes), tuple(self.groups), self.optimizer))
         #: How many groups are trained; the others are frozen.
         self.trained = sum(not group.frozen for group in self.groups)
+        #: Whether a group is a table of which an update changes some rows.
+        self.sparse = any(group.sparse for group in self.groups)
         #: Whether every moment is a tree of the parameters' shapes.
         self.uniform = self.trained == len(self.groups) and all(
             set(row) <= {shape} and len(row) == len(self.groups[0].moments[0])
@@ -176,7 +184,7 @@ class FlatLayout(Constructed):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes to pickle: no function, and nothing that holds in this process alone."""
-        derived = ("around", "key", "accepted", "trained", "uniform")
+        derived = ("around", "key", "accepted", "trained", "sparse", "uniform")
         return {k: v for k, v in vars(self).items() if k not in derived}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

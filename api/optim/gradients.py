@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from treepie.autodiff import Tensor, ops, ptree, zeros
 from treepie.autodiff.arguments import as_tensor
 from treepie.autodiff.tensor import float64
+
+from .sparse import Gradient, RowGradient
 
 Tree = Any
 
@@ -32,7 +35,12 @@ def global_norm(tree: Tree) -> Tensor:
     >>> tp.optim.global_norm({"a": tp.tensor([3.0]), "b": tp.tensor(4.0)}).item()
     5.0
     """
-    norms = [ops.vector_norm(as_tensor(x), dtype=float64) for x in ptree.leaves(tree)]
+    return norm_of([as_tensor(x) for x in ptree.leaves(tree)])
+
+
+def norm_of(grads: Sequence[Gradient]) -> Tensor:
+    """Return the Euclidean norm of the gradients of groups together, a float64 tensor of shape ()."""
+    norms = [g.norm() if isinstance(g, RowGradient) else ops.vector_norm(g, dtype=float64) for g in grads]
     if not norms:
         return zeros((), float64)
     return norms[0] if len(norms) == 1 else ops.norm(ops.stack(norms))

@@ -17,6 +17,7 @@ from .arguments import checked_numbers
 from .flat import FlatGroup, FlatLayout, LeafState, joined
 from .opt_state import OptState as OptState, check_labels, check_layout
 from .rated import RatedStep
+from .sparse import Gradient, check_sparse, row_gradients
 
 Tree = Any
 #: The number, the path and the value of a parameter.
@@ -179,7 +180,7 @@ class Optimizer(Constructed):
         return state.layout.tree(buffers)
 
     def advance(
-        self, state: OptState, buffers: Sequence[Tensor], flat: Sequence[Tensor], apply: bool = True
+        self, state: OptState, buffers: Sequence[Tensor], flat: Sequence[Gradient], apply: bool = True
     ) -> tuple[list[Tensor], OptState]:
         """Return the new parameters, or where `apply` is False their changes, and the new state.
 
@@ -195,7 +196,8 @@ class Optimizer(Constructed):
                 tuple([moment[g] for moment in state.buffers[: len(group.moments[0])]])
                 for g, group in enumerate(groups)
             ]
-        first, rows = self.advance_groups(count, groups, buffers, flat, rows, apply)
+        grads = row_gradients(layout, flat)
+        first, rows = self.advance_groups(count, groups, buffers, grads, rows, apply)
         after = _by_moment(rows, layout, state.buffers) if rows else state.buffers
         return first, OptState(count, after, layout)
 
@@ -234,6 +236,7 @@ class Optimizer(Constructed):
         """Return what the optimizer keeps of some leaves of a tree of parameters."""
         kept = []
         for _, path, t in leaves:
+            check_sparse(self.name, path, False)
             state = self._checked("init", path, t, self._init(t))
             kept.append(LeafState(len(state), tuple([x.shape for x in state])))
         return kept
@@ -248,16 +251,18 @@ class Optimizer(Constructed):
         count: Any,
         groups: Sequence[FlatGroup],
         values: Sequence[Tensor],
-        grads: Sequence[Tensor],
+        grads: Sequence[Gradient],
         moments: Sequence[Moments],
         apply: bool,
     ) -> tuple[list[Tensor], list[Moments]]:
         """Return each group's new parameters, or their changes, and its new moments.
 
-        count: the 1-based step.  values, grads, moments: of each group, flat.
+        count: the 1-based step.  values, grads, moments: of each group, flat; the gradient of a table that
+        `keep` calls sparse is a `RowGradient`.
         """
         first, after = [], []
         for group, p, g, old in zip(groups, values, grads, moments, strict=True):
+            assert isinstance(g, Tensor)
             hyper = computed(self._finite_numbers, count, (self._hyper,), p.dtype)
             numbers = [ops.flat_slice(hyper, k, ()) for k in range(self._hyper)]
             if self.elementwise:

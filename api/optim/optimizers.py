@@ -45,7 +45,7 @@ def sgd(
     if momentum == 0:
         if nesterov:
             raise ValueError("sgd: nesterov is True with momentum 0, expected a momentum above 0")
-        return _rule("sgd", rules.sgd, 0, lambda step: (rate(step),), weight_decay, mask)
+        return _rule("sgd", rules.sgd, 0, lambda step: (rate(step),), weight_decay, mask, lazy=True)
     rule = rules.nesterov if nesterov else rules.momentum
     return _rule("sgd", rule, 1, lambda step: (rate(step), momentum), weight_decay, mask)
 
@@ -57,13 +57,15 @@ def _rule(
     numbers: Callable[[int], tuple[float, ...]],
     weight_decay: float | Schedule,
     mask: Mask,
+    lazy: bool = False,
 ) -> Rule:
     """Return a rule with decoupled weight decay, or without where that is 0."""
     decay = decay_of(name, weight_decay)
     if weight_decay == 0:
-        return Rule(name, rule, moments, numbers)
+        return Rule(name, rule, moments, numbers, lazy=lazy)
     assert rule.decayed is not None
-    return Rule(name, rule.decayed, moments, lambda step: (*numbers(step), decay(step)), mask)
+    decayed = lambda step: (*numbers(step), decay(step))
+    return Rule(name, rule.decayed, moments, decayed, mask, decay=True, lazy=lazy)
 
 
 def _adam_numbers(
@@ -91,10 +93,13 @@ def adam(lr: float | Schedule, b1: float = 0.9, b2: float = 0.999, eps: float = 
 
     lr: a float or a schedule.  b1, b2: in [0, 1).  eps: 0 or more. ValueError for others.
 
+    For the table of an embedding with `sparse=True` it is lazy: rows whose gradient is zero keep their
+    moments.
+
     >>> import treepie as tp
     >>> opt = tp.optim.adam(tp.optim.schedule.cosine_decay(1e-3, 1000))
     """
-    return Rule("adam", rules.adam, 2, _adam_numbers("adam", lr, b1, b2, eps, 0.0))
+    return Rule("adam", rules.adam, 2, _adam_numbers("adam", lr, b1, b2, eps, 0.0), lazy=True)
 
 
 @constructor
@@ -118,7 +123,8 @@ def adamw(
     >>> import treepie as tp
     >>> opt = tp.optim.adamw(1e-3, mask=lambda params: tp.ptree.map(lambda p: p.ndim > 1, params))
     """
-    return Rule("adamw", rules.adam, 2, _adam_numbers("adamw", lr, b1, b2, eps, weight_decay), mask)
+    numbers = _adam_numbers("adamw", lr, b1, b2, eps, weight_decay)
+    return Rule("adamw", rules.adam, 2, numbers, mask, decay=weight_decay != 0, lazy=True)
 
 
 @constructor
@@ -168,7 +174,8 @@ def adagrad(
     """
     rate = rate_of("adagrad", lr)
     check("adagrad", eps=(eps, 0.0, math.inf))
-    return _rule("adagrad", rules.adagrad, 1, lambda step: (rate(step), eps), weight_decay, mask)
+    numbers = lambda step: (rate(step), eps)
+    return _rule("adagrad", rules.adagrad, 1, numbers, weight_decay, mask, lazy=True)
 
 
 @constructor

@@ -13,6 +13,7 @@ from ..pickling import constructor
 from .arguments import Tree
 from .flat import FlatGroup, LeafState
 from .optimizer import Leaf, Moments, Optimizer
+from .sparse import Gradient
 
 
 class Frozen(Optimizer):
@@ -73,7 +74,7 @@ class Partition(Optimizer):
         count: Any,
         groups: Sequence[FlatGroup],
         values: Sequence[Tensor],
-        grads: Sequence[Tensor],
+        grads: Sequence[Gradient],
         moments: Sequence[Moments],
         apply: bool,
     ) -> tuple[list[Tensor], list[Moments]]:

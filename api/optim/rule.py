@@ -15,6 +15,7 @@ from treepie.autodiff.trace.number import computed
 from .arguments import Mask, Tree, checked_numbers, masked
 from .flat import FlatGroup, LeafState, joined
 from .optimizer import Leaf, Moments, Optimizer, size_of
+from .sparse import Gradient, RowGradient, check_sparse, update_rows
 
 
 class Rule(Optimizer):
@@ -24,6 +25,8 @@ class Rule(Optimizer):
     numbers: 1-based step -> the hyperparameters that the formula takes; the learning rate is the first.
     mask: which leaves have weight decay, the last hyperparameter: a tree of bools like the parameters, or a
         function that returns one of them; None for all.
+    decay: whether there is weight decay.
+    lazy: whether rows of a table whose gradient is zero may be left as they are, with their moments.
 
     Parameters, gradients and moments of one dtype are one buffer each, and one launch updates them.
     """
@@ -38,17 +41,20 @@ class Rule(Optimizer):
         numbers: Callable[[int], tuple[float, ...]],
         mask: Mask = None,
         elementwise: bool = True,
+        decay: bool = False,
+        lazy: bool = False,
     ) -> None:
-        self.name, self.rule, self.moments = name, rule, moments
+        self.name, self.rule, self.moments, self.decay, self.lazy = name, rule, moments, decay, lazy
         self.numbers, self.mask, self.elementwise = numbers, mask, elementwise
 
     def keep(self, params: Tree, leaves: Sequence[Leaf]) -> list[LeafState]:
         """Return the moments of some leaves; the label is whether a leaf has weight decay."""
         decays = masked(self.name, self.mask, params, [k for k, _, _ in leaves])
-        return [
-            LeafState(decayed, (t.shape,) * self.moments)
-            for decayed, (_, _, t) in zip(decays, leaves, strict=True)
-        ]
+        kept = []
+        for decayed, (_, path, t) in zip(decays, leaves, strict=True):
+            sparse = check_sparse(self.name, path, self.lazy and not (decayed and self.decay))
+            kept.append(LeafState(decayed, (t.shape,) * self.moments, sparse=sparse))
+        return kept
 
     def start(self, group: FlatGroup, leaves: Sequence[Tensor]) -> list[Tensor]:
         """Return zeros."""
@@ -59,7 +65,7 @@ class Rule(Optimizer):
         count: Any,
         groups: Sequence[FlatGroup],
         values: Sequence[Tensor],
-        grads: Sequence[Tensor],
+        grads: Sequence[Gradient],
         moments: Sequence[Moments],
         apply: bool,
     ) -> tuple[list[Tensor], list[Moments]]:
@@ -67,8 +73,17 @@ class Rule(Optimizer):
         results = []
         for group, p, g, old in zip(groups, values, grads, moments, strict=True):
             hyper = computed(self.hyper(group), count, (self.rule.hyper,), group.dtype)
-            results.append(self.rule(p, g, old, hyper, apply))
+            if isinstance(g, RowGradient):
+                results.append(update_rows(group, p, g, old, self._applied(hyper, apply), apply))
+            else:
+                results.append(self.rule(p, g, old, hyper, apply))
         return [first for first, *_ in results], [row[1:] for row in results]
+
+    def _applied(
+        self, hyper: Tensor, apply: bool
+    ) -> Callable[[Tensor, Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+        """Return the rule with its hyperparameters: (parameters, gradient, moments) -> its results."""
+        return lambda p, g, old: self.rule(p, g, old, hyper, apply)
 
     def hyper(self, group: FlatGroup) -> Callable[[int], tuple[float, ...]]:
         """Return the function 1-based step -> hyperparameters for a group."""
@@ -97,13 +112,14 @@ class TrustRatioRule(Rule):
         count: Any,
         groups: Sequence[FlatGroup],
         values: Sequence[Tensor],
-        grads: Sequence[Tensor],
+        grads: Sequence[Gradient],
         moments: Sequence[Moments],
         apply: bool,
     ) -> tuple[list[Tensor], list[Moments]]:
         """Return the rule's changes at a learning rate of 1, scaled leaf by leaf."""
         first, after = [], []
         for group, p, g, old in zip(groups, values, grads, moments, strict=True):
+            assert isinstance(g, Tensor)
             numbers = self.hyper(group)
             unit = computed(functools.partial(_at_unit_rate, numbers), count, (self.rule.hyper,), group.dtype)
             rate = computed(functools.partial(_rate, numbers), count, (), group.dtype)

@@ -14,8 +14,9 @@ import numpy as np
 from treepie.autodiff import Tensor, ops
 from treepie.autodiff.arguments import as_tensor
 
-from ..optim.gradients import global_norm
+from ..optim.gradients import norm_of
 from ..optim.optimizer import Optimizer, OptState
+from ..optim.sparse import Gradient, row_gradients
 from .inputs import Part, StepInputs, StepResult
 from .state import FlatBuffers
 
@@ -30,14 +31,14 @@ def check_finite(loss: Tensor, norm: Tensor) -> Tensor:
     return ops.check_range(norm, 0.0, _LARGEST, NONFINITE, finite=True)
 
 
-def clip(flat: Sequence[Tensor], max_norm: float, norm: Tensor) -> list[Tensor]:
+def clip(flat: Sequence[Gradient], max_norm: float, norm: Tensor) -> list[Gradient]:
     """Return the gradients, scaled down where their norm exceeds `max_norm`."""
     scale = ops.minimum(max_norm / norm, 1.0)
     return [g * scale.astype(g.dtype) for g in flat]
 
 
 def update(
-    optimizer: Optimizer, layout: Any, count: Any, buffers: Sequence[Tensor], flat: Sequence[Tensor]
+    optimizer: Optimizer, layout: Any, count: Any, buffers: Sequence[Tensor], flat: Sequence[Gradient]
 ) -> list[Tensor]:
     """Return the new parameters and moments, in flat buffers."""
     n = layout.trained
@@ -66,14 +67,15 @@ def finish(
         for total, g in zip(part.sums.arrays, flat, strict=True):
             total[...] = g.array if part.sums.empty else total + g.array
         return StepResult(loss, weight.item(), dtype, state)
+    at = inputs.at
+    grads = row_gradients(at.buffers.layout, flat)
     if norm is None:
-        norm = global_norm(flat).item() if inputs.check or inputs.clip_norm is not None else 0.0
+        norm = norm_of(grads).item() if inputs.check or inputs.clip_norm is not None else 0.0
     if inputs.check and not (math.isfinite(loss) and math.isfinite(norm)):
         return StepResult(loss, norm, dtype, state, [t.array for t in flat])
     if inputs.clip_norm is not None:
-        flat = clip(flat, inputs.clip_norm, as_tensor(np.float64(norm)))
-    at = inputs.at
+        grads = clip(grads, inputs.clip_norm, as_tensor(np.float64(norm)))
     buffers = [Tensor(a, None) for a in at.buffers.arrays]
-    arrays = [t.array for t in update(optimizer, at.buffers.layout, at.count, buffers, flat)]
+    arrays = [t.array for t in update(optimizer, at.buffers.layout, at.count, buffers, grads)]
     after = FlatBuffers(at.buffers.layout, arrays, owned=True, frozen=at.buffers.frozen)
     return StepResult(loss, norm, dtype, state, None, after)

@@ -16,7 +16,8 @@ from treepie.autodiff.tensor import float64
 from treepie.autodiff.trace.number import Numbers
 from treepie.autodiff.transform import check_dependent, or_zeros
 
-from ..optim.gradients import global_norm
+from ..optim.gradients import norm_of
+from ..optim.sparse import Gradient, flat_gradients, row_gradients, tensors_of
 from . import finish
 from .inputs import Part, Total
 from .terms import terms_of, unchecked
@@ -62,7 +63,7 @@ def plan(step: Step, values: int) -> ProgramFamily | None:
         forward = [*_fold_key(step, numbers), *step.forward_entries()]
         forward = forward if part is None else _weigh(step, numbers, forward)
         step.backward()
-        outputs = _finish(step, numbers)
+        outputs = _finish(step, numbers, forward)
     except ValueRead:
         trace.user, trace.refuse, step.gradients = True, None, None
         return None
@@ -136,8 +137,8 @@ def _weigh(step: Step, numbers: Numbers, forward: list[Any]) -> list[Any]:
     return [Alias(((trace.number_of(step.seed), trace.number_of(seed)),)), *trace.entries, *forward]
 
 
-def _finish(step: Step, numbers: Numbers) -> _Outputs:
-    """Trace the end of the step, from the gradients on."""
+def _finish(step: Step, numbers: Numbers, forward: list[Any]) -> _Outputs:
+    """Trace the end of the step, from the gradients on. forward: the entries of the forward pass."""
     inputs, part, trace = step.inputs, step.inputs.part, step.trace
     assert step.gradients is not None
     assert step.loss is not None
@@ -145,10 +146,11 @@ def _finish(step: Step, numbers: Numbers) -> _Outputs:
     buffers = inputs.at.buffers
     grads = [or_zeros(x, v) for x, v in zip(step.gradients, step.variables, strict=True)]
     grads = step.weighted(grads)
-    flat = list(buffers.layout.flat_trained(grads))
     loss = ops.astype(step.loss, float64)
     if part is None:
-        return _update(step, numbers, loss, flat)
+        groups = buffers.layout.groups[: buffers.layout.trained]
+        return _update(step, numbers, loss, flat_gradients(trace, forward, groups, grads))
+    flat = list(buffers.layout.flat_trained(grads))
     assert step.weight is not None
     count = len(buffers.arrays)
     first, late = 2 * count + 1, len(trace.entries)
@@ -160,7 +162,7 @@ def _finish(step: Step, numbers: Numbers) -> _Outputs:
 
 
 def _update(
-    step: Step, numbers: Numbers, loss: Tensor, flat: list[Tensor], norm: Tensor | None = None
+    step: Step, numbers: Numbers, loss: Tensor, flat: Sequence[Gradient], norm: Tensor | None = None
 ) -> _Outputs:
     """Trace the update by gradients in flat buffers, where they and the loss are finite.
 
@@ -168,15 +170,16 @@ def _update(
     """
     inputs, trace, buffers = step.inputs, step.trace, step.inputs.at.buffers
     count = len(buffers.arrays)
+    flat = row_gradients(buffers.layout, flat)
     if norm is None:
-        norm = global_norm(flat) if inputs.check or inputs.clip_norm is not None else loss
+        norm = norm_of(flat) if inputs.check or inputs.clip_norm is not None else loss
     checked = finish.check_finite(loss, norm) if inputs.check else norm
     late = len(trace.entries)
     grads = flat if inputs.clip_norm is None else finish.clip(flat, inputs.clip_norm, checked)
     old = _externals(step, [(a.shape, a.dtype) for a in buffers.arrays], 0)
     new = finish.update(step.steps.optimizer, buffers.layout, numbers.number(0), old, grads)
     filled = [*[(t, count + k) for k, t in enumerate(new)], _increment(step, 2 * count)]
-    return _Outputs([loss, norm], filled, flat if inputs.check else [], late)
+    return _Outputs([loss, norm], filled, tensors_of(flat) if inputs.check else [], late)
 
 
 def _increment(step: Step, external: int) -> tuple[Tensor, int]:

@@ -274,3 +274,8 @@ def snapshot_of(function: str, optimizer: Optimizer, st: TrainState) -> Snapshot
         snapshot = Snapshot(buffers, moments, count, st.step, state, st.vars.dtype)
         st.__dict__["_snapshot"] = snapshot  # a state is immutable
     return snapshot
+
+
+def has_parts(optimizer: Optimizer, st: TrainState) -> bool:
+    """Whether ranks may update parts of the flat buffers, which cut the rows of a sparse table."""
+    return optimizer.elementwise and not snapshot_of("Trainer.fit", optimizer, st).buffers.layout.sparse

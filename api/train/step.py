@@ -30,6 +30,7 @@ from treepie.autodiff.transform import (
 from treepie.kernels.threads import get_num_threads
 
 from ..layer import Context, Layer, Vars
+from ..optim.sparse import arrays_of
 from .finish import NONFINITE, finish
 from .inputs import Commit, Part, StepInputs, StepResult
 from .plan import plan
@@ -361,7 +362,7 @@ class Step:
         trace.tick = None
         result = StepResult(run.scalar(0), run.scalar(1), self.dtype, state)
         if failed >= 0:
-            result.gradients = run.peeked()
+            result.gradients = arrays_of(inputs.at.buffers.layout, run.peeked())
         program.done(run)
         return result
 

@@ -36,7 +36,7 @@ from .predict import Predictor
 from .ranks import Ranks
 from .run import Run
 from .runner import runner_of
-from .state import FlatBuffers, TrainState, check_state, snapshot_of, trained_snapshot_of
+from .state import FlatBuffers, TrainState, check_state, has_parts, snapshot_of, trained_snapshot_of
 from .step import loss_and_gradients
 from .steps import Steps
 from .weights import ClassWeight, two
@@ -217,7 +217,7 @@ class Trainer(ShownAsCall):
         st = ranks.agreed(run.begin(st, resume))
         # The norm of parts has other bits than that of the whole, which clipping would pass on.
         same_bits = micro_shards is None or clip_norm is None
-        own = self.optimizer.elementwise and same_bits
+        own = same_bits and has_parts(self.optimizer, st)
         summed, shares = loss_reduction == "sum", shard_optimizer and own
         parts = parts_of(self.steps, ranks, accumulate_steps, micro_shards, summed, shares)
         options = loss, run.rngs, clip_norm, on_nonfinite, accumulate_steps, parts, class_weight

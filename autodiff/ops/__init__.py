@@ -7,6 +7,7 @@ from . import (
     methods as methods,
     normalization as normalization,
     random as random,
+    sparse as sparse,
     update as update,
 )
 from .advanced import At as At, getitem as getitem

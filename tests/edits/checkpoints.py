@@ -102,8 +102,8 @@ EDITS = [
     Edit(
         "write-memory-order",
         "api/checkpoint/files.py",
-        'np.asarray(x, order="C")',
-        "np.asarray(x)",
+        'np.asarray(_rounded(x, floats), order="C")',
+        "np.asarray(_rounded(x, floats))",
         "transposed arrays are stored in memory order",
         "tests/test_checkpoint.py -k odd_layouts",
         equivalent="a defence: all arrays that are written come from tensors, which are C-contiguous",
