@@ -68,9 +68,10 @@ class Elementwise(Fusible):
         apply = self.apply if self.fast is None else self.chosen
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            for a in args:
-                if type(a) is Value:
-                    return formula(*args)
+            if not args or type(args[0]) is not Tensor:  # formulas have no tensors
+                for a in args:
+                    if type(a) is Value:
+                        return formula(*args)
             try:
                 return apply(*bind(*args, **kwargs))
             except TypeError:

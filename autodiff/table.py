@@ -21,14 +21,13 @@ from treepie.kernels.program import Launch, LaunchTable, Operand, Spec
 
 from . import tape
 from .calls import call_error
+from .case import Attributes as Attributes, Case as Case, Shape as Shape
 from .plan import Plan, checked
-from .tensor import DType, Tensor, address_of
+from .tensor import DType, Tensor
 from .trace import active
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Shape = tuple[int, ...]
-Attributes = dict[str, Any]
 #: The result of a row's `bind`: tensors, and the attributes of the call.
 BoundArguments = tuple[tuple["Tensor", ...], Attributes]
 #: A shape rule: (input specs, attributes) -> output specs.
@@ -44,20 +43,6 @@ _MOST_CHECKED = 1 << 16
 
 #: The table: name -> row.
 OPS: dict[str, Op] = {}
-
-
-@dataclass(frozen=True)
-class Case:
-    """Operands for the tests and benchmarks of a row: shapes, attributes, and bounds of integer operands.
-
-    integers: argument -> upper bound of its integers (from 0); arguments of a case are drawn from the
-    row's domain otherwise.  added: argument -> integers that are added to these.
-    """
-
-    shapes: tuple[Shape, ...]
-    attributes: Attributes = field(default_factory=dict)
-    integers: dict[int, int] = field(default_factory=dict)
-    added: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,12 +148,13 @@ class Op:
         """Run the op on tensors; return a tuple where it has several outputs."""
         now = active.state
         trace, gradients = now.trace, now.gradients
-        if trace is None or trace.closed or now.captures:
-            results = self.run(inputs, attributes)
+        traced = trace is not None and not trace.closed
+        if traced and not now.captures:
+            results = trace.add(self, inputs, attributes, gradients if self.recorded else ())
+        else:
+            results = self.run(inputs, attributes) if traced else self.compute(inputs, attributes)
             if gradients and self.recorded:
                 tape.record(self, inputs, attributes, results)
-        else:
-            results = trace.add(self, inputs, attributes, gradients if self.recorded else ())
         return results[0] if len(results) == 1 else results
 
     def run(self, inputs: tuple[Tensor, ...], attributes: Attributes) -> tuple[Tensor, ...]:
@@ -176,19 +162,31 @@ class Op:
         trace = active.state.trace
         if trace is not None and not trace.closed:
             return trace.add(self, inputs, attributes)
+        return self.compute(inputs, attributes)
+
+    def compute(self, inputs: tuple[Tensor, ...], attributes: Attributes) -> tuple[Tensor, ...]:
+        """Compute the outputs, whether or not a trace is active."""
         if self.view is not None:
             return (Tensor(self.view(inputs[0].array, **attributes), None),)
-        arrays = [t.array for t in inputs]
-        plan = self.planned([(a.shape, a.dtype) for a in arrays], attributes)
-        outputs = plan.results(self.name, self.recycled)
-        if plan.program is not None:
-            addresses = [t.address for t in inputs]
-            addresses += [out._address for out in outputs]
+        key: list[Any] = [repr(v) if type(v) is float else v for v in attributes.values()]
+        arrays = []
+        for t in inputs:
+            data: Any = t._data
+            if type(data) is not np.ndarray:
+                data = t.array
+            arrays.append(data)
+            key += (data.shape, data.dtype)
+        plan = self._plans.get(tuple(key)) or self.planned([(a.shape, a.dtype) for a in arrays], attributes)
+        outputs = plan.small() or plan.results(self.name, self.recycled)
+        if plan.direct is not None:
+            arrays += [t._data for t in outputs]
             if plan.scratch:
-                scratch = plan.scratch_buffers(self.name)
-                addresses += [address_of(a) for a in scratch]
-            if plan.program.run(addresses) >= 0:
-                raise self.error(inputs, attributes)
+                arrays += plan.scratch_buffers(self.name)
+            failed = plan.direct(*arrays) is not None
+        else:
+            failed = plan.run(inputs, outputs, self.name)
+        if failed:
+            raise self.error(inputs, attributes)
         return tuple(outputs)
 
     def error(self, inputs: Sequence[Tensor], attributes: Attributes) -> Exception:

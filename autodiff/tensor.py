@@ -14,6 +14,7 @@ from treepie.kernels import memory
 from treepie.kernels.config import DTYPES
 from treepie.kernels.memory import address_of as address_of
 
+from .deferred import Deferred
 from .trace.entry import Symbol
 
 if TYPE_CHECKING:
@@ -73,14 +74,15 @@ class Tensor:
     6.0
     """
 
-    __slots__ = ("__weakref__", "_address", "_data", "node", "output")
+    __slots__ = ("__weakref__", "_address", "_data", "node", "output", "source")
     __array_priority__ = 1000  # so that NumPy's operators leave tensors to ours
 
     def __init__(self, data: TensorLike | Symbol, node: Node | None = _UNCHECKED, output: int = 0) -> None:
         """Copy data as `tensor` does. With a node or None, wrap an array that nothing else writes to."""
-        self._data: NDArray[Any] | Symbol = data  # type: ignore[assignment]
+        self._data: NDArray[Any] | Symbol | Deferred = data  # type: ignore[assignment]
         self._address = 0
         self.node = node  # the call that computed it, while a gradient is being taken
+        self.source: Tensor | None = None  # whose last two axes were exchanged, until the result is read
         if node is not None:
             self.output = output  # its position in the outputs of the node
             if node is _UNCHECKED:
@@ -91,10 +93,9 @@ class Tensor:
     @property
     def array(self) -> NDArray[Any]:
         """The elements, to be read only."""
-        data = self._data
-        if type(data) is Symbol:
-            data = self._data = data.read()
-        return data  # type: ignore[return-value]
+        if type(self._data) is not np.ndarray and isinstance(self._data, Symbol | Deferred):
+            self._data, self.source = self._data.read(), None
+        return self._data  # type: ignore[return-value]
 
     @property
     def shape(self) -> tuple[int, ...]:

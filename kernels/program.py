@@ -174,6 +174,16 @@ class LaunchTable:
         """Whether no launch is a host call, so that native code may run several of it in turn."""
         return not self._host_calls
 
+    @property
+    def alone(self) -> bool:
+        """Whether its launches run in the caller's thread alone, without a host call."""
+        return self.native and not self._shared
+
+    @property
+    def layout(self) -> tuple[list[tuple[int, int, int]], "array[int]"]:
+        """The slots of addresses, as (word, buffer, offset), and the words without addresses."""
+        return self._slots, self._template
+
     def bound(self, addresses: Sequence[int]) -> "BoundTable":
         """Return the table with its buffers at addresses, where they stay until `rebind` moves one."""
         words = self._template[:]

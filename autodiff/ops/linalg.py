@@ -124,6 +124,16 @@ def _vjp_b(
     return sum_to(out, b.shape)
 
 
+def _sources(left: Tensor, right: Tensor, attributes: dict[str, Any]) -> BoundArguments:
+    """Return operands and attributes of a product that reads the sources of transposed operands."""
+    # One tall product of rows that were copied beats a product of each matrix, see `_plan`.
+    if left.source is not None and (left.ndim == 2 or right.ndim > 2):
+        left, attributes["transpose_a"] = left.source, not attributes["transpose_a"]
+    if right.source is not None:
+        right, attributes["transpose_b"] = right.source, not attributes["transpose_b"]
+    return (left, right), attributes
+
+
 def _oracle(
     a: Any, b: Any, transpose_a: bool = False, transpose_b: bool = False, precision: str = FLOAT32
 ) -> Any:
@@ -176,7 +186,7 @@ def batch_matmul(
     attributes: dict[str, Any] = {"transpose_a": bool(transpose_a), "transpose_b": bool(transpose_b)}
     attributes |= attribute(left, precision)
     if len(shape) == 2 == len(other) and shape[not transpose_a] == other[bool(transpose_b)]:
-        return (left, right), attributes
+        return _sources(left, right, attributes)
     inner = "k" if left.ndim < 2 else _matrix(left.shape, transpose_a)[1]
     if left.ndim < 2 or right.ndim < 2 or _matrix(right.shape, transpose_b)[0] != inner:
         expected = f"(..., n, {inner})" if transpose_b else f"(..., {inner}, n)"
@@ -190,7 +200,8 @@ def batch_matmul(
             f"matmul: a has shape {left.shape} and b {right.shape}, expected leading axes that broadcast"
         ) from None
     operands = []
-    for t in (left, right):
+    inputs, attributes = _sources(left, right, attributes)
+    for t in inputs:
         count = int(np.prod(t.shape[:-2]))
         whole = count == 1 or t.shape[:-2] == batch
         operands.append(t if whole else broadcast_to(t, (*batch, *t.shape[-2:])))

@@ -136,7 +136,7 @@ def sum(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> BoundArgume
 
 def count(x: Tensor, axis: tuple[int, ...]) -> int:
     """Return the number of elements in a reduced group."""
-    return int(np.prod([x.shape[k] for k in axis]))
+    return math.prod([x.shape[k] for k in axis])
 
 
 @reduction(

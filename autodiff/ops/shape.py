@@ -7,15 +7,19 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from treepie.kernels.copy import copy, strides
 from treepie.kernels.elementwise import cast
 from treepie.kernels.program import Launch, Operand, Spec
 
+from .. import tape
 from ..arguments import as_tensor, check_total, index, one_axis, shape_of, some_axes
+from ..deferred import Deferred
 from ..elementwise import sum_to
-from ..table import BoundArguments, Case, Shape, op
+from ..table import OPS, BoundArguments, Case, Op, Shape, op
 from ..tensor import Axis, DType, Tensor, TensorLike, check_dtype
+from ..trace.active import call_under, tracing
 
 
 def _resolved(x: Tensor, shape: int | Sequence[int]) -> Shape:
@@ -144,6 +148,7 @@ def _transposed(x: Spec, axes: tuple[int, ...]) -> list[Spec]:
 
 
 @op(
+    name="transpose",
     signature="(...)->(...)",
     infer=_transposed,
     plan=_plan_transpose,
@@ -161,10 +166,25 @@ def _transposed(x: Spec, axes: tuple[int, ...]) -> list[Spec]:
     large=Case(((1000, 1000),)),
     ulp=0,
 )
-def transpose(x: TensorLike, axes: Sequence[int] | None = None) -> BoundArguments:
+def _transpose(x: TensorLike, axes: Sequence[int] | None = None) -> BoundArguments:
+    """Return a tensor with its axes permuted, by default reversed."""
+    t = as_tensor(x)
+    if axes is None:
+        return (t,), {"axes": tuple(range(t.ndim - 1, -1, -1))}
+    if not isinstance(axes, Iterable):
+        raise TypeError(f"transpose: axes is {axes!r}, expected a sequence of ints")
+    order = tuple(index("transpose", "axes", a) for a in axes)
+    wrapped = tuple(a + t.ndim if a < 0 else a for a in order)
+    if sorted(wrapped) != list(range(t.ndim)):
+        raise ValueError(f"transpose: axes is {order}, expected each axis of shape {t.shape} once")
+    return (t,), {"axes": wrapped}
+
+
+def transpose(x: TensorLike, axes: Sequence[int] | None = None) -> Tensor:
     """Return a tensor with its axes permuted, by default reversed.
 
-    x: of any dtype.  axes: each axis of x once, in the order of the result.
+    x: of any dtype.  axes: each axis of x once, in the order of the result. A product reads a matrix whose
+    last two axes were exchanged from x itself: `x.T @ y` and `x @ w.T` copy nothing.
 
     Raises ValueError for axes that are not such an order.
 
@@ -172,15 +192,29 @@ def transpose(x: TensorLike, axes: Sequence[int] | None = None) -> BoundArgument
     >>> tp.transpose(tp.zeros((2, 3, 4)), (1, 2, 0)).shape
     (3, 4, 2)
     """
-    t = as_tensor(x)
-    if axes is not None and not isinstance(axes, Iterable):
-        raise TypeError(f"transpose: axes is {axes!r}, expected a sequence of ints")
-    order = tuple(reversed(range(t.ndim))) if axes is None else tuple(axes)
-    order = tuple(index("transpose", "axes", a) for a in order)
-    wrapped = tuple(a + t.ndim if a < 0 else a for a in order)
-    if sorted(wrapped) != list(range(t.ndim)):
-        raise ValueError(f"transpose: axes is {order}, expected each axis of shape {t.shape} once")
-    return (t,), {"axes": wrapped}
+    row = OPS["transpose"]
+    (t,), attributes = row.bind(x, axes)
+    order, last = attributes["axes"], t.ndim - 1
+    exchanged = last > 0 and order == (*range(last - 1), last, last - 1)
+    if not exchanged or t._data.dtype.kind != "f":  # products take floats
+        return row.apply((t,), attributes)  # type: ignore[no-any-return]
+    result = row.apply((t,), attributes) if tracing() else _deferred(row, t, attributes)
+    result.source = t
+    return result  # type: ignore[no-any-return]
+
+
+def _deferred(row: Op, x: Tensor, attributes: dict[str, Any]) -> Tensor:
+    """Return a transposition that is computed when it is read."""
+    operands = (Tensor(x.array, None),)
+    shape = tuple(x.shape[a] for a in attributes["axes"])
+
+    def compute() -> NDArray[Any]:
+        return call_under(None, row.run, operands, attributes)[0].array
+
+    result = Tensor(Deferred(shape, x.dtype, compute), None)
+    if tape.recording():
+        tape.record(row, (x,), attributes, (result,))
+    return result
 
 
 def swapaxes(x: TensorLike, axis1: int, axis2: int) -> Tensor:

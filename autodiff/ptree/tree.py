@@ -171,6 +171,8 @@ _Path = Any
 def _map(fn: Callable[..., Any], path: _Path, tree: Tree, others: tuple[Tree, ...]) -> Tree:
     kind = type(tree)
     if kind in _LEAVES:
+        if not others:
+            return fn(tree)
         for other in others:
             if type(other) not in _LEAVES and _children(other, "") is not None:
                 raise ValueError(f"ptree.map: at {_at(path)} one tree has a leaf, another a node")
@@ -179,6 +181,8 @@ def _map(fn: Callable[..., Any], path: _Path, tree: Tree, others: tuple[Tree, ..
         for other in others:
             if type(other) is not dict or other.keys() != tree.keys():
                 raise _differing(path, tree, other)
+        if not others:
+            return {k: _map(fn, (path, k), v, ()) for k, v in tree.items()}
         return {k: _map(fn, (path, k), v, tuple([o[k] for o in others])) for k, v in tree.items()}
     if kind is list and not others:
         return [_map(fn, (path, str(k)), v, ()) for k, v in enumerate(tree)]

@@ -9,6 +9,7 @@ from . import (
     callbacks,
     checkpoints,
     data,
+    direct,
     draws,
     estimators,
     first_day,
@@ -35,6 +36,7 @@ from . import (
     threads,
     traces,
     training,
+    transposed,
 )
 
 _PARTS = (
@@ -55,6 +57,7 @@ _PARTS = (
     optimizers,
     sparse,
     data,
+    direct,
     augment,
     first_day,
     checkpoints,
@@ -71,6 +74,7 @@ _PARTS = (
     mistakes,
     onnx,
     shown,
+    transposed,
     tabular,
 )
 ALL = [e for part in _PARTS for e in part.EDITS]
