@@ -12,9 +12,8 @@ import numpy as np
 from . import ptree, tape
 from .arguments import as_tensor
 from .ptree import Tree
-from .tensor import Tensor
+from .tensor import Data, Tensor
 from .trace.active import tracing
-from .trace.entry import Symbol
 
 
 class custom_vjp:
@@ -96,7 +95,7 @@ def _recorded(rule: tape.Differentiable, inputs: tuple[Tensor, ...], result: Tre
     return rebuild(list(outputs))
 
 
-def _filled(gradients: Sequence[Tensor | None], outputs: Sequence[np.ndarray | Symbol]) -> list[Tensor]:
+def _filled(gradients: Sequence[Tensor | None], outputs: Sequence[Data]) -> list[Tensor]:
     """Return the gradients of all outputs, zeros where there is none."""
     pairs = zip(gradients, outputs, strict=True)
     return [Tensor(np.zeros(a.shape, a.dtype), None) if g is None else g for g, a in pairs]

@@ -148,11 +148,10 @@ class Op:
         """Run the op on tensors; return a tuple where it has several outputs."""
         now = active.state
         trace, gradients = now.trace, now.gradients
-        traced = trace is not None and not trace.closed
-        if traced and not now.captures:
+        if trace is not None and not trace.closed and not now.captures:
             results = trace.add(self, inputs, attributes, gradients if self.recorded else ())
         else:
-            results = self.run(inputs, attributes) if traced else self.compute(inputs, attributes)
+            results = (self.compute if trace is None else self.run)(inputs, attributes)
             if gradients and self.recorded:
                 tape.record(self, inputs, attributes, results)
         return results[0] if len(results) == 1 else results

@@ -13,11 +13,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-import numpy as np
-
-from .tensor import Tensor
+from .tensor import Data, Tensor
 from .trace.active import classes, state
-from .trace.entry import Symbol
 
 
 class Differentiable(Protocol):
@@ -47,7 +44,7 @@ class Node:
         op: Differentiable | None,
         inputs: tuple[Tensor, ...],
         attributes: dict[str, Any],
-        outputs: tuple[np.ndarray | Symbol, ...],
+        outputs: tuple[Data, ...],
         trace: int,
     ) -> None:
         self.op, self.inputs, self.attributes, self.outputs, self.trace = (

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Union
 import numpy as np
 from numpy.typing import NDArray
 
-from treepie.kernels import memory
 from treepie.kernels.config import DTYPES
-from treepie.kernels.memory import address_of as address_of
+from treepie.kernels.memory import address_of as address_of, aligned
 
 from .deferred import Deferred
 from .trace.entry import Symbol
@@ -27,6 +26,7 @@ TENSOR_DTYPES = {d: d for d in DTYPES}
 
 #: What functions accept as a tensor: a tensor, a NumPy array, a number, or nested lists of numbers.
 TensorLike = Union["Tensor", NDArray[Any], np.generic, float, int, bool, list[Any], tuple[Any, ...]]
+Data = NDArray[Any] | Symbol | Deferred  # what a tensor holds; others than arrays are computed when read
 #: What functions accept as an index, as NumPy's: a tuple of these for several axes.
 Index = int | slice | None | EllipsisType | TensorLike
 #: The axes of a reduction; None is all of them.
@@ -50,7 +50,7 @@ def check_dtype(function: str, dtype: DType) -> np.dtype:
 
 def copied(array: NDArray[Any]) -> Tensor:
     """Return a tensor with a copy of an array, whose dtype is one of those of tensors."""
-    copy = memory.aligned(array.shape, TENSOR_DTYPES[array.dtype])
+    copy = aligned(array.shape, TENSOR_DTYPES[array.dtype])
     copy[...] = array
     return Tensor(copy, None)
 
@@ -77,9 +77,9 @@ class Tensor:
     __slots__ = ("__weakref__", "_address", "_data", "node", "output", "source")
     __array_priority__ = 1000  # so that NumPy's operators leave tensors to ours
 
-    def __init__(self, data: TensorLike | Symbol, node: Node | None = _UNCHECKED, output: int = 0) -> None:
+    def __init__(self, data: TensorLike | Data, node: Node | None = _UNCHECKED, output: int = 0) -> None:
         """Copy data as `tensor` does. With a node or None, wrap an array that nothing else writes to."""
-        self._data: NDArray[Any] | Symbol | Deferred = data  # type: ignore[assignment]
+        self._data: Data = data  # type: ignore[assignment]
         self._address = 0
         self.node = node  # the call that computed it, while a gradient is being taken
         self.source: Tensor | None = None  # whose last two axes were exchanged, until the result is read
@@ -95,7 +95,7 @@ class Tensor:
         """The elements, to be read only."""
         if type(self._data) is not np.ndarray and isinstance(self._data, Symbol | Deferred):
             self._data, self.source = self._data.read(), None
-        return self._data  # type: ignore[return-value]
+        return self._data
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -16,11 +16,11 @@ import sysconfig
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from llvmlite import ir
 
 from . import native
-from .atomics import call_c, load, store
-from .compiled import c_function
-from .program import Launch, LaunchTable, walk
+from .loops import I64, Loop, n64
+from .program import CHUNKS, STATUS, Launch, LaunchTable
 
 #: Estimated ns of a table at most: Python itself hands the GIL over every 5 ms.
 _MOST_NS = 100_000
@@ -29,7 +29,7 @@ _MOST_NS = 100_000
 _DATA = 16
 #: Bytes in the words of a function: Py_IncRef, the objects that are returned after success and failure, the
 #: numbers of launches and of slots; then the slots, of three words, and the launch table.
-_INCREMENT, _SUCCESS, _FAILURE, _LAUNCHES, _SLOTS, _FIRST = range(0, 48, 8)
+_SUCCESS, _FAILURE, _LAUNCHES, _SLOTS, _FIRST = range(8, 48, 8)
 #: Bytes in a slot: where in the table the address goes, the number of the argument, and an offset.
 _TO, _ARGUMENT, _OFFSET, _NEXT = range(0, 32, 8)
 
@@ -51,19 +51,45 @@ class _Definition(ctypes.Structure):
 _FASTCALL = 0x80
 
 
-def run_table(owner: int, arguments: int, count: int) -> int:
-    """Run the launch table in the array `owner`, on arrays: the code of the built-in functions."""
-    words = load(owner + _DATA)
-    slots = load(words + _SLOTS)
-    table = words + _FIRST + _NEXT * slots
-    for k in range(slots):
-        slot = words + _FIRST + _NEXT * k
-        array = load(arguments + 8 * load(slot + _ARGUMENT))
-        store(table + load(slot + _TO), load(array + _DATA) + load(slot + _OFFSET))
-    failed = walk(table, load(words + _LAUNCHES), 0) >= 0
-    result = load(words + (_FAILURE if failed else _SUCCESS))
-    call_c(load(words + _INCREMENT), result)
-    return result
+def _run_table(symbol: str) -> str:
+    """Write `run_table(owner, arguments, count)`: run the table in the array `owner` on arrays.
+
+    It is the code of the built-in functions. The IR is written here, since Numba takes 0.4 s to lower it.
+    """
+    loop = Loop(ir.Module(symbol), symbol, ir.FunctionType(I64, [I64] * 3), ["int64"])
+    b, (owner, arguments, _) = loop.builder, loop.function.args
+
+    def at(address: ir.Value, offset: int = 0) -> ir.Value:
+        return b.inttoptr(b.add(address, n64(offset)), I64.as_pointer())
+
+    words = b.load(at(owner, _DATA))
+    slots, count = b.load(at(words, _SLOTS)), b.load(at(words, _LAUNCHES))
+    table = b.add(b.add(words, n64(_FIRST)), b.mul(slots, n64(_NEXT)))
+    result = b.alloca(I64)
+    b.store(b.load(at(words, _SUCCESS)), result)
+
+    def fill(k: ir.Value) -> None:
+        slot = b.add(b.add(words, n64(_FIRST)), b.mul(k, n64(_NEXT)))
+        array = b.load(at(b.add(arguments, b.mul(b.load(at(slot, _ARGUMENT)), n64(8)))))
+        address = b.add(b.load(at(array, _DATA)), b.load(at(slot, _OFFSET)))
+        b.store(address, at(b.add(table, b.load(at(slot, _TO)))))
+
+    def launch(k: ir.Value) -> ir.Value:
+        row = b.add(table, b.mul(k, n64(16)))
+        block = b.add(row, b.load(at(row, 8)))
+        b.store(n64(0), at(block, STATUS))
+        kernel = b.inttoptr(b.load(at(row)), ir.FunctionType(ir.VoidType(), [I64] * 3).as_pointer())
+        b.call(kernel, [block, n64(0), b.load(at(block, CHUNKS))])
+        failed = b.icmp_signed("!=", b.load(at(block, STATUS)), n64(0))
+        b.store(b.load(b.select(failed, at(words, _FAILURE), at(words, _SUCCESS))), result)
+        return b.select(failed, count, b.add(k, n64(1)))
+
+    loop.loop(n64(0), slots, 1, fill)
+    loop.loop(n64(0), count, None, launch)
+    increment = b.inttoptr(b.load(at(words)), ir.FunctionType(ir.VoidType(), [I64]).as_pointer())
+    b.call(increment, [b.load(result)])
+    b.ret(b.load(result))
+    return str(loop.module)
 
 
 def direct(table: LaunchTable, launches: Sequence[Launch]) -> Direct | None:
@@ -100,5 +126,7 @@ def _definition() -> _Definition:
     create = ctypes.pythonapi.PyCFunction_NewEx
     create.argtypes = [ctypes.POINTER(_Definition), ctypes.py_object, ctypes.py_object]
     create.restype = ctypes.py_object
-    address = native.load("run_table", lambda: c_function("run_table", run_table, 3, returns=True))
-    return _Definition(b"run_table", address, _FASTCALL, None)
+    address = native.load("run_table", lambda: _run_table("run_table"))
+    definition = _Definition(b"run_table", address, _FASTCALL, None)
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(definition))  # a function that ends later reads its flags
+    return definition

@@ -4,13 +4,14 @@ import gc
 import sys
 import threading
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import treepie as tp
 from treepie.autodiff import OPS
-from treepie.kernels import direct as module
+from treepie.kernels import direct as module, program
 
 SIZES = [(), (1,), (16,), (3, 5), (0, 4)]
 
@@ -45,6 +46,21 @@ def test_an_error_of_a_kernel_is_raised():
     with pytest.raises(IndexError):
         tp.take(tp.tensor([1.0, 2.0]), tp.tensor([0, 5]), axis=0)
     assert tp.take(tp.tensor([1.0, 2.0]), tp.tensor([0, 1]), axis=0).tolist() == [1.0, 2.0]
+
+
+def test_later_launches_do_not_run_after_an_error():
+    x = tp.tensor(np.arange(4, dtype="f4"))
+    plan = plan_of("take", x, tp.tensor([0, 5]), axis=0, function="take")
+    first = plan.launches[-1]
+    moved = [(word, replace(operand, buffer=operand.buffer + 3)) for word, operand in first.slots]
+    launches = (first, replace(first, slots=tuple(moved)))
+    function = module.direct(program.LaunchTable(launches), launches)
+    wrong, right = np.array([0, 5], "i4"), np.array([3, 2], "i4")
+    before, after = np.full(2, 7, "f4"), np.full(2, 7, "f4")
+    assert function(x.array, wrong, before, x.array, right, after) is False
+    assert after.tolist() == [7.0, 7.0]
+    assert function(x.array, right, before, x.array, right, after) is None
+    assert before.tolist() == after.tolist() == [3.0, 2.0]
 
 
 def test_large_and_shared_tables_run_without_the_gil():

@@ -73,7 +73,8 @@ class BatchesAhead:
         """Read up to `most` batches from k of pass e on."""
         size, length = batches.size, batches.length
         whole = length // size - k  # the last batch may be short
-        self.rows = self.key = size if whole else length % size
+        self.rows = size if whole else length % size
+        self.key: Hashable = self.rows
         self.count = max(1, min(most, whole, _BYTES // max(size * batches.row_bytes, 1)))
         self._element = batches.element(e, k, None, self.count)
 

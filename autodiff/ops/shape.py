@@ -198,9 +198,9 @@ def transpose(x: TensorLike, axes: Sequence[int] | None = None) -> Tensor:
     exchanged = last > 0 and order == (*range(last - 1), last, last - 1)
     if not exchanged or t._data.dtype.kind != "f":  # products take floats
         return row.apply((t,), attributes)  # type: ignore[no-any-return]
-    result = row.apply((t,), attributes) if tracing() else _deferred(row, t, attributes)
+    result: Tensor = row.apply((t,), attributes) if tracing() else _deferred(row, t, attributes)
     result.source = t
-    return result  # type: ignore[no-any-return]
+    return result
 
 
 def _deferred(row: Op, x: Tensor, attributes: dict[str, Any]) -> Tensor:
