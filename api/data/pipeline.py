@@ -67,8 +67,7 @@ class Data(ShownByCalls, Generic[T_co]):
         self._batches: Batches | AugmentedBatches | None = None
         #: Rows of a whole batch of these, and of all batches, where no function has changed them.
         self.rows: tuple[int, int] | None = None
-        #: The ranks that the elements are shared out to.
-        self.shards: Shards | None = None
+        self.shards: Shards | None = None  # the ranks that the elements are shared out to
         #: The names of the columns of each part of an element, where it is rows of a data frame.
         self.columns: tuple[tuple[str, ...] | None, ...] = ()
         self._pass, self._next = 0, 0
@@ -323,8 +322,8 @@ class Data(ShownByCalls, Generic[T_co]):
             element = self._element(e, k)
             return rows_of(element, shards.own_rows(row_count("Data.shard", element)))  # type: ignore[no-any-return]
 
-        data = Data(self._length, own)
-        data._batches, data.rows, data.columns, data.shards = self._batches, self.rows, self.columns, shards
+        data = self._with(Data(self._length, own), self.columns, self.rows)
+        data._batches, data.shards = self._batches, shards
         return data
 
     def __iter__(self) -> Iterator[T_co]:
