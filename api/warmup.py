@@ -14,7 +14,7 @@ from tqdm import tqdm
 from treepie.autodiff import OPS, Tensor, vjp
 from treepie.autodiff.op_inputs import operands, tensors
 from treepie.autodiff.table import Case, Op
-from treepie.kernels import cache, config, threads
+from treepie.kernels import cache, config, program, threads
 from treepie.kernels.compilations import compilations
 
 from .display import counted
@@ -67,6 +67,7 @@ def _compile_shared() -> int:
     try:
         threads.set_num_threads(max(count, 2))
         threads.team()
+        program.runner()
         _run("add", "float32")
     finally:
         compilations.silent = False

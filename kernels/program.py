@@ -168,7 +168,7 @@ class LaunchTable:
             words += launch.words
         self._template = array("q", words)
         if not self.alone:
-            _runner()  # compiled now, not in the middle of a run; eager ops of few elements never need it
+            runner()  # compiled now, not in the middle of a run; eager ops of few elements never need it
 
     @property
     def native(self) -> bool:
@@ -207,7 +207,7 @@ class LaunchTable:
     def walk(self, words: "array[int]") -> int:
         """Run the launches of a table with addresses; returns as `run` does."""
         team = threads.team() if self._shared else 0
-        row = int(_runner()(words.buffer_info()[0], self._count, team, 0, 0, 0))
+        row = int(runner()(words.buffer_info()[0], self._count, team, 0, 0, 0))
         return self._continue(words, row, team) if row in self._host_calls else row
 
     def _continue(self, words: "array[int]", row: int, team: int) -> int:
@@ -216,7 +216,7 @@ class LaunchTable:
             function, operands = self._host_calls[row]
             function(*[_array(words[word], spec) for word, spec in operands])
             first = row + 1
-            row = int(_runner()(words.buffer_info()[0] + 16 * first, self._count - first, team, 0, 0, 0))
+            row = int(runner()(words.buffer_info()[0] + 16 * first, self._count - first, team, 0, 0, 0))
             row = row if row < 0 else first + row
         return row
 
@@ -246,7 +246,7 @@ class BoundTable:
         table = self._table
         team = threads.team() if table._shared else 0
         base, at = self._words.buffer_info()[0], moves.buffer_info()[0]
-        ended = int(_runner()(base, table._count, team, at, addresses, runs))
+        ended = int(runner()(base, table._count, team, at, addresses, runs))
         return runs if ended < 0 else ended >> 32
 
     def moving(self, buffers: Sequence[int]) -> "array[int]":
@@ -289,7 +289,8 @@ def _array(address: int, spec: Spec) -> NDArray[Any]:
 
 
 @functools.cache
-def _runner() -> "ctypes._FuncPointer":
+def runner() -> "ctypes._FuncPointer":
+    """Return the loop over launches, compiled."""
     address = native.load("walk", lambda: c_function("walk", walk_each, 6, returns=True))
     return ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 6)(address)
 

@@ -23,8 +23,8 @@ def _pair(call: Any, x: Any) -> Any:
 
 def _tables(users: int, items: int, width: int) -> Any:
     tables = {
-        "users": L.embedding(users, width, scale=False),
-        "items": L.embedding(items, width, scale=False),
+        "users": L.embedding(users, width, scale=False, sparse=True),
+        "items": L.embedding(items, width, scale=False, sparse=True),
     }
     return L.model(tables, tp.pure(_pair))
 
@@ -80,7 +80,7 @@ def weights(case: models.Case) -> list[dict[str, np.ndarray]]:
     if case.parts:
         for path, tensor in tp.ptree.flatten_with_paths(_initial(_trainer(case)).vars.params):
             layer, _, name = path.rpartition(".")
-            layers.setdefault(layer, {})[name] = np.array(tensor)
+            layers.setdefault(layer, {})[name.removeprefix("sparse_")] = np.array(tensor)
     return list(layers.values())
 
 

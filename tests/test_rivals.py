@@ -77,6 +77,7 @@ NOT_COMPARED = {
     "check_grads", "checkpoint_activations", "grad", "stop_gradient", "value_and_grad", "value_and_grad_aux",
     "cache_info", "vjp", "explain", "get_num_threads", "jit", "pure", "set_num_threads", "show_config",
     "layer.check", "layer.sequential", "layer.summary", "check_kernel", "elementwise", "kernel", "spec",
+    "accuracy", "precision",
 }  # fmt: skip
 
 

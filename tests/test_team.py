@@ -31,7 +31,7 @@ class Launched:
             self.rows.append((k, threading.get_ident()))
 
     def run(self, address):
-        walk = program._runner()
+        walk = program.runner()
         assert walk(self.words.buffer_info()[0], 1, address, 0, 0, 0) == -1
         return sorted(k for k, _ in self.rows)
 
@@ -55,7 +55,7 @@ def count_chunks(block: int, lo: int, hi: int) -> None:
 
 def test_every_chunk_is_computed_once(helpers):
     entry = native.load("test_count", lambda: c_function("test_count", count_chunks, 3))
-    walk, total = program._runner(), 0
+    walk, total = program.runner(), 0
     for chunks in (1, 2, 3, 50, 257):
         counts = array("q", [0] * chunks)
         words = array("q", [entry, 16, 0, chunks, 10**6, counts.buffer_info()[0]])

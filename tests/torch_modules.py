@@ -160,7 +160,7 @@ def statistics(rng):
 
 def recurrent(rng):
     torch = installed()
-    name = str(rng.choice(["lstm", "gru"]))
+    name = str(rng.choice(["lstm", "gru", "rnn"]))
     b, steps, i, n = sizes(rng, 4)
     sequences = bool(rng.random() < 0.5)
     layer = getattr(tp.layer, name)(i, n, return_sequences=sequences)
@@ -174,6 +174,24 @@ def recurrent(rng):
     made = case(name, layer, elements(rng, (b, steps, i), "unit"), theirs)
     made.smooth = False  # PyTorch has no second order there either
     return made
+
+
+def tabular(rng):
+    torch = installed()
+    rows, features, width, cosines = sizes(rng, 4)
+    x = elements(rng, (rows, features), "unit")
+    if rng.random() < 0.3:
+        return case("scale", tp.layer.scale(features), x, lambda t, p: t * p["scale"])
+    if rng.random() < 0.5:
+        layer, mish = tp.layer.parametric_activation(tp.layer.mish(), features), torch.nn.functional.mish
+        return case("parametric_activation", layer, x, lambda t, p: t + p["alpha"] * (mish(t) - t))
+
+    def theirs(t, p):
+        waves = torch.cos(2 * torch.pi * p["frequency"] * t[..., None] + p["phase"])
+        embedded = torch.einsum("bfk,fkd->bfd", waves, p["weight"]) + p["bias"]
+        return torch.cat([embedded.flatten(1), t], 1)
+
+    return case("periodic_embedding", tp.layer.periodic_embedding(features, width + 1, cosines), x, theirs)
 
 
 def attention(rng):
@@ -286,6 +304,6 @@ def plain(rng):
 
 
 MODULES = [
-    linear, fused, convolution, pool, windows, norm, statistics, recurrent, attention, rope, masked,
+    linear, fused, convolution, pool, windows, norm, statistics, recurrent, tabular, attention, rope, masked,
     embedding, dropout, plain,
 ]  # fmt: skip

@@ -6,9 +6,9 @@ from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
 from treepie.autodiff import ptree
+from treepie.autodiff.accuracy import current
 from treepie.autodiff.program.pure import is_pure
 from treepie.autodiff.program.run import Runs
-from treepie.autodiff.trace import active
 from treepie.kernels.threads import get_num_threads
 
 from ..data.ahead import Ahead, Read, reader
@@ -60,7 +60,7 @@ class StepSequence:
         if at.buffers is not self._buffers:
             self.clear()
             self._buffers = at.buffers
-        key = elements.key, get_num_threads(), active.state.precision
+        key = elements.key, get_num_threads(), current()
         replay = self._replays.get(key)
         if replay is None:
             replay = self._replay(inputs(at), elements, len(data))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -108,14 +109,19 @@ class Runs:
     def go(self, numbers: Sequence[Sequence[Any]]) -> None:
         """Run the launches, as often as there are numbers. A run whose launch reports an error is the last.
 
+        It ends before numbers from which none follow, since a function of a user's raises an exception.
+
         numbers: of each run the arguments of `Request.numbers`.
         """
         program, instance, rows = self._program, self._instance, self._rows
-        for k, arguments in enumerate(numbers):
-            program.write_numbers(rows, k, arguments)
+        count = 0
+        with contextlib.suppress(Exception):  # raised again where the run is taken by itself
+            for arguments in numbers:
+                program.write_numbers(rows, count, arguments)
+                count += 1
         arena = program._arenas.acquire(program.bytes)
         instance.move(program._arena, arena.address)
-        instance.bound.run_each(self._moves, self._address, len(numbers))
+        instance.bound.run_each(self._moves, self._address, count)
         program._arenas.release(arena)
 
     def scalars(self, k: int, count: int) -> list[Any]:
