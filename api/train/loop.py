@@ -74,7 +74,7 @@ class Loop:
         run, runner, observers = self.run, self.runner, self.callbacks.observers
         elements = iter(run.data)
         while True:
-            count, rows = self._several(bar) if observers is None else (0, 0)
+            count, rows = self._several(bar) if observers is None and runner.takes_several else (0, 0)
             if not count:
                 batches = list(itertools.islice(elements, runner.size))
                 if not batches:

@@ -129,13 +129,22 @@ class StepRunner:
                 self._refuse(result, examples)
             return result.loss
 
+    @property
+    def takes_several(self) -> bool:
+        """Whether `several` is worth a call."""
+        return self._sequence is not None
+
     def several(self, most: float) -> int:
         """Take up to `most` steps in one native call, and return how many examples each has.
 
         There are none where the next step is one for `step`, which also reports what is wrong with it.
         """
         sequence, data = self._sequence, self._data
-        if sequence is None or data is None or not sequence.worth_trying():
+        if sequence is None or data is None:
+            return 0
+        if not sequence.worth_trying():
+            sequence.clear()
+            self._sequence = None
             return 0
         self._release_state()
         at = self.now
