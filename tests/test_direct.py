@@ -67,6 +67,13 @@ def test_large_and_shared_tables_run_without_the_gil():
     assert plan_of("add", *[tp.ones((16,))] * 2).direct is not None
     assert plan_of("add", *[tp.ones((3_000_000,))] * 2).direct is None
     assert plan_of("matmul", *[tp.ones((512, 512))] * 2, transpose_a=False, transpose_b=False).direct is None
+    threads = tp.get_num_threads()
+    tp.set_num_threads(1)
+    try:
+        assert plan_of("add", *[tp.ones((17,))] * 2).direct is not None
+        assert plan_of("add", *[tp.ones((3_000_001,))] * 2).direct is None
+    finally:
+        tp.set_num_threads(threads)
 
 
 def test_calls_keep_no_references():

@@ -148,14 +148,19 @@ def bits(st):
     return [t.numpy().tobytes() for t in tp.ptree.leaves(st.vars.params)]
 
 
+@pytest.mark.parametrize(
+    "loss",
+    [tp.loss.cross_entropy_sparse, lambda out, y: tp.loss.cross_entropy_sparse(out, y)],
+    ids=["replayed", "traced"],
+)
 @pytest.mark.parametrize("activation", CURVED)
-def test_programs_have_the_bits_of_a_block(activation):
+def test_programs_have_the_bits_of_a_block(activation, loss):
     (x, y), _ = tp.datasets.digits()
     data = tp.Data.prepare((x[:256], y[:256]), batch_size=64)
 
     def train(trainer):
         data.reset()
-        st = trainer.fit(trainer.init(rngs=tp.rng.key(0)), data, loss=tp.loss.cross_entropy_sparse)
+        st = trainer.fit(trainer.init(rngs=tp.rng.key(0)), data, loss=loss)
         return bits(st), trainer.predict(st, x[:8]).numpy().tobytes()
 
     net = model(activation)
@@ -165,7 +170,11 @@ def test_programs_have_the_bits_of_a_block(activation):
     with tp.accuracy("fast"):
         assert train(trainer) == lower
         assert train(tp.Trainer(net, tp.optim.adam(1e-2), accuracy="high")) == exact
+    with tp.accuracy("high"):
+        assert train(trainer) == exact
     assert train(trainer) == exact
+    with tp.accuracy("fast"):  # after the same trainer's exact programs and traced models
+        assert train(trainer) == lower
     assert exact[0] != lower[0]
     assert exact[1] != lower[1]
 

@@ -76,6 +76,22 @@ def test_products_are_those_of_rounded_operands(precision, m, k, n):
 
 
 @pytest.mark.parametrize("precision", BOTH)
+@pytest.mark.parametrize("k", [1, 31, 63, 127])
+def test_rounded_operands_of_an_odd_number_of_terms_end_with_their_row(precision, k):
+    """A row's last pair has one element: the next row's first, an infinity, is not multiplied by 0."""
+    a, b = normal(9, k), normal(20, k)
+    b[5, 0] = a[4, 0] = np.inf
+    with tp.precision(precision):
+        for left, right in ((False, True), (False, False), (True, True), (True, False)):
+            operands = (a.T.copy() if left else a, b.copy() if right else b.T.copy())
+            product = ops.batch_matmul(*operands, left, right).numpy()
+            finite = np.isfinite(product)
+            assert not finite[4].any()
+            assert not finite[:, 5].any()
+            assert np.delete(np.delete(finite, 4, 0), 5, 1).all()
+
+
+@pytest.mark.parametrize("precision", BOTH)
 def test_batches_of_products(precision):
     a, b = normal(4, 3, 40, 21), normal(3, 21, 33)
     with tp.precision(precision):
