@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ContextDecorator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from treepie.kernels.vector import Formula, Value
 
-from .trace.active import state
+from .trace.active import Setting, state
 
 R = TypeVar("R")
 
@@ -30,26 +29,7 @@ def growing(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda x: np.abs(function(x)) * np.maximum(1, np.abs(x)) + 2.0**-98
 
 
-class AccuracyBlock(ContextDecorator):
-    """A block in an accuracy; as a decorator, one for each call."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._before: str | None = None
-
-    def _recreate_cm(self) -> AccuracyBlock:
-        return AccuracyBlock(self._name)
-
-    def __enter__(self) -> None:
-        """Begin the block."""
-        self._before, state.accuracy = state.accuracy, self._name
-
-    def __exit__(self, *error: object) -> None:
-        """End the block."""
-        state.accuracy = self._before
-
-
-def accuracy(name: str) -> AccuracyBlock:
+def accuracy(name: str) -> Setting:
     """Compute functions of float32 tensors in another accuracy, in a block or a decorated function.
 
     name: "high", the default, in which functions are within 4 units in the last place; or "fast", in which
@@ -71,7 +51,7 @@ def accuracy(name: str) -> AccuracyBlock:
     >>> 0 < error < 1e-6
     True
     """
-    return AccuracyBlock(checked_accuracy("accuracy", name))
+    return Setting("accuracy", checked_accuracy("accuracy", name))
 
 
 def current() -> tuple[str | None, str | None]:

@@ -2,41 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .shaped import Shaped
 
-class Deferred:
+
+class Deferred(Shaped):
     """The data of a tensor whose elements are computed at the first read: a shape and a dtype until then.
 
     compute: returns the elements; it holds arrays, not tensors, so that no graph of nodes stays alive.
     """
 
-    __slots__ = ("_compute", "_value", "dtype", "shape")
+    __slots__ = ("_compute", "_value")
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype, compute: Callable[[], NDArray[Any]]) -> None:
         self.shape, self.dtype = shape, dtype
         self._compute: Callable[[], NDArray[Any]] | None = compute
         self._value: NDArray[Any] | None = None
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return len(self.shape)
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        """Number of bytes."""
-        return self.size * self.dtype.itemsize
 
     def read(self) -> NDArray[Any]:
         """Return the elements. Threads that read at once may each compute them, to the same bits."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 import warnings
-from contextlib import ContextDecorator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from treepie.kernels import bfloat16
 
-from .trace.active import state
+from .trace.active import Setting, state
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -21,26 +20,7 @@ PRECISIONS = (FLOAT32, BFLOAT16, EMULATED)
 _FLOAT32 = np.dtype("float32")
 
 
-class PrecisionBlock(ContextDecorator):
-    """A block in a precision; as a decorator, one for each call."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._before: str | None = None
-
-    def _recreate_cm(self) -> PrecisionBlock:
-        return PrecisionBlock(self._name)
-
-    def __enter__(self) -> None:
-        """Begin the block."""
-        self._before, state.precision = state.precision, self._name
-
-    def __exit__(self, *error: object) -> None:
-        """End the block."""
-        state.precision = self._before
-
-
-def precision(name: str) -> PrecisionBlock:
+def precision(name: str) -> Setting:
     """Compute matrix products of float32 tensors in another precision, in a block or a decorated function.
 
     name: "float32"; "bfloat16", which rounds the operands of each product to bfloat16 (8 bits of precision,
@@ -64,7 +44,7 @@ def precision(name: str) -> PrecisionBlock:
     ...     print((x @ tp.ones((1, 1))).item())
     1.0
     """
-    return PrecisionBlock(checked_precision("precision", name))
+    return Setting("precision", checked_precision("precision", name))
 
 
 def attribute(x: Tensor, name: str | None) -> dict[str, str]:

@@ -6,6 +6,7 @@ import sys
 import sysconfig
 import threading
 from collections.abc import Callable
+from contextlib import ContextDecorator
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -44,6 +45,26 @@ class _State(threading.local):
 
 
 state = _State()
+
+
+class Setting(ContextDecorator):
+    """A block in which a name of the state has a value; as a decorator, one for each call."""
+
+    def __init__(self, name: str, value: str) -> None:
+        self._name, self._value = name, value
+        self._before: str | None = None
+
+    def _recreate_cm(self) -> Setting:
+        return Setting(self._name, self._value)
+
+    def __enter__(self) -> None:
+        """Begin the block."""
+        self._before = getattr(state, self._name)
+        setattr(state, self._name, self._value)
+
+    def __exit__(self, *error: object) -> None:
+        """End the block."""
+        setattr(state, self._name, self._before)
 
 
 def tracing() -> Trace | None:

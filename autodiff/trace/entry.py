@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+
+from ..shaped import Shaped
 
 if TYPE_CHECKING:
     from ..tape import Node
@@ -46,32 +47,17 @@ class TraceableOp(Protocol):
         """Return the gradients of a node's inputs, None where not needed."""
 
 
-class Symbol:
+class Symbol(Shaped):
     """The data of a symbolic tensor: a shape and a dtype; elements once the trace was run.
 
     number: its value number, the position in `Trace.values`.
     """
 
-    __slots__ = ("dtype", "number", "shape", "trace", "value")
+    __slots__ = ("number", "trace", "value")
 
     def __init__(self, shape: Shape, dtype: np.dtype, number: int, trace: Trace) -> None:
         self.shape, self.dtype, self.number, self.trace = shape, dtype, number, trace
         self.value: np.ndarray | None = None
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return len(self.shape)
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        """Number of bytes."""
-        return math.prod(self.shape) * self.dtype.itemsize
 
     def read(self) -> np.ndarray:
         """Return the elements; while the trace is active, run its entries so far to compute them.
