@@ -49,8 +49,9 @@ _TILE, _LAST_TILE, _PACK, _EPILOGUE = range(4)
 
 
 @kernel
-def _pack(lo: int, hi: int, x: A3, out: A1, across: int, width: int, pack: int) -> None:
-    # A panel is `width` neighbours of one axis by all of the other. `across`: of the last one.
+def _pack(lo: int, hi: int, x: A3, out: A1, across: int, width: int, per: int, pack: int) -> None:
+    # A panel is `width` neighbours of one axis by all of the other, `per` of its elements in one of the
+    # result. `across`: of the last axis.
     count = x.shape[2] if across else x.shape[1]
     depth = x.shape[1] if across else x.shape[2]
     row, itemsize = x.shape[2] * x.itemsize, x.itemsize
@@ -58,7 +59,7 @@ def _pack(lo: int, hi: int, x: A3, out: A1, across: int, width: int, pack: int) 
     for chunk in range(lo, hi):
         first = chunk % panels * width
         source = x.ctypes.data + chunk // panels * x.shape[1] * row + first * (itemsize if across else row)
-        target = out.ctypes.data + chunk * depth * width * itemsize
+        target = out.ctypes.data + chunk * ((depth + per - 1) // per) * width * itemsize
         call_address(pack, source, row, depth, min(width, count - first), target)
 
 
@@ -98,6 +99,16 @@ def compute_tile(
         call_address(functions[_EPILOGUE], epilogue.ctypes.data, row + first, row + last, j * wide, used)
 
 
+@device
+def part_of(part: int, m: int, n: int, plan: Words) -> tuple[int, int, int, int, int]:
+    """Return a part's matrix, its first strip of A, the one after its last, and the same of panels of B."""
+    panels_a, panels_b = (m + plan[_HIGH] - 1) // plan[_HIGH], (n + plan[_WIDE] - 1) // plan[_WIDE]
+    chunks_m, chunks_n = plan[_CHUNKS_M], plan[_CHUNKS_N]
+    batch, down, across = part // (chunks_m * chunks_n), part // chunks_n % chunks_m, part % chunks_n
+    top, bottom = down * panels_a // chunks_m, (down + 1) * panels_a // chunks_m
+    return batch, top, bottom, across * panels_b // chunks_n, (across + 1) * panels_b // chunks_n
+
+
 @kernel
 def tiles(
     lo: int,
@@ -113,13 +124,10 @@ def tiles(
 ) -> None:
     """Compute chunks of C, each of some strips of A by some panels of B."""
     m, n, itemsize = c.shape[1], c.shape[2], c.itemsize
-    depth, block, high, wide = plan[_TERMS], plan[_BLOCK], plan[_HIGH], plan[_WIDE]
-    panels_a, panels_b = (m + high - 1) // high, (n + wide - 1) // wide
-    chunks_m, chunks_n = plan[_CHUNKS_M], plan[_CHUNKS_N]
+    depth, block, wide = plan[_TERMS], plan[_BLOCK], plan[_WIDE]
     for chunk in range(lo, hi):
-        batch, down, across = chunk // (chunks_m * chunks_n), chunk // chunks_n % chunks_m, chunk % chunks_n
-        top, left = down * panels_a // chunks_m, across * panels_b // chunks_n
-        strips, panels = (down + 1) * panels_a // chunks_m - top, (across + 1) * panels_b // chunks_n - left
+        batch, top, bottom, left, right = part_of(chunk, m, n, plan)
+        strips, panels = bottom - top, right - left
         matrix_a, matrix_b = (
             a.ctypes.data + batch * steps[_MATRIX_A],
             b.ctypes.data + batch * steps[_MATRIX_B],
@@ -348,13 +356,14 @@ def _right(
     return [], b, (term, panel, k * n * (batch > 1), k if transposed else n)
 
 
-def pack_panels(x: Operand, out: Operand, across: bool, width: int) -> Launch:
+def pack_panels(x: Operand, out: Operand, across: bool, width: int, pairs: bool = False) -> Launch:
     """Plan packing x (batch, rows, columns) in panels of `width` columns, of rows if not `across`.
 
+    pairs: whether two terms are rounded to bfloat16 and take the memory of one.
     out: panels (depth, width) one after another; those of a matrix are padded to whole ones.
     """
     batch, rows, columns = x.shape
     count = columns if across else rows
-    pack = gemm.packer(x.dtype.name, width, not across)
+    pack = gemm.packer(x.dtype.name, width, not across, pairs=pairs)
     work = x.spec.nbytes * config.BYTE_NS * 5
-    return _pack(batch * math.ceil(count / width), work, x, out, int(across), width, pack)
+    return _pack(batch * math.ceil(count / width), work, x, out, int(across), width, 1 + pairs, pack)

@@ -16,15 +16,12 @@ from .elementwise import elementwise
 from .epilogue import Epilogue
 from .intrinsics import call_address
 from .kernel import A1, A3, Words, kernel
-from .matmul import DEPTH, as_row, compute_tile
+from .matmul import DEPTH, as_row, compute_tile, part_of
 from .program import Launch, Operand, Spec
 
 #: Bytes of a chunk's block of A at most, of a second-level cache of 1 MB: with half of it chunks packed more
 #: often, and 1024 x 1024 x 1024 took 8 % longer.
 _STAYS = 768 << 10
-
-#: Rows that are packed at a time, where panels are of columns.
-_ROWS = 32
 
 #: Chunks of a launch for each thread, at most.
 _MOST = 16
@@ -58,14 +55,11 @@ def _chunks(
     # Parts of C, each of some strips of A by some panels of B. A thread uses the memory of one chunk for all.
     m, n = c.shape[1], c.shape[2]
     block, high, wide = plan[_BLOCK], plan[_HIGH], plan[_WIDE]
-    panels_a, panels_b = (m + high - 1) // high, (n + wide - 1) // wide
-    chunks_m, chunks_n = plan[_CHUNKS_M], plan[_CHUNKS_N]
-    parts, packed = c.shape[0] * chunks_m * chunks_n, scratch.ctypes.data + lo * steps[_CHUNK]
+    parts = c.shape[0] * plan[_CHUNKS_M] * plan[_CHUNKS_N]
+    packed = scratch.ctypes.data + lo * steps[_CHUNK]
     panel = packed + steps[_LEFT]
     for part in range(lo * parts // plan[_COUNT], hi * parts // plan[_COUNT]):
-        batch, down, across = part // (chunks_m * chunks_n), part // chunks_n % chunks_m, part % chunks_n
-        top, left = down * panels_a // chunks_m, across * panels_b // chunks_n
-        bottom, right = (down + 1) * panels_a // chunks_m, (across + 1) * panels_b // chunks_n
+        batch, top, bottom, left, right = part_of(part, m, n, plan)
         for piece in range((plan[_TERMS] + block - 1) // block):
             start = piece * block
             terms = min(block, plan[_TERMS] - start)
@@ -215,44 +209,6 @@ def _steps(x: Operand, across: bool) -> tuple[int, ...]:
     row = 4 * columns
     line, element = (4, row) if across else (row, 4)
     return row, line, 2 * element, rows * row * (batch > 1)
-
-
-@kernel
-def _pack_rows(lo: int, hi: int, x: A3, out: A1, width: int, pack: int) -> None:
-    # Panels of the last axis, a block of rows after another: rows are read contiguously, where those of a
-    # panel are apart. Of (2048, 512) that took 0.65 of the time.
-    depth, count, itemsize = x.shape[1], x.shape[2], x.itemsize
-    terms, row = (depth + 1) // 2, count * itemsize
-    blocks, panels = (depth + _ROWS - 1) // _ROWS, (count + width - 1) // width
-    for chunk in range(lo, hi):
-        matrix, first = chunk // blocks, chunk % blocks * _ROWS
-        rows = min(_ROWS, depth - first)
-        source = x.ctypes.data + (matrix * depth + first) * row
-        for panel in range(panels):
-            at = panel * width
-            to = out.ctypes.data + ((matrix * panels + panel) * terms + first // 2) * width * itemsize
-            call_address(pack, source + at * itemsize, row, rows, min(width, count - at), to)
-
-
-@kernel
-def _pack_panels(lo: int, hi: int, x: A3, out: A1, width: int, pack: int) -> None:
-    # Panels of the axis before the last, each of whole rows.
-    count, depth, itemsize = x.shape[1], x.shape[2], x.itemsize
-    terms, row, panels = (depth + 1) // 2, depth * itemsize, (count + width - 1) // width
-    for chunk in range(lo, hi):
-        first = chunk % panels * width
-        source = x.ctypes.data + (chunk // panels * count + first) * row
-        target = out.ctypes.data + chunk * terms * width * itemsize
-        call_address(pack, source, row, depth, min(width, count - first), target)
-
-
-def pack_panels(x: Operand, out: Operand, across: bool, width: int) -> Launch:
-    """Plan packing x in panels of `width` columns, or rows if not `across`, in pairs; see `matmul`."""
-    batch, rows = x.shape[:2]
-    pack = gemm.packer(x.dtype.name, width, not across, pairs=True)
-    work = x.spec.nbytes * config.BYTE_NS * 5
-    pack_kernel, rows_a_chunk = (_pack_rows, _ROWS) if across else (_pack_panels, width)
-    return pack_kernel(batch * -(-rows // rows_a_chunk), work, x, out, width, pack)
 
 
 def rounded(x: Operand, out: Operand) -> Launch:

@@ -260,7 +260,7 @@ def _pack(
 ) -> list[Launch]:
     """Plan packing the weight in panels, rounded."""
     if how.pairs:
-        return [matmul_bfloat16.pack_panels(weight, out, across, wide)]
+        return [pack_panels(weight, out, across, wide, pairs=True)]
     launches = []
     if how.along:
         exact, weight = weight, scratch(weight.shape, weight.dtype)
