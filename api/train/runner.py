@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from treepie.autodiff import Tensor, ptree
+from treepie.autodiff.program.pure import is_pure
 from treepie.kernels.compilations import compilations
 
 from ..data.ahead import advance
@@ -56,7 +57,8 @@ class StepRunner:
         self._parts, self._counter, self._bindings = parts, StepCounter(), Bindings()
         #: Before the native call that is running: the count and the snapshot; and what that call writes.
         self._next: tuple[int, Snapshot, FlatBuffers, Any] | None = None
-        alone = loss is None or size > 1 or parts is not None or type(self) is not StepRunner
+        alone = loss is None or not is_pure(loss) or size > 1 or parts is not None
+        alone = alone or type(self) is not StepRunner
         self._sequence = None if alone else StepSequence(steps, self._losses)
         self._replay: Replay | None = None
         self._last_inputs: StepInputs | None = None
