@@ -226,7 +226,7 @@ EDITS = [
         "if numbers[0] < 0 or not (",
         "if not (",
         "a schedule below 0 climbs",
-        "tests/test_optim_errors.py",
+        "tests/test_callback_rates.py -k below_0",
     ),
     Edit(
         "frozen-trained",
