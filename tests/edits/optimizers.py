@@ -223,8 +223,8 @@ EDITS = [
     Edit(
         "negative-rates",
         "api/optim/rule.py",
-        "if numbers[0] < 0 or not all(",
-        "if not all(",
+        "if numbers[0] < 0 or not (",
+        "if not (",
         "a schedule below 0 climbs",
         "tests/test_optim_errors.py",
     ),
