@@ -21,13 +21,16 @@ from .vector import Formula, Value, maximum, select
 QUERIES_A_BLOCK, KEYS_A_BLOCK = 48, 192
 
 #: Words of a plan: sizes, tiles and packers, strides of the mask, offsets in scratch, addresses of arrays.
-DIM, DIM_V, QUERIES, KEYS, GROUP, HEADS, BATCH, PARTS, TASKS, CHUNKS = range(10)
-ITEMSIZE, CAUSAL, DROPPED, SEQ_FIRST = range(10, 14)
-HIGH, WIDE, WIDE_K, WIDE_V, TILE, TILE_K, TILE_V, PACK = range(14, 22)
-MASK_BATCH, MASK_HEAD, MASK_QUERY, CHUNK_BYTES = range(22, 26)
+DIM, DIM_V, QUERIES, KEYS, GROUP, HEADS, BATCH, TASKS, CHUNKS = range(9)
+#: How many parts queries, backward keys too, are cut into; queries of the longest part; keys of a strip;
+#: backward the number of the launch.
+PARTS, SPAN, STRIP, PHASE = range(9, 13)
+ITEMSIZE, CAUSAL, DROPPED, SEQ_FIRST = range(13, 17)
+HIGH, WIDE, WIDE_K, WIDE_V, TILE, TILE_K, TILE_V, PACK = range(17, 25)
+MASK_BATCH, MASK_HEAD, MASK_QUERY, CHUNK_BYTES = range(25, 29)
 #: The fields of a `Rounding`, and the bits of the scale.
-SHIFT, ALONG, ACROSS, PACKED, SCALE = range(26, 31)
-OFFSETS = 31
+SHIFT, ALONG, ACROSS, PACKED, SCALE = range(29, 34)
+OFFSETS = 34
 
 _add: Formula = lambda a, b: a + b
 row_max = row_reduce("row_max", lambda x: x, maximum, -math.inf)
@@ -73,6 +76,13 @@ drop = row_map("row_drop", _drop)
 def row_at(address: int, n: int, like: Array) -> Any:
     """Return n elements at an address as an array."""
     return rows_at(address, 1, n, like)[0]
+
+
+@device
+def cut(n: int, block: int, part: int, parts: int) -> Any:
+    """Return the start and stop of a part of n rows: as many whole blocks as the other parts, or one more."""
+    blocks = (n + block - 1) // block
+    return part * blocks // parts * block, min(n, (part + 1) * blocks // parts * block)
 
 
 @device
@@ -174,12 +184,14 @@ def multiply(a: int, depth: int, panels: int, block: int, extent: Any, plan: Arr
 
 
 @device
-def by_keys(kind: int, block: int, right: int, out: int, extent: Any, plan: Array) -> None:
-    """Add a block times rows of keys to rows of its queries, `out`, or store it there at the first keys.
+def by_keys(kind: int, block: int, right: int, target: Any, extent: Any, plan: Array) -> None:
+    """Add a block times rows of keys to rows of its queries, or store it there.
 
     kind: 0 for rows that are `DIM` wide, 1 for `DIM_V`.  right: the rows of all keys, or pairs of them.
+    target: address of the first row, bytes from a row to the next, and 0 to store.
     """
     (first, rows, start, stop), itemsize, width = extent, plan[ITEMSIZE], plan[DIM + kind]
+    out, step_c, adds = target
     high, wide, tile, step = plan[HIGH], plan[WIDE_K + kind], plan[TILE_K + kind], width * plan[ITEMSIZE]
     for strip in range((rows + high - 1) // high):
         i = strip * high
@@ -190,8 +202,8 @@ def by_keys(kind: int, block: int, right: int, out: int, extent: Any, plan: Arra
             for column in range((width + wide - 1) // wide):
                 j = column * wide
                 used = min(wide, width - j)
-                b, c = right + (start >> plan[SHIFT]) * step + j * itemsize, out + i * step + j * itemsize
-                call_address(tile, count, a, step_a, itemsize, b, step, c, step, 0, last, used, start)
+                b, c = right + (start >> plan[SHIFT]) * step + j * itemsize, out + i * step_c + j * itemsize
+                call_address(tile, count, a, step_a, itemsize, b, step, c, step_c, 0, last, used, adds)
 
 
 @device
