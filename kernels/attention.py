@@ -123,15 +123,14 @@ class Attention:
 
     def _parts(self, heads: int, queries: int, keys: int, backward: bool) -> int:
         """Return how many parts the queries of each head are cut into, backward the keys too."""
-        if not backward:
-            return max(1, min(queries // _PART_FORWARD, -(-_TASKS // heads)))
-        shorter = min(queries, keys)
-        return max(1, min(shorter // _PART_BACKWARD, -(-_TASKS // heads)))
+        most = min(queries, keys) // _PART_BACKWARD if backward else queries // _PART_FORWARD
+        return max(1, min(most, -(-_TASKS // heads)))
 
 
 def _longest(n: int, block: int, parts: int) -> int:
     """Return the rows of the longest part, padded to whole blocks; see `cut`."""
-    return -(-(-(-n // block)) // parts) * block
+    blocks = -(-n // block)
+    return -(-blocks // parts) * block
 
 
 def sizes_of(shape: Sequence[int], seq_first: bool) -> tuple[int, int]:

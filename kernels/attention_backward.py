@@ -90,8 +90,9 @@ def _to_gradients(
             score_gradients(p, dp, p, dp, lse[i], deltas[i])
             if plan[DROPPED]:
                 drop_row(p, base, key, row + i, start, rate, plan)
-            clear_rest(at_p, visible, stop - start, deltas, plan)
-            clear_rest(at_dp, visible, stop - start, deltas, plan)
+            if visible < stop - start:
+                clear_rest(at_p, visible, stop - start, deltas, plan)
+                clear_rest(at_dp, visible, stop - start, deltas, plan)
 
 
 @device
@@ -241,6 +242,7 @@ def _strip(
 def attention_backward(
     lo: int, hi: int, work: A1, mask: A2, key: A1, scale: float, rate: float, plan: Words
 ) -> None:
+    """Add to the gradients those of a launch's pairs of parts; the first launch sets them."""
     keys, queries, parts, phase = plan[KEYS], plan[QUERIES], plan[PARTS], plan[PHASE]
     reach = min(keys, queries) if plan[CAUSAL] else keys
     factor, nothing = (work.dtype.type(scale), plan[SCALE], rate), (work.dtype.type(0), 0)

@@ -3,7 +3,18 @@
 import math
 from typing import Any
 
-from .attention_scratch import ARRAYS, OF_COLUMNS, OF_KT, OF_P, OF_Q, OF_SUMS, OF_TOPS, OF_V
+from .attention_scratch import (
+    ARRAYS,
+    OF_COLUMNS,
+    OF_FACTORS,
+    OF_KT,
+    OF_P,
+    OF_Q,
+    OF_SHIFTS,
+    OF_SUMS,
+    OF_TOPS,
+    OF_V,
+)
 from .blocks import (
     ALONG,
     CAUSAL,
@@ -37,6 +48,7 @@ from .blocks import (
     mask_row,
     multiply,
     pack_transposed_at,
+    rescale,
     round_block,
     row_at,
     row_fill,
@@ -47,12 +59,9 @@ from .blocks import (
     visible_keys,
 )
 from .compiled import device
-from .formulas import exp
-from .intrinsics import Array, scalar
+from .intrinsics import Array
 from .kernel import A1, A2, Words, kernel
 from .rounding import ONE
-
-_exp = scalar(exp)
 
 #: Addresses of the arrays.
 _AT_Q, _AT_K, _AT_V, _AT_OUT, _AT_LSE = range(ARRAYS, ARRAYS + 5)
@@ -80,29 +89,27 @@ def _soften(
 ) -> None:
     """Replace a block of scores by exponentials, and rescale the running sums and output to their maximum."""
     (first, rows, start, stop), (tops, sums, out, step) = extent, state
+    shifts = row_at(base + plan[OF_SHIFTS], rows, tops)
+    factors = row_at(base + plan[OF_FACTORS], rows, tops)
+    # All maxima come first: each takes several steps that wait for another, which rows do side by side.
+    for i in range(rows):
+        visible = visible_keys(plan, first + i, start, stop)
+        p = row_at(base + plan[OF_P] + i * KEYS_A_BLOCK * plan[ITEMSIZE], visible, tops)
+        if mask.size:
+            apply_mask(p, mask, mask_row(row + i, plan), start)
+        shifts[i] = row_max(p)
+    rescale(tops, shifts, factors, sums, tops, shifts, sums)
     for i in range(rows):
         visible = visible_keys(plan, first + i, start, stop)
         at = base + plan[OF_P] + i * KEYS_A_BLOCK * plan[ITEMSIZE]
-        if visible > 0:
-            p, before = row_at(at, visible, tops), tops[i]
-            if mask.size:
-                apply_mask(p, mask, mask_row(row + i, plan), start)
-            top = row_max(p)
-            if before >= top:  # not of a NaN
-                top = before
-            if top == -math.inf:  # all keys so far are masked
-                clear(p)
-            else:
-                total = exp_sum(p, p, top)
-                if before != -math.inf and before != top:
-                    factor = _exp(before - top)
-                    o = row_at(out + i * step, plan[DIM_V], tops)
-                    row_times(o, o, factor)
-                    sums[i] *= factor
-                tops[i] = top
-                sums[i] += total
-                if plan[DROPPED]:
-                    drop_row(p, base, key, row + i, start, rate, plan)
+        p = row_at(at, visible, tops)
+        sums[i] += exp_sum(p, p, shifts[i])
+        if start and factors[i] != 1.0:
+            o = row_at(out + i * step, plan[DIM_V], tops)
+            row_times(o, o, factors[i])
+        if plan[DROPPED]:
+            drop_row(p, base, key, row + i, start, rate, plan)
+        if visible < stop - start:
             clear_rest(at, visible, stop - start, tops, plan)
 
 
@@ -139,6 +146,7 @@ def _finish(row: int, state: Any, plan: Array) -> None:
 
 @kernel
 def attention(lo: int, hi: int, work: A1, mask: A2, key: A1, scale: float, rate: float, plan: Words) -> None:
+    """Compute the output and the logarithms of the sums of exponentials."""
     dim, dim_v, keys, queries, parts = plan[DIM], plan[DIM_V], plan[KEYS], plan[QUERIES], plan[PARTS]
     group, itemsize, high = plan[GROUP], plan[ITEMSIZE], QUERIES_A_BLOCK
     one, factor = (work.dtype.type(1), ONE), (work.dtype.type(scale), plan[SCALE])

@@ -5,17 +5,18 @@ from collections.abc import Sequence
 from .blocks import KEYS_A_BLOCK, OFFSETS, QUERIES_A_BLOCK
 
 #: Words of a plan with the offsets: of a strip of keys K transposed, and V, backward transposed; queries; the
-#: block of scores; 0, 1, 2, ... for dropout; of each query of a part the running maximum and sum. Backward
-#: also the strip's K and the gradients of K and V, rows of the output's gradient, the block of the scores'
-#: gradients, and a number for each query of a part.
-OF_KT, OF_V, OF_Q, OF_P, OF_COLUMNS, OF_TOPS, OF_SUMS = range(OFFSETS, OFFSETS + 7)
-OF_K, OF_G, OF_DP, OF_DK, OF_DV, OF_DELTAS = range(OFFSETS + 7, OFFSETS + 13)
+#: block of scores; 0, 1, 2, ... for dropout; of each query of a part the running maximum and sum; of each of a
+#: block the number to subtract from its scores, and the factor of its sums so far. Backward also the strip's K
+#: and the gradients of K and V, rows of the output's gradient, the block of the scores' gradients, and a
+#: number for each query of a part.
+OF_KT, OF_V, OF_Q, OF_P, OF_COLUMNS, OF_TOPS, OF_SUMS, OF_SHIFTS, OF_FACTORS = range(OFFSETS, OFFSETS + 9)
+OF_K, OF_G, OF_DP, OF_DK, OF_DV, OF_DELTAS = range(OFFSETS + 9, OFFSETS + 15)
 #: Backward: pairs of rows of the queries, of the output's gradient and of the scores' gradients. Where
 #: products have no pairs, the offsets are those of the rows themselves.
-OF_Q_ROWS, OF_G_ROWS, OF_DP_ROWS = range(OFFSETS + 13, OFFSETS + 16)
+OF_Q_ROWS, OF_G_ROWS, OF_DP_ROWS = range(OFFSETS + 15, OFFSETS + 18)
 _ROWS = {OF_Q_ROWS: OF_Q, OF_G_ROWS: OF_G, OF_DP_ROWS: OF_DP}
 #: The first word after the offsets.
-ARRAYS = OFFSETS + 16
+ARRAYS = OFFSETS + 18
 
 
 def counts_of(
@@ -35,6 +36,7 @@ def counts_of(
         OF_Q: queries_q,
         OF_P: block,
         **dict.fromkeys((OF_TOPS, OF_SUMS), queries * (not backward)),
+        **dict.fromkeys((OF_SHIFTS, OF_FACTORS), QUERIES_A_BLOCK * (not backward)),
         OF_DELTAS: queries * backward,
         OF_K: (rows * dim + wide[1]) * backward,
         OF_G: queries_v * backward,

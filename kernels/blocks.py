@@ -9,12 +9,12 @@ import math
 from typing import Any
 
 from .compiled import device
-from .formulas import exp, log
+from .formulas import exp_normal, log
 from .intrinsics import Array, call_address, rows_at
 from .random import uniform32
 from .rounding import ONE
 from .rows import row_map, row_reduce
-from .vector import Formula, Value, maximum, select
+from .vector import Formula, Value, select
 
 #: Queries and keys of a block: multiples of the micro-kernel's rows, and of its panels' columns. Two blocks
 #: of float32 are 72 kB, a small part of the second-level cache.
@@ -33,12 +33,25 @@ SHIFT, ALONG, ACROSS, PACKED, SCALE = range(29, 34)
 OFFSETS = 34
 
 _add: Formula = lambda a, b: a + b
-row_max = row_reduce("row_max", lambda x: x, maximum, -math.inf)
+#: The maximum of a row without its NaNs: their exponentials, and so their sum, are NaN whatever it is.
+row_max = row_reduce("row_max_of_numbers", lambda x: x, lambda a, b: select(a > b, a, b), -math.inf)
 row_dot = row_reduce("row_dot", lambda x, y: x.astype("float64") * y.astype("float64"), _add, -0.0)
 row_times = row_map("row_times_own", lambda x, factor: x * factor)
 row_fill = row_map("row_fill", lambda value: value)
-#: exp(x - top), stored, and the sum of it.
-exp_sum = row_reduce("row_exp_sum", lambda x, top: exp(x - top), _add, -0.0, stored=True)
+#: exp_normal(x - top), stored, and the sum of it.
+exp_sum = row_reduce("row_exp_sum", lambda x, top: exp_normal(x - top), _add, -0.0, stored=True)
+
+
+def _rescale(top: Value, largest: Value, total: Value) -> tuple[Value, Value, Value, Value]:
+    new = select(top >= largest, top, largest)
+    shift = select(new == -math.inf, 0.0, new)  # -inf - -inf would be NaN
+    factor = exp_normal(top - shift)
+    return new, shift, factor, total * factor
+
+
+#: From running maxima, maxima of a block, and running sums: new maxima, numbers to subtract from the block's
+#: scores, factors of the sums so far, and these sums times the factors.
+rescale = row_map("row_rescale", _rescale, outs=4)
 _mask = row_map("row_mask", lambda x, kept: select(kept, x, -math.inf))
 
 
@@ -52,7 +65,7 @@ finish = row_map("row_finish", _finish, outs=2)
 
 
 def _score_gradients(x: Value, dp: Value, lse: Value, delta: Value) -> tuple[Value, Value]:
-    p = exp(x - lse)
+    p = exp_normal(x - lse)
     return p, p * (dp - delta)
 
 
