@@ -39,7 +39,7 @@ _CHUNKS = 32
 _TASKS, _PART_FORWARD, _PART_BACKWARD = 16, 64, 256
 
 #: Bytes of a strip in scratch, about.
-_STRIP = 1 << 19
+_STRIP = 1 << 18
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from .blocks import KEYS_A_BLOCK, OFFSETS, QUERIES_A_BLOCK
 
 #: Words of a plan with the offsets: of a strip of keys K transposed, and V, backward transposed; queries; the
-#: block of scores; 0, 1, 2, ... for dropout; of each query of a part the running maximum and sum; of each of a
-#: block the number to subtract from its scores, and the factor of its sums so far. Backward also the strip's K
-#: and the gradients of K and V, rows of the output's gradient, the block of the scores' gradients, and a
-#: number for each query of a part.
+#: block of scores; 0, 1, 2, ... for dropout; of each query of a part the running maximum and sum; of each of
+#: a block the number to subtract from its scores, and the factor of its sums so far. Backward also the
+#: strip's K and the gradients of K and V, rows of the output's gradient, the block of the scores' gradients,
+#: and a number for each query of a part.
 OF_KT, OF_V, OF_Q, OF_P, OF_COLUMNS, OF_TOPS, OF_SUMS, OF_SHIFTS, OF_FACTORS = range(OFFSETS, OFFSETS + 9)
 OF_K, OF_G, OF_DP, OF_DK, OF_DV, OF_DELTAS = range(OFFSETS + 9, OFFSETS + 15)
 #: Backward: pairs of rows of the queries, of the output's gradient and of the scores' gradients. Where
