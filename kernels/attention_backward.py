@@ -110,21 +110,14 @@ def _write_deltas(deltas: Array, row: int, at: int, step: int, plan: Array) -> N
 
 @device
 def _backward_block(
-    base: int,
-    row: int,
-    extent: Any,
-    dq: tuple[int, int],
-    deltas: Array,
-    mask: Array,
-    key: Array,
-    rate: float,
-    plan: Array,
+    base: int, row: int, extent: Any, target: Any, mask: Array, key: Array, rate: float, plan: Array
 ) -> None:
     """Compute the queries whose rows and gradients are in scratch by the keys of a strip.
 
-    extent: as for `_forward_block`.  dq: the address of their gradient, bytes from a row to the next.
+    extent: as for `_forward_block`.
+    target: deltas of the queries, the address of their gradient, bytes from a row to the next.
     """
-    first, rows, origin, end = extent
+    (first, rows, origin, end), (deltas, dq, step) = extent, target
     size, size_v = plan[DIM] * plan[ITEMSIZE], plan[DIM_V] * plan[ITEMSIZE]
     kt = base + plan[OF_KT] - origin * terms(plan[DIM], plan) * plan[ITEMSIZE]
     vt = base + plan[OF_V] - origin * terms(plan[DIM_V], plan) * plan[ITEMSIZE]
@@ -139,7 +132,7 @@ def _backward_block(
         round_block(ACROSS, base + plan[OF_P], base + plan[OF_P], block, plan)
         round_block(ACROSS, base + plan[OF_DP_ROWS], base + plan[OF_DP], block, plan)
         round_block(ALONG, base + plan[OF_DP], base + plan[OF_DP], block, plan)
-        by_keys(0, base + plan[OF_DP], k, (dq[0], dq[1], 1), block, plan)
+        by_keys(0, base + plan[OF_DP], k, (dq, step, 1), block, plan)
         by_queries(0, base + plan[OF_DP_ROWS], base + plan[OF_Q_ROWS], dk, block, plan)
         by_queries(1, base + plan[OF_P], base + plan[OF_G_ROWS], dv, block, plan)
 
@@ -202,22 +195,14 @@ def _scale_rows(shared: int, extent: Any, factor: Any, work: Array, plan: Array)
 
 @device
 def _strip(
-    base: int,
-    shared: int,
-    keys: Any,
-    queries: Any,
-    mask: Array,
-    key: Array,
-    factor: Any,
-    work: Array,
-    plan: Array,
+    base: int, shared: int, extent: Any, mask: Array, key: Array, factor: Any, work: Array, plan: Array
 ) -> None:
     """Compute a strip of keys by a part of the queries of the heads that share them.
 
-    keys: start, stop, and whether it is the first strip of the task.  queries: start, stop.
+    extent: start and stop of the keys, start and stop of the queries, whether it is the task's first strip.
     factor: of scores, its bits, and the rate of dropout.
     """
-    (origin, stop, new), (begin, end), dim, dim_v = keys, queries, plan[DIM], plan[DIM_V]
+    (origin, stop, begin, end, new), dim, dim_v = extent, plan[DIM], plan[DIM_V]
     one, high = (work.dtype.type(1), ONE), QUERIES_A_BLOCK
     # Blocks of queries that attend to the strip.
     start = max(begin, origin // high * high) if plan[CAUSAL] else begin
@@ -234,8 +219,8 @@ def _strip(
             deltas = row_at(base + plan[OF_DELTAS] + index * plan[ITEMSIZE], rows, work)
             if new:
                 _write_deltas(deltas, row, at_v, step_v, plan)
-            dq, extent = (plan[_AT_DQ] + at, step), (first, rows, origin, stop)
-            _backward_block(base, row, extent, dq, deltas, mask, key, factor[2], plan)
+            block, target = (first, rows, origin, stop), (deltas, plan[_AT_DQ] + at, step)
+            _backward_block(base, row, block, target, mask, key, factor[2], plan)
 
 
 @kernel
@@ -262,7 +247,8 @@ def attention_backward(
                 extent = origin, min(stop, origin + plan[STRIP])
                 if phase == 0 or end > origin or not plan[CAUSAL]:
                     _begin_strip(base, shared, extent, work, plan)
-                    _strip(base, shared, (*extent, strip == 0), (begin, end), mask, key, factor, work, plan)
+                    both = origin, extent[1], begin, end, strip == 0
+                    _strip(base, shared, both, mask, key, factor, work, plan)
                     _end_strip(base, shared, extent, work, plan)
             if phase == parts - 1:
                 _scale_rows(shared, (begin, end), (factor[0], 1), work, plan)
