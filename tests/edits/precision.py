@@ -157,7 +157,7 @@ EDITS = [
     ),
     Edit(
         "precision-exact-exponentials",
-        "kernels/attention.py",
+        "kernels/attention_forward.py",
         "        round_block(ALONG, base + plan[OF_P], base + plan[OF_P], block, plan)\n",
         "",
         "attention's exponentials are not rounded",
