@@ -144,11 +144,40 @@ def _finish(row: int, state: Any, plan: Array) -> None:
         row_times(o, o, sums[i])
 
 
+@device
+def _forward_heads(
+    base: int, heads: Any, strip: Any, work: A1, mask: Array, key: Array, numbers: Any, plan: Array
+) -> None:
+    """Compute some queries of heads that share keys and values by the keys of a strip.
+
+    heads: the first head, their number, the first query of the part, the first that attends to the strip, and
+    the end.  strip: the first key and the end.  numbers: the factor of the queries, the rate of dropout.
+    """
+    (head, group, begin, start, end), (origin, stop) = heads, strip
+    queries, dim, itemsize, (factor, rate) = plan[QUERIES], plan[DIM], plan[ITEMSIZE], numbers
+    for k in range(group):
+        for first in range(start, end, QUERIES_A_BLOCK):
+            rows, row = min(QUERIES_A_BLOCK, end - first), (head + k) * queries + first
+            at, apart = heads_at(head + k, first, plan[HEADS], queries, plan)
+            q, shape = plan[_AT_Q] + at * dim, (rows, dim)
+            store_rows(base + plan[OF_Q], 0, q, apart * dim, shape, factor, work, plan)
+            index = (k * plan[SPAN] + first - begin) * itemsize
+            tops = row_at(base + plan[OF_TOPS] + index, rows, work)
+            sums = row_at(base + plan[OF_SUMS] + index, rows, work)
+            if origin == 0:
+                row_fill(tops, work.dtype.type(-math.inf))
+                clear(sums)
+            state = tops, sums, plan[_AT_OUT] + at * plan[DIM_V], apart * plan[DIM_V]
+            _forward_block(base, row, (first, rows, origin, stop), state, mask, key, rate, plan)
+            if stop == plan[KEYS] or (plan[CAUSAL] and first + rows <= stop):
+                _finish(row, state, plan)
+
+
 @kernel
 def attention(lo: int, hi: int, work: A1, mask: A2, key: A1, scale: float, rate: float, plan: Words) -> None:
     """Compute the output and the logarithms of the sums of exponentials."""
     dim, dim_v, keys, queries, parts = plan[DIM], plan[DIM_V], plan[KEYS], plan[QUERIES], plan[PARTS]
-    group, itemsize, high = plan[GROUP], plan[ITEMSIZE], QUERIES_A_BLOCK
+    group, high = plan[GROUP], QUERIES_A_BLOCK
     one, factor = (work.dtype.type(1), ONE), (work.dtype.type(scale), plan[SCALE])
     for chunk in range(lo, hi):
         base = (work.ctypes.data + 63) // 64 * 64 + chunk * plan[CHUNK_BYTES]
@@ -166,20 +195,5 @@ def attention(lo: int, hi: int, work: A1, mask: A2, key: A1, scale: float, rate:
                 store_rows(0, base + plan[OF_V], v, apart * dim_v, shape, one, work, plan)
                 # Blocks of queries that attend to the strip.
                 start = max(begin, origin // high * high) if plan[CAUSAL] else begin
-                for head in range(shared * group, shared * group + group):
-                    for first in range(start, end, high):
-                        rows, row = min(high, end - first), head * queries + first
-                        at, apart = heads_at(head, first, plan[HEADS], queries, plan)
-                        q, shape = plan[_AT_Q] + at * dim, (rows, dim)
-                        store_rows(base + plan[OF_Q], 0, q, apart * dim, shape, factor, work, plan)
-                        index = ((head - shared * group) * plan[SPAN] + first - begin) * itemsize
-                        tops = row_at(base + plan[OF_TOPS] + index, rows, work)
-                        sums = row_at(base + plan[OF_SUMS] + index, rows, work)
-                        if origin == 0:
-                            row_fill(tops, work.dtype.type(-math.inf))
-                            clear(sums)
-                        state = tops, sums, plan[_AT_OUT] + at * dim_v, apart * dim_v
-                        extent = first, rows, origin, stop
-                        _forward_block(base, row, extent, state, mask, key, rate, plan)
-                        if stop == keys or (plan[CAUSAL] and first + rows <= stop):
-                            _finish(row, state, plan)
+                heads = shared * group, group, begin, start, end
+                _forward_heads(base, heads, (origin, stop), work, mask, key, (factor, rate), plan)
