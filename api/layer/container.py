@@ -11,7 +11,7 @@ from treepie.autodiff.arguments import integer
 
 from ..errors import name_layer
 from ..pickling import constructor
-from .core import Layer, Tree, Vars, summary_rows
+from .core import Layer, Tree, Vars
 
 Combine = Literal["concatenate", "add"]
 
@@ -115,7 +115,7 @@ def _chain(function: str, parts: list[Layer], paths: Sequence[str]) -> Layer:
         while (k := len(states)) < len(parts):
             layer, key = parts[k], None if rngs is None else rng.fold_in(rngs, k)
             try:
-                y = _of_rows(parts[k : k + 2], params[k : k + 2], x) if training else None
+                y = _of_rows(parts[k : k + 2], params[k : k + 2], x, dtype) if training else None
                 if y is None:
                     y, vars = layer.apply(Vars(params[k], state[k], dtype), x, training, key, ctx)
                     states.append(vars.state)
@@ -130,18 +130,18 @@ def _chain(function: str, parts: list[Layer], paths: Sequence[str]) -> Layer:
     return Layer(init, apply, "sequential", pure=all(layer.pure for layer in parts))
 
 
-def _of_rows(parts: Sequence[Layer], params: Sequence[Tree], x: Any) -> Tensor | None:
+def _of_rows(parts: Sequence[Layer], params: Sequence[Tree], x: Any, dtype: Any) -> Tensor | None:
     """Return the result of an embedding and of the layer behind it, which multiplies rows of the table.
 
-    Tokens with the same index share their products, in the backward pass too. None for other layers, for
-    operands that a layer refuses, and while `summary` collects the result of each layer.
+    Tokens with the same index share their products, in the backward pass too. None for other layers, and for
+    operands that a layer refuses.
     """
     first, second = parts[0], parts[-1]
-    if first.table is None or second.of_rows is None or summary_rows.get() is not None:
+    if first.table is None or second.of_rows is None:
         return None
     table = first.table(params[0])
-    dtypes = {t.dtype for t in (table, *ptree.leaves(params[-1]))}
-    if not isinstance(x, Tensor) or x.dtype.kind != "i" or table.ndim != 2 or len(dtypes) > 1:
+    floats = all(t.dtype == dtype for t in (table, *ptree.leaves(params[-1])))
+    if not floats or table.ndim != 2 or not isinstance(x, Tensor) or x.dtype.kind != "i":
         return None
     try:
         return second.of_rows(params[-1], table, x)

@@ -134,6 +134,9 @@ class Layer(Constructed):
     name: the name in `summary` and in errors.
     pure: whether `apply` is a pure function, whose Python a training step need not run again; true for a
         function marked by `tp.pure`.
+    table: of an embedding, (params) -> the table whose rows it returns; else None.
+    of_rows: of a recurrent layer, (params, table, indices) -> y for rows of a table that are not gathered:
+        in training, a chain calls it instead of an embedding and the layer behind it; else None.
 
     >>> import treepie as tp
     >>> def apply(params, state, x, *, dtype, training, rngs, ctx):
@@ -154,8 +157,6 @@ class Layer(Constructed):
         self._init, self._apply, self.name = init, apply, name
         self.pure = pure or is_pure(apply)
         self._known: PureCache = {}
-        # Of an embedding: params -> the table whose rows it returns. Of a layer that begins with a product:
-        # (params, table, indices) -> y, for rows of a table that are not gathered. See `container.py`.
         self.table: Callable[[Tree], Tensor] | None = None
         self.of_rows: Callable[[Tree, Tensor, Tensor], Tensor] | None = None
 
