@@ -156,7 +156,7 @@ class Layer(Constructed):
     def __init__(self, init: Init, apply: Apply, name: str = "layer", *, pure: bool = False) -> None:
         self._init, self._apply, self.name = init, apply, name
         self.pure = pure or is_pure(apply)
-        self._known: PureCache = {}
+        self._known = PureCache()
         self.table: Callable[[Tree], Tensor] | None = None
         self.of_rows: Callable[[Tree, Tensor, Tensor], Tensor] | None = None
 
@@ -173,7 +173,7 @@ class Layer(Constructed):
         for attributes in state:
             for name, value in (attributes or {}).items():
                 setattr(self, name, value)
-        self._known = {}
+        self._known = PureCache()
 
     def __str__(self) -> str:
         """Return the tree of layers with their numbers of parameters, which are not allocated."""
