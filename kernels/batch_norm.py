@@ -10,6 +10,7 @@ from typing import Any
 
 from . import config
 from .elementwise import elementwise
+from .epilogue import CHANNEL, Epilogue
 from .kernel import A1, A2, A3, kernel
 from .norm import affine, gradient, joint_moments, moments, row_joint_moments, row_moments, statistics, wide
 from .program import Launch, Operand, Spec
@@ -201,21 +202,34 @@ def _channel_rows(coefficients: Operand, count: int) -> list[Operand]:
     ]
 
 
-def batch_norm(inputs: list[Operand], outputs: list[Operand], scratch: Any, eps: float) -> list[Launch]:
+def batch_norm(
+    inputs: list[Operand],
+    outputs: list[Operand],
+    scratch: Any,
+    eps: float,
+    epilogue: Epilogue | None = None,
+) -> list[Launch]:
     """Plan (y, mean, var) of (x, w, b): y = (x - mean) / sqrt(var + eps) * w + b.
 
-    x, y: (n, channels, inner).  The others: (channels,); var is the mean squared distance from the mean.
+    x, y: (n, channels, ...).  The others: (channels,); var is the mean squared distance from the mean.
+    epilogue: formulas applied to y as it is computed.
     """
-    (x, w, b), (y, mean, var) = inputs, outputs
+    (full, w, b), (y, mean, var) = inputs, outputs
+    x = full.reshaped(full.shape[0], w.size, full.size // (full.shape[0] * w.size))
     rows, pieces, chunks = _cut(x.shape)
     partial, coefficients = scratch((pieces, 2, w.size), "float64"), scratch((3, w.size), x.dtype)
     return [
         _moments(chunks, 0.3 * x.size, x, partial, rows),
         _finish(1, 0.0, x, partial, w, coefficients, mean, var, eps),
-        elementwise(
-            "norm_affine", affine, [x, *_channel_rows(coefficients, 3), b.reshaped(b.size, 1)], [y], 5
-        ),
+        _affine(full, [*_channel_rows(coefficients, 3), b], y, epilogue),
     ]
+
+
+def _affine(x: Operand, numbers: list[Operand], y: Operand, epilogue: Epilogue | None) -> Launch:
+    """Plan y = (x - high - low) * scale + shift, then an epilogue. numbers: one for each channel."""
+    columns = [v.reshaped(v.size, *(1,) * (len(x.shape) - 2)) for v in numbers]
+    start = Epilogue("norm_affine", affine, tuple(columns), (CHANNEL,) * len(columns), flops=5.0)
+    return start.then(epilogue).over(x, y)
 
 
 def batch_norm_backward(

@@ -20,6 +20,8 @@ from .program import Address, Launch, Operand
 from .vector import BITS, Formula
 
 MATRIX, ROW, COLUMN, SCALAR = "m", "r", "c", "s"
+#: An operand that broadcasts to C as it is, in an epilogue that runs by `over` alone.
+CHANNEL = "h"
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,16 @@ class Epilogue:
         read = [o.reshaped(*shapes[kind]) for o, kind in zip(self.operands, self.kinds, strict=True)]
         written = [o.reshaped(rows, n) for o in (c, *self.results)]
         return elementwise(self.name, self.formula, [written[0], *read], written, self.flops)
+
+    def over(self, x: Operand, c: Operand) -> Launch:
+        """Plan C, of any number of axes, and further results = formula(x, *operands) as one launch."""
+        shapes = {MATRIX: x.shape, ROW: x.shape[-1:], COLUMN: (*x.shape[:-1], 1), SCALAR: ()}
+        read = [
+            o if kind == CHANNEL else o.reshaped(*shapes[kind])
+            for o, kind in zip(self.operands, self.kinds, strict=True)
+        ]
+        written = [c, *(o.reshaped(*c.shape) for o in self.results)]
+        return elementwise(self.name, self.formula, [x, *read], written, self.flops)
 
     def lower(self, c: Operand) -> tuple[int, tuple[int | Address, ...]]:
         """Return the address of the compiled function for a product C, and the words of its arguments."""

@@ -32,11 +32,6 @@ def _channels(x: Operand) -> Operand:
     return x.reshaped(x.shape[0], x.shape[1], math.prod(x.shape[2:]))
 
 
-def _plan_batch(inputs: list[Operand], outputs: list[Operand], scratch: Any, eps: float) -> list[Launch]:
-    (x, w, b), (y, *moments) = inputs, outputs
-    return kernels.batch_norm([_channels(x), w, b], [_channels(y), *moments], scratch, eps)
-
-
 def _plan_batch_backward(
     inputs: list[Operand], outputs: list[Operand], scratch: Any, eps: float
 ) -> list[Launch]:
@@ -141,7 +136,8 @@ def batch_norm_backward(g: TensorLike, x: TensorLike, weight: TensorLike, eps: f
     signature="(n,c,...),(c),(c)->(n,c,...),(c),(c)",
     returns=tuple[Tensor, Tensor, Tensor],
     infer=lambda x, w, b, eps: [Spec(x.shape, x.dtype), Spec(w.shape, x.dtype), Spec(w.shape, x.dtype)],
-    plan=_plan_batch,
+    plan=kernels.batch_norm,
+    epilogue=True,
     shared=_batch_vjp,
     vjp=tuple(map(pick, range(3))),
     oracle=_batch_oracle,
