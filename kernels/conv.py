@@ -88,7 +88,7 @@ def _tiles(
                 bias = packed + s * (high * size + planes * length)
                 call_address(
                     tile,
-                    min(depth, planes - c),
+                    min(depth, planes - c) if taps else 0,
                     taps,
                     distances,
                     plane,

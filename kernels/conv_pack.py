@@ -79,10 +79,10 @@ def _pair(lo: int, hi: int, w: A1, out: A1, count: int, run: int, block: int, pa
         source = w.ctypes.data + (chunk // blocks * count + 2 * first) * run * size
         to = out.ctypes.data + (chunk // blocks * planes + first) * run * size
         whole = min(last, count // 2) - first
-        call_address(pair, whole, source, 2 * run * size, to, run, 1, 0, run, run * size)
+        call_address(pair, whole, source, 2 * run * size, to, run, 1, 1, 0, run, run * size)
         if 2 * last > count:
             at = whole * run * size
-            call_address(pair, 1, source + 2 * at, 0, to + at, run, 1, 0, run, 0)
+            call_address(pair, 1, source + 2 * at, 0, to + at, run, 1, 1, 0, run, 0)
 
 
 def _flat(x: Operand) -> Operand:

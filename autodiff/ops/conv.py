@@ -189,6 +189,8 @@ _CASES: list[tuple[Shape, Shape, Attributes]] = [
     ((9, 3, 4, 4), (16, 3, 3, 3), _attributes(padding=(1, 1, 1, 1))),
     ((3, 4, 15, 13), (32, 2, 4, 4), _attributes(2, padding=(1, 1, 1, 1), groups=2)),
     ((2, 33, 7, 37), (64, 33, 1, 1), _attributes(2)),
+    # Rows and columns of the source that no tap reads.
+    ((2, 3, 7, 9), (16, 3, 3, 1), _attributes((2, 3), (4, 1), (5, 2, 4, 1))),
 ]
 _EMPTY = ((0, 3, 5, 6), (4, 3, 3, 2), _attributes())
 _WRONG = ((2, 3, 5, 6), (4, 2, 3, 3), _attributes())
