@@ -278,7 +278,7 @@ def _lowered(epilogue: Epilogue | None, out: Operand) -> tuple[int, int, tuple[i
     width = out.shape[3]
     # Planes are longer than rows, which may be shorter than a vector.
     line = width if {ROW, COLUMN} & {*epilogue.kinds} else out.shape[2] * width
-    function, words = epilogue.lower(out.reshaped(out.size // line, line))
+    function, words = epilogue.lower(out.reshaped(out.size // line, line), prefetch=False)
     return function, line, words
 
 
