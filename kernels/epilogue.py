@@ -20,6 +20,8 @@ from .program import Address, Launch, Operand
 from .vector import BITS, Formula
 
 MATRIX, ROW, COLUMN, SCALAR = "m", "r", "c", "s"
+#: An operand that broadcasts to C as it is, in an epilogue that runs by `over` alone.
+CHANNEL = "h"
 
 
 @dataclass(frozen=True)
@@ -66,10 +68,23 @@ class Epilogue:
         written = [o.reshaped(rows, n) for o in (c, *self.results)]
         return elementwise(self.name, self.formula, [written[0], *read], written, self.flops)
 
-    def lower(self, c: Operand) -> tuple[int, tuple[int | Address, ...]]:
-        """Return the address of the compiled function for a product C, and the words of its arguments."""
+    def over(self, x: Operand, c: Operand) -> Launch:
+        """Plan C, of any number of axes, and further results = formula(x, *operands) as one launch."""
+        shapes = {MATRIX: x.shape, ROW: x.shape[-1:], COLUMN: (*x.shape[:-1], 1), SCALAR: ()}
+        read = [
+            o if kind == CHANNEL else o.reshaped(*shapes[kind])
+            for o, kind in zip(self.operands, self.kinds, strict=True)
+        ]
+        written = [c, *(o.reshaped(*c.shape) for o in self.results)]
+        return elementwise(self.name, self.formula, [x, *read], written, self.flops)
+
+    def lower(self, c: Operand, prefetch: bool = True) -> tuple[int, tuple[int | Address, ...]]:
+        """Return the address of the compiled function for a product C, and the words of its arguments.
+
+        prefetch: whether matrices are prefetched for the tile below: not where a tile is half of a cache.
+        """
         dtypes = tuple(o.dtype.name for o in self.operands)
-        entry = _entry(self.name, self.formula, c.dtype.name, dtypes, self.kinds, len(self.results))
+        entry = _entry(self.name, self.formula, c.dtype.name, dtypes, self.kinds, len(self.results), prefetch)
         return entry, (c.shape[-1], *(Address(o) for o in (c, *self.operands, *self.results)))
 
 
@@ -91,9 +106,15 @@ def _as_tuple(results: Any) -> tuple[Any, ...]:
 
 @functools.cache
 def _entry(
-    name: str, formula: Formula, dtype: str, dtypes: tuple[str, ...], kinds: tuple[str, ...], results: int
+    name: str,
+    formula: Formula,
+    dtype: str,
+    dtypes: tuple[str, ...],
+    kinds: tuple[str, ...],
+    results: int,
+    prefetch: bool,
 ) -> int:
-    text = _build("loop", formula, dtype, dtypes, kinds, results)
+    text = _build("loop", formula, dtype, dtypes, kinds, results, prefetch)
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     letters = (f"{d[0]}{BITS[d]}{kind}" for d, kind in zip(dtypes, kinds, strict=True))
     symbol = "_".join(["epilogue", name, dtype, *letters, digest])
@@ -107,6 +128,7 @@ def _build(
     dtypes: Sequence[str],
     kinds: Sequence[str],
     results: int,
+    prefetch: bool,
 ) -> str:
     """Return the LLVM IR of `void symbol(words, first row, last row, first column, columns)`."""
     kind = ir.FunctionType(ir.VoidType(), [I64] * 5)
@@ -135,7 +157,7 @@ def _build(
                 fixed[k] if k in fixed else loop.load(all_dtypes[k], addresses[k], mask) for k in inputs
             ]
             for k in inputs[1:]:
-                if all_kinds[k] == MATRIX:
+                if prefetch and all_kinds[k] == MATRIX:
                     loop.prefetch(b.add(addresses[k], b.mul(below, n64(sizes[k]))))
             targets = [addresses[0], *addresses[len(inputs) :]]
             for value, target in zip(_as_tuple(formula(*values)), targets, strict=True):
