@@ -21,6 +21,7 @@ _AUGMENTATION = ("augments images", "a model that gets them from Data.augment")
 _RANDOM = ("draws random numbers", "a model that draws none with training=False")
 _RANKS = ("sums over ranks", "a model that does so in training alone")
 _STATISTICS = ("takes statistics of a batch", "running statistics with training=False")
+_TRAINING = ("is of layers in training", "a model that is run with training=False")
 _UPDATE = ("is of an optimizer", "a model without one")
 
 #: Pattern of names of ops without a rule -> why a file can not have them, and what is expected instead.
@@ -34,6 +35,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     "convolution_weight": _GRADIENT,
     "cross_entropy_rows": _LOSS,
     "dropout": _RANDOM,
+    "embedding_linear": _TRAINING,
     "image_*": _AUGMENTATION,
     "mean_of_terms": _LOSS,
     "nonzero_rows": _UPDATE,

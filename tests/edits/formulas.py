@@ -166,8 +166,8 @@ EDITS = [
     Edit(
         "attention-normalizes-late",
         "kernels/attention_forward.py",
-        "if stop == keys or (plan[CAUSAL] and first + rows <= stop):",
-        "if stop == keys:",
+        "if stop == plan[KEYS] or (plan[CAUSAL] and first + rows <= stop):",
+        "if stop == plan[KEYS]:",
         "queries of causal attention that attend to no key of the last strip are not normalized",
         "tests/test_attention.py -k 'one_long_head and True'",
     ),

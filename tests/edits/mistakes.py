@@ -8,9 +8,9 @@ EDITS = [
         "api/layer/container.py",
         """                name_layer(error, paths[k], layer.name)
                 raise
-            states""",
+            x = y""",
         """                raise
-            states""",
+            x = y""",
         "an error inside of a model does not say which layer raised it",
         "tests/test_mistakes.py -k layer",
     ),
