@@ -15,6 +15,7 @@ import functools
 from llvmlite import ir
 
 from . import bfloat16, config, native
+from .epilogue import Inline
 from .loops import I32, I64, Loop, bytes_of, n64
 from .vector import Value, fma, vector_type
 
@@ -50,7 +51,12 @@ def panel(dtype: str, n: int) -> int:
 
 
 def micro_kernel(
-    dtype: str, columns: int, high: int | None = None, masked: bool = False, pairs: bool = False
+    dtype: str,
+    columns: int,
+    high: int | None = None,
+    masked: bool = False,
+    pairs: bool = False,
+    epilogue: Inline | None = None,
 ) -> int:
     """Return the address of the function of a tile, `high` x `columns`, by default ROWS high.
 
@@ -60,17 +66,30 @@ def micro_kernel(
     of A are read, and all columns of B unless it is masked; of C rows first to last - 1 are written, and
     n <= columns columns.
     pairs: whether each term is a pair in bfloat16, of C in float32.
+    epilogue: is applied before C is stored; tile(..., accumulate, words, row, column) then has the address of
+    the epilogue's words, and where in C the tile starts.
     """
     tall = high or rows()
     symbol = f"gemm_{dtype}_{tall}x{columns}{'_masked' if masked else ''}{'_pairs' if pairs else ''}"
-    return native.load(symbol, lambda: _tile(symbol, dtype, tall, columns // lanes(dtype), masked, pairs))
+    if epilogue:
+        symbol += f"_{epilogue.name}"
+    vectors = columns // lanes(dtype)
+    return native.load(symbol, lambda: _tile(symbol, dtype, tall, vectors, masked, pairs, epilogue))
 
 
-def _tile(symbol: str, dtype: str, high: int, vectors: int, masked: bool, pairs: bool = False) -> str:
+def _tile(
+    symbol: str,
+    dtype: str,
+    high: int,
+    vectors: int,
+    masked: bool,
+    pairs: bool = False,
+    epilogue: Inline | None = None,
+) -> str:
     module = ir.Module(symbol)
-    loop = Loop(module, symbol, ir.FunctionType(ir.VoidType(), [I64] * 12), [dtype])
+    loop = Loop(module, symbol, ir.FunctionType(ir.VoidType(), [I64] * (15 if epilogue else 12)), [dtype])
     b, count, size = loop.builder, loop.lanes, bytes_of(dtype)
-    k, a, row_a, step_a, panel_b, step_b, c, row_c, top, bottom, n, accumulate = loop.function.args
+    k, a, row_a, step_a, panel_b, step_b, c, row_c, top, bottom, n, accumulate = loop.function.args[:12]
     fours = [b.mul(row_a, n64(4 * i)) for i in range(-(-high // 4))]
     ones = [b.mul(row_a, n64(i)) for i in range(4)]
     zero = ir.Constant(vector_type(dtype, count), None)
@@ -102,6 +121,7 @@ def _tile(symbol: str, dtype: str, high: int, vectors: int, masked: bool, pairs:
         return out
 
     tile = loop.loop(n64(0), k, 1, step, [zero] * (high * vectors))
+    finish = epilogue.rows(loop, dtype, *loop.function.args[12:]) if epilogue else None
     for i in range(high):
         row = b.add(c, b.mul(n64(i), row_c))
 
@@ -116,8 +136,9 @@ def _tile(symbol: str, dtype: str, high: int, vectors: int, masked: bool, pairs:
                 ]
 
             values = loop.when(b.icmp_signed("!=", accumulate, n64(0)), add, mine)
-            for at, mask, t in zip(targets, masks, values, strict=True):
-                loop.store(Value(b, dtype, count, t), at, mask)
+            for v, (at, mask, t) in enumerate(zip(targets, masks, values, strict=True)):
+                value = Value(b, dtype, count, t)
+                loop.store(finish(i, v * count, value, mask) if finish else value, at, mask)
             return []
 
         inside = b.and_(b.icmp_signed("<=", top, n64(i)), b.icmp_signed("<", n64(i), bottom))

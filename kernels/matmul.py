@@ -1,5 +1,6 @@
 """Matrix multiplication: tiles of C by the micro-kernel of `gemm.py`, A and B packed where that pays."""
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -44,8 +45,10 @@ _TERMS, _BLOCK, _HIGH, _WIDE, _CHUNKS_M, _CHUNKS_N, _LOW, _PACKED_A, _BY_STRIPS 
 #: Words of steps, in bytes: in A from row to row, term to term, strip to strip, matrix to matrix; in B from
 #: term to term, panel to panel, matrix to matrix, and the step that packing a panel takes.
 _ROW_A, _TERM_A, _STRIP_A, _MATRIX_A, _TERM_B, _PANEL_B, _MATRIX_B, _PACK_STEP = range(8)
-#: Words of functions, by address: a tile, the last tile, packing and epilogue, or 0.
-_TILE, _LAST_TILE, _PACK, _EPILOGUE = range(4)
+#: Words of functions, by address: a tile, the last tile, packing and epilogue, or 0. Where the last word is
+#: `_INLINE`, two more are functions of tiles that apply the epilogue, for the last terms.
+_TILE, _LAST_TILE, _PACK, _EPILOGUE, _FINAL, _FINAL_LAST = range(6)
+_INLINE = 1
 
 
 @kernel
@@ -84,19 +87,26 @@ def compute_tile(
     (batch, i, j), (start, k), m, n, itemsize = index, terms, c.shape[1], c.shape[2], c.itemsize
     high, wide = plan[_HIGH], plan[_WIDE]
     row, used = i * high, min(wide, n - j * wide)
-    tile, first, last = functions[_TILE], 0, high
+    ends = functions[_EPILOGUE] != 0 and start + k == plan[_TERMS]
+    inline = ends and functions[_EPILOGUE] == _INLINE
+    tile, first, last = functions[_FINAL if inline else _TILE], 0, high
     if m - row < high:
-        tile, last = functions[_LAST_TILE], m - row
+        tile, last = functions[_FINAL_LAST if inline else _LAST_TILE], m - row
         if not plan[_PACKED_A]:
             # The last tile starts earlier, lest it read past the end of A.
             first, last = plan[_LOW] - last, plan[_LOW]
             row, strip = row - first, strip - first * steps[_ROW_A]
     row_a, term_a, row_c = steps[_ROW_A], steps[_TERM_A], n * itemsize
-    out = c.ctypes.data + ((batch * m + row) * n + j * wide) * itemsize
+    row += batch * m
+    out, words = c.ctypes.data + (row * n + j * wide) * itemsize, epilogue.ctypes.data
+    if inline:
+        call_address(
+            tile, k, strip, row_a, term_a, panel, step, out, row_c, first, last, used, start, words, row, j * wide
+        )
+        return
     call_address(tile, k, strip, row_a, term_a, panel, step, out, row_c, first, last, used, start)
-    if functions[_EPILOGUE] and start + k == plan[_TERMS]:
-        row += batch * m
-        call_address(functions[_EPILOGUE], epilogue.ctypes.data, row + first, row + last, j * wide, used)
+    if ends:
+        call_address(functions[_EPILOGUE], words, row + first, row + last, j * wide, used)
 
 
 @device
@@ -310,9 +320,16 @@ def _plan_tiles(
     pack_b, right, steps_b = _right(b, buffers[1], cut, transpose_b)
     pack = gemm.packer(dtype, cut.wide, transpose_b) if cut.packs_b == "inside" else 0
     low, masked = gemm.height(m % cut.high), cut.packs_b == "no" and n % cut.wide != 0
-    tile, last = (gemm.micro_kernel(dtype, cut.wide, h, masked) for h in (cut.high, low))
+    tiles_of = functools.partial(gemm.micro_kernel, dtype, cut.wide, masked=masked)
+    functions = [tiles_of(cut.high), tiles_of(low), pack]
     operands = [x.reshaped(x.size) for x in (left, right, buffers[1] if pack else right)]
-    after, words = epilogue.lower(c) if epilogue else (0, ())
+    after, words = 0, ()
+    if inline := epilogue.written_by_tiles(c) if epilogue else None:
+        functions += [_INLINE, tiles_of(cut.high, epilogue=inline), tiles_of(low, epilogue=inline)]
+        words = epilogue.words(c)
+    else:
+        after, words = epilogue.lower(c) if epilogue else (0, ())
+        functions.append(after)
     flops = batch * m * n * (2.0 * k + (epilogue.flops if epilogue else 0.0))
     flags = (int(cut.packs_a), int(cut.packs_b == "no"))
     launch = tiles(
@@ -322,7 +339,7 @@ def _plan_tiles(
         c,
         (k, cut.block, cut.high, cut.wide, cut.chunks_m, cut.chunks_n, low, *flags),
         tuple(c.dtype.itemsize * step for step in (*steps_a, *steps_b)),
-        (tile, last, pack, after),
+        tuple(functions),
         words,
     )
     return [*pack_a, *pack_b, launch]
