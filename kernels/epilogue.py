@@ -7,7 +7,7 @@ column), columns, or single numbers.
 
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,12 +17,11 @@ from . import config, native
 from .elementwise import elementwise
 from .loops import I64, Loop, bytes_of, n64
 from .program import Address, Launch, Operand
-from .vector import BITS, Formula, Value
+from .vector import BITS, Formula
+from .write_back import COLUMN, MATRIX, ROW, SCALAR, WriteBack, as_tuple
 
-MATRIX, ROW, COLUMN, SCALAR = "m", "r", "c", "s"
-
-#: Operations for each element from which on an epilogue is a pass over tiles, and not a part of their function,
-#: which has the formula for each register.
+#: An epilogue of more operations for each element is a pass over tiles: in their function, the formula would
+#: be repeated for each register.
 _FEW = 8.0
 
 
@@ -80,7 +79,7 @@ class Epilogue:
         """Return the words of the function's arguments for a product C."""
         return (c.shape[-1], *(Address(o) for o in (c, *self.operands, *self.results)))
 
-    def written_by_tiles(self, c: Operand) -> "Inline | None":
+    def write_back(self, c: Operand) -> "WriteBack | None":
         """Return the epilogue as a part of a tile's function, or None where a pass over tiles is better."""
         dtypes = tuple(o.dtype.name for o in self.operands)
         wide = max(bytes_of(d) for d in dtypes) > c.dtype.itemsize if dtypes else False
@@ -88,54 +87,7 @@ class Epilogue:
             return None
         text = _build("loop", self.formula, c.dtype.name, dtypes, self.kinds, len(self.results))
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-        return Inline(f"{self.name}_{digest}", self.formula, dtypes, self.kinds, len(self.results))
-
-
-@dataclass(frozen=True)
-class Inline:
-    """An epilogue that the function of a tile applies to its registers before it stores them.
-
-    name: unique to the formula and the operands.
-    """
-
-    name: str
-    formula: Formula
-    dtypes: tuple[str, ...]
-    kinds: tuple[str, ...]
-    results: int
-
-    def rows(
-        self, loop: Loop, dtype: str, words: ir.Value, first: ir.Value, left: ir.Value
-    ) -> Callable[[int, int, Value, ir.Value], Value]:
-        """Return a function of (row of the tile, column, C's elements, mask) -> C's final elements.
-
-        It writes the further results.  words: the address of the words.  first, left: of the tile.
-        """
-        b, lanes = loop.builder, loop.lanes
-        dtypes, kinds = [*self.dtypes, *[dtype] * self.results], [*self.kinds, *[MATRIX] * self.results]
-        sizes = [bytes_of(d) for d in dtypes]
-        n = loop.word(0, words)
-        bases = [loop.word(2 + k, words) for k in range(len(dtypes))]
-        flat = b.add(b.mul(first, n), left)
-
-        def finish(i: int, j: int, c: Value, mask: ir.Value) -> Value:
-            matrix = b.add(flat, b.add(b.mul(n, n64(i)), n64(j)))
-            starts = {MATRIX: matrix, ROW: b.add(left, n64(j)), COLUMN: b.add(first, n64(i)), SCALAR: n64(0)}
-            at = [
-                b.add(base, b.mul(starts[kind], n64(size)))
-                for base, kind, size in zip(bases, kinds, sizes, strict=True)
-            ]
-            count = len(self.dtypes)
-            operands = [
-                loop.load_one(d, a) if kind in (COLUMN, SCALAR) else loop.load(d, a, mask)
-                for d, kind, a in zip(self.dtypes, self.kinds, at[:count], strict=True)
-            ]
-            last, *others = _as_tuple(self.formula(c, *operands))
-            for value, target in zip(others, at[count:], strict=True):
-                loop.store(value, target, mask)
-            return last
-
-        return finish
+        return WriteBack(f"{self.name}_{digest}", self.formula, dtypes, self.kinds, len(self.results))
 
 
 @functools.cache
@@ -143,15 +95,11 @@ def _both(first: Formula, count: int, second: Formula) -> Formula:
     """Return second(first(c, *the first `count` operands), *the others); further results follow C."""
 
     def formula(c: Any, *operands: Any) -> tuple[Any, ...]:
-        results, rest = _as_tuple(first(c, *operands[:count])), operands[count:]
-        last = _as_tuple(second(results[0], *rest))
+        results, rest = as_tuple(first(c, *operands[:count])), operands[count:]
+        last = as_tuple(second(results[0], *rest))
         return (last[0], *results[1:], *last[1:])
 
     return formula
-
-
-def _as_tuple(results: Any) -> tuple[Any, ...]:
-    return results if isinstance(results, tuple) else (results,)
 
 
 @functools.cache
@@ -203,7 +151,7 @@ def _build(
                 if all_kinds[k] == MATRIX:
                     loop.prefetch(b.add(addresses[k], b.mul(below, n64(sizes[k]))))
             targets = [addresses[0], *addresses[len(inputs) :]]
-            for value, target in zip(_as_tuple(formula(*values)), targets, strict=True):
+            for value, target in zip(as_tuple(formula(*values)), targets, strict=True):
                 loop.store(value, target, mask)
             return []
 

@@ -2,49 +2,30 @@
 
 import functools
 import math
-from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from . import config, gemm, threads
 from .compiled import device
 from .copy import copy
 from .epilogue import Epilogue
-from .intrinsics import call_address
+from .intrinsics import call_address, rows_at
 from .kernel import A1, A3, Words, kernel
 from .program import Launch, Operand, Spec
-
-#: Terms of a block of the sum at most: the first-level cache holds a strip of A of 12 x 512 float32, 24 kB.
-DEPTH = 512
-
-#: B is read in place if at most this many strips of A use it, more of them where the last-level cache holds
-#: B: packing it took 20 % of the time of 32 x 784 x 512, and 5 % of 128 x 784 x 512; it saved 30 % of that of
-#: 32 x 2048 x 2048, which comes from memory. It is also read in place if a block of it has at most `_NEAR`
-#: bytes: half of the second-level cache holds it, packing it cost 2 to 5 %, and a chunk can go from strip to
-#: strip.
-_FEW_STRIPS, _MANY_STRIPS, _CACHED, _NEAR = 2, 16, 8 << 20, 512 << 10
-
-#: Bytes of a block of A that a chunk reads again for every panel of B: the second-level cache holds it.
-_STAYS = 768 << 10
-
-#: Strips of A and panels of B in a chunk of a large product; strips that pay for packing a panel in each
-#: chunk, and for the way to it: chunks of 3 strips lost 5 % on those of 11 at 256 x 256 x 256.
-_CHUNK, _PAYS, _FEWEST = (16, 4), 32, 8
+from .tiling import Tiling, tiling
 
 #: Elements of a transposed A from which on a high C is computed transposed.
 _TURNED = 1 << 19
-
-#: A is packed if B has more panels than this, and A's rows are a multiple of this many bytes apart: a strip's
-#: terms are then in one set of the first-level cache, which has room for 8 of its 12 rows. Otherwise packing
-#: costs: of 128 x 784 x 512, 10 to 40 % with the launch.
-_FEW_PANELS, _WAY = 4, 4096
 
 #: Words of a plan: terms of the sum, terms of a block, rows of a strip of A, columns of a panel of B, chunks
 #: along m and along n, rows of the last tile, whether A is packed, and so padded, and whether a chunk goes
 #: from strip to strip, or from panel to panel.
 _TERMS, _BLOCK, _HIGH, _WIDE, _CHUNKS_M, _CHUNKS_N, _LOW, _PACKED_A, _BY_STRIPS = range(9)
 #: Words of steps, in bytes: in A from row to row, term to term, strip to strip, matrix to matrix; in B from
-#: term to term, panel to panel, matrix to matrix, and the step that packing a panel takes.
-_ROW_A, _TERM_A, _STRIP_A, _MATRIX_A, _TERM_B, _PANEL_B, _MATRIX_B, _PACK_STEP = range(8)
+#: term to term, panel to panel, matrix to matrix, and the step that packing a panel takes; and in A
+#: from row to row as it is stored where strips are copied, or 0.
+_ROW_A, _TERM_A, _STRIP_A, _MATRIX_A, _TERM_B, _PANEL_B, _MATRIX_B, _PACK_STEP, _STORED_A = range(9)
 #: Words of functions, by address: a tile, the last tile, packing and epilogue, or 0. Where the last word is
 #: `_INLINE`, two more are functions of tiles that apply the epilogue, for the last terms.
 _TILE, _LAST_TILE, _PACK, _EPILOGUE, _FINAL, _FINAL_LAST = range(6)
@@ -101,7 +82,22 @@ def compute_tile(
     out, words = c.ctypes.data + (row * n + j * wide) * itemsize, epilogue.ctypes.data
     if inline:
         call_address(
-            tile, k, strip, row_a, term_a, panel, step, out, row_c, first, last, used, start, words, row, j * wide
+            tile,
+            k,
+            strip,
+            row_a,
+            term_a,
+            panel,
+            step,
+            out,
+            row_c,
+            first,
+            last,
+            used,
+            start,
+            words,
+            row,
+            j * wide,
         )
         return
     call_address(tile, k, strip, row_a, term_a, panel, step, out, row_c, first, last, used, start)
@@ -117,6 +113,15 @@ def part_of(part: int, m: int, n: int, plan: Words) -> tuple[int, int, int, int,
     batch, down, across = part // (chunks_m * chunks_n), part // chunks_n % chunks_m, part % chunks_n
     top, bottom = down * panels_a // chunks_m, (down + 1) * panels_a // chunks_m
     return batch, top, bottom, across * panels_b // chunks_n, (across + 1) * panels_b // chunks_n
+
+
+@device
+def _copy_strip(source: int, step: int, target: int, to: int, rows: int, k: int, like: A3) -> None:
+    """Copy k terms of rows that are `step` bytes apart to rows that are `to` bytes apart."""
+    for r in range(rows):
+        row, out = rows_at(source + r * step, 1, k, like), rows_at(target + r * to, 1, k, like)
+        for p in range(k):
+            out[0, p] = row[0, p]
 
 
 @kernel
@@ -143,7 +148,8 @@ def tiles(
             b.ctypes.data + batch * steps[_MATRIX_B],
         )
         outers, inners = (strips, panels) if plan[_BY_STRIPS] else (panels, strips)
-        packed = scratch.ctypes.data + chunk * block * wide * itemsize
+        each = plan[_HIGH] * steps[_ROW_A] if steps[_STORED_A] else block * wide * itemsize
+        packed = scratch.ctypes.data + chunk * each
         for piece in range((depth + block - 1) // block):  # a step that is no constant could raise
             start = piece * block
             k = min(block, depth - start)
@@ -159,71 +165,14 @@ def tiles(
                     if functions[_PACK]:
                         panel, step = packed, wide * itemsize
                     strip = matrix_a + i * steps[_STRIP_A] + start * steps[_TERM_A]
+                    if steps[_STORED_A]:
+                        if inner == 0:
+                            used = min(plan[_HIGH], m - i * plan[_HIGH])
+                            _copy_strip(strip, steps[_STORED_A], packed, steps[_ROW_A], used, k, c)
+                        strip = packed
                     compute_tile(
                         strip, panel, step, (batch, i, j), (start, k), c, plan, steps, functions, epilogue
                     )
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """How a product is cut: rows and columns of a tile, terms of a block, chunks along m and n, packing."""
-
-    high: int
-    wide: int
-    block: int
-    chunks_m: int
-    chunks_n: int
-    packs_a: bool
-    packs_b: str  # "no", "before" all tiles, or "inside" of a chunk
-
-
-def tiling(
-    m: int, k: int, n: int, batch: int, transpose_a: bool, transpose_b: bool, dtype: str, team: int
-) -> Tiling:
-    """Cut a product for a team of threads. Every element of C has the same bits however it is cut."""
-    high, wide, itemsize = gemm.within(m), gemm.panel(dtype, n), 4 if dtype == "float32" else 8
-    strips, panels = -(-m // high), -(-n // wide)
-    block = -(-k // -(-k // DEPTH))
-    packs_a = panels > _FEW_PANELS and not transpose_a and k * itemsize % _WAY == 0
-    masks = n % wide and config.isa() == "generic"  # which has no masked loads
-    near = block * n * itemsize <= _NEAR
-    few = strips <= (_MANY_STRIPS if k * n * itemsize <= _CACHED else _FEW_STRIPS)
-    if not transpose_b and not masks and (few or near):
-        packs_b = "no"
-    else:
-        packs_b = "inside" if near or m * block * itemsize <= _STAYS else "before"
-    if batch >= 4 * team:
-        return Tiling(high, wide, block, 1, 1, packs_a, packs_b.replace("before", "inside"))
-    least = -(-4 * team // batch)
-    fewest = _PAYS if packs_b == "inside" else max(1, min(_FEWEST, strips // 2))
-    if packs_b != "before" and (chunks := _evenchunks_of(strips, panels, fewest, least, team)):
-        return Tiling(high, wide, block, *chunks, packs_a, packs_b)
-    chunks = chunks_of(strips, panels, batch, team)
-    return Tiling(high, wide, block, *chunks, packs_a, packs_b.replace("inside", "before"))
-
-
-def chunks_of(strips: int, panels: int, batch: int, team: int) -> tuple[int, int]:
-    """Return how many chunks along m and n a large product has."""
-    per_m, per_n = _CHUNK
-    while per_m * per_n > 1 and batch * -(-strips // per_m) * -(-panels // per_n) < 4 * team:
-        per_m, per_n = (per_m // 2, per_n) if per_m >= per_n else (per_m, per_n // 2)
-    return -(-strips // per_m), -(-panels // per_n)
-
-
-def _evenchunks_of(strips: int, panels: int, fewest: int, least: int, team: int) -> tuple[int, int] | None:
-    """Return how many chunks along m and n, at least `least` together, are even work for the team.
-
-    A chunk is as wide as C where that is even to 3 %: threads that write next to each other in the same rows
-    cost 6 % at 2048 x 128 x 128. It has at least `fewest` strips, or all.
-    """
-    best, chosen = math.inf, None
-    for columns in (*(1 << i for i in range((panels - 1).bit_length())), panels):
-        rows = min(-(-least // columns), max(strips // fewest, 1))
-        chunks, wide = rows * columns, -(-panels // columns)
-        longest = -(-(strips * panels * -(-chunks // team)) // (chunks * wide)) * wide
-        if chunks >= least and longest < 0.97 * best:
-            best, chosen = longest, (rows, columns)
-    return chosen
 
 
 def _tiling(shape: tuple[int, int, int], batch: int, ta: bool, tb: bool, dtype: str) -> Tiling:
@@ -256,11 +205,15 @@ def scratch(
         size_a, size_b = scratch(n, k, m, 1, 1, True, False, dtype)
         return size_a + m * n, size_b
     cut = _tiling((m, k, n), batch, transpose_a, transpose_b, dtype)
-    size_a = batch_a * -(-m // cut.high) * cut.high * k if cut.packs_a else 0
+    size_a = {
+        "no": 0,
+        "before": batch_a * -(-m // cut.high) * cut.high * k,
+        "inside": batch * cut.chunks * cut.high * cut.row_of_copy(np.dtype(dtype).itemsize),
+    }[cut.packs_a]
     size_b = {
         "no": 0,
         "before": batch_b * -(-n // cut.wide) * cut.wide * k,
-        "inside": batch * cut.chunks_m * cut.chunks_n * cut.block * cut.wide,
+        "inside": batch * cut.chunks * cut.block * cut.wide,
     }[cut.packs_b]
     return size_a, size_b
 
@@ -316,29 +269,30 @@ def _plan_tiles(
     cut = _tiling((m, k, n), batch, transpose_a, transpose_b, dtype)
     sizes = scratch(m, k, n, a.shape[0], b.shape[0], transpose_a, transpose_b, dtype)
     buffers = [Operand(number, Spec((size,), c.dtype)) for number, size in zip(packed, sizes, strict=True)]
-    pack_a, left, steps_a = _left(a, buffers[0], cut, transpose_a)
+    pack_a, left, steps_a, stored = _left(a, buffers[0], cut, transpose_a)
     pack_b, right, steps_b = _right(b, buffers[1], cut, transpose_b)
     pack = gemm.packer(dtype, cut.wide, transpose_b) if cut.packs_b == "inside" else 0
     low, masked = gemm.height(m % cut.high), cut.packs_b == "no" and n % cut.wide != 0
     tiles_of = functools.partial(gemm.micro_kernel, dtype, cut.wide, masked=masked)
     functions = [tiles_of(cut.high), tiles_of(low), pack]
-    operands = [x.reshaped(x.size) for x in (left, right, buffers[1] if pack else right)]
+    own = buffers[1] if pack else buffers[0] if stored else right
+    operands = [x.reshaped(x.size) for x in (left, right, own)]
     after, words = 0, ()
-    if inline := epilogue.written_by_tiles(c) if epilogue else None:
+    if inline := epilogue.write_back(c) if epilogue else None:
         functions += [_INLINE, tiles_of(cut.high, epilogue=inline), tiles_of(low, epilogue=inline)]
         words = epilogue.words(c)
     else:
         after, words = epilogue.lower(c) if epilogue else (0, ())
         functions.append(after)
     flops = batch * m * n * (2.0 * k + (epilogue.flops if epilogue else 0.0))
-    flags = (int(cut.packs_a), int(cut.packs_b == "no"))
+    flags = (int(cut.packs_a != "no"), int(cut.packs_b == "no"))
     launch = tiles(
-        batch * cut.chunks_m * cut.chunks_n,
+        batch * cut.chunks,
         flops * config.FLOP_NS,
         *operands,
         c,
         (k, cut.block, cut.high, cut.wide, cut.chunks_m, cut.chunks_n, low, *flags),
-        tuple(c.dtype.itemsize * step for step in (*steps_a, *steps_b)),
+        tuple(c.dtype.itemsize * step for step in (*steps_a, *steps_b, stored)),
         tuple(functions),
         words,
     )
@@ -347,16 +301,22 @@ def _plan_tiles(
 
 def _left(
     a: Operand, buffer: Operand, cut: Tiling, transposed: bool
-) -> tuple[list[Launch], Operand, tuple[int, ...]]:
-    """Return launches that pack A, where it is packed; what tiles read, and its steps in elements."""
+) -> tuple[list[Launch], Operand, tuple[int, ...], int]:
+    """Return launches that pack A, where it is packed; what tiles read, and its steps in elements.
+
+    The last step is that from row to row as A is stored where strips are copied, else 0.
+    """
     (batch, m, k), high = a.shape, cut.high
     if transposed:
         m, k = k, m
-    if cut.packs_a:
+    if cut.packs_a == "before":
         steps = (1, high, high * k, -(-m // high) * high * k * (batch > 1))
-        return [pack_panels(a, buffer, False, high)], buffer, steps
+        return [pack_panels(a, buffer, False, high)], buffer, steps, 0
     row, term = (1, m) if transposed else (k, 1)
-    return [], a, (row, term, high * row, m * k * (batch > 1))
+    strip, matrix = high * row, m * k * (batch > 1)
+    if cut.packs_a == "inside":
+        return [], a, (cut.row_of_copy(a.dtype.itemsize), 1, strip, matrix), k
+    return [], a, (row, term, strip, matrix), 0
 
 
 def _right(

@@ -16,8 +16,9 @@ from .elementwise import elementwise
 from .epilogue import Epilogue
 from .intrinsics import call_address
 from .kernel import A1, A3, Words, kernel
-from .matmul import DEPTH, as_row, compute_tile, part_of
+from .matmul import as_row, compute_tile, part_of
 from .program import Launch, Operand, Spec
+from .tiling import DEPTH
 
 #: Bytes of a chunk's block of A at most, of a second-level cache of 1 MB: with half of it chunks packed more
 #: often, and 1024 x 1024 x 1024 took 8 % longer.
