@@ -20,6 +20,7 @@ from .promotion import Accepts, broadcast, constant, promoted
 from .table import VJP, BoundArguments, Case, Op, public, register
 from .tensor import Tensor, TensorLike, bool_, float32
 from .trace import active
+from .trace.repeat import repeated_formula
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -64,10 +65,15 @@ class Elementwise(Fusible):
 
     def caller(self, explain: Callable[[Any, Any], TypeError | None]) -> Callable[..., Any]:
         """Return a function that calls the row, with fewer Python calls. explain: `call_error` of the row."""
-        bind, formula = self.bind, self.formula
+        bind, formula, row = self.bind, self.formula, self
         apply = self.apply if self.fast is None else self.chosen
 
         def call(*args: Any, **kwargs: Any) -> Any:
+            trace = active.state.trace
+            if trace is not None and trace.user and not kwargs:
+                result = repeated_formula(trace, row, args)
+                if result is not None:
+                    return result
             if not args or type(args[0]) is not Tensor:  # formulas have no tensors
                 for a in args:
                     if type(a) is Value:

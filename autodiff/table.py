@@ -25,6 +25,7 @@ from .case import Attributes as Attributes, Case as Case, Shape as Shape
 from .plan import Plan, checked
 from .tensor import DType, Tensor
 from .trace import active
+from .trace.repeat import call_by_name
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -132,10 +133,12 @@ class Op:
 
     def caller(self, explain: Callable[[Any, Any], TypeError | None]) -> Callable[..., Any]:
         """Return a function that calls the row, with fewer Python calls. explain: `call_error` of the row."""
-        bind, apply = self.bind, self.apply
+        bind, apply, row = self.bind, self.apply, self
 
         def call(*args: Any, **kwargs: Any) -> Any:
             try:
+                if (trace := active.state.trace) is not None and trace.user and not kwargs:
+                    return call_by_name(trace, row, args)
                 return apply(*bind(*args, **kwargs))
             except TypeError:
                 if (error := explain(args, kwargs)) is not None:

@@ -80,9 +80,14 @@ def depth() -> int:
     return len(state.gradients)
 
 
+def next_number() -> int:
+    """Return the number of a new gradient trace."""
+    return next(_numbers)
+
+
 def begin() -> int:
     """Make a new gradient trace the only active one; return its number."""
-    number = next(_numbers)
+    number = next_number()
     state.gradients = (number,)
     state.captures = ()
     return number

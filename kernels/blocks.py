@@ -9,33 +9,49 @@ import math
 from typing import Any
 
 from .compiled import device
-from .formulas import exp, log
+from .formulas import exp_normal, log
 from .intrinsics import Array, call_address, rows_at
 from .random import uniform32
 from .rounding import ONE
 from .rows import row_map, row_reduce
-from .vector import Formula, Value, maximum, select
+from .vector import Formula, Value, select
 
 #: Queries and keys of a block: multiples of the micro-kernel's rows, and of its panels' columns. Two blocks
 #: of float32 are 72 kB, a small part of the second-level cache.
 QUERIES_A_BLOCK, KEYS_A_BLOCK = 48, 192
 
 #: Words of a plan: sizes, tiles and packers, strides of the mask, offsets in scratch, addresses of arrays.
-DIM, DIM_V, QUERIES, KEYS, GROUP, HEADS, BATCH, PARTS, TASKS, CHUNKS = range(10)
-ITEMSIZE, CAUSAL, DROPPED, SEQ_FIRST = range(10, 14)
-HIGH, WIDE, WIDE_K, WIDE_V, TILE, TILE_K, TILE_V, PACK = range(14, 22)
-MASK_BATCH, MASK_HEAD, MASK_QUERY, CHUNK_BYTES = range(22, 26)
+DIM, DIM_V, QUERIES, KEYS, GROUP, HEADS, BATCH, TASKS, CHUNKS = range(9)
+#: How many parts queries, backward keys too, are cut into; queries of the longest part; keys of a strip;
+#: backward the number of the launch.
+PARTS, SPAN, STRIP, PHASE = range(9, 13)
+ITEMSIZE, CAUSAL, DROPPED, SEQ_FIRST = range(13, 17)
+HIGH, WIDE, WIDE_K, WIDE_V, TILE, TILE_K, TILE_V, PACK = range(17, 25)
+MASK_BATCH, MASK_HEAD, MASK_QUERY, CHUNK_BYTES = range(25, 29)
 #: The fields of a `Rounding`, and the bits of the scale.
-SHIFT, ALONG, ACROSS, PACKED, SCALE = range(26, 31)
-OFFSETS = 31
+SHIFT, ALONG, ACROSS, PACKED, SCALE = range(29, 34)
+OFFSETS = 34
 
 _add: Formula = lambda a, b: a + b
-row_max = row_reduce("row_max", lambda x: x, maximum, -math.inf)
+#: The maximum of a row without its NaNs: their exponentials, and so their sum, are NaN whatever it is.
+row_max = row_reduce("row_max_of_numbers", lambda x: x, lambda a, b: select(a > b, a, b), -math.inf)
 row_dot = row_reduce("row_dot", lambda x, y: x.astype("float64") * y.astype("float64"), _add, -0.0)
 row_times = row_map("row_times_own", lambda x, factor: x * factor)
 row_fill = row_map("row_fill", lambda value: value)
-#: exp(x - top), stored, and the sum of it.
-exp_sum = row_reduce("row_exp_sum", lambda x, top: exp(x - top), _add, -0.0, stored=True)
+#: exp_normal(x - top), stored, and the sum of it.
+exp_sum = row_reduce("row_exp_sum", lambda x, top: exp_normal(x - top), _add, -0.0, stored=True)
+
+
+def _rescale(top: Value, largest: Value, total: Value) -> tuple[Value, Value, Value, Value]:
+    new = select(top >= largest, top, largest)
+    shift = select(new == -math.inf, 0.0, new)  # -inf - -inf would be NaN
+    factor = exp_normal(top - shift)
+    return new, shift, factor, total * factor
+
+
+#: From running maxima, maxima of a block, and running sums: new maxima, numbers to subtract from the block's
+#: scores, factors of the sums so far, and these sums times the factors.
+rescale = row_map("row_rescale", _rescale, outs=4)
 _mask = row_map("row_mask", lambda x, kept: select(kept, x, -math.inf))
 
 
@@ -49,7 +65,7 @@ finish = row_map("row_finish", _finish, outs=2)
 
 
 def _score_gradients(x: Value, dp: Value, lse: Value, delta: Value) -> tuple[Value, Value]:
-    p = exp(x - lse)
+    p = exp_normal(x - lse)
     return p, p * (dp - delta)
 
 
@@ -73,6 +89,13 @@ drop = row_map("row_drop", _drop)
 def row_at(address: int, n: int, like: Array) -> Any:
     """Return n elements at an address as an array."""
     return rows_at(address, 1, n, like)[0]
+
+
+@device
+def cut(n: int, block: int, part: int, parts: int) -> Any:
+    """Return the start and stop of a part of n rows: as many whole blocks as the other parts, or one more."""
+    blocks = (n + block - 1) // block
+    return part * blocks // parts * block, min(n, (part + 1) * blocks // parts * block)
 
 
 @device
@@ -174,12 +197,14 @@ def multiply(a: int, depth: int, panels: int, block: int, extent: Any, plan: Arr
 
 
 @device
-def by_keys(kind: int, block: int, right: int, out: int, extent: Any, plan: Array) -> None:
-    """Add a block times rows of keys to rows of its queries, `out`, or store it there at the first keys.
+def by_keys(kind: int, block: int, right: int, target: Any, extent: Any, plan: Array) -> None:
+    """Add a block times rows of keys to rows of its queries, or store it there.
 
     kind: 0 for rows that are `DIM` wide, 1 for `DIM_V`.  right: the rows of all keys, or pairs of them.
+    target: address of the first row, bytes from a row to the next, and 0 to store.
     """
     (first, rows, start, stop), itemsize, width = extent, plan[ITEMSIZE], plan[DIM + kind]
+    out, step_c, adds = target
     high, wide, tile, step = plan[HIGH], plan[WIDE_K + kind], plan[TILE_K + kind], width * plan[ITEMSIZE]
     for strip in range((rows + high - 1) // high):
         i = strip * high
@@ -190,8 +215,8 @@ def by_keys(kind: int, block: int, right: int, out: int, extent: Any, plan: Arra
             for column in range((width + wide - 1) // wide):
                 j = column * wide
                 used = min(wide, width - j)
-                b, c = right + (start >> plan[SHIFT]) * step + j * itemsize, out + i * step + j * itemsize
-                call_address(tile, count, a, step_a, itemsize, b, step, c, step, 0, last, used, start)
+                b, c = right + (start >> plan[SHIFT]) * step + j * itemsize, out + i * step_c + j * itemsize
+                call_address(tile, count, a, step_a, itemsize, b, step, c, step_c, 0, last, used, adds)
 
 
 @device

@@ -7,13 +7,12 @@ A chunk runs its tasks (see `conv_task.py`) in order, in scratch that no other c
 """
 
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 import numpy as np
 
 from . import config, conv_frame, conv_tile, gemm
 from .compiled import device
+from .conv_pack import Scratch, Weights, first_taps, packed_weights, paired
 from .conv_task import (
     COLUMNS,
     GROUPS,
@@ -29,104 +28,33 @@ from .conv_task import (
     begin,
     cut,
 )
+from .epilogue import COLUMN, ROW, Epilogue
 from .intrinsics import Array, call_address
 from .kernel import A1, A2, Words, kernel
-from .program import Launch, Operand
+from .program import Address, Launch, Operand
 
 #: Terms of a sum between two visits to the result: 384 rows of 8 weights are 12 kB of float32, and stay in
 #: cache.
 _DEPTH = 384
-
-#: Elements of pairs in a chunk of `_pair`, at least.
-_PAIR_BLOCK = 1 << 12
 
 _I64 = np.dtype("int64")
 
 #: Results of a channel in a task whose results are staged: of 64 channels, two phases are 200 kB of float32.
 _LEAST_STAGED = 384
 
-#: Words of the steps of `_pack`: elements from a group, a row, a plane of the weights to the next; rows and
-#: planes of a group, rows of a strip, strips of a phase, whether there is a bias. Then for each phase its
-#: first tap, and the number of taps.
-_GROUP_STEP, _ROW_STEP, _PLANE_STEP, _PACK_M, _PACK_PLANES, _PACK_HIGH, _STRIPS, _BIASED = range(8)
-_PACK_PHASES = 8
-
 #: Words of a plan after those that `begin` reads: tasks, those of a chunk, channels of the result in a group,
 #: channels and segments of a tile, elements of a plane of the result; planes of a block of the sum, columns
 #: of a plane of the result; the step of the rows and of the columns that are written; where the stage starts
 #: in a region, or -1; its elements of a phase; phases of columns, phases; the address of the function that
-#: interleaves two phases of columns, or 0; segments of a vector; the addresses of tiles of 1, 2, ... vectors.
+#: interleaves two phases of columns, or 0; segments of a vector; the address of the epilogue's function, or
+#: 0, and the columns of the matrix that it sees; the addresses of tiles of 1, 2, ... vectors.
 _TASKS, _CHUNK_TASKS, _M, _HIGH, _WIDE, _AREA, _BLOCK, _WIDTH = range(TASK_WORDS, TASK_WORDS + 8)
 _STEP_ROW, _STEP_COLUMN, _STAGE, _STAGE_SIZE, _COLUMN_PHASES, _PHASES, _INTERLEAVE, _PARTS = range(
     TASK_WORDS + 8, TASK_WORDS + 16
 )
-_TILE = TASK_WORDS + 16
+_EPILOGUE, _LINE, _TILE = range(TASK_WORDS + 16, TASK_WORDS + 19)
 #: Then for each phase: its first row and column, its first tap, the number of its taps.
 _PHASE = _TILE + conv_tile.MOST_VECTORS
-
-
-@dataclass(frozen=True)
-class Phase:
-    """Results that are sums over the same taps: every step-th row and column, from a first one on.
-
-    taps: distances of the source (rows, columns).  offsets: of the weights, in elements.
-    """
-
-    row: int
-    column: int
-    taps: tuple[tuple[int, int], ...]
-    offsets: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Strides of weights, in elements: of groups, rows and channels; and the phases, columns fastest."""
-
-    group: int
-    row: int
-    channel: int
-    phases: tuple[Phase, ...]
-
-
-@kernel
-def _pack(lo: int, hi: int, w: A1, bias: A1, out: A1, taps: Words, steps: Words) -> None:
-    # A strip is (1 + planes * taps, high): the biases of its rows, then their weights.
-    m, planes, high, strips = steps[_PACK_M], steps[_PACK_PLANES], steps[_PACK_HIGH], steps[_STRIPS]
-    plane_step, of_group = steps[_PLANE_STEP], (m + high - 1) // high
-    for chunk in range(lo, hi):
-        phase, within = chunk // strips, chunk % strips
-        group, top = within // of_group, within % of_group * high
-        first, count = steps[_PACK_PHASES + 2 * phase], steps[_PACK_PHASES + 2 * phase + 1]
-        size = (1 + planes * count) * high
-        start = strips * high * (phase + planes * first) + within * size
-        strip = out[start : start + size]
-        strip[:] = 0
-        for r in range(min(high, m - top)):
-            if steps[_BIASED]:
-                strip[r] = bias[group * m + top + r]
-            row = w[group * steps[_GROUP_STEP] + (top + r) * steps[_ROW_STEP] :]
-            at = high + r
-            for c in range(planes):
-                for t in range(first, first + count):
-                    strip[at] = row[c * plane_step + taps[t]]
-                    at += high
-
-
-@kernel
-def _pair(lo: int, hi: int, w: A1, out: A1, count: int, run: int, block: int, pair: int) -> None:
-    # w: (outer, count, run).  out: (outer, ceil(count / 2), run), of pairs in bfloat16.
-    planes, size = (count + 1) // 2, w.itemsize
-    blocks = (planes + block - 1) // block
-    for chunk in range(lo, hi):
-        first = chunk % blocks * block
-        last = min(first + block, planes)
-        source = w.ctypes.data + (chunk // blocks * count + 2 * first) * run * size
-        to = out.ctypes.data + (chunk // blocks * planes + first) * run * size
-        whole = min(last, count // 2) - first
-        call_address(pair, whole, source, 2 * run * size, to, run, 1, 0, run, run * size)
-        if 2 * last > count:
-            at = whole * run * size
-            call_address(pair, 1, source + 2 * at, 0, to + at, run, 1, 0, run, 0)
 
 
 @device
@@ -160,7 +88,7 @@ def _tiles(
                 bias = packed + s * (high * size + planes * length)
                 call_address(
                     tile,
-                    min(depth, planes - c),
+                    min(depth, planes - c) if taps else 0,
                     taps,
                     distances,
                     plane,
@@ -209,9 +137,33 @@ def _unstage(
                     target[k * step_column] = line[k]
 
 
+@device
+def _apply_epilogue(image: int, group: int, used: int, row: int, rows: int, plan: Words, words: int) -> None:
+    """Apply the epilogue to a task's results, while they are in cache. words: the address of its words."""
+    m, groups, width, line, function = plan[_M], plan[GROUPS], plan[_WIDTH], plan[_LINE], plan[_EPILOGUE]
+    height = plan[_AREA] // width
+    top, bottom = row * plan[_STEP_ROW], min(height, (row + rows) * plan[_STEP_ROW])
+    for n in range(used):
+        plane = ((image + n) * groups + group) * m
+        if line == width:
+            for o in range(plane, plane + m):
+                call_address(function, words, o * height + top, o * height + bottom, 0, width)
+        else:
+            call_address(function, words, plane, plane + m, top * width, (bottom - top) * width)
+
+
 @kernel
 def _convolve(
-    lo: int, hi: int, x: A2, packed: A1, out: A1, regions: A2, tables: A2, plan: Words, taps: Words
+    lo: int,
+    hi: int,
+    x: A2,
+    packed: A1,
+    out: A1,
+    regions: A2,
+    tables: A2,
+    plan: Words,
+    taps: Words,
+    epilogue: Words,
 ) -> None:
     groups, columns, m, high, wide = plan[GROUPS], plan[COLUMNS], plan[_M], plan[_HIGH], plan[_WIDE]
     tasks, area, stage, size, across = (
@@ -255,51 +207,8 @@ def _convolve(
                 )
                 if stage >= 0 and phase % across == across - 1:
                     _unstage(region, out, image, group, used, row, rows, phase - across + 1, plan)
-
-
-Scratch = Callable[[tuple[int, ...], object], Operand]
-
-
-def _flat(x: Operand) -> Operand:
-    return x.reshaped(x.size)
-
-
-def _paired(w: Operand, weights: Weights, channels: int, scratch: Scratch) -> tuple[Launch, Operand, Weights]:
-    """Plan weights rounded to bfloat16, in pairs of channels; return the launch, them and their strides."""
-    run, planes = weights.channel, -(-channels // 2)
-    outer = w.size // (channels * run)
-    out = scratch((outer * planes * run,), w.dtype)
-    block = max(1, _PAIR_BLOCK // run)
-    chunks, pair = outer * -(-planes // block), conv_frame.frame(w.dtype.name, 1, conv_frame.PAIRS)
-    launch = _pair(chunks, w.size * 0.5, _flat(w), out, channels, run, block, pair)
-
-    def step(elements: int) -> int:
-        return elements // channels * planes if elements >= channels * run else elements
-
-    return launch, out, replace(weights, group=step(weights.group), row=step(weights.row))
-
-
-def _packed(
-    w: Operand, bias: Operand | None, weights: Weights, m: int, planes: int, groups: int, scratch: Scratch
-) -> tuple[Launch, Operand]:
-    """Plan the strips of weights, for m channels of the result in a group; return the launch and them."""
-    high, _ = conv_tile.tile_shape(m)
-    numbers = [len(phase.taps) for phase in weights.phases]
-    strips, total = groups * -(-m // high), len(numbers) + planes * sum(numbers)
-    packed = scratch((strips * high * total,), w.dtype)
-    steps = (
-        *(weights.group, weights.row, weights.channel, m, planes, high, strips, int(bias is not None)),
-        *itertools.chain(*zip(_firsts(weights), numbers, strict=True)),
-    )
-    offsets = tuple(offset for phase in weights.phases for offset in phase.offsets)
-    arrays = (_flat(w), _flat(bias or w), packed)
-    return _pack(strips * len(numbers), 1.5 * packed.size, *arrays, offsets, steps), packed
-
-
-def _firsts(weights: Weights) -> list[int]:
-    """Return the number of each phase's first tap."""
-    numbers = [len(phase.taps) for phase in weights.phases]
-    return [sum(numbers[:k]) for k in range(len(numbers))]
+            if plan[_EPILOGUE]:
+                _apply_epilogue(image, group, used, row, rows, plan, epilogue.ctypes.data)
 
 
 def convolve(
@@ -312,10 +221,12 @@ def convolve(
     groups: int,
     scratch: Scratch,
     pairs: bool = False,
+    epilogue: Epilogue | None = None,
 ) -> list[Launch]:
     """Plan out (n, groups * m, h, w) = sums of x (n, groups * channels, y, z) times weights, plus bias.
 
     pairs: whether x and the weights, of float32, are rounded to bfloat16, in pairs of channels.
+    epilogue: formulas applied to a task's results; the weights have all phases then.
     """
     rows, columns = axes
     m, name, channels = out.shape[1] // groups, x.dtype.name, x.shape[1] // groups
@@ -328,11 +239,11 @@ def convolve(
     cuts = cut(x.spec, groups, rows, columns, gemm.lanes(name) // parts, wide, least, form)
     launches = []
     if pairs:
-        launch, w, weights = _paired(w, weights, channels, scratch)
+        launch, w, weights = paired(w, weights, channels, scratch)
         launches.append(launch)
     planes = cuts.words[PLANES]
-    pack, packed = _packed(w, bias, weights, m, planes, groups, scratch)
-    firsts, numbers = _firsts(weights), [len(phase.taps) for phase in weights.phases]
+    pack, packed = packed_weights(w, bias, weights, m, planes, groups, scratch)
+    firsts, numbers = first_taps(weights), [len(phase.taps) for phase in weights.phases]
     tasks = cuts.blocks * groups
     chunk_tasks = -(-tasks // MOST_CHUNKS)
     chunks = -(-tasks // chunk_tasks)
@@ -340,22 +251,35 @@ def convolve(
     tables = scratch((chunks, SEGMENT_WORDS * (cuts.segments + wide)), _I64)
     regions = scratch((chunks, cuts.frame + across * apart + gemm.lanes(name)), x.dtype)
     interleaved = staged and columns.step == across == 2
+    after, line, after_words = _lowered(epilogue, out)
     plan = (
         *(*cuts.words, tasks, chunk_tasks, m, high, wide, rows.out * columns.out),
         *(max(1, _DEPTH // max(1, *numbers)), columns.out, rows.step, columns.step),
         *(cuts.frame if staged else -1, apart, across, len(numbers)),
-        *(conv_frame.interleave(name) if interleaved else 0, parts),
+        *(conv_frame.interleave(name) if interleaved else 0, parts, after, line),
         *_tiles_of(cuts, name, high, vectors, parts, pairs),
         *itertools.chain(
             *((p.row, p.column, f, n) for p, f, n in zip(weights.phases, firsts, numbers, strict=True))
         ),
     )
     flops = 2.0 * x.shape[0] * out.shape[1] * planes * sum(numbers) * rows.count * columns.count
+    flops += out.size * epilogue.flops if epilogue else 0.0
     work = flops * config.FLOP_NS + (x.size + out.size) * 0.2
     lines = x.reshaped(x.size // columns.size, columns.size)
     taps = cuts.distances(tap for phase in weights.phases for tap in phase.taps)
-    arrays = (lines, packed, _flat(out), regions, tables)
-    return [*launches, pack, _convolve(chunks, work, *arrays, plan, taps)]
+    arrays = (lines, packed, out.reshaped(out.size), regions, tables)
+    return [*launches, pack, _convolve(chunks, work, *arrays, plan, taps, after_words)]
+
+
+def _lowered(epilogue: Epilogue | None, out: Operand) -> tuple[int, int, tuple[int | Address, ...]]:
+    """Return the address of an epilogue's function, the columns of the matrix that it sees, and its words."""
+    if epilogue is None:
+        return 0, 0, ()
+    width = out.shape[3]
+    # Planes are longer than rows, which may be shorter than a vector.
+    line = width if {ROW, COLUMN} & {*epilogue.kinds} else out.shape[2] * width
+    function, words = epilogue.lower(out.reshaped(out.size // line, line), prefetch=False)
+    return function, line, words
 
 
 def _tiles_of(cuts: Tasks, name: str, high: int, vectors: int, parts: int, pairs: bool) -> list[int]:

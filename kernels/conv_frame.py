@@ -15,10 +15,10 @@ PLAIN, PAIRS, HALVES = "", "pairs", "halves"
 def frame(dtype: str, step: int, form: str = PLAIN) -> int:
     """Return the address of the function that copies rows of an image into a frame, columns sorted by phase.
 
-    frame(rows, x, line, target, wide, step, left, width, other): a row of x, `line` bytes after the last,
-    becomes `step` rows of `wide` elements of target. Element q of row p is column q * step + p - left, or 0
-    outside of the `width` columns. Up to a vector less one element after the last row is overwritten, but in
-    pairs nothing.
+    frame(rows, x, line, target, wide, step, count, left, width, other): a row of x, `line` bytes after the
+    last, becomes `count` rows of `wide` elements of target. Element q of row p is column q * step + p - left,
+    or 0 outside of the `width` columns. Up to a vector less one element after the last row is overwritten,
+    but in pairs nothing.
     other: in pairs, bytes from a row of x to that of the second elements; 0 for zeros.
     """
     symbol = f"conv_frame_{dtype}_{kind(step)}{form and '_' + form}"
@@ -27,9 +27,9 @@ def frame(dtype: str, step: int, form: str = PLAIN) -> int:
 
 def _build_frame(symbol: str, dtype: str, apart: int, form: str) -> str:
     module = ir.Module(symbol)
-    loop = Loop(module, symbol, ir.FunctionType(ir.VoidType(), [I64] * 9), [dtype])
+    loop = Loop(module, symbol, ir.FunctionType(ir.VoidType(), [I64] * 10), [dtype])
     b, lanes = loop.builder, loop.lanes
-    rows, x, line, target, wide, step, left, width, other = loop.function.args
+    rows, x, line, target, wide, step, count, left, width, other = loop.function.args
     size = 2 if form == HALVES else bytes_of(dtype)
     columns_all = ints(loop, width)
     steps = Value(b, "int32", lanes, loop.iota(I32)) * ints(loop, step)
@@ -40,7 +40,7 @@ def _build_frame(symbol: str, dtype: str, apart: int, form: str) -> str:
         source = b.add(x, b.mul(r, line))
 
         def phase(p: ir.Value) -> list[ir.Value]:
-            to = b.add(target, b.mul(b.mul(b.add(b.mul(r, step), p), wide), n64(size)))
+            to = b.add(target, b.mul(b.mul(b.add(b.mul(r, count), p), wide), n64(size)))
 
             def piece(q: ir.Value) -> list[ir.Value]:
                 first = b.sub(b.add(b.mul(q, step), p), left)
@@ -65,7 +65,7 @@ def _build_frame(symbol: str, dtype: str, apart: int, form: str) -> str:
             loop.loop(n64(0), wide, lanes, piece)
             return []
 
-        loop.loop(n64(0), step, 1, phase)
+        loop.loop(n64(0), count, 1, phase)
         return []
 
     loop.loop(n64(0), rows, 1, row)

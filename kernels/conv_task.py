@@ -39,8 +39,11 @@ GROUPS, PLANES, IMAGES, BANDS, TASK_IMAGES, TASK_ROWS, HEIGHT, ROWS, STRIDE, BEF
 COLUMNS, STEP, LEFT, FRAME_COLUMNS, FRAMED, LANES, COPY = range(11, 18)
 #: Channels of a group, those of a plane, bytes of an element of the source as tiles read it.
 CHANNELS, PER_PLANE, SIZE = range(18, 21)
+#: Remainders of columns that a frame has: all, or 0 alone where every tap is a multiple of the stride. The
+#: rows of the source from a frame's row to the next: 1, or in that case the stride.
+REMAINDERS, ROW_STEP = range(21, 23)
 #: Number of these words.
-TASK_WORDS = 21
+TASK_WORDS = 23
 
 #: Words of a segment in a task's table: where it reads, where it writes (or reads gradients), how many
 #: elements.
@@ -124,9 +127,16 @@ class Tasks:
     def distances(self, taps: Iterable[tuple[int, int]]) -> tuple[int, ...]:
         """Return the bytes from a segment to its source at each tap (rows, columns)."""
         step, wide, framed = (self.words[k] for k in (STEP, FRAME_COLUMNS, FRAMED))
+        line, row_step = self.words[REMAINDERS] * wide, self.words[ROW_STEP]
         return tuple(
-            (y * step * wide + (z % step * wide + z // step if framed else z)) * self.size for y, z in taps
+            (y // row_step * line + (z % step * wide + z // step if framed else z)) * self.size
+            for y, z in taps
         )
+
+
+def _skip(axis: Axis) -> int:
+    """Return the distance between elements that are read: the stride, or 1 where taps are between them."""
+    return 1 if any(tap % axis.stride for tap in axis.taps) else axis.stride
 
 
 def _in_place(x: Spec, rows: Axis, columns: Axis, lanes: int) -> bool:
@@ -161,14 +171,20 @@ def cut(
     size = 2 if form == conv_frame.HALVES else x.dtype.itemsize
     planes, most_frame = -(-channels // per_plane), _FRAME * 2 if form == conv_frame.HALVES else _FRAME
     wide = -(-columns.length(columns.count) // step) if framed else columns.size
-    across, line = -(-columns.count // lanes), step * wide
+    remainders, row_step = (_skip(columns), _skip(rows)) if framed else (1, 1)
+    remainders = step // remainders
+    across, line = -(-columns.count // lanes), remainders * wide
+
+    def frame_rows(count: int) -> int:
+        return (rows.length(count) - 1) // row_step + 1
+
     most = rows.count
     # Bands of an image with a large frame, or for enough chunks; otherwise several images.
-    while most > 1 and planes * rows.length(most) * line > 2 * most_frame:
+    while most > 1 and planes * frame_rows(most) * line > 2 * most_frame:
         most = -(-most // 2)
     bands = max(-(-rows.count // most), min(rows.count, LEAST_CHUNKS // (images * groups)))
     most = -(-rows.count // bands)
-    bands, high = -(-rows.count // most), rows.length(most)
+    bands, high = -(-rows.count // most), frame_rows(most)
     frame = planes * high * line
     per = 1
     if bands == 1:
@@ -182,6 +198,7 @@ def cut(
         *(groups, planes, images, bands, per, most, rows.size, rows.count, rows.stride, rows.before, high),
         *(columns.count, step, columns.before, wide, int(framed), lanes),
         *(conv_frame.frame(x.dtype.name, step, form) if framed else 0, channels, per_plane, size),
+        *(remainders, row_step),
     )
     # A vector may reach beyond the end of the frame.
     frame = (-(-per * frame * size // x.dtype.itemsize) + gemm.lanes(x.dtype.name)) if framed else 0
@@ -195,10 +212,18 @@ def _fill_frame(x: A2, region: A1, plan: Words, image: int, used: int, group: in
     """Copy the source of `used` images, from result row `row` on, to a frame at the start of a region."""
     groups, channels, height, high = plan[GROUPS], plan[CHANNELS], plan[HEIGHT], plan[FRAME_ROWS]
     copy, wide, step, left = plan[COPY], plan[FRAME_COLUMNS], plan[STEP], plan[LEFT]
-    planes, per, width, line = plan[PLANES], plan[PER_PLANE], x.shape[1], step * wide * plan[SIZE]
+    planes, per, width, remainders, row_step = (
+        plan[PLANES],
+        plan[PER_PLANE],
+        x.shape[1],
+        plan[REMAINDERS],
+        plan[ROW_STEP],
+    )
+    line = remainders * wide * plan[SIZE]
     top = row * plan[STRIDE] - plan[BEFORE]
-    above = min(max(-top, 0), high)
-    inside = max(0, min(height, top + high) - max(top, 0))
+    above = min((max(-top, 0) + row_step - 1) // row_step, high)
+    top += above * row_step
+    inside = max(0, min(high - above, (height - top + row_step - 1) // row_step))
     below = high - above - inside
     first, total = (image * groups + group) * channels, groups * channels
     base, pitch, frame = x.ctypes.data, width * x.itemsize, region.ctypes.data
@@ -206,10 +231,12 @@ def _fill_frame(x: A2, region: A1, plan: Words, image: int, used: int, group: in
         for p in range(planes):
             c, to = p * per, frame + (n * planes + p) * high * line
             at = base + ((first + n * total + c) * height + max(top, 0)) * pitch
+            next_row = pitch * row_step
             other = height * pitch if per == 2 and c + 1 < channels else 0
-            call_address(copy, above, base, 0, to, wide, step, left, 0, 0)
-            call_address(copy, inside, at, pitch, to + above * line, wide, step, left, width, other)
-            call_address(copy, below, base, 0, to + (above + inside) * line, wide, step, left, 0, 0)
+            call_address(copy, above, base, 0, to, wide, step, remainders, left, 0, 0)
+            middle, end = to + above * line, to + (above + inside) * line
+            call_address(copy, inside, at, next_row, middle, wide, step, remainders, left, width, other)
+            call_address(copy, below, base, 0, end, wide, step, remainders, left, 0, 0)
 
 
 @device
@@ -229,7 +256,8 @@ def begin(
     group, block, size = task % groups, task // groups, plan[SIZE]
     image, row = block // bands * plan[TASK_IMAGES], block % bands * plan[TASK_ROWS]
     used, rows = min(plan[TASK_IMAGES], plan[IMAGES] - image), min(plan[TASK_ROWS], plan[ROWS] - row)
-    stride, columns, lanes, line = plan[STRIDE], plan[COLUMNS], plan[LANES], plan[STEP] * plan[FRAME_COLUMNS]
+    columns, lanes, line = plan[COLUMNS], plan[LANES], plan[REMAINDERS] * plan[FRAME_COLUMNS]
+    stride = plan[STRIDE] // plan[ROW_STEP]
     if plan[FRAMED]:
         _fill_frame(x, region, plan, image, used, group, row)
         plane, source = plan[FRAME_ROWS] * line, region.ctypes.data

@@ -13,8 +13,8 @@ _TILE = 32
 _copy_row = row_map("row_copy", lambda x: x)
 
 
-#: Words of `starts`: the first element of either view.
-_SOURCE, _TARGET = range(2)
+#: Words of `starts`: the first element of either view, and the rows of a chunk.
+_SOURCE, _TARGET, _ROWS = range(3)
 
 
 @kernel
@@ -24,10 +24,11 @@ def _copy(lo: int, hi: int, source: A1, target: A1, plan: Words, starts: Words) 
     rows, columns = plan[count - 2], plan[count - 1]
     row_from, column_from = plan[2 * count - 2], plan[2 * count - 1]
     row_to, column_to = plan[3 * count - 2], plan[3 * count - 1]
-    tiles = (rows + _TILE - 1) // _TILE
+    height = starts[_ROWS]
+    tiles = (rows + height - 1) // height
     for chunk in range(lo, hi):
-        first = chunk % tiles * _TILE
-        last = min(first + _TILE, rows)
+        first = chunk % tiles * height
+        last = min(first + height, rows)
         rest, at_from, at_to = chunk // tiles, starts[_SOURCE], starts[_TARGET]
         for axis in range(count - 3, -1, -1):
             index = rest % plan[axis]
@@ -70,7 +71,10 @@ def copy(
         axes.insert(len(axes) - 1, inner)
     axes = _joined(axes)
     axes = [(1, 0, 0)] * (2 - len(axes)) + axes
-    chunks = -(-axes[-2][0] // _TILE)
+    contiguous = axes[-1][1:] == (1, 1)
+    # Rows that are copied whole may be long: 32 of a slice of a recurrent layer's states were one chunk.
+    height = max(1, min(_TILE, config.ELEMENTWISE_CHUNK // max(axes[-1][0], 1))) if contiguous else _TILE
+    chunks = -(-axes[-2][0] // height)
     for size, _, _ in axes[:-2]:
         chunks *= size
     total = int(np.prod([a[0] for a in axes]))
@@ -78,7 +82,7 @@ def copy(
     plan = tuple(v for column in zip(*axes, strict=True) for v in column)
     work = total * 8 * target.dtype.itemsize * config.BYTE_NS  # transpositions wait for cache lines
     chunks = chunks if total else 0
-    return _copy(chunks, work, flat_source, flat_target, plan, (source_start, target_start))
+    return _copy(chunks, work, flat_source, flat_target, plan, (source_start, target_start, height))
 
 
 def _joined(axes: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:

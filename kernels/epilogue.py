@@ -24,6 +24,9 @@ from .write_back import COLUMN, MATRIX, ROW, SCALAR, WriteBack, as_tuple
 #: be repeated for each register.
 _FEW = 8.0
 
+#: An operand that broadcasts to C as it is, in an epilogue that runs by `over` alone.
+CHANNEL = "h"
+
 
 @dataclass(frozen=True)
 class Epilogue:
@@ -69,25 +72,36 @@ class Epilogue:
         written = [o.reshaped(rows, n) for o in (c, *self.results)]
         return elementwise(self.name, self.formula, [written[0], *read], written, self.flops)
 
-    def lower(self, c: Operand) -> tuple[int, tuple[int | Address, ...]]:
-        """Return the address of the compiled function for a product C, and the words of its arguments."""
+    def over(self, x: Operand, c: Operand) -> Launch:
+        """Plan C, of any number of axes, and further results = formula(x, *operands) as one launch."""
+        shapes = {MATRIX: x.shape, ROW: x.shape[-1:], COLUMN: (*x.shape[:-1], 1), SCALAR: ()}
+        read = [
+            o if kind == CHANNEL else o.reshaped(*shapes[kind])
+            for o, kind in zip(self.operands, self.kinds, strict=True)
+        ]
+        written = [c, *(o.reshaped(*c.shape) for o in self.results)]
+        return elementwise(self.name, self.formula, [x, *read], written, self.flops)
+
+    def lower(self, c: Operand, prefetch: bool = True) -> tuple[int, tuple[int | Address, ...]]:
+        """Return the address of the compiled function for a product C, and the words of its arguments.
+
+        prefetch: whether matrices are prefetched for the tile below: not where a tile is half of a cache.
+        """
         dtypes = tuple(o.dtype.name for o in self.operands)
-        entry = _entry(self.name, self.formula, c.dtype.name, dtypes, self.kinds, len(self.results))
+        entry = _entry(self.name, self.formula, c.dtype.name, dtypes, self.kinds, len(self.results), prefetch)
         return entry, self.words(c)
 
     def words(self, c: Operand) -> tuple[int | Address, ...]:
         """Return the words of the function's arguments for a product C."""
         return (c.shape[-1], *(Address(o) for o in (c, *self.operands, *self.results)))
 
-    def write_back(self, c: Operand) -> "WriteBack | None":
+    def write_back(self, c: Operand) -> WriteBack | None:
         """Return the epilogue as a part of a tile's function, or None where a pass over tiles is better."""
         dtypes = tuple(o.dtype.name for o in self.operands)
-        wide = max(bytes_of(d) for d in dtypes) > c.dtype.itemsize if dtypes else False
+        wide = any(bytes_of(d) > c.dtype.itemsize for d in dtypes)
         if self.flops > _FEW or wide or config.isa() == "generic":
             return None
-        text = _build("loop", self.formula, c.dtype.name, dtypes, self.kinds, len(self.results))
-        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-        return WriteBack(f"{self.name}_{digest}", self.formula, dtypes, self.kinds, len(self.results))
+        return _write_back(self.name, self.formula, c.dtype.name, dtypes, self.kinds, len(self.results))
 
 
 @functools.cache
@@ -103,10 +117,25 @@ def _both(first: Formula, count: int, second: Formula) -> Formula:
 
 
 @functools.cache
-def _entry(
+def _write_back(
     name: str, formula: Formula, dtype: str, dtypes: tuple[str, ...], kinds: tuple[str, ...], results: int
+) -> WriteBack:
+    text = _build("loop", formula, dtype, dtypes, kinds, results, False)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return WriteBack(f"{name}_{digest}", formula, dtypes, kinds, results)
+
+
+@functools.cache
+def _entry(
+    name: str,
+    formula: Formula,
+    dtype: str,
+    dtypes: tuple[str, ...],
+    kinds: tuple[str, ...],
+    results: int,
+    prefetch: bool,
 ) -> int:
-    text = _build("loop", formula, dtype, dtypes, kinds, results)
+    text = _build("loop", formula, dtype, dtypes, kinds, results, prefetch)
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     letters = (f"{d[0]}{BITS[d]}{kind}" for d, kind in zip(dtypes, kinds, strict=True))
     symbol = "_".join(["epilogue", name, dtype, *letters, digest])
@@ -120,6 +149,7 @@ def _build(
     dtypes: Sequence[str],
     kinds: Sequence[str],
     results: int,
+    prefetch: bool,
 ) -> str:
     """Return the LLVM IR of `void symbol(words, first row, last row, first column, columns)`."""
     kind = ir.FunctionType(ir.VoidType(), [I64] * 5)
@@ -148,7 +178,7 @@ def _build(
                 fixed[k] if k in fixed else loop.load(all_dtypes[k], addresses[k], mask) for k in inputs
             ]
             for k in inputs[1:]:
-                if all_kinds[k] == MATRIX:
+                if prefetch and all_kinds[k] == MATRIX:
                     loop.prefetch(b.add(addresses[k], b.mul(below, n64(sizes[k]))))
             targets = [addresses[0], *addresses[len(inputs) :]]
             for value, target in zip(as_tuple(formula(*values)), targets, strict=True):

@@ -88,6 +88,15 @@ def exp(x: Value) -> Value:
     return _scaled(*_reduce(_clamp(x, form.underflow, form.overflow)))
 
 
+def exp_normal(x: Value) -> Value:
+    """Return e**x for x below 88: 0 where it would be subnormal, in 13 instructions to the 17 of `exp`."""
+    form = FORMAT[x.dtype]
+    low = float(np.log(form.normal))
+    words, m = _reduce(select(x < low, low, x))
+    scale = _power_of_two(words, x.dtype)
+    return select(x < low, 0.0, fma(scale, m, scale))
+
+
 def _power_of_two(words: Value, dtype: str) -> Value:
     """Return 2**n for -bias < n <= bias."""
     form = FORMAT[dtype]

@@ -9,9 +9,11 @@ what another core has written, 140 instead of 78.
 import functools
 import itertools
 import math
+from typing import Any
 
 from . import amx, bfloat16, bfmmla, config, gemm, threads
 from .atomics import store
+from .compiled import device
 from .elementwise import elementwise
 from .epilogue import Epilogue
 from .intrinsics import call_address
@@ -20,24 +22,50 @@ from .matmul import as_row, compute_tile, part_of
 from .program import Launch, Operand, Spec
 from .tiling import DEPTH
 
-#: Bytes of a chunk's block of A at most, of a second-level cache of 1 MB: with half of it chunks packed more
-#: often, and 1024 x 1024 x 1024 took 8 % longer.
-_STAYS = 768 << 10
+#: Bytes of a block of A at most, for the second-level cache of 1 MB: of 1024 x 1024 x 1024 blocks twice as
+#: high, or chunks that are as high as their block and pack B for each, took 3 and 7 % longer.
+_STAYS = 384 << 10
+
+#: Bytes of the packed panels of a chunk at most, for its part of the last-level cache.
+_PANELS = 4 << 20
 
 #: Chunks of a launch for each thread, at most.
 _MOST = 16
 
-#: Estimated ns of a pair's product, of packing a pair of A and of B, and of a chunk.
-_PRODUCT_NS, _PACK_NS, _CHUNK_NS = 0.024, (0.15, 0.25), 300.0
+#: Estimated ns of a pair's product, of packing a pair of A and of B among products, and of a chunk. Alone,
+#: packing 1024 x 1024 takes half of that.
+_PRODUCT_NS, _PACK_NS, _CHUNK_NS = 0.024, (0.3, 0.6), 300.0
 
 #: Words of a plan, of steps, of functions; the first are those of `matmul.compute_tile`. Steps are in bytes:
 #: in packed A from row to row; in A and B from stored row to row, from row of A or column of B to the next,
 #: from term to term of the sum, from matrix to matrix; a chunk's block of A, and its memory.
 _TERMS, _BLOCK, _HIGH, _WIDE, _CHUNKS_M, _CHUNKS_N = range(6)
-_DEPTH, _PAD, _COUNT = 8, 9, 10
+_DEPTH, _PAD, _COUNT, _STRIPS = 8, 9, 10, 11
 _ROW_A = 0
-_STORED_A, _LINE_A, _TERM_A, _MATRIX_A, _STORED_B, _LINE_B, _TERM_B, _MATRIX_B, _LEFT, _CHUNK = range(2, 12)
+_STORED_A, _LINE_A, _TERM_A, _MATRIX_A, _STORED_B, _LINE_B, _TERM_B, _MATRIX_B, _LEFT, _CHUNK, _PANEL = range(
+    2, 13
+)
 _PACK_A, _PACK_B = 4, 5
+
+
+@device
+def _depth(start: int, terms: int, plan: Words) -> int:
+    """Return how many elements pairs have: the last one may have one."""
+    return min(2 * terms, plan[_DEPTH] - 2 * start)
+
+
+@device
+def _pack_panel(panel: int, index: Any, b: A3, n: int, plan: Words, steps: Words, functions: Words) -> None:
+    """Pack a panel of B, and fill it with zeros to a multiple of `_PAD` terms.
+
+    panel: an address.  index: the matrix, the panel, the first term and their number.
+    """
+    (batch, j, start, terms), wide, pad = index, plan[_WIDE], plan[_PAD]
+    source = b.ctypes.data + batch * steps[_MATRIX_B] + j * wide * steps[_LINE_B] + start * steps[_TERM_B]
+    depth, used = _depth(start, terms, plan), min(wide, n - j * wide)
+    call_address(functions[_PACK_B], source, steps[_STORED_B], depth, used, panel)
+    for byte in range(terms * wide * 4, (terms + pad - 1) // pad * pad * wide * 4, 8):
+        store(panel + byte, 0)
 
 
 @kernel
@@ -54,31 +82,29 @@ def _chunks(
     epilogue: Words,
 ) -> None:
     # Parts of C, each of some strips of A by some panels of B. A thread uses the memory of one chunk for all.
+    # Where a part has several blocks of A, all panels are kept, so that each is packed once.
     m, n = c.shape[1], c.shape[2]
     block, high, wide = plan[_BLOCK], plan[_HIGH], plan[_WIDE]
     parts = c.shape[0] * plan[_CHUNKS_M] * plan[_CHUNKS_N]
     packed = scratch.ctypes.data + lo * steps[_CHUNK]
-    panel = packed + steps[_LEFT]
+    panels = packed + steps[_LEFT]
     for part in range(lo * parts // plan[_COUNT], hi * parts // plan[_COUNT]):
         batch, top, bottom, left, right = part_of(part, m, n, plan)
-        for piece in range((plan[_TERMS] + block - 1) // block):
-            start = piece * block
-            terms = min(block, plan[_TERMS] - start)
-            depth = min(2 * terms, plan[_DEPTH] - 2 * start)
-            source = a.ctypes.data + batch * steps[_MATRIX_A] + top * high * steps[_LINE_A]
+        blocks = (bottom - top + plan[_STRIPS] - 1) // plan[_STRIPS]
+        for turn in range((plan[_TERMS] + block - 1) // block * blocks):
+            start, first = turn // blocks * block, top + turn % blocks * plan[_STRIPS]
+            terms, last = min(block, plan[_TERMS] - start), min(first + plan[_STRIPS], bottom)
+            depth = _depth(start, terms, plan)
+            source = a.ctypes.data + batch * steps[_MATRIX_A] + first * high * steps[_LINE_A]
             source += start * steps[_TERM_A]
-            used = min(bottom * high, m) - top * high
+            used = min(last * high, m) - first * high
             call_address(functions[_PACK_A], source, steps[_STORED_A], depth, used, packed, steps[_ROW_A])
             for j in range(left, right):
-                source = b.ctypes.data + batch * steps[_MATRIX_B] + j * wide * steps[_LINE_B]
-                source += start * steps[_TERM_B]
-                used = min(wide, n - j * wide)
-                call_address(functions[_PACK_B], source, steps[_STORED_B], depth, used, panel)
-                padded = (terms + plan[_PAD] - 1) // plan[_PAD] * plan[_PAD]
-                for byte in range(terms * wide * 4, padded * wide * 4, 8):
-                    store(panel + byte, 0)
-                for i in range(top, bottom):
-                    strip = packed + (i - top) * high * steps[_ROW_A]
+                panel = panels + (j - left) * steps[_PANEL]
+                if first == top:
+                    _pack_panel(panel, (batch, j, start, terms), b, n, plan, steps, functions)
+                for i in range(first, last):
+                    strip = packed + (i - first) * high * steps[_ROW_A]
                     index = batch, i, j
                     compute_tile(
                         strip, panel, 4 * wide, index, (start, terms), c, plan, steps, functions, epilogue
@@ -93,13 +119,13 @@ def _cut(
     (high, wide, block), best, chosen = sizes, math.inf, (strips, panels)
     for chunks_m, chunks_n in itertools.product(_parts(strips), _parts(panels)):
         rows, columns = -(-strips // chunks_m) * high, -(-panels // chunks_n) * wide
-        if rows * block * 4 > _STAYS and chunks_m < strips:
+        if columns * block * 4 > _PANELS and chunks_n < panels:
             continue
         chunks = batch * chunks_m * chunks_n
         work = rows * columns * product_ns + rows * _PACK_NS[0] + columns * _PACK_NS[1]
         # A thread that comes late delays all by a part of a chunk. With 0.25 for it, 256 x 256 x 256 had 8
-        # chunks instead of 2, and took 7 % longer.
-        turns = chunks if team == 1 else -(-chunks // team) + 0.05
+        # chunks instead of 2, and took 7 % longer; with 0.03, 2048 x 2048 x 2048 4, and took 2.5 % longer.
+        turns = chunks if team == 1 else -(-chunks // team) + 0.02
         if (time := turns * (work * block + _CHUNK_NS)) < best:
             best, chosen = time, (chunks_m, chunks_n)
     return chosen
@@ -132,8 +158,13 @@ class _Tiling:
         # Rows are a multiple of a vector apart, and no multiple of what puts them into one set of the cache.
         lines = -(-4 * self.block // config.LINE)
         self.row = (lines + (lines % 2 == 0)) * config.LINE
-        self.left = -(-strips // self.chunks_m) * self.high * self.row
-        self.bytes = self.left + self.block * self.wide * 4
+        rows, columns = -(-strips // self.chunks_m), -(-panels // self.chunks_n)
+        blocks = -(-rows * self.high * self.row // _STAYS)
+        self.strips = -(-rows // blocks)
+        self.left = self.strips * self.high * self.row
+        self.panel = self.block * self.wide * 4
+        self.bytes = self.left + self.panel * (columns if blocks > 1 else 1)
+        self.panel *= blocks > 1
         # Parts that are small share a chunk, and its memory.
         self.chunks = min(batch * self.chunks_m * self.chunks_n, _MOST * threads.get_num_threads())
 
@@ -196,8 +227,9 @@ def plan(
             k,
             cut.pad,
             cut.chunks,
+            cut.strips,
         ),
-        (cut.row, 4, *_steps(a, transpose_a), *_steps(b, not transpose_b), cut.left, cut.bytes),
+        (cut.row, 4, *_steps(a, transpose_a), *_steps(b, not transpose_b), cut.left, cut.bytes, cut.panel),
         (cut.tile(cut.high), cut.tile(cut.low), 0, after, pack_a, pack_b),
         words,
     )

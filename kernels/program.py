@@ -202,13 +202,9 @@ class LaunchTable:
         words = self._template[:]
         for word, buffer, offset in self._slots:
             words[word] = addresses[buffer] + offset
-        return self.walk(words)
-
-    def walk(self, words: "array[int]") -> int:
-        """Run the launches of a table with addresses; returns as `run` does."""
         team = threads.team() if self._shared else 0
-        row = int(runner()(words.buffer_info()[0], self._count, team, 0, 0, 0))
-        return self._continue(words, row, team) if row in self._host_calls else row
+        row: int = runner()(words.buffer_info()[0], self._count, team, 0, 0, 0)
+        return self._continue(words, row, team)
 
     def _continue(self, words: "array[int]", row: int, team: int) -> int:
         """Run the host call at a row, and all launches after it; return as `run` does."""
@@ -226,15 +222,20 @@ class BoundTable:
 
     def __init__(self, table: "LaunchTable", words: "array[int]", slots: list[list[tuple[int, int]]]) -> None:
         self._table, self._words, self._slots = table, words, slots
+        self._address = words.buffer_info()[0]
 
     def rebind(self, buffer: int, address: int) -> None:
         """Move a buffer."""
+        words = self._words
         for word, offset in self._slots[buffer]:
-            self._words[word] = address + offset
+            words[word] = address + offset
 
     def run(self) -> int:
         """Run all launches; returns as `LaunchTable.run` does."""
-        return self._table.walk(self._words)
+        table = self._table
+        team = threads.team() if table._shared else 0
+        row: int = runner()(self._address, table._count, team, 0, 0, 0)
+        return row if row < 0 or not table._host_calls else table._continue(self._words, row, team)
 
     def run_each(self, moves: "array[int]", addresses: int, runs: int) -> int:
         """Run all launches several times, each with buffers at other addresses.
@@ -245,25 +246,25 @@ class BoundTable:
         """
         table = self._table
         team = threads.team() if table._shared else 0
-        base, at = self._words.buffer_info()[0], moves.buffer_info()[0]
+        base, at = self._address, moves.buffer_info()[0]
         ended = int(runner()(base, table._count, team, at, addresses, runs))
         return runs if ended < 0 else ended >> 32
 
     def moving(self, buffers: Sequence[int]) -> "array[int]":
         """Return the words that hold addresses of some buffers, as `move` reads them."""
-        first = self._words.buffer_info()[0]
+        first = self._address
         slots = [(column, slot) for column, b in enumerate(buffers) for slot in self._slots[b]]
         words = [(first + 8 * word, column, offset) for column, (word, offset) in slots]
         return array("q", [len(words), len(buffers), *[n for row in words for n in row]])
 
     def block(self) -> int:
         """Return the address of the argument block of the first launch."""
-        return self._words.buffer_info()[0] + self._words[1]
+        return self._address + self._words[1]
 
     @property
     def rows(self) -> tuple[int, int]:
         """The address of the first launch, and the number of launches."""
-        return self._words.buffer_info()[0], self._table._count
+        return self._address, self._table._count
 
 
 class TableSequence:

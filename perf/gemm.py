@@ -3,7 +3,8 @@
     python perf/gemm.py              # all of it, a few minutes
     python perf/gemm.py mlp          # cases whose names have a word
     python perf/gemm.py --turns 12   # more of them, on a noisy machine
-    python perf/gemm.py --precision bfloat16   # products in bfloat16, against those in float32 and PyTorch's
+    python perf/gemm.py --precision bfloat16   # products in bfloat16, against those in float32 and PyTorch's,
+                                               # without and with rounding of its operands
 
 Each library writes into memory that is there: torch.mm(out=), np.matmul(out=), a program of one product.
 """
@@ -50,7 +51,8 @@ LINEAR = {
 }
 
 
-#: Products in bfloat16, of 256 cubed and above; PyTorch's operands are in bfloat16 already.
+#: Products in bfloat16, of 256 cubed and above. PyTorch's operands are in bfloat16 already, or, as treepie's,
+#: float32, which it rounds first.
 BFLOAT16 = {
     f"bfloat16 {name}": shape
     for name, shape in SHAPES.items()
@@ -108,6 +110,22 @@ def torch_product(shape, dtype="float32"):
     return lambda: multiply(a, b, out=c)
 
 
+def torch_rounded_product(shape):
+    import torch
+
+    operands = [torch.from_numpy(x) for x in arrays(*shape)[:2]]
+    rounded = [torch.empty_like(x, dtype=torch.bfloat16) for x in operands]
+    a, b = (x.mT if turned == shape[1] else x for x, turned in zip(rounded, ("tn", "nt"), strict=True))
+    c = torch.empty(shape[3], shape[5], dtype=torch.bfloat16)
+
+    def run():
+        for x, out in zip(operands, rounded, strict=True):
+            out.copy_(x)
+        torch.mm(a, b, out=c)
+
+    return run
+
+
 def numpy_product(shape):
     import numpy as np
 
@@ -144,6 +162,8 @@ def make(library, case):
     if case in BFLOAT16:
         if library == "PyTorch":
             return torch_product(BFLOAT16[case], "bfloat16")
+        if library == "rounding":
+            return torch_rounded_product(BFLOAT16[case])
         return treepie_product(BFLOAT16[case], "bfloat16" if library == "treepie" else "float32")
     if case in SHAPES:
         build = {"treepie": treepie_product, "MKL": torch_product, "OpenBLAS": numpy_product}[library]
@@ -185,7 +205,7 @@ def main():
     print(f"{arena.threads()} threads, {options.turns * 10} timings by turns; speed against each rival's")
     tables = [(SHAPES, ["MKL", "OpenBLAS"]), (LINEAR, ["PyTorch"])]
     if options.precision == "bfloat16":
-        tables = [(BFLOAT16, ["float32", "PyTorch"])]
+        tables = [(BFLOAT16, ["float32", "PyTorch", "rounding"])]
     for cases, rivals in tables:
         chosen = [c for c in cases if not options.words or any(w in c for w in options.words)]
         if chosen:

@@ -1,17 +1,15 @@
 """Training steps with products in bfloat16, against float32 and against PyTorch under autocast.
 
-    python perf/precision.py             # all, in about 6 minutes
+    python perf/precision.py             # all, in about 5 minutes
     python perf/precision.py mlp         # some
-    python perf/precision.py --write     # and write README's tables
+    python perf/precision.py --write     # and write README's table
 
 Each trains the same model on the same batches in a process of its own, by turns: PyTorch eagerly, with its
 fused optimizers, the forward pass under torch.autocast, images channels_last. The residual networks and the
-vision transformer are those of `families.py`. Quality is that of tests of the digits, after as many epochs in
-each precision, over five seeds.
+vision transformer are those of `families.py`. What bfloat16 costs in quality is measured by `quality.py`.
 """
 
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -28,7 +26,6 @@ NAMES = {name: (models.MODELS | models.WIDE)[name] for name in ("wide", "mlp", "
 NAMES |= {name: families_models.cases()[case].text for name, case in FAMILIES.items()}
 TURNS, LONG = 12, {"gpt": 5, "resnet64": 5, "vit": 5}
 OURS, LOWER, RIVAL = "treepie float32", "treepie bfloat16", "PyTorch autocast"
-SEEDS = 5
 
 
 def make(library, name):
@@ -68,32 +65,9 @@ def row(name, times):
     return [f"`{name}`: {NAMES[name]}", *both, *ratios]
 
 
-def quality():
-    """Return the rows of scores of the digits' tests, in percent, in each precision."""
-    import numpy as np
-
-    import treepie as tp
-
-    (x, y), (x_test, y_test) = tp.datasets.digits()
-    rows = []
-    for precision in ("float32", "bfloat16"):
-        scores = []
-        for seed in range(SEEDS):
-            layers = [tp.layer.linear(64, 256), tp.layer.relu(), tp.layer.linear(256, 10)]
-            trainer = tp.Trainer(tp.layer.sequential(layers), tp.optim.adam(3e-3), precision=precision)
-            data = tp.Data.prepare((x, y), batch_size=64, shuffle=tp.rng.key(seed))
-            st = trainer.init(rngs=tp.rng.key(seed))
-            st = trainer.fit(st, data, loss=tp.loss.cross_entropy_sparse, epochs=20, progress=False)
-            right = trainer.predict(st, x_test).numpy().argmax(1) == np.asarray(y_test)
-            scores.append(100 * right.mean())
-        spread = f"{statistics.mean(scores):.1f} ± {statistics.stdev(scores):.1f}"
-        rows.append([f"digits, 64-256-10, 20 epochs, {precision}", spread])
-    return rows
-
-
 def main():
     arena.serve(make)
-    options, _ = models.options(__doc__, "tables", NAMES)
+    options, _ = models.options(__doc__, "table", NAMES)
     names = options.names or list(NAMES)
     libraries = [OURS, LOWER, RIVAL]
     header = ["step", *(f"{library}, ms" for library in libraries), "of float32", "of autocast"]
@@ -106,15 +80,11 @@ def main():
         for n in names:
             rows[n] = row(n, arena.compete(__file__, [n], libraries, LONG.get(n, TURNS))[n])
             print(*report.table(header, [rows[n]])[2:], sep="\n", flush=True)
-    scores = quality()
-    print(*report.table(["model", "test accuracy, %"], scores), sep="\n")
     if options.write:
         shorter = f"{', '.join(f'`{n}`' for n in LONG)} {LONG['gpt'] * 10}"
         steps = f"best / median of {TURNS * 10} steps, {shorter}, by turns"
         keyed = {f"`{n}`: {text}": rows.get(n) for n, text in NAMES.items()}
         report.write("perf/precision.py", f"{arena.threads()} threads; {steps}:", header, keyed)
-        header, keyed = ["model", "test accuracy, %"], {r[0]: r for r in scores}
-        report.write("perf/precision.py quality", f"Mean and deviation of {SEEDS} seeds:", header, keyed)
 
 
 if __name__ == "__main__":

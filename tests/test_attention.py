@@ -150,6 +150,32 @@ def test_same_bits_at_any_number_of_threads_with_dropout_and_groups(monkeypatch)
     assert len(hashes) == 1
 
 
+@pytest.mark.parametrize(("seq_q", "seq_k"), [(1030, 1030), (600, 1100), (1100, 600)])
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_one_long_head_is_cut_into_parts_of_queries_and_keys(seq_q, seq_k, is_causal, monkeypatch):
+    """Two queries share each key; strips of keys are shorter than parts."""
+    monkeypatch.setattr("treepie.kernels.config.PARALLEL_GAIN", 0.0)
+    seq_first, shapes = not is_causal, [(1, 2, seq_q, 64), (1, 1, seq_k, 64), (1, 1, seq_k, 64)]
+    arrays = [np.swapaxes(x, 1, 2) if seq_first else x for x in drawn(*shapes)]
+    mask = np.random.default_rng(1).random((1, 1, seq_q, seq_k)) < 0.9
+    options = {"scale": 0.125, "is_causal": is_causal, "dropout": 0.1, "seq_first": seq_first}
+    g, g_lse = drawn(arrays[0].shape, (1, 2, seq_q), seed=1)
+    forward, backward = OPS["attention"], OPS["attention_backward"]
+    first = forward.oracle(*arrays, mask, KEY.numpy(), **options)
+    want = (*first, *backward.oracle(g, g_lse, *arrays, mask, KEY.numpy(), *first, **options))
+    threads, results = tp.get_num_threads(), []
+    try:
+        for n in (1, 2, 3):
+            tp.set_num_threads(n)
+            out = forward(*arrays, mask, KEY, **options)
+            results.append((*out, *backward(g, g_lse, *arrays, mask, KEY, *out, **options)))
+    finally:
+        tp.set_num_threads(threads)
+    for x, *others in zip(want, *results, strict=True):
+        np.testing.assert_allclose(others[0], x, atol=1e-11)
+        assert len({y.numpy().tobytes() for y in others}) == 1
+
+
 @pytest.mark.parametrize(
     ("change", "error", "text"),
     [

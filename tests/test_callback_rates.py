@@ -20,6 +20,15 @@ def test_a_schedule_is_multiplied():
     assert type(half.opt_state.count) is int
 
 
+def test_a_rate_below_0_is_an_error():
+    class Negative:
+        def learning_rate(self, rate):
+            return -rate
+
+    with pytest.raises(ValueError, match=r"adam: the learning rate of step 1 is -0\.1, expected at least 0"):
+        fit(trainer(tp.optim.adam(0.1)), callbacks=[Negative()])
+
+
 @pytest.mark.parametrize("options", [{"accumulate_steps": 2}, {"micro_shards": 3}, {"clip_norm": 0.1}, {}])
 def test_the_learning_rate_of_every_kind_of_step(options):
     class Half:

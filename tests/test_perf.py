@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import treepie as tp
 from treepie import ptree
 
 PERF = Path(__file__).parents[1] / "perf"
@@ -324,3 +325,32 @@ def test_families_are_measured_in_processes_of_their_own(perf, monkeypatch, tmp_
     times, first = families.measure("policy 2", ["treepie"])
     assert len(times["treepie"]) >= 3
     assert len(first["treepie"]["numbers"]) == 3
+
+
+def test_the_quality_of_bfloat16_is_a_mean_of_pairs(perf):
+    quality = perf("quality")
+    values = {"float32": [98.0, 99.0, 97.0], "bfloat16": [98.5, 99.0, 96.5]}
+    assert quality.row("mnist", values)[2:] == ["98.00 ± 1.00", "98.00 ± 1.32", "+0.00 ± 0.29"]
+
+
+def test_a_seed_is_trained_once_in_each_precision(perf, monkeypatch):
+    quality, runs = perf("quality"), []
+    monkeypatch.setattr(quality, "SEEDS", 2)
+    monkeypatch.setattr(quality, "PRECISIONS", ("float32", "bfloat16_emulated"))  # of every CPU
+    x = np.float32(1 + 2**-9) * np.ones((1, 1), np.float32)
+
+    def train(seed):
+        runs.append(seed)
+        return tp.matmul(x, x).item()
+
+    assert quality.scores(train) == {
+        "float32": [x.item() ** 2] * 2,
+        "bfloat16_emulated": [1.0] * 2,
+    }
+    assert runs == [0, 0, 1, 1]
+
+
+def test_a_model_whose_data_are_not_there_is_left_out(perf, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(sys, "argv", ["quality.py", "mnist", "--mnist", str(tmp_path)])
+    perf("quality").main()
+    assert "mnist is left out: datasets.mnist" in capsys.readouterr().out

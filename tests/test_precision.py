@@ -102,14 +102,17 @@ def test_batches_of_products(precision):
 
 
 @pytest.mark.parametrize("precision", BOTH)
-def test_bits_do_not_depend_on_threads(precision):
-    a, b = normal(200, 300), normal(300, 150)
+@pytest.mark.parametrize(("m", "k", "n"), [(200, 300, 150), (500, 1030, 150)])  # the latter in blocks of A
+def test_bits_do_not_depend_on_threads(precision, m, k, n):
+    a, b = normal(m, k), normal(k, n)
     results, threads = set(), tp.get_num_threads()
     try:
         for n in (1, 2):
             tp.set_num_threads(min(n, threads))
             with tp.precision(precision):
-                results.add((tp.tensor(a) @ tp.tensor(b)).numpy().tobytes())
+                product = (tp.tensor(a) @ tp.tensor(b)).numpy()
+            assert_close(product, a, b)
+            results.add(product.tobytes())
     finally:
         tp.set_num_threads(threads)
     assert len(results) == 1

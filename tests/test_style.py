@@ -61,7 +61,7 @@ def test_every_public_op_is_public_in_treepie_too():
         "weighted_cross_entropy",
         *("cross_entropy_rows", "cross_entropy_backward", "softmax_backward", "relu", "gelu", "silu"),
         *("softplus", "add_at", "strided_slice_update", "scatter", "ravel_multi_index"),
-        *("scatter_add_along_axis", "vector_norm", "linear"),
+        *("scatter_add_along_axis", "vector_norm", "linear", "embedding_linear"),
         *("check_range", "rank_sum"),
         *("convolution", "convolution_bias", "convolution_input", "convolution_weight"),
         *("max_pool", "max_pool_backward"),

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import numpy as np
+
 from treepie.autodiff import Tensor, ops, zeros
 from treepie.autodiff.arguments import as_float, as_tensor
 from treepie.autodiff.tensor import TensorLike
@@ -9,8 +13,33 @@ from treepie.autodiff.tensor import TensorLike
 from .linear import linear
 
 
+class Lookup(NamedTuple):
+    """A sequence of rows of a table, which are not gathered.
+
+    table: (vocabulary, in).  indices: (batch, seq) integers.
+    """
+
+    table: Tensor
+    indices: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of the axes of the sequence, (batch, seq, in)."""
+        return (*self.indices.shape, self.table.shape[1])
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the elements."""
+        return self.table.dtype
+
+
 def lstm(
-    x: TensorLike,
+    x: TensorLike | Lookup,
     h0: TensorLike | None,
     c0: TensorLike | None,
     weight_ih: TensorLike,
@@ -36,13 +65,13 @@ def lstm(
     ((4, 5, 2), (4, 2), (4, 2))
     """
     sequence, w, (h, c) = _checked("lstm", 4, x, weight_ih, weight_hh, bias_ih, bias_hh, h0, c0)
-    bias = as_tensor(bias_ih) + as_tensor(bias_hh)
-    states, cells, _ = ops.lstm_steps(linear(sequence, weight_ih), h, c, w, bias)
+    x_gates = _product(sequence, weight_ih, as_tensor(bias_ih) + as_tensor(bias_hh))
+    states, cells, _ = ops.lstm_steps(x_gates, h, c, w, zeros(w.shape[1:], w.dtype))
     return states, ((states[:, -1], cells[:, -1]) if sequence.shape[1] else (h, c))
 
 
 def gru(
-    x: TensorLike,
+    x: TensorLike | Lookup,
     h0: TensorLike | None,
     weight_ih: TensorLike,
     weight_hh: TensorLike,
@@ -67,12 +96,12 @@ def gru(
     ((4, 5, 2), (4, 2))
     """
     sequence, w, (h,) = _checked("gru", 3, x, weight_ih, weight_hh, bias_ih, bias_hh, h0)
-    states, _ = ops.gru_steps(linear(sequence, weight_ih, bias_ih), h, w, bias_hh)
+    states, _ = ops.gru_steps(_product(sequence, weight_ih, bias_ih), h, w, bias_hh)
     return states, states[:, -1] if sequence.shape[1] else h
 
 
 def rnn(
-    x: TensorLike,
+    x: TensorLike | Lookup,
     h0: TensorLike | None,
     weight_ih: TensorLike,
     weight_hh: TensorLike,
@@ -95,24 +124,31 @@ def rnn(
     ((4, 5, 2), (4, 2))
     """
     sequence, w, (h,) = _checked("rnn", 1, x, weight_ih, weight_hh, bias_ih, bias_hh, h0)
-    bias = as_tensor(bias_ih) + as_tensor(bias_hh)
-    states = ops.rnn_steps(linear(sequence, weight_ih), h, w, bias)
+    x_part = _product(sequence, weight_ih, as_tensor(bias_ih) + as_tensor(bias_hh))
+    states = ops.rnn_steps(x_part, h, w, zeros(w.shape[1:], w.dtype))
     return states, states[:, -1] if sequence.shape[1] else h
+
+
+def _product(x: Tensor | Lookup, weight: TensorLike, bias: TensorLike) -> Tensor:
+    """Return the inputs' contribution at all steps, x @ weight + bias, as one product."""
+    if isinstance(x, Lookup):
+        return ops.embedding_linear(x.table, x.indices, weight, bias)
+    return linear(x, weight, bias)
 
 
 def _checked(
     name: str,
     gates: int,
-    x: TensorLike,
+    x: TensorLike | Lookup,
     weight_ih: TensorLike,
     weight_hh: TensorLike,
     bias_ih: TensorLike,
     bias_hh: TensorLike,
     *states: TensorLike | None,
-) -> tuple[Tensor, Tensor, list[Tensor]]:
+) -> tuple[Tensor | Lookup, Tensor, list[Tensor]]:
     """Return x, weight_hh and the initial states, zeros for None; ValueError for shapes that do not fit."""
     w, w_x = as_tensor(weight_hh), as_tensor(weight_ih)
-    t = as_float(name, x, like=w)
+    t = x if isinstance(x, Lookup) else as_float(name, x, like=w)
     n = w.shape[0] if w.ndim else 0
     wide = f"{gates} n" if gates > 1 else "n"
     if n < 1 or w.shape != (n, gates * n):

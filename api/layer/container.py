@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
-from treepie.autodiff import Tensor, ops, rng
+from treepie.autodiff import Tensor, ops, ptree, rng
 from treepie.autodiff.arguments import integer
 
 from ..errors import name_layer
@@ -111,18 +111,42 @@ def _chain(function: str, parts: list[Layer], paths: Sequence[str]) -> Layer:
                 f"{function}: params has {len(params)} entries and state {len(state)}, "
                 f"expected {len(parts)} as there are layers"
             )
-        states = []
-        for k, layer in enumerate(parts):
-            key = None if rngs is None else rng.fold_in(rngs, k)
+        states: list[Tree] = []
+        while (k := len(states)) < len(parts):
+            layer, key = parts[k], None if rngs is None else rng.fold_in(rngs, k)
             try:
-                x, vars = layer.apply(Vars(params[k], state[k], dtype), x, training, key, ctx)
+                y = _of_rows(parts[k : k + 2], params[k : k + 2], x, dtype) if training else None
+                if y is None:
+                    y, vars = layer.apply(Vars(params[k], state[k], dtype), x, training, key, ctx)
+                    states.append(vars.state)
+                else:
+                    states += state[k : k + 2]
             except Exception as error:
                 name_layer(error, paths[k], layer.name)
                 raise
-            states.append(vars.state)
+            x = y
         return x, states
 
     return Layer(init, apply, "sequential", pure=all(layer.pure for layer in parts))
+
+
+def _of_rows(parts: Sequence[Layer], params: Sequence[Tree], x: Any, dtype: Any) -> Tensor | None:
+    """Return the result of an embedding and of the layer behind it, which multiplies rows of the table.
+
+    Tokens with the same index share their products, in the backward pass too. None for other layers, and for
+    operands that a layer refuses.
+    """
+    first, second = parts[0], parts[-1]
+    if first.table is None or second.of_rows is None:
+        return None
+    table = first.table(params[0])
+    floats = all(t.dtype == dtype for t in (table, *ptree.leaves(params[-1])))
+    if not floats or table.ndim != 2 or not isinstance(x, Tensor) or x.dtype.kind != "i":
+        return None
+    try:
+        return second.of_rows(params[-1], table, x)
+    except ValueError:
+        return None  # the layer itself raises it, under its name
 
 
 @constructor

@@ -134,6 +134,9 @@ class Layer(Constructed):
     name: the name in `summary` and in errors.
     pure: whether `apply` is a pure function, whose Python a training step need not run again; true for a
         function marked by `tp.pure`.
+    table: of an embedding, (params) -> the table whose rows it returns; else None.
+    of_rows: of a recurrent layer, (params, table, indices) -> y for rows of a table that are not gathered:
+        in training, a chain calls it instead of an embedding and the layer behind it; else None.
 
     >>> import treepie as tp
     >>> def apply(params, state, x, *, dtype, training, rngs, ctx):
@@ -146,14 +149,16 @@ class Layer(Constructed):
     [1.0, 2.0]
     """
 
-    __slots__ = ("_apply", "_call", "_init", "_known", "name", "pure")
+    __slots__ = ("_apply", "_call", "_init", "_known", "name", "of_rows", "pure", "table")
 
     _tensor_hint: ClassVar[str] = "the parameters of a model are model.init(tp.rng.key(0)).params"
 
     def __init__(self, init: Init, apply: Apply, name: str = "layer", *, pure: bool = False) -> None:
         self._init, self._apply, self.name = init, apply, name
         self.pure = pure or is_pure(apply)
-        self._known: PureCache = {}
+        self._known = PureCache()
+        self.table: Callable[[Tree], Tensor] | None = None
+        self.of_rows: Callable[[Tree, Tensor, Tensor], Tensor] | None = None
 
     def __getstate__(self) -> Any:
         """Return the attributes to pickle, for a layer that no constructor of the library returned."""
@@ -164,10 +169,11 @@ class Layer(Constructed):
 
     def __setstate__(self, state: Any) -> None:
         """Restore pickled attributes."""
+        self.table = self.of_rows = None
         for attributes in state:
             for name, value in (attributes or {}).items():
                 setattr(self, name, value)
-        self._known = {}
+        self._known = PureCache()
 
     def __str__(self) -> str:
         """Return the tree of layers with their numbers of parameters, which are not allocated."""

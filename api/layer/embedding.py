@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from .. import fn, init as initializers
 from ..optim.sparse import NAME as SPARSE
 from ..pickling import constructor
@@ -44,8 +46,10 @@ def embedding(vocab_size: int, embed_dim: int, scale: bool = True, sparse: bool 
 
     name = SPARSE if sparse else "embedding"
 
-    return parametric(
+    layer = parametric(
         f"embedding({vocab_size}, {embed_dim}{', sparse=True' * bool(sparse)})",
         lambda rngs, dtype: {name: initializer(rngs, (vocab_size, embed_dim), dtype)},
         lambda p, x: fn.embedding(x, p[name], scale),
     )
+    layer.table = lambda p: p[name] * math.sqrt(embed_dim) if scale else p[name]
+    return layer

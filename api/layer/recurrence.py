@@ -8,6 +8,7 @@ from typing import Any
 from treepie.autodiff import Tensor, ops, rng
 
 from .. import fn
+from ..fn.recurrence import Lookup
 from ..pickling import constructor
 from .core import Layer, Tree, check_sizes, parametric
 from .model import Call, assemble
@@ -84,7 +85,7 @@ def _recurrent(
     in_features: int,
     hidden_size: int,
     return_sequences: bool,
-    run: Callable[[Tensor, Tree], Tensor],
+    run: Callable[[Tensor | Lookup, Tree], Tensor],
 ) -> Layer:
     check_sizes(f"layer.{name}", in_features=in_features, hidden_size=hidden_size)
     wide = gates * hidden_size
@@ -99,13 +100,15 @@ def _recurrent(
         bound, keys = hidden_size**-0.5, rng.split(rngs, len(shapes))
         return {p: rng.uniform(keys[k], s, -bound, bound, dtype) for k, (p, s) in enumerate(shapes.items())}
 
-    def function(params: Tree, x: Tensor) -> Tensor:
+    def function(params: Tree, x: Tensor | Lookup) -> Tensor:
         if x.ndim != 3 or x.shape[2] != in_features or not (x.shape[1] or return_sequences):
             raise ValueError(f"layer.{name}: x has shape {x.shape}, expected (batch, seq, {in_features})")
         states = run(x, params)
         return states if return_sequences else states[:, -1]
 
-    return parametric(f"{name}({in_features}, {hidden_size})", params, function)
+    layer = parametric(f"{name}({in_features}, {hidden_size})", params, function)
+    layer.of_rows = lambda params, table, indices: function(params, Lookup(table, indices))
+    return layer
 
 
 @constructor
@@ -129,8 +132,15 @@ def bidirectional(layer: Layer) -> Layer:
     def forward(call: Call, x: Tensor) -> Tensor:
         if x.ndim != 3:
             raise ValueError(f"layer.bidirectional: x has shape {x.shape}, expected (batch, seq, features)")
-        first, second = call.forward(x), call.backward(ops.flip(x, 1))
+        return both(call.forward(x), call.backward(ops.flip(x, 1)))
+
+    def both(first: Tensor, second: Tensor) -> Tensor:
         return ops.concatenate([first, ops.flip(second, 1) if second.ndim == 3 else second], axis=-1)
 
     parts = {"forward": layer, "backward": layer}
-    return assemble(f"bidirectional({layer.name})", parts, forward)
+    result, one = assemble(f"bidirectional({layer.name})", parts, forward), layer.of_rows
+    if one is not None:
+        result.of_rows = lambda params, table, indices: both(
+            one(params["forward"], table, indices), one(params["backward"], table, ops.flip(indices, 1))
+        )
+    return result

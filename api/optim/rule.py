@@ -92,7 +92,8 @@ class Rule(Optimizer):
     def _decayed(self, step: int) -> tuple[float, ...]:
         """Return the hyperparameters of a step; ValueError unless they are finite, the rate 0 or more."""
         numbers = self.numbers(step)
-        if numbers[0] < 0 or not all(map(math.isfinite, numbers)):
+        # A sum that is finite has only finite terms.
+        if numbers[0] < 0 or not (math.isfinite(sum(numbers)) or all(map(math.isfinite, numbers))):
             checked_numbers(self.name, step, numbers)
             raise ValueError(
                 f"{self.name}: the learning rate of step {step} is {numbers[0]}, expected at least 0 (see "

@@ -80,7 +80,7 @@ class Jitted(Generic[P, R]):
         """Run the function."""
         trace = active.tracing()
         if trace is not None or tape.recording():
-            cache = self._pure_caches.setdefault(self._statics(args, kwargs), {})
+            cache = self._pure_caches.setdefault(self._statics(args, kwargs), PureCache())
             result: R = call_pure(cache, self._apply, (args, kwargs), once=True, eager=True)
             return result
         with compilations.watch():

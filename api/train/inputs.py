@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from treepie.autodiff.tensor import address_of
 
 from ..layer import Context
 from .state import FlatBuffers, Snapshot
+
+if TYPE_CHECKING:
+    from .binding import Bindings
 
 Loss = Callable[..., Tensor]
 
@@ -148,6 +151,7 @@ class StepInputs:
     counter: incremented by the program that writes `out`.
     part: the part of a batch whose gradients are added to sums, without an update; or the total to update by.
     check: whether a loss or gradients that are not finite keep the program from writing.
+    bindings: of the `fit` that the step belongs to; None for a single step.
     """
 
     at: Snapshot
@@ -164,6 +168,12 @@ class StepInputs:
     clip_norm: float | None = None
     part: Part | Total | None = None
     check: bool = True
+    bindings: Bindings | None = None
+
+    def numbers(self) -> list[Any]:
+        """Return the numbers that the program takes by value, besides those of the user's."""
+        numbers = [self.at.count, *self.folds]
+        return numbers if self.part is None else [*numbers, *self.part.numbers]
 
     def but(self, **changes: Any) -> StepInputs:
         """Return these inputs with changes; in a quarter of the time of `dataclasses.replace`."""

@@ -132,11 +132,13 @@ class BatchInParts:
         dtype = None
         for shard, rows in parts:
             sums = self._sums.open(shard, len(rows) == 1)
-            states[shard] = inputs.state
+            state, loss, weight, count = inputs.state, 0.0, 0.0, 0
             for part in rows:
-                result = self._steps.take(self._part(inputs, part, states[shard], sums), _ignore)
-                states[shard], dtype, sums.empty = result.state, result.dtype, False
-                table[shard] += (result.loss * result.norm, result.norm, part.count)
+                result = self._steps.take(self._part(inputs, part, state, sums), _ignore)
+                state, dtype, sums.empty = result.state, result.dtype, False
+                loss, weight = loss + result.loss * result.norm, weight + result.norm
+                count += part.count
+            states[shard], table[shard] = state, (loss, weight, count)
             self._sums.close(shard)
         sums, norms = self._sums.total(self._shared is not None)
         if self._shared:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from treepie.autodiff import Tensor, ptree
-from treepie.autodiff.accuracy import Arithmetic
+from treepie.autodiff.accuracy import Arithmetic, current
 from treepie.autodiff.program.cache import ProgramCache
 from treepie.autodiff.program.call import inline_calls
 from treepie.autodiff.program.graph import Slice
@@ -37,6 +37,8 @@ class Predictor:
         self.model, self._arithmetic = model, arithmetic
         self.cache = ProgramCache("predictions of this model")
         self._without_tensors: Any = None  # the last such state of the model
+        #: What selected the programs of the last call on one tensor, and these.
+        self._last: tuple[Any, ProgramFamily | None] = (None, None)
 
     @property
     def programs(self) -> Sequence[Any]:
@@ -55,17 +57,16 @@ class Predictor:
     # ---- a pure model: the program is replayed
     def _pure(self, at: Snapshot, vars: Any, x: Any, ctx: Context | None) -> Any:
         leaves, structure = self._leaves(at.state, x, ctx)
-        specs = tuple([(t._data.shape, t._data.dtype) for t in leaves])
-        root = self.cache.root((get_num_threads(), at.buffers.layout.key, at.dtype, structure, specs))
-        family = self.cache.find(root, 0)
-        if not isinstance(family, ProgramFamily):
-            describe = lambda: {"inputs": str([t.shape for t in leaves])}
-            with compilations.watch():
-                if family is None and not self.cache.worth_planning(root, 0, 1, describe):
-                    return self.model.apply(vars(), inputs(x), ctx=ctx)[0]
-                family = self._whole(at, leaves, structure)
-                self.cache.add(root, 0, family)
-                family.program()
+        same: Any = None
+        if structure is None:
+            data, layout = leaves[0]._data, at.buffers.layout
+            same = data.shape, data.dtype, layout, at.dtype, get_num_threads(), *current()
+        family = self._last[1] if same is not None and same == self._last[0] else None
+        if family is None:
+            family = self._family(at, leaves, structure)
+            if family is None:
+                return self.model.apply(vars(), inputs(x), ctx=ctx)[0]
+            self._last = same, family
         program = family.program()
         run = program.prepare([*at.buffers.parameter_addresses, *[t.address for t in leaves]])
         results = run.fresh()
@@ -75,6 +76,22 @@ class Predictor:
         if family.result is Tensor:
             return results[0]
         return rebuild(family.result, iter(results), iter(()))
+
+    def _family(self, at: Snapshot, leaves: Sequence[Tensor], structure: Hashable) -> ProgramFamily | None:
+        """Return the programs for inputs like these; None where the model runs op by op."""
+        specs = tuple([(t._data.shape, t._data.dtype) for t in leaves])
+        root = self.cache.root((get_num_threads(), at.buffers.layout.key, at.dtype, structure, specs))
+        family = self.cache.find(root, 0)
+        if isinstance(family, ProgramFamily):
+            return family
+        describe = lambda: {"inputs": str([t.shape for t in leaves])}
+        with compilations.watch():
+            if family is None and not self.cache.worth_planning(root, 0, 1, describe):
+                return None
+            family = self._whole(at, leaves, structure)
+            self.cache.add(root, 0, family)
+            family.program()
+        return family
 
     def _leaves(self, state: Any, x: Any, ctx: Context | None) -> tuple[list[Tensor], Hashable]:
         """Return the tensors of the model's inputs, and their structure; None for one input and no state."""

@@ -13,13 +13,15 @@ from treepie.autodiff.program.cache import EAGER
 from treepie.autodiff.program.call import PureCall
 from treepie.autodiff.program.graph import Slice
 from treepie.autodiff.program.program import Program, ProgramFamily
-from treepie.autodiff.program.pure import Pure, is_pure
+from treepie.autodiff.program.pure import Pure
+from treepie.autodiff.program.run import Run
 from treepie.autodiff.ptree.structure import Flattened, rebuild
 from treepie.autodiff.trace import active
 from treepie.autodiff.trace.trace import Restart, Trace
 
 from ..layer import Vars
 from ..layer.core import inputs as as_inputs
+from .binding import replay_key
 from .inputs import Commit, StepInputs, StepResult
 from .plan import ValueRead, plan
 from .step import Step
@@ -35,12 +37,14 @@ class PureModelStep(Step):
         such tree. A `structure` of None stands for one input, one target and a model without a state.
     """
 
-    def __init__(self, steps: Steps, inputs: StepInputs) -> None:
+    _key: Hashable = None
+    call: PureCall | None = None
+
+    def __init__(self, steps: Steps, inputs: StepInputs, pure_loss: bool) -> None:
+        """pure_loss: whether the loss is pure."""
         super().__init__(steps, inputs)
-        self.pure_loss = is_pure(inputs.loss)
+        self.pure_loss = pure_loss
         self.leaves = None
-        self._key: Hashable = None
-        self.call: PureCall | None = None
         x, target = inputs.x, inputs.target
         if (
             type(x) is Tensor
@@ -50,6 +54,7 @@ class PureModelStep(Step):
         ):  # a tenth of the time of `Flattened`
             self.leaves = [x, *target] if self.pure_loss else [x]
             self.structure: Hashable = None
+            self._set_example()
             return
         if self.pure_loss and any(isinstance(t, int | float | np.generic) for t in target):
             return  # weak numbers, which tensors are not
@@ -59,14 +64,17 @@ class PureModelStep(Step):
         except (TypeError, ValueError):
             return
         self.leaves, self.structure = flat.tensors, flat.structure
+        self._set_example()
+
+    def _set_example(self) -> None:
+        assert self.leaves is not None
+        loss = self.inputs.loss if self.pure_loss else None
+        self.example = (loss, self.structure, *[(t._data.shape, t._data.dtype) for t in self.leaves])
 
     def key(self) -> Hashable:
         """Return everything that determines the program besides the ops that the Python calls."""
         if self._key is None:
-            assert self.leaves is not None
-            specs = tuple([(t._data.shape, t._data.dtype) for t in self.leaves])
-            loss = self.inputs.loss if self.pure_loss else None
-            self._key = (super().key(), loss, self.inputs.training, self.structure, specs)
+            self._key = (super().key(), self.inputs.training, self.example)
         return self._key
 
     # ---- a pure loss: the program is replayed
@@ -82,7 +90,7 @@ class PureModelStep(Step):
 
     def _replayed(self, commit: Commit) -> StepResult:
         cache = self.steps.cache
-        root = cache.root(self.key())
+        root = self._root()
         self.trace = Trace(root, user=False, depth=1)
         family = cache.find(root, 0)
         if family is EAGER:
@@ -97,8 +105,18 @@ class PureModelStep(Step):
                 return self.eagerly()
             cache.add(root, 0, family)
         self._check_out()
-        self.dtype, self.new_state = family.result
+        self.dtype, self.state = family.result
         return self._run(family.program(), (), commit)
+
+    def _done(self, program: Program, run: Run) -> None:
+        """Keep the run for the next step like this one, or let others use it."""
+        bindings, key = self.inputs.bindings, None
+        if bindings is not None and self.pure_loss and self.structure is None:
+            key = replay_key(self.inputs)
+        super()._done(program, run)
+        if key is not None and self.binding is not None and self.binding.has(program):
+            assert bindings is not None
+            bindings.remember(key, self.binding, program, self.dtype, self.state)
 
     def planned(self) -> Program | None:
         """Return the step's program; None where it has none yet, or another than a replayed one."""
@@ -109,7 +127,7 @@ class PureModelStep(Step):
         if not isinstance(family, ProgramFamily):
             return None
         self.trace = Trace(root, user=False, depth=1)
-        self.dtype, self.new_state = family.result
+        self.dtype, self.state = family.result
         return family.program()
 
     def _whole(self) -> ProgramFamily | None:
@@ -127,6 +145,7 @@ class PureModelStep(Step):
         try:
             out, after = self.steps.model.apply(vars, x, inputs.training, key, ctx)
             self._end_forward(inputs.loss(out, *target), after.state)
+            tape.clear()
         except ValueRead:
             return None
         family = plan(self, 0)
@@ -143,10 +162,8 @@ class PureModelStep(Step):
         """Return the model's new state."""
         if not self.pure_loss:
             return super()._store(kept, results)
-        if not results:
-            return self.new_state
         tensors = iter(results)
-        return ptree.map(lambda _: next(tensors), self.new_state)
+        return ptree.map(lambda _: next(tensors), self.state)
 
     def forward_entries(self) -> list[Any]:
         """Return the entries of the forward pass."""
@@ -156,30 +173,31 @@ class PureModelStep(Step):
     def _forward(self) -> None:
         """Record the model as one call, and run the user's loss."""
         inputs, trace = self.inputs, self.trace
-        self.number = tape.begin()
-        model, leaves = self._traced_model(), self.leaves
+        model, leaves = self.binding.model if self.binding is not None else None, self.leaves
+        self.model = model = model or self._traced_model()
         assert leaves is not None
-        count = len(inputs.at.buffers.layout.shapes)
-        if model.fails([*[None] * count, *leaves, inputs.key]):
+        if model.checks and model.fails([*self._no_parameters(), *leaves, inputs.key]):
             raise Restart
         self.call = PureCall(
             model, model.replay, (), (), taped=True
         )  # its arguments are declared by `declare`
-        results = [Tensor(s, None) for s in trace.call(self.call, "model", model.outputs)]
-        self.node = node = tape.Node(self.call, (), {}, tuple([t._data for t in results]), self.number)
+        symbols = trace.call(self.call, "model", model.outputs)
+        self.node = node = tape.Node(self.call, (), {}, tuple(symbols), self.number)
         trace.nodes.append(node)
-        for k, t in enumerate(results):
-            if t.dtype.kind == "f":
-                t.node, t.output = node, k
+        results = [Tensor(s, node if s.dtype.kind == "f" else None, k) for k, s in enumerate(symbols)]
         if self.structure is None and len(results) == 1 == len(model.refs):
             out, state = results[0], inputs.state
         else:
-            arguments: list[Any] = [*[None] * count, *leaves, None]
+            arguments: list[Any] = [*self._no_parameters(), *leaves, None]
             if any(kind == "input" and arguments[k] is None for kind, k in model.refs):
                 self.declare()
                 arguments = self.arguments
             out, state = model.result(arguments, results)
         self._end_forward(inputs.loss(out, *inputs.target), state)
+
+    def _no_parameters(self) -> list[None]:
+        """Return None for each parameter: they have not been declared."""
+        return [None] * len(self.inputs.at.buffers.layout.shapes)
 
     def _traced_model(self) -> Pure:
         """Return the model, traced for inputs of this structure."""

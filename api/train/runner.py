@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 
 from treepie.autodiff import Tensor, ptree
+from treepie.autodiff.program.pure import is_pure
 from treepie.kernels.compilations import compilations
 
 from ..data.ahead import advance
 from ..data.pipeline import Data
 from ..data.rows import batch_lengths
+from .binding import Bindings
 from .checks import check_loss
-from .inputs import Commit, Loss, StepCounter, StepInputs, StepResult
+from .inputs import Loss, StepCounter, StepInputs, StepResult
 from .nonfinite import describe_nonfinite
 from .parts import BatchInParts
 from .sequence import Replay, StepSequence
@@ -52,17 +54,19 @@ class StepRunner:
             check_loss("Trainer.fit", loss)
         self._steps, self._losses, self._rngs = steps, Losses(loss, class_weight), rngs
         self._clip_norm, self._on_nonfinite, self.size = clip_norm, on_nonfinite, size
-        self._parts, self._counter = parts, StepCounter()
+        self._parts, self._counter, self._bindings = parts, StepCounter(), Bindings()
         #: Before the native call that is running: the count and the snapshot; and what that call writes.
         self._next: tuple[int, Snapshot, FlatBuffers, Any] | None = None
-        alone = loss is None or size > 1 or parts is not None or type(self) is not StepRunner
+        alone = loss is None or not is_pure(loss) or size > 1 or parts is not None
+        alone = alone or type(self) is not StepRunner
         self._sequence = None if alone else StepSequence(steps, self._losses)
         self._replay: Replay | None = None
+        self._last_inputs: StepInputs | None = None
 
     def begin(self, st: TrainState, data: Data | None = None) -> None:
         """Start from a state. data: the pipeline of the elements, for errors that name a batch."""
         self._data = data
-        self._now = trained_snapshot_of("Trainer.fit", self._steps.optimizer, st).shared()
+        self._now = self._at = trained_snapshot_of("Trainer.fit", self._steps.optimizer, st).shared()
         self._state: TrainState | None = st
         self._last: weakref.ref[TrainState] | None = None
 
@@ -101,6 +105,7 @@ class StepRunner:
         """Release memory that only steps need."""
         if self._sequence is not None:
             self._sequence.clear()
+        self._bindings.clear()
         self._steps.cache.release()
 
     def _release_state(self) -> None:
@@ -114,15 +119,15 @@ class StepRunner:
         """Take one step on some elements, and return their mean loss."""
         self._release_state()
         with compilations.watch():
-            at = self.now
-            inputs = self._inputs(at)
-            commit = self._committing(at)
+            at = self._at = self.now
+            inputs, commit = self._inputs(at), self._commit
             examples = [self._losses.example(element) for element in elements]
             if self._parts is not None:
                 result = self._parts.take(inputs, examples, commit, self._lengths(len(examples)))
             else:
                 ((inputs.x, inputs.loss, inputs.target),) = examples
                 result = self._steps.take(inputs, commit)
+                inputs.x, inputs.target = None, ()  # memory of the data is free for the next element
             if result.buffers is not None:
                 self._now, self._next = at.next(result.buffers, result.state), None
             if result.gradients is not None or not math.isfinite(result.loss):
@@ -174,19 +179,20 @@ class StepRunner:
         return batch_lengths(data.rows, data.position - count, count)
 
     def _inputs(self, at: Snapshot) -> StepInputs:
-        """Return the inputs of a step without its example; it writes in place where it owns the buffers."""
-        out = at.buffers if at.buffers.exclusive() else at.buffers.empty_like()
+        """Return the inputs of a step, without its example: the same object for all steps."""
         folds = (at.step,) if self._rngs is not None else ()
-        key, counter, clip = self._rngs, self._counter, self._clip_norm
-        return StepInputs(at, out, at.state, key, folds, True, None, counter, clip_norm=clip)
+        inputs = self._last_inputs
+        if inputs is None:
+            key, counter = self._rngs, self._counter
+            inputs = StepInputs(at, at.buffers, at.state, key, folds, True, None, counter)
+            inputs.clip_norm, inputs.bindings = self._clip_norm, self._bindings
+            self._last_inputs = inputs
+        inputs.at, inputs.out, inputs.state, inputs.folds = at, at.buffers, at.state, folds
+        return inputs
 
-    def _committing(self, at: Snapshot) -> Commit:
-        """Return what is called right before the new parameters are written."""
-
-        def commit(out: FlatBuffers, new_state: Any) -> None:
-            self._next = self._counter.value(), at, out, new_state
-
-        return commit
+    def _commit(self, out: FlatBuffers, state: Any) -> None:
+        """Note what the native call writes, right before it; see `Commit`."""
+        self._next = self._counter.value(), self._at, out, state
 
     def _refuse(self, result: StepResult, examples: Sequence[Any]) -> None:
         """Raise, or skip the step with a warning: its loss or its gradients are not finite.

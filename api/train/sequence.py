@@ -90,7 +90,7 @@ class StepSequence:
             return None
         most = min(limit, _MOST, most)
         externals = range(step.first_leaf, step.first_leaf + len(leaves))
-        return Replay(Runs(step.prepare(program), externals, most), leaves, most, step.new_state)
+        return Replay(Runs(step.prepare(program), externals, most), leaves, most, step.state)
 
     def clear(self) -> None:
         """Forget the programs."""

@@ -18,67 +18,29 @@ from treepie.autodiff.program.call import inline_calls
 from treepie.autodiff.program.graph import Slice
 from treepie.autodiff.program.instance import Arena
 from treepie.autodiff.program.program import Program, ProgramFamily
+from treepie.autodiff.program.pure import Pure
 from treepie.autodiff.program.run import Run
 from treepie.autodiff.trace import active
+from treepie.autodiff.trace.entry import Entry
 from treepie.autodiff.trace.trace import Restart, Trace
 from treepie.autodiff.transform import (
     check_dependent,
     check_scalar,
     or_zeros,
-    training_gradients,
     without_history,
 )
 from treepie.kernels.threads import get_num_threads
 
-from ..layer import Context, Layer, Vars
+from ..layer import Vars
 from ..optim.sparse import arrays_of
+from .binding import Binding
+from .eager import loss_and_gradients, weight_of, weighted_gradients
 from .finish import NONFINITE, finish
 from .inputs import Commit, Part, StepInputs, StepResult
 from .plan import plan
-from .terms import terms_of
 
 if TYPE_CHECKING:
     from .steps import Steps
-
-
-def loss_and_gradients(
-    model: Layer,
-    vars: Vars,
-    x: Any,
-    loss: Callable[..., Tensor],
-    target: tuple[Any, ...],
-    training: bool,
-    key: Tensor | None,
-    ctx: Context | None,
-) -> tuple[Tensor, Any, Any]:
-    """Return loss(model(x), *target), its gradients and the model's new state, op by op."""
-
-    def objective(params: Any) -> tuple[Tensor, Any]:
-        out, after = model.apply(vars.with_params(params), x, training, key, ctx)
-        return check_scalar("Trainer", loss(out, *target), "loss"), after.state
-
-    return training_gradients(objective, vars.params)
-
-
-def _weighted_gradients(model: Layer, vars: Vars, inputs: StepInputs, key: Tensor | None) -> Any:
-    """Return the loss of a part of a batch, its weight, the gradients times it, and the new state."""
-    part = inputs.part
-    assert isinstance(part, Part)
-
-    def objective(params: Any) -> tuple[Tensor, Any]:
-        out, after = model.apply(vars.with_params(params), inputs.x, inputs.training, key, inputs.ctx)
-        loss = check_scalar("Trainer", inputs.loss(out, *inputs.target), "loss")
-        weight = weight_of(loss, part)
-        return loss * weight, (loss, weight, after.state)
-
-    _, grads, (loss, weight, state) = training_gradients(objective, vars.params)
-    return loss, weight, grads, state
-
-
-def weight_of(loss: Tensor, part: Part) -> Tensor:
-    """Return the weight of a part's loss: the number of terms that it is a mean over, or of examples."""
-    terms = terms_of(loss) if part.counted else None
-    return as_tensor(np.array(part.weight, loss.dtype)) if terms is None else without_history(terms)
 
 
 class Step:
@@ -88,20 +50,28 @@ class Step:
     places: number of a value -> its slice of the caller's memory.
     """
 
+    # Defaults of the class, since an instance is made for each step.
+    loss: Tensor | None = None
+    dtype: Any = None  # of the loss
+    state: Any = None
+    number = 0  # of the gradient, on the tape
+    trace: Any = None  # a `Trace`, once it has begun
+    gradients: list[Tensor | None] | None = None
+    #: What the backward pass starts from: the weight of the loss, None for 1.
+    seed: Tensor | None = None
+    weight: Tensor | None = None  # of the loss of a part
+    binding: Binding | None = None
+    root: Entry | None = None  # where the trace begins
+    #: What the example adds to `kind`.
+    example: Hashable = None
+    #: The traced model, where it is one entry of the trace.
+    model: Pure | None = None
+
     def __init__(self, steps: Steps, inputs: StepInputs) -> None:
         self.steps, self.inputs = steps, inputs
         self.leaves: list[Tensor] | None = []
         self.variables: list[Tensor] = []
         self.places: dict[int, Slice] = {}
-        self.loss: Tensor | None = None
-        self.dtype: Any = None  # of the loss
-        self.state: Any = None
-        self.number = 0  # of the gradient, on the tape
-        self.trace: Any = None  # a `Trace`, once it has begun
-        self.gradients: list[Tensor | None] | None = None
-        #: What the backward pass starts from: the weight of the loss, None for 1.
-        self.seed: Tensor | None = None
-        self.weight: Tensor | None = None  # of the loss of a part
 
     # ---- traced, then run
     def take(self, commit: Commit) -> StepResult:
@@ -117,10 +87,11 @@ class Step:
 
     def _traced(self, commit: Commit) -> StepResult:
         cache = self.steps.cache
-        self.trace = trace = Trace(cache.root(self.key()), depth=1)
+        self.trace = trace = Trace(self._root(), depth=1)
         trace.materialize_inputs = self._materialize_inputs
         try:
-            active.call_under(trace, self._forward)
+            self.number = tape.next_number()
+            active.call_under(trace, self._forward, gradients=(self.number,))
             if trace.closed:
                 cache.report_eager(f"a value is read in {trace.read_at}")
                 return active.call_under(None, self._finish)
@@ -147,9 +118,25 @@ class Step:
         self._check_out()
         return self._run(family.program(kept), kept, commit)
 
+    def _root(self) -> Entry:
+        """Return where the trace begins; note the binding that the step fits."""
+        bindings = self.inputs.bindings
+        self.binding = binding = None if bindings is None else bindings.find(self)
+        self.root = root = self.steps.cache.root(self.key()) if binding is None else binding.root
+        assert root is not None
+        return root
+
+    @property
+    def kind(self) -> Hashable:
+        """What determines the program besides the ops that the Python calls, in steps of one `fit`."""
+        part = self.inputs.part
+        return type(self), self.example, None if part is None else part.sums.empty
+
     def _check_out(self) -> None:
-        """Take other buffers for the results, if the user's Python has kept the parameters."""
+        """Take other buffers for the results, unless those of the parameters are exclusively owned."""
         inputs = self.inputs
+        if type(inputs.part) is Part:
+            return  # it writes none
         if inputs.out is inputs.at.buffers and not inputs.out.exclusive():
             inputs.out = inputs.out.empty_like()
 
@@ -186,7 +173,6 @@ class Step:
     def _forward(self) -> None:
         """Run the model and the loss on symbolic tensors."""
         inputs, trace = self.inputs, self.trace
-        self.number = tape.begin()
         self._declare_parameters()
         key = None
         if inputs.key is not None:
@@ -206,14 +192,14 @@ class Step:
             if self.inputs.part is not None:
                 self.seed = Tensor(self.trace.symbol((), self.loss.dtype), None)
             self.backward()
-        tape.clear()
 
     def _declare_parameters(self) -> None:
         """Begin the trace with the parameters, as variables of the step's gradient."""
         layout, trace, variables = self.inputs.at.buffers.layout, self.trace, self.variables
+        number, node, symbol_of = self.number, tape.Node, trace.symbol
         for shape, dtype in layout.specs:
-            symbol = trace.symbol(shape, dtype)
-            variables.append(Tensor(symbol, tape.Node(None, (), {}, (symbol,), self.number)))
+            symbol = symbol_of(shape, dtype)
+            variables.append(Tensor(symbol, node(None, (), {}, (symbol,), number)))
 
     def place_parameters(self) -> None:
         """Map the parameters to their slices of the buffers."""
@@ -270,7 +256,7 @@ class Step:
             key = None if inputs.key is None else self._folded_key()
             vars, model = Vars(at.buffers.trees()[0], inputs.state, at.dtype), self.steps.model
             if inputs.part is not None:
-                return _weighted_gradients(model, vars, inputs, key)  # type: ignore[no-any-return]
+                return weighted_gradients(model, vars, inputs, key)  # type: ignore[no-any-return]
             example = inputs.x, inputs.loss, inputs.target
             loss, grads, state = loss_and_gradients(model, vars, *example, inputs.training, key, inputs.ctx)
             return loss, None, grads, state
@@ -338,21 +324,39 @@ class Step:
         inputs, part = self.inputs, self.inputs.part
         at = inputs.at
         addresses = [*at.buffers.addresses, *inputs.out.addresses, inputs.counter.address]
-        numbers: list[Any] = [at.count, *inputs.folds]
         if part is not None:
             addresses += part.addresses
-            numbers += part.numbers
         if at.buffers.frozen:
             addresses += at.buffers.parameter_addresses[at.buffers.layout.trained :]
         addresses += [t.address for t in self.tensors()]
-        return program.prepare(addresses, numbers, self.trace.numbers, (), arena)
+        return program.prepare(addresses, inputs.numbers(), self.trace.numbers, (), arena)
+
+    def _bound(self, program: Program) -> Run:
+        """Return a run of the program: that of a step like this one, or a new one."""
+        binding, inputs = self.binding, self.inputs
+        if binding is not None and inputs.out is inputs.at.buffers:
+            run = binding.again(self, program)
+            if run is not None:
+                return run
+        return self.prepare(program)
+
+    def _done(self, program: Program, run: Run) -> None:
+        """Keep the run for the next step like this one, or let others use it."""
+        inputs, binding = self.inputs, self.binding
+        if inputs.bindings is not None and inputs.out is inputs.at.buffers:
+            self.binding = binding = binding or inputs.bindings.add(self)
+            if binding is not None and binding.keep(program, run):
+                return
+        program.done(run)
 
     def _run(self, program: Program, kept: tuple[int, ...], commit: Commit) -> StepResult:
         """Run the program. kept: numbers of values that the user's Python has kept."""
         inputs, trace, counter = self.inputs, self.trace, self.inputs.counter
-        run = self.prepare(program)
-        trace.closed, trace.tick = True, (counter.array, counter.value() + 1)
-        state = self._store(kept, run.fresh())
+        run = self._bound(program)
+        trace.closed = True
+        if kept:
+            trace.tick = (counter.array, counter.value() + 1)
+        state = self._store(kept, run.fresh()) if kept or run.memories else self.state
         commit(inputs.out, state)
         failed = run.go()
         if failed >= 0 and not is_finite_check(program, failed):
@@ -365,7 +369,7 @@ class Step:
         if failed >= 0:
             peeked = run.peeked()  # none of a part of an update, whose ranks add them up
             result.gradients = arrays_of(inputs.at.buffers.layout, peeked) if peeked else []
-        program.done(run)
+        self._done(program, run)
         return result
 
     def fresh(self) -> Sequence[Tensor]:

@@ -9,7 +9,7 @@ from treepie.autodiff.accuracy import Arithmetic
 from treepie.autodiff.arguments import as_tensor
 from treepie.autodiff.program.cache import ProgramCache
 from treepie.autodiff.program.program import Program
-from treepie.autodiff.program.pure import Pure
+from treepie.autodiff.program.pure import Pure, is_pure
 
 from ..distributed.communicator import Communicator
 from ..layer import Layer
@@ -23,6 +23,9 @@ from .update_step import UpdateStep
 
 S = TypeVar("S", bound=Step)
 
+#: States that are known to be without tensors: a program returns one of its own.
+_MOST_STATES = 16
+
 
 class Steps:
     """Takes training steps, and holds their programs.
@@ -35,7 +38,7 @@ class Steps:
         self.model, self.optimizer, self._arithmetic = model, optimizer, arithmetic
         self.cache = ProgramCache("steps of this model")
         self.models: dict[Any, Pure] = {}
-        self._without_tensors: Any = None  # the last such state of the model
+        self._without_tensors: dict[int, Any] = {}  # such states of the model, by their ids
         self._in_parts: dict[Any, BatchInParts] = {}
 
     def take(self, inputs: StepInputs, commit: Commit) -> StepResult:
@@ -50,7 +53,12 @@ class Steps:
             return self._arithmetic.call(self.take, inputs, commit)
         try:
             if self.model.pure:
-                step = PureModelStep(self, inputs)
+                pure_loss, bindings = is_pure(inputs.loss), inputs.bindings
+                if pure_loss and bindings is not None and id(inputs.state) in self._without_tensors:
+                    result = bindings.replay(inputs, commit)
+                    if result is not None:
+                        return result
+                step = PureModelStep(self, inputs, pure_loss)
                 if step.leaves is not None:
                     return step.take(commit)
             return Step(self, inputs).take(commit)
@@ -66,7 +74,7 @@ class Steps:
         """Return a step and its program, where it has one that replays the whole of it in native code."""
         if not self.model.pure:
             return None
-        step = PureModelStep(self, inputs)
+        step = PureModelStep(self, inputs, is_pure(inputs.loss))
         return _native(step, self._arithmetic.call(step.planned))
 
     def planned_update(self, inputs: StepInputs) -> tuple[UpdateStep, Program] | None:
@@ -83,11 +91,13 @@ class Steps:
 
     def state_leaves(self, state: Any) -> list[Tensor]:
         """Return the tensors of a model's state."""
-        if state is self._without_tensors:
+        if id(state) in self._without_tensors:
             return []
         leaves = [as_tensor(t) for t in ptree.leaves(state)]
         if not leaves:
-            self._without_tensors = state
+            if len(self._without_tensors) >= _MOST_STATES:
+                self._without_tensors.clear()
+            self._without_tensors[id(state)] = state
         return leaves
 
 

@@ -28,6 +28,7 @@ from ..layer import Context, Layer, Vars
 from ..metric.accumulators import Metric
 from . import checks
 from .callbacks import Callbacks, EarlyStop as EarlyStop, Report
+from .eager import loss_and_gradients
 from .history import History
 from .inputs import StepCounter, StepInputs
 from .loop import Loop
@@ -38,7 +39,6 @@ from .ranks import Ranks
 from .run import Run
 from .runner import runner_of
 from .state import FlatBuffers, TrainState, check_state, has_parts, snapshot_of, trained_snapshot_of
-from .step import loss_and_gradients
 from .steps import Steps
 from .weights import ClassWeight, two
 

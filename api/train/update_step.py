@@ -26,7 +26,7 @@ class UpdateStep(Step):
     def take(self, commit: Commit) -> StepResult:
         """Take the step by its program."""
         cache = self.steps.cache
-        root = cache.root(self.key())
+        root = self._root()
         self.trace = Trace(root, user=False, depth=1)
         self.state = self.inputs.state
         try:

@@ -107,7 +107,7 @@ class WholeStep:
         arena = self._steps.cache.arenas.acquire(size)
         runs = [step.prepare(program, arena) for step, program in planned]
         first, _ = planned[0]
-        row = first.first_leaf, first.dtype, first.new_state
+        row = first.first_leaf, first.dtype, first.state
         return _Prepared(runs, end.prepare(last, arena), arena, *row)
 
     def _joint_step(self, sums: Sums, buffers: SharedBuffers, parts: int, values: TotalValues) -> Any:
@@ -172,8 +172,8 @@ class _Prepared:
         for run, example in zip(self.parts, examples, strict=True):
             assert example.part is not None
             leaves = [t.address for t in (example.x, *example.target)]
-            run.again(self.first_leaf, leaves, [*numbers, *example.part.numbers], arena)
-        self.last.again(0, (), [inputs.at.count], arena)
+            run.again(self.first_leaf, leaves, [*numbers, *example.part.numbers], (), arena)
+        self.last.again(0, (), [inputs.at.count], (), arena)
 
 
 def _everything_but_numbers(inputs: StepInputs, examples: Sequence[StepInputs], joint: Any) -> Any:

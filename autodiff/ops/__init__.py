@@ -67,6 +67,7 @@ from .elementary import (
     sqrt as sqrt,
     tanh as tanh,
 )
+from .embedding_linear import embedding_linear as embedding_linear
 from .gather import (
     gather as gather,
     scatter_add_along_axis as scatter_add_along_axis,

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from treepie.kernels import conv as kernels
-from treepie.kernels.conv import Phase, Weights
+from treepie.kernels.conv_pack import Phase, Weights
 from treepie.kernels.conv_task import Axis, has_all_phases, phases
 from treepie.kernels.conv_weight import can_pair, correlate
 from treepie.kernels.elementwise import fill
+from treepie.kernels.epilogue import Epilogue
 from treepie.kernels.matmul_bfloat16 import rounded
 from treepie.kernels.program import Launch, Operand, Spec
 
@@ -74,6 +75,7 @@ def _plan(
     scratch: Any,
     groups: int,
     precision: str = FLOAT32,
+    epilogue: Epilogue | None = None,
     **geometry: Any,
 ) -> list[Launch]:
     (x, w, *bias), (out,) = inputs, outputs
@@ -86,7 +88,8 @@ def _plan(
     phase = Phase(0, 0, taps, tuple(range(area)))
     weights = Weights(m // groups * channels * area, channels * area, area, (phase,))
     bias_or_none = bias[0] if bias else None
-    return [*launches, *kernels.convolve(x, w, bias_or_none, out, axes, weights, groups, scratch, pairs)]
+    operands = x, w, bias_or_none, out, axes, weights
+    return [*launches, *kernels.convolve(*operands, groups, scratch, pairs, epilogue)]
 
 
 def _plan_input(
@@ -96,6 +99,7 @@ def _plan_input(
     size: Pair,
     groups: int,
     precision: str = FLOAT32,
+    epilogue: Epilogue | None = None,
     **geometry: Any,
 ) -> list[Launch]:
     (g, w), (out,) = inputs, outputs
@@ -104,7 +108,8 @@ def _plan_input(
     pairs = precision == BFLOAT16 and m > groups
     launches, (g, w) = _rounded(precision, pairs, scratch, g, w)
     axes = _axes(size, (kh, kw), g.shape[2:], **geometry)
-    launches += [] if all(map(has_all_phases, axes)) else [fill(out, 0)]
+    complete = all(map(has_all_phases, axes))
+    launches += [] if complete else [fill(out, 0)]
     (rows, row_phases), (columns, column_phases) = map(phases, axes)
     every = tuple(
         Phase(
@@ -117,8 +122,9 @@ def _plan_input(
     )
     if every:
         weights = Weights(m // groups * channels * area, area, channels * area, every)
-        launches += kernels.convolve(g, w, None, out, (rows, columns), weights, groups, scratch, pairs)
-    return launches
+        operands = g, w, None, out, (rows, columns), weights
+        launches += kernels.convolve(*operands, groups, scratch, pairs, epilogue if complete else None)
+    return launches if complete or epilogue is None else [*launches, epilogue.alone(out)]
 
 
 def _plan_weight(
@@ -183,6 +189,8 @@ _CASES: list[tuple[Shape, Shape, Attributes]] = [
     ((9, 3, 4, 4), (16, 3, 3, 3), _attributes(padding=(1, 1, 1, 1))),
     ((3, 4, 15, 13), (32, 2, 4, 4), _attributes(2, padding=(1, 1, 1, 1), groups=2)),
     ((2, 33, 7, 37), (64, 33, 1, 1), _attributes(2)),
+    # Rows and columns of the source that no tap reads.
+    ((2, 3, 7, 9), (16, 3, 3, 1), _attributes((2, 3), (4, 1), (5, 2, 4, 1))),
 ]
 _EMPTY = ((0, 3, 5, 6), (4, 3, 3, 2), _attributes())
 _WRONG = ((2, 3, 5, 6), (4, 2, 3, 3), _attributes())
@@ -210,6 +218,7 @@ def _weights(x: Shape, w: Shape, attributes: Attributes) -> Case:
     signature="(n,i,h,w),(o,i/groups,a,b)->(n,o,y,z)",
     infer=_infer,
     plan=_plan,
+    epilogue=True,
     vjp=(
         lambda g, y, x, w, **attributes: convolution_input(g, w, size=x.shape[2:], **_explicit(attributes)),
         lambda g, y, x, w, **attributes: convolution_weight(
@@ -248,6 +257,7 @@ def convolution(
     signature="(n,i,h,w),(o,i/groups,a,b),(o)->(n,o,y,z)",
     infer=_infer,
     plan=_plan,
+    epilogue=True,
     vjp=(
         lambda g, y, x, w, bias, **attributes: convolution_input(
             g, w, size=x.shape[2:], **_explicit(attributes)
@@ -292,6 +302,7 @@ def convolution_bias(
     signature="(n,o,y,z),(o,i/groups,a,b)->(n,i,h,w)",
     infer=lambda g, w, size, groups, **attributes: [Spec((g.shape[0], w.shape[1] * groups, *size), g.dtype)],
     plan=_plan_input,
+    epilogue=True,
     vjp=(
         lambda h, x, g, w, size, **attributes: convolution(h, w, **_explicit(attributes)),
         lambda h, x, g, w, size, **attributes: convolution_weight(

@@ -239,7 +239,7 @@ def _formula(activation: str | None, accuracy: str) -> Formula:
     return lambda c, bias: function(c + bias)
 
 
-def _plan_linear(
+def plan_linear(
     inputs: list[Operand],
     outputs: list[Operand],
     scratch: Any,
@@ -248,6 +248,7 @@ def _plan_linear(
     accuracy: str = HIGH,
     epilogue: Epilogue | None = None,
 ) -> list[Launch]:
+    """Plan a linear layer, with its activation and an epilogue of more operations."""
     (x, weight, bias), (out, *kept) = inputs, outputs
     k, n = weight.shape
     own = {None: 1.0, "relu": 2.0}.get(activation, 40.0)
@@ -307,7 +308,7 @@ _LINEAR = [(3, 5), (5, 4), (4,)]
     signature="(...,k),(k,n),(n)->(...,n)",
     returns=cast("type[Tensor | tuple[Tensor, Tensor]]", Tensor | tuple[Tensor, Tensor]),
     infer=_infer_linear,
-    plan=_plan_linear,
+    plan=plan_linear,
     epilogue=True,
     shared=_before_activation,
     vjp=(

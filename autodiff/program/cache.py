@@ -102,7 +102,8 @@ class ProgramCache:
             if entry.parent is None:
                 self._roots.pop(entry.key, None)
                 return
-            entry.parent.children.pop(entry.key, None)
+            for key in [k for k, child in entry.parent.children.items() if child is entry]:
+                del entry.parent.children[key]  # it may have several names; see `trace/repeat.py`
             entry = entry.parent
 
     def _clear(self) -> None:

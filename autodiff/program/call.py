@@ -101,8 +101,25 @@ def record_call(
     """
     numbers = tuple([trace.number_of(t) for t in inputs])
     taped = bool(active.state.gradients)
+    return record(trace, function, (function, key, numbers), run, inputs, numbers, outputs, taped)
+
+
+def record(
+    trace: Trace,
+    function: Any,
+    key: Hashable,
+    run: Run,
+    inputs: tuple[Tensor, ...],
+    numbers: tuple[int, ...],
+    outputs: Sequence[tuple[tuple[int, ...], np.dtype]],
+    taped: bool,
+) -> list[Tensor]:
+    """Record a call whose key identifies it among all calls; see `record_call`.
+
+    numbers: value numbers of the inputs.  taped: whether a gradient is being taken.
+    """
     call = PureCall(function, run, inputs, numbers, taped)
-    results = [Tensor(s, None) for s in trace.call(call, (function, key, numbers), outputs)]
+    results = [Tensor(s, None) for s in trace.call(call, key, outputs)]
     if taped:
         tape.record(call, inputs, {}, tuple(results))
     return results

@@ -92,8 +92,11 @@ class Instance:
         self.addresses[scalars] = self.numbers.address
         self.bound = table.bound(self.addresses)
 
-    def move(self, buffer: int, address: int) -> None:
-        """Rebind a buffer to an address."""
-        if self.addresses[buffer] != address:
-            self.bound.rebind(buffer, address)
-            self.addresses[buffer] = address
+    def move(self, first: int, addresses: Sequence[int]) -> None:
+        """Rebind the buffers from the first on to addresses."""
+        current, rebind = self.addresses, self.bound.rebind
+        for buffer, address in enumerate(addresses, first):
+            if current[buffer] != address:
+                current[buffer] = 0  # an interrupt leaves some of the slots at the old address
+                rebind(buffer, address)
+                current[buffer] = address

@@ -265,9 +265,7 @@ class Program:
         if arena is None:
             arena = self._arenas.acquire(self.bytes)
         if user_numbers:
-            arrays = instance.numbers.arrays
-            for (dtype, k), value in zip(self._user, user_numbers, strict=True):
-                arrays[dtype][k] = value
+            self.write_user_numbers(instance.numbers, user_numbers)
         if self._computed:
             self.write_numbers(instance.numbers, 0, numbers)
         current, bound = instance.addresses, instance.bound
@@ -286,7 +284,7 @@ class Program:
                 if external is not None and owners:
                     base = address_of(owners[external])
                     memories[b] = (owners[external], addresses[external] - base, base)
-                    instance.move(b, addresses[external])
+                    instance.move(b, (addresses[external],))
                     continue
                 if block is None:
                     small = size < config.KEPT_LEAST
@@ -301,6 +299,11 @@ class Program:
                     current[b] = start + offset
         return Run(self, instance, arena, memories, own)
 
+    def write_user_numbers(self, rows: NumberRows, numbers: Sequence[Any]) -> None:
+        """Write the numbers of a run that are operands."""
+        for (dtype, k), value in zip(self._user, numbers, strict=True):
+            rows.arrays[dtype][k] = value
+
     def write_numbers(self, rows: NumberRows, row: int, numbers: Sequence[Any]) -> None:
         """Compute the numbers of a run from those that are passed to it, and write them to a row."""
         arrays, first = rows.arrays, row * rows.size
@@ -314,8 +317,11 @@ class Program:
 
     def done(self, run: Run) -> None:
         """Return the instance and the arena of a run to their pools."""
-        if run.owns_arena:
-            self._arenas.release(run.arena)
+        run.release_arena()
+        self.reuse(run)
+
+    def reuse(self, run: Run) -> None:
+        """Return the instance of a run, whose arena has been released, to its pool."""
         self._pool.append(run.instance)
 
 

@@ -27,7 +27,7 @@ from ..trace.active import tracing
 from ..trace.compare import Transcript
 from ..trace.entry import Entry, Symbol, root
 from ..trace.trace import Trace
-from .call import record_call
+from .call import record, record_call
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -157,8 +157,13 @@ class _ReadsValues(Exception):
     """A function reads values, so that a call of it can not be one entry."""
 
 
-#: The traces of a pure function, by the structure of its arguments; None where it reads values.
-PureCache = dict[Any, Pure | None]
+class PureCache(dict[Any, Pure | None]):
+    """The traces of a pure function, by the structure of its arguments; None where it reads values.
+
+    It is hashed by identity, as the part of an entry's key that names the function.
+    """
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
 
 
 def call_pure(
@@ -213,20 +218,27 @@ def call_tensors(
 
     Returns the traced function and its outputs; None where the call is not recorded, see `call_pure`.
     """
-    gradients = active.state.gradients
+    state = active.state
+    gradients = state.gradients
     if len(gradients) > trace.depth:
         return None
     taped = bool(gradients)
-    state = active.state
-    specs = [(t._data.shape, t._data.dtype) for t in inputs]
-    full_key = (key, taped, state.precision, state.accuracy, *specs)
-    pure = cache.get(full_key, cache)
-    if pure is cache:
-        structure = (tuple, len(inputs), (Tensor,) * len(inputs))
-        pure = cache[full_key] = _traced(function, structure, inputs, taped, once=False)
+    numbers = tuple([trace.number_of(t) for t in inputs])
+    # The path of the trace determines the shapes and dtypes of its values.
+    call_key = (cache, key, taped, state.precision, state.accuracy, numbers)
+    entry = trace.entry.children.get(call_key)
+    if entry is not None:
+        pure = entry.op
+    else:
+        specs = [(t._data.shape, t._data.dtype) for t in inputs]
+        full_key = (key, taped, state.precision, state.accuracy, *specs)
+        pure = cache.get(full_key, cache)
+        if pure is cache:
+            structure = (tuple, len(inputs), (Tensor,) * len(inputs))
+            pure = cache[full_key] = _traced(function, structure, inputs, taped, once=False)
     if not isinstance(pure, Pure) or (pure.checks and pure.fails(inputs)):
         return None
-    return pure, record_call(trace, pure, None, pure.replay, inputs, pure.outputs)
+    return pure, record(trace, pure, call_key, pure.replay, inputs, numbers, pure.outputs, taped)
 
 
 def _traced(
@@ -270,7 +282,7 @@ def pure(function: Callable[P, R]) -> Callable[P, R]:
     """
     if not callable(function):
         raise TypeError(f"pure: function is a {type(function).__name__}, expected a function")
-    cache: PureCache = {}
+    cache = PureCache()
     apply = _applied(function)
 
     @functools.wraps(function)
@@ -283,7 +295,7 @@ def pure(function: Callable[P, R]) -> Callable[P, R]:
 
 def library(function: Callable[P, R]) -> Callable[P, R]:
     """Mark a function of this library as pure, and explain wrong arguments, as `explain_calls` does."""
-    cache: PureCache = {}
+    cache = PureCache()
     name = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
     apply = _applied(function)
 
@@ -294,12 +306,14 @@ def library(function: Callable[P, R]) -> Callable[P, R]:
             if trace is None or not trace.user or trace.closed:
                 return function(*args, **kwargs)
             if not kwargs:
-                inputs = tuple([as_tensor(a) if type(a) is np.ndarray else a for a in args])
+                inputs: tuple[Any, ...] = args
+                if np.ndarray in map(type, args):
+                    inputs = tuple([as_tensor(a) if type(a) is np.ndarray else a for a in args])
                 for a in inputs:
                     if type(a) is not Tensor:
                         break
                 else:
-                    call = call_tensors(trace, cache, "", function, inputs)  # type: ignore[arg-type]
+                    call = call_tensors(trace, cache, "", function, inputs)
                     return function(*args) if call is None else call[0].result(inputs, call[1])  # type: ignore
             return call_pure(cache, apply, (args, kwargs))  # type: ignore[no-any-return]
         except TypeError:

@@ -30,17 +30,34 @@ class Run:
         self.program, self.instance, self.arena, self.memories = program, instance, arena, memories
         self.owns_arena = owns_arena
 
-    def again(self, first: int, addresses: Sequence[int], numbers: Sequence[Any], arena: Arena) -> None:
-        """Prepare the run anew, with other addresses of externals from `first` on, numbers and arena.
+    def again(
+        self,
+        first: int,
+        addresses: Sequence[int],
+        numbers: Sequence[Any],
+        user_numbers: Sequence[Any] = (),
+        arena: Arena | None = None,
+    ) -> None:
+        """Prepare the run anew, with other addresses of externals from `first` on, and other numbers.
 
-        Of a program without fresh results.
+        Of a program without fresh results; see `Program.prepare`. Its arena has been released.
         """
         program, instance = self.program, self.instance
-        for k, address in enumerate(addresses, first):
-            instance.move(k, address)
-        instance.move(program._arena, arena.address)
+        if arena is None:
+            arena = program._arenas.acquire(program.bytes)
         self.arena = arena
-        program.write_numbers(instance.numbers, 0, numbers)
+        instance.move(first, addresses)
+        if instance.addresses[program._arena] != arena.address:
+            instance.move(program._arena, (arena.address,))
+        if user_numbers:
+            program.write_user_numbers(instance.numbers, user_numbers)
+        if program._computed:
+            program.write_numbers(instance.numbers, 0, numbers)
+
+    def release_arena(self) -> None:
+        """Let other runs use the arena, where the run took it from the pool."""
+        if self.owns_arena:
+            self.program._arenas.release(self.arena)
 
     def go(self) -> int:
         """Run the launches; return -1, or the index of the launch that reported an error."""
@@ -120,7 +137,7 @@ class Runs:
                 program.write_numbers(rows, count, arguments)
                 count += 1
         arena = program._arenas.acquire(program.bytes)
-        instance.move(program._arena, arena.address)
+        instance.move(program._arena, (arena.address,))
         instance.bound.run_each(self._moves, self._address, count)
         program._arenas.release(arena)
 

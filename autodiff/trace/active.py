@@ -73,15 +73,17 @@ def tracing() -> Trace | None:
     return None if trace is None or trace.closed else trace
 
 
-def call_under(trace: Trace | None, function: Callable[..., R], *arguments: Any) -> R:
-    """Call a function with a trace active, or with none, and with no gradient being taken.
+def call_under(
+    trace: Trace | None, function: Callable[..., R], *arguments: Any, gradients: tuple[int, ...] = ()
+) -> R:
+    """Call a function with a trace active, or with none, and with these gradients being taken alone.
 
     The state is restored twice, since a KeyboardInterrupt may be raised within the first `finally`.
     """
     before = state.trace, state.gradients, state.captures
     try:
         try:
-            state.trace, state.gradients, state.captures = trace, (), ()
+            state.trace, state.gradients, state.captures = trace, gradients, ()
             return function(*arguments)
         finally:
             state.trace, state.gradients, state.captures = before

@@ -86,7 +86,7 @@ class Trace:
         self.number_values: list[int] = []  # their value numbers
         self.calls: list[PureCall] = []
         self.nodes: list[Node] = []
-        self._outside_numbers: dict[int, int] = {}  # id of an array from outside -> its value number
+        self.outside_numbers: dict[int, int] = {}  # id of an array from outside -> its value number
         if not user:
             self._begin_library()
 
@@ -112,14 +112,16 @@ class Trace:
         data = x._data
         if type(data) is Symbol and data.trace is self:
             return data.number
-        return self._outside(x)
+        return self.outside(x)
 
-    def _outside(self, x: Tensor) -> int:
-        array = x.array  # a symbol of another trace is read
-        number = self._outside_numbers.get(id(array))
+    def outside(self, x: Tensor) -> int:
+        """Return the value number of a tensor from outside."""
+        data = x._data
+        array = data if type(data) is np.ndarray else x.array  # a symbol of another trace is read
+        number = self.outside_numbers.get(id(array))
         if number is not None:
             return number
-        number = self._outside_numbers[id(array)] = len(self.values)
+        number = self.outside_numbers[id(array)] = len(self.values)
         if self.user:
             key = (array.shape, array.dtype.char)
             entry = self.entry.children.get(key)
@@ -159,24 +161,28 @@ class Trace:
         Operands from outside have elements: their ranges are checked here, so that the error is raised where
         the user's code may handle it, and small integer results of them are computed here (constant folding).
         """
-        user = self.user
-        if user:
-            if op.failure is not None and op.fails([x._data for x in inputs], attributes):
-                raise op.error(inputs, attributes)
-            for x in inputs:
-                if type(x._data) is Symbol:
-                    break
-            else:
-                results = self._fold_integers(op, inputs, attributes)
-                if results is not None:
-                    return results
+        user, failure = self.user, op.failure
+        if user and failure is not None and op.fails([x._data for x in inputs], attributes):
+            raise op.error(inputs, attributes)
         key: list[Any] = [op]
-        deepest = 0
+        deepest, symbolic, outside, known = 0, False, False, self.outside_numbers
         for x in inputs:
             data, node = x._data, x.node
-            key.append(data.number if type(data) is Symbol and data.trace is self else self._outside(x))
+            if type(data) is Symbol:
+                symbolic = True
+                number = data.number if data.trace is self else -1
+            else:
+                number = known.get(id(data), -1)
+            key.append(number)
+            outside = outside or number < 0
             if node is not None and node.trace > deepest:
                 deepest = node.trace
+        if user and not symbolic:
+            results = self._fold_integers(op, inputs, attributes)
+            if results is not None:
+                return results
+        if outside:
+            key[1:] = [self.outside(x) if n < 0 else n for n, x in zip(key[1:], inputs, strict=True)]
         if attributes:
             key += [repr(v) if type(v) is float else v for v in attributes.values()]
         child_key = tuple(key)
@@ -187,8 +193,29 @@ class Trace:
             entry = self._step(child_key, op, numbers, attributes, outputs)
         else:
             self.entry = entry
+        return self.results(entry, op, inputs, attributes, gradients, deepest)
+
+    def results(
+        self,
+        entry: Entry,
+        op: TraceableOp,
+        inputs: tuple[Tensor, ...],
+        attributes: dict[str, Any],
+        gradients: tuple[int, ...],
+        deepest: int,
+    ) -> tuple[Tensor, ...]:
+        """Return the results of an op as new values. deepest: the highest trace that an input belongs to."""
         values, outputs = self.values, entry.outputs
         first = len(values)
+        if len(outputs) == 1:  # most ops, in half the time of the general case
+            ((shape, dtype),) = outputs
+            symbol = Symbol(shape, dtype, first, self)
+            values.append(symbol)
+            if not gradients or deepest < gradients[0]:
+                return (classes.tensor(symbol, None),)
+            recorded = classes.node(op, inputs, attributes, (symbol,), deepest)
+            self.nodes.append(recorded)
+            return (classes.tensor(symbol, recorded if dtype.kind == "f" else None),)
         symbols = tuple([Symbol(shape, dtype, n, self) for n, (shape, dtype) in enumerate(outputs, first)])
         values += symbols
         if not gradients or deepest < gradients[0]:

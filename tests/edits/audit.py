@@ -10,8 +10,8 @@ EDITS = [
     Edit(
         "fit-keeps-no-state",
         "api/train/runner.py",
-        "self._next = self._counter.value(), at, out, new_state",
-        "self._next = self._counter.value(), at, out, at.state",
+        "self._next = self._counter.value(), self._at, out, state",
+        "self._next = self._counter.value(), self._at, out, self._at.state",
         "running statistics are never updated by fit",
         "tests/test_train.py -k running_statistics",
     ),
@@ -19,7 +19,7 @@ EDITS = [
     Edit(
         "accumulation-chains-no-state",
         "api/train/parts.py",
-        "self._part(inputs, part, states[shard], sums)",
+        "self._part(inputs, part, state, sums)",
         "self._part(inputs, part, inputs.state, sums)",
         "running statistics come from the last element of an accumulated step alone",
         "tests/test_train.py -k running_statistics",

@@ -111,7 +111,7 @@ EDITS = [
     ),
     Edit(
         "attention-without-rows",
-        "kernels/attention.py",
+        "kernels/attention_forward.py",
         "index = (first_row(key, plan) + row) * plan[KEYS] + start",
         "index = row * plan[KEYS] + start",
         "all processes drop the weights of the first rows",

@@ -223,10 +223,10 @@ EDITS = [
     Edit(
         "negative-rates",
         "api/optim/rule.py",
-        "if numbers[0] < 0 or not all(",
-        "if not all(",
+        "if numbers[0] < 0 or not (",
+        "if not (",
         "a schedule below 0 climbs",
-        "tests/test_optim_errors.py",
+        "tests/test_callback_rates.py -k below_0",
     ),
     Edit(
         "frozen-trained",

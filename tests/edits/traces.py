@@ -120,8 +120,8 @@ EDITS = [
     Edit(
         "numbers-not-evaluated",
         "autodiff/trace/number.py",
-        "            values.append(self._value(values, *operation))\n        return values",
-        "            values.append(0)\n        return values",
+        "values.append(function(values[number], other))",
+        "values.append(0)",
         "arithmetic on step counts is 0",
         "tests/test_jit.py -k step_count",
     ),
@@ -188,8 +188,8 @@ EDITS = [
     Edit(
         "jit-pure-without-statics",
         "api/program/jit.py",
-        "cache = self._pure_caches.setdefault(self._statics(args, kwargs), {})",
-        "cache = self._pure_caches.setdefault((), {})",
+        "cache = self._pure_caches.setdefault(self._statics(args, kwargs), PureCache())",
+        "cache = self._pure_caches.setdefault((), PureCache())",
         "nested jitted functions ignore static arguments",
         "tests/test_jit_contract.py -k static",
         equivalent="arguments that are structure belong to the key of the trace too, and a call with numbers "

@@ -100,8 +100,8 @@ EDITS = [
     Edit(
         "step-key-of-training",
         "api/train/pure_step.py",
-        "(super().key(), loss, self.inputs.training, self.structure, specs)",
-        "(super().key(), loss, self.structure, specs)",
+        "(super().key(), self.inputs.training, self.example)",
+        "(super().key(), self.example)",
         "steps in evaluation mode use the program of training",
         "tests/test_trainer_keys.py -k mode",
     ),
