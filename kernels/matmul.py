@@ -165,10 +165,10 @@ def tiles(
                     if functions[_PACK]:
                         panel, step = packed, wide * itemsize
                     strip = matrix_a + i * steps[_STRIP_A] + start * steps[_TERM_A]
+                    if steps[_STORED_A] and inner == 0:
+                        used = min(plan[_HIGH], m - i * plan[_HIGH])
+                        _copy_strip(strip, steps[_STORED_A], packed, steps[_ROW_A], used, k, c)
                     if steps[_STORED_A]:
-                        if inner == 0:
-                            used = min(plan[_HIGH], m - i * plan[_HIGH])
-                            _copy_strip(strip, steps[_STORED_A], packed, steps[_ROW_A], used, k, c)
                         strip = packed
                     compute_tile(
                         strip, panel, step, (batch, i, j), (start, k), c, plan, steps, functions, epilogue
