@@ -4,13 +4,11 @@ import functools
 import math
 from typing import Any
 
-import numpy as np
-
 from . import config, gemm, threads
 from .compiled import device
 from .copy import copy
 from .epilogue import Epilogue
-from .intrinsics import call_address, rows_at
+from .intrinsics import call_address
 from .kernel import A1, A3, Words, kernel
 from .program import Launch, Operand, Spec
 from .tiling import Tiling, tiling
@@ -23,9 +21,8 @@ _TURNED = 1 << 19
 #: from strip to strip, or from panel to panel.
 _TERMS, _BLOCK, _HIGH, _WIDE, _CHUNKS_M, _CHUNKS_N, _LOW, _PACKED_A, _BY_STRIPS = range(9)
 #: Words of steps, in bytes: in A from row to row, term to term, strip to strip, matrix to matrix; in B from
-#: term to term, panel to panel, matrix to matrix, and the step that packing a panel takes; and in A
-#: from row to row as it is stored where strips are copied, or 0.
-_ROW_A, _TERM_A, _STRIP_A, _MATRIX_A, _TERM_B, _PANEL_B, _MATRIX_B, _PACK_STEP, _STORED_A = range(9)
+#: term to term, panel to panel, matrix to matrix, and the step that packing a panel takes.
+_ROW_A, _TERM_A, _STRIP_A, _MATRIX_A, _TERM_B, _PANEL_B, _MATRIX_B, _PACK_STEP = range(8)
 #: Words of functions, by address: a tile, the last tile, packing and epilogue, or 0. Where the last word is
 #: `_INLINE`, two more are functions of tiles that apply the epilogue, for the last terms.
 _TILE, _LAST_TILE, _PACK, _EPILOGUE, _FINAL, _FINAL_LAST = range(6)
@@ -115,15 +112,6 @@ def part_of(part: int, m: int, n: int, plan: Words) -> tuple[int, int, int, int,
     return batch, top, bottom, across * panels_b // chunks_n, (across + 1) * panels_b // chunks_n
 
 
-@device
-def _copy_strip(source: int, step: int, target: int, to: int, rows: int, k: int, like: A3) -> None:
-    """Copy k terms of rows that are `step` bytes apart to rows that are `to` bytes apart."""
-    for r in range(rows):
-        row, out = rows_at(source + r * step, 1, k, like), rows_at(target + r * to, 1, k, like)
-        for p in range(k):
-            out[0, p] = row[0, p]
-
-
 @kernel
 def tiles(
     lo: int,
@@ -148,8 +136,7 @@ def tiles(
             b.ctypes.data + batch * steps[_MATRIX_B],
         )
         outers, inners = (strips, panels) if plan[_BY_STRIPS] else (panels, strips)
-        each = plan[_HIGH] * steps[_ROW_A] if steps[_STORED_A] else block * wide * itemsize
-        packed = scratch.ctypes.data + chunk * each
+        packed = scratch.ctypes.data + chunk * block * wide * itemsize
         for piece in range((depth + block - 1) // block):  # a step that is no constant could raise
             start = piece * block
             k = min(block, depth - start)
@@ -165,11 +152,6 @@ def tiles(
                     if functions[_PACK]:
                         panel, step = packed, wide * itemsize
                     strip = matrix_a + i * steps[_STRIP_A] + start * steps[_TERM_A]
-                    if steps[_STORED_A] and inner == 0:
-                        used = min(plan[_HIGH], m - i * plan[_HIGH])
-                        _copy_strip(strip, steps[_STORED_A], packed, steps[_ROW_A], used, k, c)
-                    if steps[_STORED_A]:
-                        strip = packed
                     compute_tile(
                         strip, panel, step, (batch, i, j), (start, k), c, plan, steps, functions, epilogue
                     )
@@ -205,11 +187,7 @@ def scratch(
         size_a, size_b = scratch(n, k, m, 1, 1, True, False, dtype)
         return size_a + m * n, size_b
     cut = _tiling((m, k, n), batch, transpose_a, transpose_b, dtype)
-    size_a = {
-        "no": 0,
-        "before": batch_a * -(-m // cut.high) * cut.high * k,
-        "inside": batch * cut.chunks * cut.high * cut.row_of_copy(np.dtype(dtype).itemsize),
-    }[cut.packs_a]
+    size_a = batch_a * -(-m // cut.high) * cut.high * k if cut.packs_a else 0
     size_b = {
         "no": 0,
         "before": batch_b * -(-n // cut.wide) * cut.wide * k,
@@ -269,30 +247,28 @@ def _plan_tiles(
     cut = _tiling((m, k, n), batch, transpose_a, transpose_b, dtype)
     sizes = scratch(m, k, n, a.shape[0], b.shape[0], transpose_a, transpose_b, dtype)
     buffers = [Operand(number, Spec((size,), c.dtype)) for number, size in zip(packed, sizes, strict=True)]
-    pack_a, left, steps_a, stored = _left(a, buffers[0], cut, transpose_a)
+    pack_a, left, steps_a = _left(a, buffers[0], cut, transpose_a)
     pack_b, right, steps_b = _right(b, buffers[1], cut, transpose_b)
     pack = gemm.packer(dtype, cut.wide, transpose_b) if cut.packs_b == "inside" else 0
     low, masked = gemm.height(m % cut.high), cut.packs_b == "no" and n % cut.wide != 0
     tiles_of = functools.partial(gemm.micro_kernel, dtype, cut.wide, masked=masked)
     functions = [tiles_of(cut.high), tiles_of(low), pack]
-    own = buffers[1] if pack else buffers[0] if stored else right
-    operands = [x.reshaped(x.size) for x in (left, right, own)]
-    after, words = 0, ()
-    if inline := epilogue.write_back(c) if epilogue else None:
+    operands = [x.reshaped(x.size) for x in (left, right, buffers[1] if pack else right)]
+    if epilogue and (inline := epilogue.write_back(c)):
         functions += [_INLINE, tiles_of(cut.high, epilogue=inline), tiles_of(low, epilogue=inline)]
         words = epilogue.words(c)
     else:
         after, words = epilogue.lower(c) if epilogue else (0, ())
         functions.append(after)
     flops = batch * m * n * (2.0 * k + (epilogue.flops if epilogue else 0.0))
-    flags = (int(cut.packs_a != "no"), int(cut.packs_b == "no"))
+    flags = (int(cut.packs_a), int(cut.packs_b == "no"))
     launch = tiles(
         batch * cut.chunks,
         flops * config.FLOP_NS,
         *operands,
         c,
         (k, cut.block, cut.high, cut.wide, cut.chunks_m, cut.chunks_n, low, *flags),
-        tuple(c.dtype.itemsize * step for step in (*steps_a, *steps_b, stored)),
+        tuple(c.dtype.itemsize * step for step in (*steps_a, *steps_b)),
         tuple(functions),
         words,
     )
@@ -301,22 +277,16 @@ def _plan_tiles(
 
 def _left(
     a: Operand, buffer: Operand, cut: Tiling, transposed: bool
-) -> tuple[list[Launch], Operand, tuple[int, ...], int]:
-    """Return launches that pack A, where it is packed; what tiles read, and its steps in elements.
-
-    The last step is that from row to row as A is stored where strips are copied, else 0.
-    """
+) -> tuple[list[Launch], Operand, tuple[int, ...]]:
+    """Return launches that pack A, where it is packed; what tiles read, and its steps in elements."""
     (batch, m, k), high = a.shape, cut.high
     if transposed:
         m, k = k, m
-    if cut.packs_a == "before":
+    if cut.packs_a:
         steps = (1, high, high * k, -(-m // high) * high * k * (batch > 1))
-        return [pack_panels(a, buffer, False, high)], buffer, steps, 0
+        return [pack_panels(a, buffer, False, high)], buffer, steps
     row, term = (1, m) if transposed else (k, 1)
-    strip, matrix = high * row, m * k * (batch > 1)
-    if cut.packs_a == "inside":
-        return [], a, (cut.row_of_copy(a.dtype.itemsize), 1, strip, matrix), k
-    return [], a, (row, term, strip, matrix), 0
+    return [], a, (row, term, high * row, m * k * (batch > 1))
 
 
 def _right(

@@ -13,6 +13,11 @@ DEPTH = 512
 #: 32 x 2048 x 2048, which comes from memory. It is also read in place if a block of it has at most `_NEAR`
 #: bytes: half of the second-level cache holds it, packing it cost 2 to 5 %, and a chunk can go from strip to
 #: strip.
+#: It is packed for `_FEWEST` strips or more where a block of B spans more than `_SPAN` bytes, in rows a multiple
+#: of `_SETS` bytes apart: a panel is then in few sets of the second-level cache, and each strip reads it from
+#: farther away. With weights that come from memory, 128 x 512 x 2048 took 0.83 of the time, 128 x 2048 x 512
+#: 0.8; with weights in the last-level cache as long as before.
+_SETS, _SPAN = 2048, 1 << 20
 _FEW_STRIPS, _MANY_STRIPS, _CACHED, _NEAR = 2, 16, 8 << 20, 512 << 10
 
 #: Bytes of a block of A that a chunk reads again for every panel of B: the second-level cache holds it.
@@ -24,9 +29,8 @@ _CHUNK, _PAYS, _FEWEST = (16, 4), 32, 8
 
 #: A is packed if B has more panels than this, and A's rows are a multiple of this many bytes apart: a strip's
 #: terms are then in one set of the first-level cache, which has room for 8 of its 12 rows. Otherwise packing
-#: costs: of 128 x 784 x 512, 10 to 40 % with the launch. A chunk that goes from strip to strip copies
-#: each strip to rows an odd number of lines apart: a launch that packs all of A, which is then in no near
-#: cache, took 9 % of the time of 1024 x 1024 x 256 in an encoder.
+#: costs: of 128 x 784 x 512, 10 to 40 % with the launch. A chunk that copies each strip instead is no faster:
+#: it reads rows that far apart slowly, and 128 x 2048 x 512 took 5 % longer.
 _FEW_PANELS, _WAY = 4, 4096
 
 
@@ -39,17 +43,13 @@ class Tiling:
     block: int
     chunks_m: int
     chunks_n: int
-    packs_a: str  # "no", "before" all tiles, or "inside" of a chunk, a strip at a time
-    packs_b: str  # "no", "before" all tiles, or "inside" of a chunk, a panel at a time
+    packs_a: bool
+    packs_b: str  # "no", "before" all tiles, or "inside" of a chunk
 
     @property
     def chunks(self) -> int:
         """Chunks of a matrix."""
         return self.chunks_m * self.chunks_n
-
-    def row_of_copy(self, itemsize: int) -> int:
-        """Return the elements from row to row of a copied strip of A: an odd number of cache lines."""
-        return (-(-self.block * itemsize // config.LINE) | 1) * config.LINE // itemsize
 
 
 def tiling(
@@ -59,15 +59,16 @@ def tiling(
     high, wide, itemsize = gemm.within(m), gemm.panel(dtype, n), 4 if dtype == "float32" else 8
     strips, panels = -(-m // high), -(-n // wide)
     block = -(-k // -(-k // DEPTH))
+    packs_a = panels > _FEW_PANELS and not transpose_a and k * itemsize % _WAY == 0
     masks = n % wide and config.isa() == "generic"  # which has no masked loads
     near = block * n * itemsize <= _NEAR
     few = strips <= (_MANY_STRIPS if k * n * itemsize <= _CACHED else _FEW_STRIPS)
+    if strips >= _FEWEST and n * itemsize % _SETS == 0 and block * n * itemsize > _SPAN:
+        few = False
     if not transpose_b and not masks and (few or near):
         packs_b = "no"
     else:
         packs_b = "inside" if near or m * block * itemsize <= _STAYS else "before"
-    conflicts = panels > _FEW_PANELS and not transpose_a and k * itemsize % _WAY == 0
-    packs_a = "no" if not conflicts else "inside" if packs_b == "no" else "before"
     if batch >= 4 * team:
         return Tiling(high, wide, block, 1, 1, packs_a, packs_b.replace("before", "inside"))
     least = -(-4 * team // batch)

@@ -132,14 +132,6 @@ EDITS = [
         "tests/test_matmul.py -k 'depths and False-False-float64'",
     ),
     Edit(
-        "matmul-copied-strip-short",
-        "kernels/matmul.py",
-        "used = min(plan[_HIGH], m - i * plan[_HIGH])",
-        "used = min(plan[_HIGH], m - i * plan[_HIGH]) - 1",
-        "the last row of a strip of A that a chunk copies is not read",
-        "tests/test_matmul.py -k 'depths and False-False-float32'",
-    ),
-    Edit(
         "matmul-write-back-row",
         "kernels/write_back.py",
         "COLUMN: b.add(first, n64(i))",
