@@ -13,8 +13,8 @@ DEPTH = 512
 #: 32 x 2048 x 2048, which comes from memory. It is also read in place if a block of it has at most `_NEAR`
 #: bytes: half of the second-level cache holds it, packing it cost 2 to 5 %, and a chunk can go from strip to
 #: strip.
-#: It is packed for `_FEWEST` strips or more where it is larger than `_SPAN` bytes, which a block of it spans in
-#: rows a multiple of `_SETS` bytes apart: a panel is then in few sets of the second-level cache, and each
+#: It is packed for `_FEWEST` strips or more where it is larger than `_SPAN` bytes, which a block of it spans,
+#: in rows a multiple of `_SETS` bytes apart: a panel is then in few sets of the second-level cache, and each
 #: strip reads it from farther away. With weights that come from memory, 128 x 512 x 2048 took 0.83 of the
 #: time, 128 x 2048 x 512 0.8; with weights in the last-level cache as long as before.
 _SETS, _SPAN = 2048, 1 << 20
