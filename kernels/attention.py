@@ -109,7 +109,7 @@ class Attention:
         sizes = (dim, dim_v, queries, keys, group, heads, batch, tasks, chunks, parts, span, strip)
         flags = (itemsize, int(self.is_causal), int(self.dropout > 0), int(self.seq_first))
         pack = gemm.packer(dtype, wide[0], True, pairs=how.pairs)
-        words = (*flags, gemm.rows(), *wide, *tiles, pack, *strides, size)
+        words: tuple[int | Address, ...] = (*flags, gemm.rows(), *wide, *tiles, pack, *strides, size)
         round_words = how.shift, how.along, how.across, how.packed, _bits(self.scale)
         rest = (*words, *round_words, *offsets, *(Address(a) for a in arrays))
         rows = mask.reshaped(math.prod(masks[:3]) if mask.size else 0, masks[3])

@@ -51,7 +51,7 @@ _PACK_A, _PACK_B = 4, 5
 @device
 def _depth(start: int, terms: int, plan: Words) -> int:
     """Return how many elements pairs have: the last one may have one."""
-    return min(2 * terms, plan[_DEPTH] - 2 * start)
+    return min(2 * terms, plan[_DEPTH] - 2 * start)  # type: ignore[no-any-return]
 
 
 @device

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from treepie.autodiff import Tensor, ops, ptree, rng
 from treepie.autodiff.arguments import integer
+from treepie.autodiff.ops.embedding_linear import by_table
 
 from ..errors import name_layer
 from ..pickling import constructor
@@ -137,11 +138,14 @@ def _of_rows(parts: Sequence[Layer], params: Sequence[Tree], x: Any, dtype: Any)
     operands that a layer refuses.
     """
     first, second = parts[0], parts[-1]
-    if first.table is None or second.of_rows is None:
+    if first.table is None or second.of_rows is None or not isinstance(x, Tensor):
         return None
+    shapes = [t.shape for t in ptree.leaves(params[0])]
+    if not all(len(shape) == 2 and by_table(shape[0], shape[1], x.size) for shape in shapes):
+        return None  # before the whole of a large table is scaled
     table = first.table(params[0])
     floats = all(t.dtype == dtype for t in (table, *ptree.leaves(params[-1])))
-    if not floats or table.ndim != 2 or not isinstance(x, Tensor) or x.dtype.kind != "i":
+    if not floats or table.ndim != 2 or x.dtype.kind != "i":
         return None
     try:
         return second.of_rows(params[-1], table, x)

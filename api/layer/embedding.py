@@ -51,5 +51,6 @@ def embedding(vocab_size: int, embed_dim: int, scale: bool = True, sparse: bool 
         lambda rngs, dtype: {name: initializer(rngs, (vocab_size, embed_dim), dtype)},
         lambda p, x: fn.embedding(x, p[name], scale),
     )
-    layer.table = lambda p: p[name] * math.sqrt(embed_dim) if scale else p[name]
+    if not sparse:  # whose gradient has the rows of tokens alone
+        layer.table = lambda p: p[name] * math.sqrt(embed_dim) if scale else p[name]
     return layer

@@ -55,7 +55,7 @@ def _vjp(
 ) -> tuple[Tensor, ...]:
     rows, m, flat = table.shape[0], indices.size, reshape(indices, (-1,))
     g = reshape(g, (m, w.shape[1]))
-    if not by_table(*table.shape, m):
+    if not by_table(rows, table.shape[1], m):
         x = take(table, flat, 0)
         g_table = scatter_add(batch_matmul(g, w, False, True, precision), flat, 0, rows)
         return g_table, g, batch_matmul(x, g, True, False, precision), sum(g, 0)

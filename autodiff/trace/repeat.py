@@ -29,20 +29,20 @@ def call_by_name(trace: Trace, op: Op, args: tuple[Any, ...]) -> Any:
 
     Its attributes come from `bind`, which can not read the elements of such tensors.
     """
-    name: list[Any] | None = [op, _CALL]
+    name: list[Any] = [op, _CALL]
     deepest = 0
     if trace.closed or op.failure is not None or state.captures or state.precision or state.accuracy:
-        name = None  # a setting of the block may be an attribute
+        name = []  # a setting of the block may be an attribute
     else:
         for x in args:
             data = x._data if type(x) is classes.tensor else None
             if type(data) is not Symbol or data.trace is not trace:
-                name = None
+                name = []
                 break
             name.append(data.number)
             if x.node is not None and x.node.trace > deepest:
                 deepest = x.node.trace
-    if name is None:
+    if not name:
         return op.apply(*op.bind(*args))
     before, key = trace.entry, tuple(name)
     result = _result(trace, before.children.get(key), args, deepest)
