@@ -13,13 +13,17 @@ from typing import Any
 
 from llvmlite import ir
 
-from . import native
+from . import config, native
 from .elementwise import elementwise
 from .loops import I64, Loop, bytes_of, n64
 from .program import Address, Launch, Operand
 from .vector import BITS, Formula
+from .write_back import COLUMN, MATRIX, ROW, SCALAR, WriteBack, as_tuple
 
-MATRIX, ROW, COLUMN, SCALAR = "m", "r", "c", "s"
+#: An epilogue of more operations for each element is a pass over tiles: in their function, the formula would
+#: be repeated for each register.
+_FEW = 8.0
+
 #: An operand that broadcasts to C as it is, in an epilogue that runs by `over` alone.
 CHANNEL = "h"
 
@@ -85,7 +89,19 @@ class Epilogue:
         """
         dtypes = tuple(o.dtype.name for o in self.operands)
         entry = _entry(self.name, self.formula, c.dtype.name, dtypes, self.kinds, len(self.results), prefetch)
-        return entry, (c.shape[-1], *(Address(o) for o in (c, *self.operands, *self.results)))
+        return entry, self.words(c)
+
+    def words(self, c: Operand) -> tuple[int | Address, ...]:
+        """Return the words of the function's arguments for a product C."""
+        return (c.shape[-1], *(Address(o) for o in (c, *self.operands, *self.results)))
+
+    def write_back(self, c: Operand) -> WriteBack | None:
+        """Return the epilogue as a part of a tile's function, or None where a pass over tiles is better."""
+        dtypes = tuple(o.dtype.name for o in self.operands)
+        wide = any(bytes_of(d) > c.dtype.itemsize for d in dtypes)
+        if self.flops > _FEW or wide or config.isa() == "generic":
+            return None
+        return _write_back(self.name, self.formula, c.dtype.name, dtypes, self.kinds, len(self.results))
 
 
 @functools.cache
@@ -93,15 +109,20 @@ def _both(first: Formula, count: int, second: Formula) -> Formula:
     """Return second(first(c, *the first `count` operands), *the others); further results follow C."""
 
     def formula(c: Any, *operands: Any) -> tuple[Any, ...]:
-        results, rest = _as_tuple(first(c, *operands[:count])), operands[count:]
-        last = _as_tuple(second(results[0], *rest))
+        results, rest = as_tuple(first(c, *operands[:count])), operands[count:]
+        last = as_tuple(second(results[0], *rest))
         return (last[0], *results[1:], *last[1:])
 
     return formula
 
 
-def _as_tuple(results: Any) -> tuple[Any, ...]:
-    return results if isinstance(results, tuple) else (results,)
+@functools.cache
+def _write_back(
+    name: str, formula: Formula, dtype: str, dtypes: tuple[str, ...], kinds: tuple[str, ...], results: int
+) -> WriteBack:
+    text = _build("loop", formula, dtype, dtypes, kinds, results, False)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return WriteBack(f"{name}_{digest}", formula, dtypes, kinds, results)
 
 
 @functools.cache
@@ -160,7 +181,7 @@ def _build(
                 if prefetch and all_kinds[k] == MATRIX:
                     loop.prefetch(b.add(addresses[k], b.mul(below, n64(sizes[k]))))
             targets = [addresses[0], *addresses[len(inputs) :]]
-            for value, target in zip(_as_tuple(formula(*values)), targets, strict=True):
+            for value, target in zip(as_tuple(formula(*values)), targets, strict=True):
                 loop.store(value, target, mask)
             return []
 

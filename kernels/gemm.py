@@ -11,12 +11,14 @@ are those of float32 with half of the terms.
 """
 
 import functools
+from collections.abc import Callable
 
 from llvmlite import ir
 
 from . import bfloat16, config, native
 from .loops import I32, I64, Loop, bytes_of, n64
 from .vector import Value, fma, vector_type
+from .write_back import WriteBack
 
 #: Rows of a register tile and vectors in its columns: 24 of the 32 registers of AVX-512 and NEON (14 rows
 #: made LLVM spill), 12 of AVX2's 16, 8 of the 16 of plain x86-64. Lower tiles compute the remaining rows.
@@ -50,7 +52,12 @@ def panel(dtype: str, n: int) -> int:
 
 
 def micro_kernel(
-    dtype: str, columns: int, high: int | None = None, masked: bool = False, pairs: bool = False
+    dtype: str,
+    columns: int,
+    high: int | None = None,
+    masked: bool = False,
+    pairs: bool = False,
+    epilogue: WriteBack | None = None,
 ) -> int:
     """Return the address of the function of a tile, `high` x `columns`, by default ROWS high.
 
@@ -60,17 +67,30 @@ def micro_kernel(
     of A are read, and all columns of B unless it is masked; of C rows first to last - 1 are written, and
     n <= columns columns.
     pairs: whether each term is a pair in bfloat16, of C in float32.
+    epilogue: is applied before C is stored; tile(..., accumulate, words, row, column) then has the address of
+    the epilogue's words, and where in C the tile starts.
     """
     tall = high or rows()
     symbol = f"gemm_{dtype}_{tall}x{columns}{'_masked' if masked else ''}{'_pairs' if pairs else ''}"
-    return native.load(symbol, lambda: _tile(symbol, dtype, tall, columns // lanes(dtype), masked, pairs))
+    if epilogue:
+        symbol += f"_{epilogue.name}"
+    vectors = columns // lanes(dtype)
+    return native.load(symbol, lambda: _tile(symbol, dtype, tall, vectors, masked, pairs, epilogue))
 
 
-def _tile(symbol: str, dtype: str, high: int, vectors: int, masked: bool, pairs: bool = False) -> str:
+def _tile(
+    symbol: str,
+    dtype: str,
+    high: int,
+    vectors: int,
+    masked: bool,
+    pairs: bool = False,
+    epilogue: WriteBack | None = None,
+) -> str:
     module = ir.Module(symbol)
-    loop = Loop(module, symbol, ir.FunctionType(ir.VoidType(), [I64] * 12), [dtype])
+    loop = Loop(module, symbol, ir.FunctionType(ir.VoidType(), [I64] * (15 if epilogue else 12)), [dtype])
     b, count, size = loop.builder, loop.lanes, bytes_of(dtype)
-    k, a, row_a, step_a, panel_b, step_b, c, row_c, top, bottom, n, accumulate = loop.function.args
+    k, a, row_a, step_a, panel_b, step_b, c, row_c, top, bottom, n, accumulate = loop.function.args[:12]
     fours = [b.mul(row_a, n64(4 * i)) for i in range(-(-high // 4))]
     ones = [b.mul(row_a, n64(i)) for i in range(4)]
     zero = ir.Constant(vector_type(dtype, count), None)
@@ -102,28 +122,42 @@ def _tile(symbol: str, dtype: str, high: int, vectors: int, masked: bool, pairs:
         return out
 
     tile = loop.loop(n64(0), k, 1, step, [zero] * (high * vectors))
+    finish = epilogue.rows(loop, dtype, *loop.function.args[12:]) if epilogue else None
     for i in range(high):
-        row = b.add(c, b.mul(n64(i), row_c))
-
-        def write(i: int = i, row: ir.Value = row) -> list[ir.Value]:
-            targets = [b.add(row, n64(v * count * size)) for v in range(vectors)]
-            mine = tile[i * vectors : (i + 1) * vectors]
-
-            def add() -> list[ir.Value]:
-                return [
-                    (loop.load(dtype, at, mask) + Value(b, dtype, count, t)).ir
-                    for at, mask, t in zip(targets, masks, mine, strict=True)
-                ]
-
-            values = loop.when(b.icmp_signed("!=", accumulate, n64(0)), add, mine)
-            for at, mask, t in zip(targets, masks, values, strict=True):
-                loop.store(Value(b, dtype, count, t), at, mask)
-            return []
-
+        values = [Value(b, dtype, count, v) for v in tile[i * vectors : (i + 1) * vectors]]
+        write = functools.partial(
+            _write_row, loop, b.add(c, b.mul(n64(i), row_c)), values, masks, accumulate, i, finish
+        )
         inside = b.and_(b.icmp_signed("<=", top, n64(i)), b.icmp_signed("<", n64(i), bottom))
         loop.when(inside, write, [])
     b.ret_void()
     return str(module)
+
+
+def _write_row(
+    loop: Loop,
+    row: ir.Value,
+    values: list[Value],
+    masks: list[ir.Value],
+    accumulate: ir.Value,
+    i: int,
+    finish: Callable[[int, int, Value, ir.Value], Value] | None,
+) -> list[ir.Value]:
+    """Add row i of a tile to C at an address, or store it; `finish` returns what is stored."""
+    b, count, dtype = loop.builder, loop.lanes, values[0].dtype
+    targets = [b.add(row, n64(v * count * bytes_of(dtype))) for v in range(len(values))]
+
+    def add() -> list[ir.Value]:
+        return [
+            (loop.load(dtype, at, mask) + value).ir
+            for at, mask, value in zip(targets, masks, values, strict=True)
+        ]
+
+    totals = loop.when(b.icmp_signed("!=", accumulate, n64(0)), add, [value.ir for value in values])
+    for v, (at, mask, total) in enumerate(zip(targets, masks, totals, strict=True)):
+        value = Value(b, dtype, count, total)
+        loop.store(finish(i, v * count, value, mask) if finish else value, at, mask)
+    return []
 
 
 def _added(loop: Loop, total: Value, factor: Value, row: Value, pairs: bool) -> Value:

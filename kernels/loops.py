@@ -35,10 +35,10 @@ class Loop:
         self.lanes = bits // max(32, *(BITS[d] for d in dtypes))
         self.builder = ir.IRBuilder(self.function.append_basic_block("entry"))
 
-    def word(self, index: int | ir.Value) -> ir.Value:
-        """Load a word of the argument block, the function's first argument."""
+    def word(self, index: int | ir.Value, words: ir.Value | None = None) -> ir.Value:
+        """Load a word of an argument block, by default the function's first argument."""
         b = self.builder
-        base = b.inttoptr(self.function.args[0], I64.as_pointer())
+        base = b.inttoptr(self.function.args[0] if words is None else words, I64.as_pointer())
         return b.load(b.gep(base, [n64(index) if isinstance(index, int) else index]))
 
     def loop(

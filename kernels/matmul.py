@@ -1,7 +1,7 @@
 """Matrix multiplication: tiles of C by the micro-kernel of `gemm.py`, A and B packed where that pays."""
 
+import functools
 import math
-from dataclasses import dataclass
 from typing import Any
 
 from . import config, gemm, threads
@@ -11,31 +11,10 @@ from .epilogue import Epilogue
 from .intrinsics import call_address
 from .kernel import A1, A3, Words, kernel
 from .program import Launch, Operand, Spec
-
-#: Terms of a block of the sum at most: the first-level cache holds a strip of A of 12 x 512 float32, 24 kB.
-DEPTH = 512
-
-#: B is read in place if at most this many strips of A use it, more of them where the last-level cache holds
-#: B: packing it took 20 % of the time of 32 x 784 x 512, and 5 % of 128 x 784 x 512; it saved 30 % of that of
-#: 32 x 2048 x 2048, which comes from memory. It is also read in place if a block of it has at most `_NEAR`
-#: bytes: half of the second-level cache holds it, packing it cost 2 to 5 %, and a chunk can go from strip to
-#: strip.
-_FEW_STRIPS, _MANY_STRIPS, _CACHED, _NEAR = 2, 16, 8 << 20, 512 << 10
-
-#: Bytes of a block of A that a chunk reads again for every panel of B: the second-level cache holds it.
-_STAYS = 768 << 10
-
-#: Strips of A and panels of B in a chunk of a large product; strips that pay for packing a panel in each
-#: chunk, and for the way to it: chunks of 3 strips lost 5 % on those of 11 at 256 x 256 x 256.
-_CHUNK, _PAYS, _FEWEST = (16, 4), 32, 8
+from .tiling import Tiling, tiling
 
 #: Elements of a transposed A from which on a high C is computed transposed.
 _TURNED = 1 << 19
-
-#: A is packed if B has more panels than this, and A's rows are a multiple of this many bytes apart: a strip's
-#: terms are then in one set of the first-level cache, which has room for 8 of its 12 rows. Otherwise packing
-#: costs: of 128 x 784 x 512, 10 to 40 % with the launch.
-_FEW_PANELS, _WAY = 4, 4096
 
 #: Words of a plan: terms of the sum, terms of a block, rows of a strip of A, columns of a panel of B, chunks
 #: along m and along n, rows of the last tile, whether A is packed, and so padded, and whether a chunk goes
@@ -44,8 +23,10 @@ _TERMS, _BLOCK, _HIGH, _WIDE, _CHUNKS_M, _CHUNKS_N, _LOW, _PACKED_A, _BY_STRIPS 
 #: Words of steps, in bytes: in A from row to row, term to term, strip to strip, matrix to matrix; in B from
 #: term to term, panel to panel, matrix to matrix, and the step that packing a panel takes.
 _ROW_A, _TERM_A, _STRIP_A, _MATRIX_A, _TERM_B, _PANEL_B, _MATRIX_B, _PACK_STEP = range(8)
-#: Words of functions, by address: a tile, the last tile, packing and epilogue, or 0.
-_TILE, _LAST_TILE, _PACK, _EPILOGUE = range(4)
+#: Words of functions, by address: a tile, the last tile, packing and epilogue, or 0. Where the last word is
+#: `_INLINE`, two more are functions of tiles that apply the epilogue, for the last terms.
+_TILE, _LAST_TILE, _PACK, _EPILOGUE, _FINAL, _FINAL_LAST = range(6)
+_INLINE = 1
 
 
 @kernel
@@ -84,19 +65,41 @@ def compute_tile(
     (batch, i, j), (start, k), m, n, itemsize = index, terms, c.shape[1], c.shape[2], c.itemsize
     high, wide = plan[_HIGH], plan[_WIDE]
     row, used = i * high, min(wide, n - j * wide)
-    tile, first, last = functions[_TILE], 0, high
+    ends = functions[_EPILOGUE] != 0 and start + k == plan[_TERMS]
+    inline = ends and functions[_EPILOGUE] == _INLINE
+    tile, first, last = functions[_FINAL if inline else _TILE], 0, high
     if m - row < high:
-        tile, last = functions[_LAST_TILE], m - row
+        tile, last = functions[_FINAL_LAST if inline else _LAST_TILE], m - row
         if not plan[_PACKED_A]:
             # The last tile starts earlier, lest it read past the end of A.
             first, last = plan[_LOW] - last, plan[_LOW]
             row, strip = row - first, strip - first * steps[_ROW_A]
     row_a, term_a, row_c = steps[_ROW_A], steps[_TERM_A], n * itemsize
-    out = c.ctypes.data + ((batch * m + row) * n + j * wide) * itemsize
+    row += batch * m
+    out, words = c.ctypes.data + (row * n + j * wide) * itemsize, epilogue.ctypes.data
+    if inline:
+        call_address(
+            tile,
+            k,
+            strip,
+            row_a,
+            term_a,
+            panel,
+            step,
+            out,
+            row_c,
+            first,
+            last,
+            used,
+            start,
+            words,
+            row,
+            j * wide,
+        )
+        return
     call_address(tile, k, strip, row_a, term_a, panel, step, out, row_c, first, last, used, start)
-    if functions[_EPILOGUE] and start + k == plan[_TERMS]:
-        row += batch * m
-        call_address(functions[_EPILOGUE], epilogue.ctypes.data, row + first, row + last, j * wide, used)
+    if ends:
+        call_address(functions[_EPILOGUE], words, row + first, row + last, j * wide, used)
 
 
 @device
@@ -154,68 +157,6 @@ def tiles(
                     )
 
 
-@dataclass(frozen=True)
-class Tiling:
-    """How a product is cut: rows and columns of a tile, terms of a block, chunks along m and n, packing."""
-
-    high: int
-    wide: int
-    block: int
-    chunks_m: int
-    chunks_n: int
-    packs_a: bool
-    packs_b: str  # "no", "before" all tiles, or "inside" of a chunk
-
-
-def tiling(
-    m: int, k: int, n: int, batch: int, transpose_a: bool, transpose_b: bool, dtype: str, team: int
-) -> Tiling:
-    """Cut a product for a team of threads. Every element of C has the same bits however it is cut."""
-    high, wide, itemsize = gemm.within(m), gemm.panel(dtype, n), 4 if dtype == "float32" else 8
-    strips, panels = -(-m // high), -(-n // wide)
-    block = -(-k // -(-k // DEPTH))
-    packs_a = panels > _FEW_PANELS and not transpose_a and k * itemsize % _WAY == 0
-    masks = n % wide and config.isa() == "generic"  # which has no masked loads
-    near = block * n * itemsize <= _NEAR
-    few = strips <= (_MANY_STRIPS if k * n * itemsize <= _CACHED else _FEW_STRIPS)
-    if not transpose_b and not masks and (few or near):
-        packs_b = "no"
-    else:
-        packs_b = "inside" if near or m * block * itemsize <= _STAYS else "before"
-    if batch >= 4 * team:
-        return Tiling(high, wide, block, 1, 1, packs_a, packs_b.replace("before", "inside"))
-    least = -(-4 * team // batch)
-    fewest = _PAYS if packs_b == "inside" else max(1, min(_FEWEST, strips // 2))
-    if packs_b != "before" and (chunks := _evenchunks_of(strips, panels, fewest, least, team)):
-        return Tiling(high, wide, block, *chunks, packs_a, packs_b)
-    chunks = chunks_of(strips, panels, batch, team)
-    return Tiling(high, wide, block, *chunks, packs_a, packs_b.replace("inside", "before"))
-
-
-def chunks_of(strips: int, panels: int, batch: int, team: int) -> tuple[int, int]:
-    """Return how many chunks along m and n a large product has."""
-    per_m, per_n = _CHUNK
-    while per_m * per_n > 1 and batch * -(-strips // per_m) * -(-panels // per_n) < 4 * team:
-        per_m, per_n = (per_m // 2, per_n) if per_m >= per_n else (per_m, per_n // 2)
-    return -(-strips // per_m), -(-panels // per_n)
-
-
-def _evenchunks_of(strips: int, panels: int, fewest: int, least: int, team: int) -> tuple[int, int] | None:
-    """Return how many chunks along m and n, at least `least` together, are even work for the team.
-
-    A chunk is as wide as C where that is even to 3 %: threads that write next to each other in the same rows
-    cost 6 % at 2048 x 128 x 128. It has at least `fewest` strips, or all.
-    """
-    best, chosen = math.inf, None
-    for columns in (*(1 << i for i in range((panels - 1).bit_length())), panels):
-        rows = min(-(-least // columns), max(strips // fewest, 1))
-        chunks, wide = rows * columns, -(-panels // columns)
-        longest = -(-(strips * panels * -(-chunks // team)) // (chunks * wide)) * wide
-        if chunks >= least and longest < 0.97 * best:
-            best, chosen = longest, (rows, columns)
-    return chosen
-
-
 def _tiling(shape: tuple[int, int, int], batch: int, ta: bool, tb: bool, dtype: str) -> Tiling:
     return tiling(*shape, batch, ta, tb, dtype, threads.get_num_threads())
 
@@ -250,7 +191,7 @@ def scratch(
     size_b = {
         "no": 0,
         "before": batch_b * -(-n // cut.wide) * cut.wide * k,
-        "inside": batch * cut.chunks_m * cut.chunks_n * cut.block * cut.wide,
+        "inside": batch * cut.chunks * cut.block * cut.wide,
     }[cut.packs_b]
     return size_a, size_b
 
@@ -310,19 +251,25 @@ def _plan_tiles(
     pack_b, right, steps_b = _right(b, buffers[1], cut, transpose_b)
     pack = gemm.packer(dtype, cut.wide, transpose_b) if cut.packs_b == "inside" else 0
     low, masked = gemm.height(m % cut.high), cut.packs_b == "no" and n % cut.wide != 0
-    tile, last = (gemm.micro_kernel(dtype, cut.wide, h, masked) for h in (cut.high, low))
+    tiles_of = functools.partial(gemm.micro_kernel, dtype, cut.wide, masked=masked)
+    functions = [tiles_of(cut.high), tiles_of(low), pack]
     operands = [x.reshaped(x.size) for x in (left, right, buffers[1] if pack else right)]
-    after, words = epilogue.lower(c) if epilogue else (0, ())
+    if epilogue and (inline := epilogue.write_back(c)):
+        functions += [_INLINE, tiles_of(cut.high, epilogue=inline), tiles_of(low, epilogue=inline)]
+        words = epilogue.words(c)
+    else:
+        after, words = epilogue.lower(c) if epilogue else (0, ())
+        functions.append(after)
     flops = batch * m * n * (2.0 * k + (epilogue.flops if epilogue else 0.0))
     flags = (int(cut.packs_a), int(cut.packs_b == "no"))
     launch = tiles(
-        batch * cut.chunks_m * cut.chunks_n,
+        batch * cut.chunks,
         flops * config.FLOP_NS,
         *operands,
         c,
         (k, cut.block, cut.high, cut.wide, cut.chunks_m, cut.chunks_n, low, *flags),
         tuple(c.dtype.itemsize * step for step in (*steps_a, *steps_b)),
-        (tile, last, pack, after),
+        tuple(functions),
         words,
     )
     return [*pack_a, *pack_b, launch]

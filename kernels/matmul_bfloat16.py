@@ -18,8 +18,9 @@ from .elementwise import elementwise
 from .epilogue import Epilogue
 from .intrinsics import call_address
 from .kernel import A1, A3, Words, kernel
-from .matmul import DEPTH, as_row, compute_tile, part_of
+from .matmul import as_row, compute_tile, part_of
 from .program import Launch, Operand, Spec
+from .tiling import DEPTH
 
 #: Bytes of a block of A at most, for the second-level cache of 1 MB: of 1024 x 1024 x 1024 blocks twice as
 #: high, or chunks that are as high as their block and pack B for each, took 3 and 7 % longer.

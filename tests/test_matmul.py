@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from treepie.autodiff import OPS, tensor
-from treepie.kernels import config, gemm, matmul, threads
+from treepie.kernels import config, gemm, matmul, threads, tiling
 from treepie.kernels.epilogue import COLUMN, MATRIX, ROW, Epilogue
 from treepie.kernels.program import LaunchTable, Operand, Spec
 
@@ -74,8 +74,8 @@ def test_sizes_around_a_tiles(transpose_a, transpose_b, dtype):
 @pytest.mark.parametrize(("transpose_a", "transpose_b"), BOTH)
 def test_depths_around_a_blocks(transpose_a, transpose_b, dtype):
     """Depths around the block's, one of which packs A where B has many panels; few panels, and many."""
-    assert any(d * matmul.DEPTH * np.dtype(dtype).itemsize % matmul._WAY == 0 for d in (1, 2))
-    depths = {1, 2} | {d * matmul.DEPTH + e for d in (1, 2) for e in (-1, 0, 1)}
+    assert any(d * tiling.DEPTH * np.dtype(dtype).itemsize % tiling._WAY == 0 for d in (1, 2))
+    depths = {1, 2} | {d * tiling.DEPTH + e for d in (1, 2) for e in (-1, 0, 1)}
     for k, n in itertools.product(sorted(depths), (5, 5 * gemm.panel(dtype, 1000) + 1)):
         check(2 * gemm.rows() + 5, k, n, transpose_a, transpose_b, dtype)
 
@@ -138,7 +138,7 @@ def test_grids_have_work_for_all_threads(team):
         (128, 128, 32, 256),
     ):
         for ta, tb in BOTH:
-            cut = matmul.tiling(m, k, n, batch, ta, tb, "float32", team)
+            cut = tiling.tiling(m, k, n, batch, ta, tb, "float32", team)
             share = batch * m * n / team
             assert batch * cut.chunks_m * cut.chunks_n >= 2 * team
             rows = cut.high * -(-m // (cut.high * cut.chunks_m))

@@ -251,7 +251,7 @@ def plan_linear(
     """Plan a linear layer, with its activation and an epilogue of more operations."""
     (x, weight, bias), (out, *kept) = inputs, outputs
     k, n = weight.shape
-    own = 40.0 if activation else 1.0
+    own = {None: 1.0, "relu": 2.0}.get(activation, 40.0)
     after = Epilogue(
         f"linear_{activation}", _formula(activation, accuracy), (bias,), (ROW,), tuple(kept), own
     )

@@ -132,6 +132,14 @@ EDITS = [
         "tests/test_matmul.py -k 'depths and False-False-float64'",
     ),
     Edit(
+        "matmul-write-back-row",
+        "kernels/write_back.py",
+        "COLUMN: b.add(first, n64(i))",
+        "COLUMN: first",
+        "an epilogue in a tile's registers takes a column's first element for all rows",
+        "tests/test_matmul.py -k 'epilogues and False-False-float32'",
+    ),
+    Edit(
         "matmul-batch-step",
         "kernels/matmul.py",
         "return [], b, (term, panel, k * n * (batch > 1), k if transposed else n)",

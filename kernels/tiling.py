@@ -1,0 +1,103 @@
+"""How a matrix product is cut into chunks and tiles, and which of its operands are packed."""
+
+import math
+from dataclasses import dataclass
+
+from . import config, gemm
+
+#: Terms of a block of the sum at most: the first-level cache holds a strip of A of 12 x 512 float32, 24 kB.
+DEPTH = 512
+
+#: B is read in place if at most this many strips of A use it, more of them where the last-level cache holds
+#: B: packing it took 20 % of the time of 32 x 784 x 512, and 5 % of 128 x 784 x 512; it saved 30 % of that of
+#: 32 x 2048 x 2048, which comes from memory. It is also read in place if a block of it has at most `_NEAR`
+#: bytes: half of the second-level cache holds it, packing it cost 2 to 5 %, and a chunk can go from strip to
+#: strip.
+#: It is packed for `_FEWEST` strips or more where it is larger than `_SPAN` bytes, which a block of it spans,
+#: in rows a multiple of `_SETS` bytes apart: a panel is then in few sets of the second-level cache, and each
+#: strip reads it from farther away. With weights that come from memory, 128 x 512 x 2048 took 0.83 of the
+#: time, 128 x 2048 x 512 0.8; with weights in the last-level cache as long as before.
+_SETS, _SPAN = 2048, 1 << 20
+_FEW_STRIPS, _MANY_STRIPS, _CACHED, _NEAR = 2, 16, 8 << 20, 512 << 10
+
+#: Bytes of a block of A that a chunk reads again for every panel of B: the second-level cache holds it.
+_STAYS = 768 << 10
+
+#: Strips of A and panels of B in a chunk of a large product; strips that pay for packing a panel in each
+#: chunk, and for the way to it: chunks of 3 strips lost 5 % on those of 11 at 256 x 256 x 256.
+_CHUNK, _PAYS, _FEWEST = (16, 4), 32, 8
+
+#: A is packed if B has more panels than this, and A's rows are a multiple of this many bytes apart: a strip's
+#: terms are then in one set of the first-level cache, which has room for 8 of its 12 rows. Otherwise packing
+#: costs: of 128 x 784 x 512, 10 to 40 % with the launch. A chunk that copies each strip instead is no faster:
+#: it reads rows that far apart slowly, and 128 x 2048 x 512 took 5 % longer.
+_FEW_PANELS, _WAY = 4, 4096
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a product is cut: rows and columns of a tile, terms of a block, chunks along m and n, packing."""
+
+    high: int
+    wide: int
+    block: int
+    chunks_m: int
+    chunks_n: int
+    packs_a: bool
+    packs_b: str  # "no", "before" all tiles, or "inside" of a chunk
+
+    @property
+    def chunks(self) -> int:
+        """Chunks of a matrix."""
+        return self.chunks_m * self.chunks_n
+
+
+def tiling(
+    m: int, k: int, n: int, batch: int, transpose_a: bool, transpose_b: bool, dtype: str, team: int
+) -> Tiling:
+    """Cut a product for a team of threads. Every element of C has the same bits however it is cut."""
+    high, wide, itemsize = gemm.within(m), gemm.panel(dtype, n), 4 if dtype == "float32" else 8
+    strips, panels = -(-m // high), -(-n // wide)
+    block = -(-k // -(-k // DEPTH))
+    packs_a = panels > _FEW_PANELS and not transpose_a and k * itemsize % _WAY == 0
+    masks = n % wide and config.isa() == "generic"  # which has no masked loads
+    near = block * n * itemsize <= _NEAR
+    few = strips <= (_MANY_STRIPS if k * n * itemsize <= _CACHED else _FEW_STRIPS)
+    far = k * n * itemsize > _SPAN <= block * n * itemsize and n * itemsize % _SETS == 0
+    few = few and not (far and strips >= _FEWEST)
+    if not transpose_b and not masks and (few or near):
+        packs_b = "no"
+    else:
+        packs_b = "inside" if near or m * block * itemsize <= _STAYS else "before"
+    if batch >= 4 * team:
+        return Tiling(high, wide, block, 1, 1, packs_a, packs_b.replace("before", "inside"))
+    least = -(-4 * team // batch)
+    fewest = _PAYS if packs_b == "inside" else max(1, min(_FEWEST, strips // 2))
+    if packs_b != "before" and (chunks := _evenchunks_of(strips, panels, fewest, least, team)):
+        return Tiling(high, wide, block, *chunks, packs_a, packs_b)
+    chunks = chunks_of(strips, panels, batch, team)
+    return Tiling(high, wide, block, *chunks, packs_a, packs_b.replace("inside", "before"))
+
+
+def chunks_of(strips: int, panels: int, batch: int, team: int) -> tuple[int, int]:
+    """Return how many chunks along m and n a large product has."""
+    per_m, per_n = _CHUNK
+    while per_m * per_n > 1 and batch * -(-strips // per_m) * -(-panels // per_n) < 4 * team:
+        per_m, per_n = (per_m // 2, per_n) if per_m >= per_n else (per_m, per_n // 2)
+    return -(-strips // per_m), -(-panels // per_n)
+
+
+def _evenchunks_of(strips: int, panels: int, fewest: int, least: int, team: int) -> tuple[int, int] | None:
+    """Return how many chunks along m and n, at least `least` together, are even work for the team.
+
+    A chunk is as wide as C where that is even to 3 %: threads that write next to each other in the same rows
+    cost 6 % at 2048 x 128 x 128. It has at least `fewest` strips, or all.
+    """
+    best, chosen = math.inf, None
+    for columns in (*(1 << i for i in range((panels - 1).bit_length())), panels):
+        rows = min(-(-least // columns), max(strips // fewest, 1))
+        chunks, wide = rows * columns, -(-panels // columns)
+        longest = -(-(strips * panels * -(-chunks // team)) // (chunks * wide)) * wide
+        if chunks >= least and longest < 0.97 * best:
+            best, chosen = longest, (rows, columns)
+    return chosen
