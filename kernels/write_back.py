@@ -52,6 +52,7 @@ class WriteBack:
                 loop.load_one(d, a) if kind in (COLUMN, SCALAR) else loop.load(d, a, mask)
                 for d, kind, a in zip(self.dtypes, self.kinds, at[:count], strict=True)
             ]
+            last: Value
             last, *others = as_tuple(self.formula(c, *operands))
             for value, target in zip(others, at[count:], strict=True):
                 loop.store(value, target, mask)
