@@ -56,7 +56,7 @@ _mask = row_map("row_mask", lambda x, kept: select(kept, x, -math.inf))
 
 
 def _finish(top: Value, total: Value) -> tuple[Value, Value]:
-    nothing = top == -math.inf
+    nothing = total == 0.0  # all keys are masked; the sum of NaNs is NaN
     return select(nothing, 0.0, top + log(total)), select(nothing, 1.0, 1.0 / total)
 
 
