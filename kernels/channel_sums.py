@@ -131,8 +131,8 @@ class _Writer:
             piece = b.udiv(k, across)
             first = b.mul(b.urem(k, across), self.count)
             top, start = b.mul(piece, self.rows), b.mul(piece, b.mul(self.channels, n64(self.sums)))
-            bottom, end = self.least(b.add(top, self.rows), self.n), b.add(first, self.count)
-            end = self.least(end, self.channels)
+            bottom, end = loop.least(b.add(top, self.rows), self.n), b.add(first, self.count)
+            end = loop.least(end, self.channels)
             step = 1 if self.inwards else loop.lanes
             loop.loop(first, end, step, lambda c: self.channel(c, top, bottom, start))
             return []
@@ -140,11 +140,6 @@ class _Writer:
         loop.loop(loop.function.args[1], loop.function.args[2], 1, chunk)
         b.ret_void()
         return str(loop.module)
-
-    def least(self, x: ir.Value, y: ir.Value) -> ir.Value:
-        """Return the smaller of two integers."""
-        b = self.loop.builder
-        return b.select(b.icmp_signed("<", x, y), x, y)
 
     def channel(self, c: ir.Value, top: ir.Value, bottom: ir.Value, start: ir.Value) -> list[ir.Value]:
         """Write the sums of a channel, or of as many as there are lanes, over the examples of a piece."""

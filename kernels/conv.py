@@ -28,10 +28,11 @@ from .conv_task import (
     begin,
     cut,
 )
-from .epilogue import COLUMN, ROW, Epilogue
+from .epilogue import Epilogue
 from .intrinsics import Array, call_address
 from .kernel import A1, A2, Words, kernel
 from .program import Address, Launch, Operand
+from .write_back import COLUMN, ROW
 
 #: Terms of a sum between two visits to the result: 384 rows of 8 weights are 12 kB of float32, and stay in
 #: cache.

@@ -255,7 +255,7 @@ def _build_dot(symbol: str, dtype: str, rows: int, weights: int) -> str:
     last = b.sub(used, n64(1))
     tops = []
     for r in range(rows):
-        row = b.select(b.icmp_signed("<", n64(r), last), n64(r), last)
+        row = loop.least(n64(r), last)
         tops.append(b.add(g, b.mul(row, row_g)))
     sources = [b.add(x, _word(loop, distances, k)) for k in range(weights)]
 

@@ -219,7 +219,7 @@ class _Writer:
         chunk = n64(config.ELEMENTWISE_CHUNK)
         first = b.mul(self.loop.function.args[1], chunk)
         end = b.mul(self.loop.function.args[2], chunk)
-        last = b.select(b.icmp_signed("<", end, self.total), end, self.total)
+        last = self.loop.least(end, self.total)
         self.loop.loop(first, last, None, lambda position: self.segment(position, last))
         b.ret_void()
         return str(self.module)
@@ -230,7 +230,7 @@ class _Writer:
         row = b.udiv(position, self.columns)
         column = b.sub(position, b.mul(row, self.columns))
         left, todo = b.sub(self.columns, column), b.sub(last, position)
-        count = b.select(b.icmp_signed("<", left, todo), left, todo)
+        count = loop.least(left, todo)
         starts = []
         for k, offset in enumerate(self.offsets(row)):
             start = b.add(self.bases[k], offset)

@@ -18,14 +18,7 @@ from .elementwise import elementwise
 from .loops import I64, Loop, bytes_of, n64
 from .program import Address, Launch, Operand
 from .vector import BITS, Formula
-from .write_back import (
-    COLUMN as COLUMN,
-    MATRIX as MATRIX,
-    ROW as ROW,
-    SCALAR as SCALAR,
-    WriteBack,
-    as_tuple,
-)
+from .write_back import COLUMN, MATRIX, ROW, SCALAR, WriteBack, as_tuple
 
 #: An epilogue of more operations for each element is a pass over tiles: in their function, the formula would
 #: be repeated for each register.

@@ -93,6 +93,10 @@ class Loop:
             phi.add_incoming(old, before)
         return out
 
+    def least(self, x: ir.Value, y: ir.Value) -> ir.Value:
+        """Return the smaller of two integers."""
+        return self.builder.select(self.builder.icmp_signed("<", x, y), x, y)
+
     def splat(self, value: ir.Value) -> ir.Value:
         """Repeat a scalar in every lane."""
         nothing = ir.Constant(ir.VectorType(value.type, self.lanes), ir.Undefined)

@@ -192,7 +192,7 @@ class LaunchTable:
         for word, buffer, offset in self._slots:
             words[word] = addresses[buffer] + offset
             slots[buffer].append((word, offset))
-        return BoundTable(self, words, slots)
+        return BoundTable(self, words, slots, list(addresses))
 
     def run(self, addresses: Sequence[int]) -> int:
         """Run all launches over the buffers at `addresses`.
@@ -202,9 +202,13 @@ class LaunchTable:
         words = self._template[:]
         for word, buffer, offset in self._slots:
             words[word] = addresses[buffer] + offset
+        return self.walk(words, words.buffer_info()[0])
+
+    def walk(self, words: "array[int]", address: int) -> int:
+        """Run the launches of a table with addresses; returns as `run` does. address: of the words."""
         team = threads.team() if self._shared else 0
-        row: int = runner()(words.buffer_info()[0], self._count, team, 0, 0, 0)
-        return self._continue(words, row, team)
+        row: int = runner()(address, self._count, team, 0, 0, 0)
+        return self._continue(words, row, team) if self._host_calls else row
 
     def _continue(self, words: "array[int]", row: int, team: int) -> int:
         """Run the host call at a row, and all launches after it; return as `run` does."""
@@ -220,22 +224,26 @@ class LaunchTable:
 class BoundTable:
     """A launch table whose buffers have addresses: a run writes no word of it."""
 
-    def __init__(self, table: "LaunchTable", words: "array[int]", slots: list[list[tuple[int, int]]]) -> None:
-        self._table, self._words, self._slots = table, words, slots
+    def __init__(
+        self,
+        table: "LaunchTable",
+        words: "array[int]",
+        slots: list[list[tuple[int, int]]],
+        addresses: list[int],
+    ) -> None:
+        """Take a table, its words with addresses, where each buffer's address is, and the addresses."""
+        self._table, self._words, self._slots, self.addresses = table, words, slots, addresses
         self._address = words.buffer_info()[0]
+        #: Runs all launches; returns as `LaunchTable.run` does. A step of 10 us feels another Python call.
+        self.run = functools.partial(table.walk, words, self._address)
 
     def rebind(self, buffer: int, address: int) -> None:
         """Move a buffer."""
         words = self._words
+        self.addresses[buffer] = 0  # an interrupt leaves some of the words at the old address
         for word, offset in self._slots[buffer]:
             words[word] = address + offset
-
-    def run(self) -> int:
-        """Run all launches; returns as `LaunchTable.run` does."""
-        table = self._table
-        team = threads.team() if table._shared else 0
-        row: int = runner()(self._address, table._count, team, 0, 0, 0)
-        return row if row < 0 or not table._host_calls else table._continue(self._words, row, team)
+        self.addresses[buffer] = address
 
     def run_each(self, moves: "array[int]", addresses: int, runs: int) -> int:
         """Run all launches several times, each with buffers at other addresses.

@@ -73,7 +73,7 @@ def tiling(
         return Tiling(high, wide, block, 1, 1, packs_a, packs_b.replace("before", "inside"))
     least = -(-4 * team // batch)
     fewest = _PAYS if packs_b == "inside" else max(1, min(_FEWEST, strips // 2))
-    if packs_b != "before" and (chunks := _evenchunks_of(strips, panels, fewest, least, team)):
+    if packs_b != "before" and (chunks := _even_chunks(strips, panels, fewest, least, team)):
         return Tiling(high, wide, block, *chunks, packs_a, packs_b)
     chunks = chunks_of(strips, panels, batch, team)
     return Tiling(high, wide, block, *chunks, packs_a, packs_b.replace("inside", "before"))
@@ -87,7 +87,7 @@ def chunks_of(strips: int, panels: int, batch: int, team: int) -> tuple[int, int
     return -(-strips // per_m), -(-panels // per_n)
 
 
-def _evenchunks_of(strips: int, panels: int, fewest: int, least: int, team: int) -> tuple[int, int] | None:
+def _even_chunks(strips: int, panels: int, fewest: int, least: int, team: int) -> tuple[int, int] | None:
     """Return how many chunks along m and n, at least `least` together, are even work for the team.
 
     A chunk is as wide as C where that is even to 3 %: threads that write next to each other in the same rows

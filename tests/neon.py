@@ -40,8 +40,7 @@ def stand_in():
     native.load = load
     kernel.Kernel._build = lambda self, symbol, dtypes: ""
     program.c_function = lambda *arguments, **options: ""
-    program.LaunchTable.run = lambda self, addresses: -1
-    program.BoundTable.run = lambda self: -1
+    program.LaunchTable.walk = lambda self, words, address: -1
     plan.direct = lambda *arguments: None
 
 

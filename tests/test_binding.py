@@ -1,14 +1,17 @@
 """Steps of a `fit` that are like one before: they bind an example and numbers, and nothing stale is left."""
 
 import itertools
+from array import array
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import treepie as tp
-from treepie.autodiff.program.instance import Instance
 from treepie.kernels import config
-from treepie.train.binding import Binding, Bindings
+from treepie.kernels.program import BoundTable
+from treepie.train.pure_step import PureModelStep
+from treepie.train.step import Step
 
 from .op_by_op import run_eagerly
 
@@ -46,22 +49,22 @@ def agrees(make_loss, monkeypatch, **options):
 def repeats(monkeypatch):
     """The kinds of steps that repeated the run of another."""
     kinds = []
-    again, replay = Binding.again, Bindings.replay
+    bound, again = Step._bound, PureModelStep.again
 
-    def counted_again(self, step, program):
-        run = again(self, step, program)
-        if run is not None:
-            kinds.append(type(step).__name__)
+    def counted_bound(self, program):
+        run = bound(self, program)
+        if self.binding is not None and run in self.binding._runs.values():
+            kinds.append(type(self).__name__)
         return run
 
-    def counted_replay(self, inputs, commit):
-        result = replay(self, inputs, commit)
+    def counted_again(inputs, commit):
+        result = again(inputs, commit)
         if result is not None:
             kinds.append("replay")
         return result
 
-    monkeypatch.setattr(Binding, "again", counted_again)
-    monkeypatch.setattr(Bindings, "replay", counted_replay)
+    monkeypatch.setattr(Step, "_bound", counted_bound)
+    monkeypatch.setattr(PureModelStep, "again", counted_again)
     return kinds
 
 
@@ -117,8 +120,8 @@ def test_states_that_somebody_keeps_are_not_written_to(loss, options, monkeypatc
 
         result = train(loss, monkeypatch=patch, report=report, **options)
         for st, before in states:
-            for t, array in zip(tp.ptree.leaves(st.vars.params), before, strict=True):
-                np.testing.assert_array_equal(t.numpy(), array)
+            for t, kept in zip(tp.ptree.leaves(st.vars.params), before, strict=True):
+                np.testing.assert_array_equal(t.numpy(), kept)
         return result
 
     assert run(None) == run(monkeypatch)
@@ -236,21 +239,20 @@ def test_a_block_that_begins_between_steps(monkeypatch):
 def test_an_interrupt_in_the_middle_of_moving_a_buffer():
     """What has moved half way is moved again, also to where it was before."""
 
-    class Table:
-        moved = ()
-
-        def rebind(self, buffer, address):
-            self.moved += ((buffer, address),)
+    class Words(array):
+        def __setitem__(self, word, address):
+            super().__setitem__(word, address)
             if address == 16:
                 raise KeyboardInterrupt
 
-    instance = object.__new__(Instance)
-    instance.addresses, instance.bound = [0, 8], Table()
+    words = Words("q", [8, 8])
+    table = BoundTable(SimpleNamespace(walk=list), words, [[], [(0, 0), (1, 0)]], [0, 8])
     with pytest.raises(KeyboardInterrupt):
-        instance.move(1, [16])
-    instance.move(0, [0, 8])
-    assert instance.bound.moved == ((1, 16), (1, 8))
-    assert instance.addresses == [0, 8]
+        table.rebind(1, 16)
+    assert table.addresses != [0, 8]
+    table.rebind(1, 8)
+    assert list(words) == [8, 8]
+    assert table.addresses == [0, 8]
 
 
 def test_traces_that_are_dropped_leave_no_names(monkeypatch):

@@ -11,8 +11,9 @@ import pytest
 
 from treepie.autodiff import OPS, tensor
 from treepie.kernels import config, gemm, matmul, threads, tiling
-from treepie.kernels.epilogue import COLUMN, MATRIX, ROW, Epilogue
+from treepie.kernels.epilogue import Epilogue
 from treepie.kernels.program import LaunchTable, Operand, Spec
+from treepie.kernels.write_back import COLUMN, MATRIX, ROW
 
 GUARD = 4096  # elements on either side of an array: reading one makes the result NaN
 

@@ -145,7 +145,7 @@ def _of_rows(parts: Sequence[Layer], params: Sequence[Tree], x: Any, dtype: Any)
         return None  # before the whole of a large table is scaled
     table = first.table(params[0])
     floats = all(t.dtype == dtype for t in (table, *ptree.leaves(params[-1])))
-    if not floats or table.ndim != 2 or x.dtype.kind != "i":
+    if not floats or x.dtype.kind != "i":
         return None
     try:
         return second.of_rows(params[-1], table, x)

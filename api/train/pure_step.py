@@ -21,8 +21,8 @@ from treepie.autodiff.trace.trace import Restart, Trace
 
 from ..layer import Vars
 from ..layer.core import inputs as as_inputs
-from .binding import replay_key
-from .inputs import Commit, StepInputs, StepResult
+from .binding import kind_of
+from .inputs import Commit, Loss, Part, StepInputs, StepResult
 from .plan import ValueRead, plan
 from .step import Step
 
@@ -54,7 +54,7 @@ class PureModelStep(Step):
         ):  # a tenth of the time of `Flattened`
             self.leaves = [x, *target] if self.pure_loss else [x]
             self.structure: Hashable = None
-            self._set_example()
+            self.example = self._example(None, self.leaves)
             return
         if self.pure_loss and any(isinstance(t, int | float | np.generic) for t in target):
             return  # weak numbers, which tensors are not
@@ -64,12 +64,10 @@ class PureModelStep(Step):
         except (TypeError, ValueError):
             return
         self.leaves, self.structure = flat.tensors, flat.structure
-        self._set_example()
+        self.example = self._example(flat.structure, flat.tensors)
 
-    def _set_example(self) -> None:
-        assert self.leaves is not None
-        loss = self.inputs.loss if self.pure_loss else None
-        self.example = (loss, self.structure, *[(t._data.shape, t._data.dtype) for t in self.leaves])
+    def _example(self, structure: Hashable, leaves: Sequence[Tensor]) -> Hashable:
+        return _example_of(self.inputs.loss if self.pure_loss else None, structure, leaves)
 
     def key(self) -> Hashable:
         """Return everything that determines the program besides the ops that the Python calls."""
@@ -110,13 +108,36 @@ class PureModelStep(Step):
 
     def _done(self, program: Program, run: Run) -> None:
         """Keep the run for the next step like this one, or let others use it."""
-        bindings, key = self.inputs.bindings, None
-        if bindings is not None and self.pure_loss and self.structure is None:
-            key = replay_key(self.inputs)
         super()._done(program, run)
-        if key is not None and self.binding is not None and self.binding.has(program):
-            assert bindings is not None
-            bindings.remember(key, self.binding, program, self.dtype, self.state)
+        # A step that fails is taken twice: host calls, which other ranks take part in, must not be.
+        if self.binding is not None and self.pure_loss and self.structure is None and program.native:
+            self.binding.replayed = program, self.dtype, self.state
+
+    @classmethod
+    def again(cls, inputs: StepInputs, commit: Commit) -> StepResult | None:
+        """Take a step like one before, in half of the time: of one input and one target, with a pure loss.
+
+        None where there is no such step, or a launch reported an error: the step is taken again, and raises
+        it. The model's state has no tensors.
+        """
+        bindings, x, target = inputs.bindings, inputs.x, inputs.target
+        if bindings is None or len(target) != 1 or type(x) is not Tensor or type(target[0]) is not Tensor:
+            return None
+        leaves = x, target[0]
+        kind = kind_of(cls, _example_of(inputs.loss, None, leaves), inputs.part)
+        binding = bindings.find(kind, inputs)
+        if binding is None or binding.replayed is None:
+            return None
+        if type(inputs.part) is not Part and not (inputs.out is inputs.at.buffers and inputs.out.exclusive()):
+            return None
+        program, dtype, state = binding.replayed
+        run = binding.again(program, leaves, inputs)
+        if run is None:
+            return None
+        commit(inputs.out, state)
+        failed = run.go()
+        run.release_arena()
+        return None if failed >= 0 else StepResult(run.scalar(0), run.scalar(1), dtype, state)
 
     def planned(self) -> Program | None:
         """Return the step's program; None where it has none yet, or another than a replayed one."""
@@ -271,6 +292,11 @@ class PureModelStep(Step):
         if not self.trace.closed:
             self.declare()
         super().backward()
+
+
+def _example_of(loss: Loss | None, structure: Hashable, leaves: Sequence[Tensor]) -> Hashable:
+    """Return what determines the program of an example. loss: where it is pure."""
+    return (loss, structure, *[(t._data.shape, t._data.dtype) for t in leaves])
 
 
 def _unflatten(structure: Any, state: Any, count: int, leaves: Sequence[Tensor]) -> Any:

@@ -114,7 +114,8 @@ class SharedUpdate:
         at, own = inputs.at, self._own(inputs.at.buffers)
         before = Snapshot(own, at.moments, at.count, at.step, at.state, at.dtype)
         part = Total(self._own_sums(sums), values, partial=True)
-        return inputs.but(at=before, out=own, part=part, key=None, folds=())
+        # Views of the buffers are new in each step, so that nothing could be bound to them.
+        return inputs.but(at=before, out=own, part=part, key=None, folds=(), bindings=None)
 
     def gradients(self, total: Total) -> list[NDArray[Any]]:
         """Return the gradients, which are not finite, of the sums whose parts ranks have."""

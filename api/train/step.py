@@ -33,7 +33,7 @@ from treepie.kernels.threads import get_num_threads
 
 from ..layer import Vars
 from ..optim.sparse import arrays_of
-from .binding import Binding
+from .binding import Binding, kind_of
 from .eager import loss_and_gradients, weight_of, weighted_gradients
 from .finish import NONFINITE, finish
 from .inputs import Commit, Part, StepInputs, StepResult
@@ -61,9 +61,10 @@ class Step:
     seed: Tensor | None = None
     weight: Tensor | None = None  # of the loss of a part
     binding: Binding | None = None
-    root: Entry | None = None  # where the trace begins
-    #: What the example adds to `kind`.
+    root: Entry  # where the trace begins
+    #: See `kind_of`.
     example: Hashable = None
+    kind: Hashable = None
     #: The traced model, where it is one entry of the trace.
     model: Pure | None = None
 
@@ -120,17 +121,12 @@ class Step:
 
     def _root(self) -> Entry:
         """Return where the trace begins; note the binding that the step fits."""
-        bindings = self.inputs.bindings
-        self.binding = binding = None if bindings is None else bindings.find(self)
-        self.root = root = self.steps.cache.root(self.key()) if binding is None else binding.root
-        assert root is not None
-        return root
-
-    @property
-    def kind(self) -> Hashable:
-        """What determines the program besides the ops that the Python calls, in steps of one `fit`."""
-        part = self.inputs.part
-        return type(self), self.example, None if part is None else part.sums.empty
+        inputs, bindings = self.inputs, self.inputs.bindings
+        if bindings is not None:
+            self.kind = kind_of(type(self), self.example, inputs.part)
+            self.binding = bindings.find(self.kind, inputs)
+        self.root = self.steps.cache.root(self.key()) if self.binding is None else self.binding.root
+        return self.root
 
     def _check_out(self) -> None:
         """Take other buffers for the results, unless those of the parameters are exclusively owned."""
@@ -335,7 +331,7 @@ class Step:
         """Return a run of the program: that of a step like this one, or a new one."""
         binding, inputs = self.binding, self.inputs
         if binding is not None and inputs.out is inputs.at.buffers:
-            run = binding.again(self, program)
+            run = binding.again(program, self.tensors(), inputs, self.trace.numbers)
             if run is not None:
                 return run
         return self.prepare(program)
@@ -344,7 +340,7 @@ class Step:
         """Keep the run for the next step like this one, or let others use it."""
         inputs, binding = self.inputs, self.binding
         if inputs.bindings is not None and inputs.out is inputs.at.buffers:
-            self.binding = binding = binding or inputs.bindings.add(self)
+            self.binding = binding = binding or inputs.bindings.add(self.kind, self)
             if binding is not None and binding.keep(program, run):
                 return
         program.done(run)

@@ -53,9 +53,9 @@ class Steps:
             return self._arithmetic.call(self.take, inputs, commit)
         try:
             if self.model.pure:
-                pure_loss, bindings = is_pure(inputs.loss), inputs.bindings
-                if pure_loss and bindings is not None and id(inputs.state) in self._without_tensors:
-                    result = bindings.replay(inputs, commit)
+                pure_loss = is_pure(inputs.loss)
+                if pure_loss and id(inputs.state) in self._without_tensors:
+                    result = PureModelStep.again(inputs, commit)
                     if result is not None:
                         return result
                 step = PureModelStep(self, inputs, pure_loss)

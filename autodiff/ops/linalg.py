@@ -10,9 +10,10 @@ import numpy as np
 
 from treepie.kernels import fast, formulas, matmul as kernels, matmul_bfloat16, vector
 from treepie.kernels.elementwise import fill
-from treepie.kernels.epilogue import ROW, Epilogue
+from treepie.kernels.epilogue import Epilogue
 from treepie.kernels.program import Launch, Operand, Spec
 from treepie.kernels.vector import Formula
+from treepie.kernels.write_back import ROW
 
 from ..accuracy import FAST, HIGH
 from ..arguments import as_tensor, same_float_dtype

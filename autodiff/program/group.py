@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from treepie.kernels.elementwise import elementwise
-from treepie.kernels.epilogue import COLUMN, MATRIX, ROW, SCALAR, Epilogue
+from treepie.kernels.epilogue import Epilogue
 from treepie.kernels.program import Operand, Spec
 from treepie.kernels.vector import Formula
+from treepie.kernels.write_back import COLUMN, MATRIX, ROW, SCALAR
 
 from ..elementwise import Fusible
 from ..table import Op

@@ -88,15 +88,7 @@ class Instance:
 
     def __init__(self, table: LaunchTable, addresses: Sequence[int], scalars: int, size: int) -> None:
         self.numbers = NumberRows(size, 1)
-        self.addresses = list(addresses)
-        self.addresses[scalars] = self.numbers.address
-        self.bound = table.bound(self.addresses)
-
-    def move(self, first: int, addresses: Sequence[int]) -> None:
-        """Rebind the buffers from the first on to addresses."""
-        current, rebind = self.addresses, self.bound.rebind
-        for buffer, address in enumerate(addresses, first):
-            if current[buffer] != address:
-                current[buffer] = 0  # an interrupt leaves some of the slots at the old address
-                rebind(buffer, address)
-                current[buffer] = address
+        own = list(addresses)
+        own[scalars] = self.numbers.address
+        self.bound = table.bound(own)
+        self.addresses = self.bound.addresses

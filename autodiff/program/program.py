@@ -268,14 +268,12 @@ class Program:
             self.write_user_numbers(instance.numbers, user_numbers)
         if self._computed:
             self.write_numbers(instance.numbers, 0, numbers)
-        current, bound = instance.addresses, instance.bound
+        current, rebind = instance.addresses, instance.bound.rebind
         for k, address in enumerate(addresses):
             if current[k] != address:
-                bound.rebind(k, address)
-                current[k] = address
+                rebind(k, address)
         if current[self._arena] != arena.address:
-            bound.rebind(self._arena, arena.address)
-            current[self._arena] = arena.address
+            rebind(self._arena, arena.address)
         memories: dict[int, Any] = {}
         for size, members in self._allocations:
             block = None
@@ -284,7 +282,7 @@ class Program:
                 if external is not None and owners:
                     base = address_of(owners[external])
                     memories[b] = (owners[external], addresses[external] - base, base)
-                    instance.move(b, (addresses[external],))
+                    rebind(b, addresses[external])
                     continue
                 if block is None:
                     small = size < config.KEPT_LEAST
@@ -295,8 +293,7 @@ class Program:
                     start = address_of(block)
                 memories[b] = (block, offset, start)
                 if current[b] != start + offset:
-                    bound.rebind(b, start + offset)
-                    current[b] = start + offset
+                    rebind(b, start + offset)
         return Run(self, instance, arena, memories, own)
 
     def write_user_numbers(self, rows: NumberRows, numbers: Sequence[Any]) -> None:

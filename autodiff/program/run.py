@@ -46,9 +46,12 @@ class Run:
         if arena is None:
             arena = program._arenas.acquire(program.bytes)
         self.arena = arena
-        instance.move(first, addresses)
-        if instance.addresses[program._arena] != arena.address:
-            instance.move(program._arena, (arena.address,))
+        current, rebind = instance.addresses, instance.bound.rebind
+        for k, address in enumerate(addresses, first):
+            if current[k] != address:
+                rebind(k, address)
+        if current[program._arena] != arena.address:
+            rebind(program._arena, arena.address)
         if user_numbers:
             program.write_user_numbers(instance.numbers, user_numbers)
         if program._computed:
@@ -137,7 +140,7 @@ class Runs:
                 program.write_numbers(rows, count, arguments)
                 count += 1
         arena = program._arenas.acquire(program.bytes)
-        instance.move(program._arena, (arena.address,))
+        instance.bound.rebind(program._arena, arena.address)
         instance.bound.run_each(self._moves, self._address, count)
         program._arenas.release(arena)
 

@@ -64,23 +64,14 @@ def repeated_formula(trace: Trace, op: Op, args: tuple[Any, ...]) -> Tensor | No
             return _repeated_with_number(trace, op, first, second, 1)
         if type(first) is float or (type(first) is int and -_EXACT <= first <= _EXACT):
             return _repeated_with_number(trace, op, second, first, 0)
-    key: list[Any] = [op]
-    symbolic, deepest, numbers = False, 0, trace.outside_numbers
     for x in args:
         if type(x) is not classes.tensor:
             return None
-        data, node = x._data, x.node
-        if type(data) is Symbol and data.trace is trace:
-            symbolic = True
-            key.append(data.number)
-        else:
-            key.append(numbers.get(id(data), -1))
-        if node is not None and node.trace > deepest:
-            deepest = node.trace
+    key: list[Any] = [op]
+    symbolic, deepest = trace.add_operands(key, args)
     if not symbolic:
         return None
-    if -1 in key:
-        key[1:] = [trace.outside(x) if n < 0 else n for n, x in zip(key[1:], args, strict=True)]
+    trace.number_outside(key, args)
     return _result(trace, trace.entry.children.get(tuple(key)), args, deepest)
 
 

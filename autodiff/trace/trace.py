@@ -165,24 +165,12 @@ class Trace:
         if user and failure is not None and op.fails([x._data for x in inputs], attributes):
             raise op.error(inputs, attributes)
         key: list[Any] = [op]
-        deepest, symbolic, outside, known = 0, False, False, self.outside_numbers
-        for x in inputs:
-            data, node = x._data, x.node
-            if type(data) is Symbol:
-                symbolic = True
-                number = data.number if data.trace is self else -1
-            else:
-                number = known.get(id(data), -1)
-            key.append(number)
-            outside = outside or number < 0
-            if node is not None and node.trace > deepest:
-                deepest = node.trace
+        symbolic, deepest = self.add_operands(key, inputs)
         if user and not symbolic:
             results = self._fold_integers(op, inputs, attributes)
             if results is not None:
                 return results
-        if outside:
-            key[1:] = [self.outside(x) if n < 0 else n for n, x in zip(key[1:], inputs, strict=True)]
+        self.number_outside(key, inputs)
         if attributes:
             key += [repr(v) if type(v) is float else v for v in attributes.values()]
         child_key = tuple(key)
@@ -194,6 +182,28 @@ class Trace:
         else:
             self.entry = entry
         return self.results(entry, op, inputs, attributes, gradients, deepest)
+
+    def add_operands(self, key: list[Any], inputs: tuple[Tensor, ...]) -> tuple[bool, int]:
+        """Append the value numbers of operands to a key, -1 for one from outside that has none yet.
+
+        Returns whether one is symbolic, and the highest trace that one belongs to.
+        """
+        symbolic, deepest, numbers = False, 0, self.outside_numbers
+        for x in inputs:
+            data, node = x._data, x.node
+            if type(data) is Symbol:
+                symbolic = True
+                key.append(data.number if data.trace is self else -1)
+            else:
+                key.append(numbers.get(id(data), -1))
+            if node is not None and node.trace > deepest:
+                deepest = node.trace
+        return symbolic, deepest
+
+    def number_outside(self, key: list[Any], inputs: tuple[Tensor, ...]) -> None:
+        """Replace each -1 in a key (op, *numbers) by a new number."""
+        if -1 in key:
+            key[1:] = [self.outside(x) if n < 0 else n for n, x in zip(key[1:], inputs, strict=True)]
 
     def results(
         self,

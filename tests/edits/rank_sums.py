@@ -8,7 +8,7 @@ EDITS = [
     Edit(
         "host-call-ends-the-walk",
         "kernels/program.py",
-        "return self._continue(words, row, team)",
+        "return self._continue(words, row, team) if self._host_calls else row",
         "return row",
         "a host call is taken for a launch that reported an error",
         f"{_SUMS} -k programs_make",

@@ -37,9 +37,9 @@ EDITS = [
     ),
     Edit(
         "rebind-forgotten",
-        "autodiff/program/program.py",
-        "                bound.rebind(k, address)\n                current[k] = address",
-        "                current[k] = address",
+        "kernels/program.py",
+        "            words[word] = address + offset\n        self.addresses[buffer] = address",
+        "            pass\n        self.addresses[buffer] = address",
         "programs read the inputs of the first call",
         "tests/test_jit.py -k 'random_numbers or later_calls'",
     ),
