@@ -12,6 +12,7 @@ import treepie as tp
 from treepie.autodiff import ops
 from treepie.kernels import amx, bfloat16, native
 
+from .cpus import written_for
 from .planned import product
 from .test_precision import assert_close, normal
 
@@ -52,7 +53,13 @@ def test_functions_assemble_for_a_cpu_with_amx(high, columns):
 
 def host_text(symbol, high, columns, triple):
     """Return a function's LLVM IR for a target."""
-    return re.sub('target triple = ".*"', triple, amx.text(symbol, high, columns))
+    return re.sub('target triple = ".*"', triple, text_of(symbol, high, columns))
+
+
+def text_of(symbol, high, columns):
+    """Return a function's LLVM IR, with vectors of AVX-512, which CPUs with tiles have."""
+    with written_for("avx512", "sapphirerapids", "+avx512f,+fma,+amx-tile,+amx-bf16"):
+        return amx.text(symbol, high, columns)
 
 
 class Tiles:
@@ -129,7 +136,7 @@ def tiles(monkeypatch):
 
     def micro_kernel(columns, high):
         if (columns, high) not in addresses:
-            text = amx.text(f"amx_{high}x{columns}", high, columns)
+            text = text_of(f"amx_{high}x{columns}", high, columns)
             text = re.sub(r'@"?llvm\.x86\.(\w+)"?', r"@emulated_\1", text)
             engine.add_module(llvm.parse_assembly(text))
             engine.finalize_object()
