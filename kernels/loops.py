@@ -156,7 +156,23 @@ class Loop:
         raw = b.zext(value.ir, kind) if value.dtype == "bool" else value.ir
         if mask is None:
             b.store(raw, at, align=size)
-            return
+        elif config.isa() == "avx512":
+            self._store_masked(letter, raw, at, mask, size)
+        else:
+            # Without AVX-512 a masked store takes many instructions, on AMD's CPUs even AVX2's own one.
+            whole = ir.IntType(self.lanes)
+            full = b.icmp_unsigned("==", b.bitcast(mask, whole), ir.Constant(whole, -1))
+            plain, masked, after = (self.function.append_basic_block(s) for s in ("full", "part", "after"))
+            b.cbranch(full, plain, masked)
+            b.position_at_end(plain)
+            b.store(raw, at, align=size)
+            b.branch(after)
+            b.position_at_end(masked)
+            self._store_masked(letter, raw, at, mask, size)
+            b.branch(after)
+            b.position_at_end(after)
+
+    def _store_masked(self, letter: str, raw: ir.Value, at: ir.Value, mask: ir.Value, size: int) -> None:
         name = f"llvm.masked.store.v{self.lanes}{letter}.p0"
-        function = declare(self.module, name, ir.VoidType(), [kind, at.type, I32, mask.type])
-        b.call(function, [raw, at, ir.Constant(I32, size), mask])
+        function = declare(self.module, name, ir.VoidType(), [raw.type, at.type, I32, mask.type])
+        self.builder.call(function, [raw, at, ir.Constant(I32, size), mask])
