@@ -5,6 +5,7 @@
 by the row's length and the CPU's vector width alone.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,9 +19,9 @@ from .vector import Formula, Value, constant, vector_type
 #: Vectors summed side by side, so that one addition need not wait 4 cycles for the last.
 _CHAINS = 4
 
-#: Elements that are combined before their result joins those of the others: the error of a sum of n grows with
-#: n / 4096 and not with n.
-_BLOCK = 4096
+#: Vectors of a chain that are combined before their result joins that of the others: the error of a sum of n
+#: vectors grows with n / 128 and not with n.
+_BLOCK = 128
 
 
 def row_reduce(
@@ -147,9 +148,10 @@ def _write_reduce(
     identities = [constant(d, lanes, start) for d in dtypes]
 
     def combined(totals: Sequence[ir.Value], values: Sequence[ir.Value]) -> list[ir.Value]:
+        """Combine values of chains, each of all parts."""
         return [
             combine(Value(b, d, lanes, t), Value(b, d, lanes, v)).ir
-            for d, t, v in zip(dtypes, totals, values, strict=True)
+            for d, t, v in zip(itertools.cycle(dtypes), totals, values, strict=False)
         ]
 
     def terms(i: ir.Value, mask: ir.Value | None) -> list[ir.Value]:
@@ -164,16 +166,13 @@ def _write_reduce(
             out += combined(totals[k * parts : (k + 1) * parts], terms(b.add(i, n64(k * lanes)), None))
         return out
 
-    def block(start: ir.Value, *totals: ir.Value) -> list[ir.Value]:
-        end = b.add(start, n64(_BLOCK))
-        end = b.select(b.icmp_signed("<", end, blocks), end, blocks)
-        inside = loop.loop(start, end, chains * lanes, step, identities * chains)
-        chain = [slice(k, k + parts) for k in range(0, len(totals), parts)]
-        return [v for k in chain for v in combined(totals[k], inside[k])]
+    def block(i: ir.Value, *totals: ir.Value) -> list[ir.Value]:
+        end = loop.least(b.add(i, n64(_BLOCK * chains * lanes)), blocks)
+        return combined(totals, loop.loop(i, end, chains * lanes, step, identities * chains))
 
     blocks = b.and_(count, n64(-chains * lanes))
     whole = b.and_(count, n64(-lanes))
-    totals = loop.loop(n64(0), blocks, _BLOCK, block, identities * chains)
+    totals = loop.loop(n64(0), blocks, _BLOCK * chains * lanes, block, identities * chains)
     first = loop.loop(blocks, whole, lanes, step, totals[:parts])
     rest = b.sub(count, whole)
 
@@ -185,17 +184,18 @@ def _write_reduce(
     totals[:parts] = loop.when(b.icmp_signed(">", rest, n64(0)), tail, first)
     while len(totals) > parts:
         half = len(totals) // 2
-        totals = [
-            v
-            for k in range(0, half, parts)
-            for v in combined(totals[k : k + parts], totals[half + k : half + k + parts])
-        ]
-    out = [_across(Value(b, d, lanes, t), combine).ir for d, t in zip(dtypes, totals, strict=True)]
-    if parts == 1:
-        b.ret(out[0])
+        totals = combined(totals[:half], totals[half:])
+    _return(loop, [_across(Value(b, d, lanes, t), combine).ir for d, t in zip(dtypes, totals, strict=True)])
+
+
+def _return(loop: Loop, results: list[ir.Value]) -> None:
+    """Return one result, or a struct of several."""
+    b = loop.builder
+    if len(results) == 1:
+        b.ret(results[0])
         return
-    pack = ir.Constant(_result_type(dtypes), ir.Undefined)
-    for k, value in enumerate(out):
+    pack = ir.Constant(ir.LiteralStructType([r.type for r in results]), ir.Undefined)
+    for k, value in enumerate(results):
         pack = b.insert_value(pack, value, k)
     b.ret(pack)
 

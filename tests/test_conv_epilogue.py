@@ -9,6 +9,7 @@ from treepie.autodiff.ops import batch_normalization as batch
 from treepie.kernels import conv_task
 
 from .test_fusion import check, normal
+from .test_precision import BOTH
 
 GEOMETRY = {"dilation": (1, 1), "padding": (1, 1, 1, 1)}
 
@@ -81,7 +82,7 @@ def test_the_gradient_of_an_input_has_an_epilogue(g, w, size, stride):
     assert "convolution_input + add" in title(program)
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "bfloat16_emulated"])
+@pytest.mark.parametrize("precision", BOTH)
 def test_precisions_have_epilogues(precision):
     with tp.precision(precision):
         program = check(lambda x, w: ops.relu(convolve(x, w)), normal(3, 5, 9, 8), normal(20, 5, 3, 3))

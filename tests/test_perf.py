@@ -268,8 +268,9 @@ def test_rivals_of_families_do_the_same_work(perf, library, name):
     ours = perf("families_treepie")
     case = small_families(perf("families_models"))[name]
     first, second = ours.step(case), perf(f"families_{library}").step(case, ours.weights(case))
-    # Sparse embeddings leave the moments of rows alone that a batch does not have; JAX decays them.
-    tolerance = 2e-3 if name == "dense recommender" and library == "jax" else 1e-4
+    # Sparse embeddings leave the moments of rows alone that a batch does not have; JAX decays them. With AVX2
+    # PyTorch is off from its own float64 by 4e-4 in `resnet`, where treepie is by 1e-7.
+    tolerance = {("jax", "dense recommender"): 2e-3, ("torch", "resnet"): 1e-3}.get((library, name), 1e-4)
     np.testing.assert_allclose([first() for _ in range(5)], [second() for _ in range(5)], tolerance, 1e-5)
 
 
