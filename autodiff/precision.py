@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from treepie.kernels import bfloat16
+from treepie.kernels.frames import warn
 
 from .trace.active import Setting, state
 
@@ -66,9 +66,7 @@ def checked_precision(function: str, name: str) -> str:
 
 @functools.cache
 def _say_float32() -> None:
-    warnings.warn(
+    warn(
         "precision: this CPU does not multiply in bfloat16 (AVX512-BF16, ARM's BF16); products are computed "
-        "in float32",
-        RuntimeWarning,
-        stacklevel=4,
+        "in float32"
     )

@@ -18,7 +18,6 @@ import stat
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -29,6 +28,7 @@ import llvmlite.binding as llvm
 import numpy as np
 
 from . import config
+from .frames import warn
 
 fcntl: Any
 try:
@@ -313,9 +313,7 @@ def _remove_leftovers(path: Path) -> None:
 @functools.cache
 def _warn(problem: str) -> None:
     if config.CACHE_DIR != OFF:
-        warnings.warn(
+        warn(
             f"treepie keeps compiled kernels in memory only ({problem}): every process compiles them again. "
-            f"Set TREEPIE_CACHE_DIR to a folder that you alone may write to, or to {OFF!r}.",
-            RuntimeWarning,
-            stacklevel=2,
+            f"Set TREEPIE_CACHE_DIR to a folder that you alone may write to, or to {OFF!r}."
         )

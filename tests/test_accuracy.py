@@ -67,7 +67,7 @@ REDUCTIONS = {
     "var": (long_var, (3, 5), 1, 1, 3),
     "std": (lambda x, axis: np.sqrt(long_var(x, axis)), (3, 5), 1, 1, 3),
     "norm": (lambda x, axis: np.sqrt(np.sum(x.astype(LONG) ** 2, axis)), (-1, 1), 0.51, 1, 3),
-    # The error of n rounded products grows with n in the worst case, with its root, for None, in the usual one.
+    # None: the root of n, with which the error of n rounded products usually grows; in the worst case with n.
     "prod": (lambda x, axis: np.prod(x, axis, dtype=LONG), (0.999, 1.001), 0.51, None, None),
     "logsumexp": (long_logsumexp, (-5, 5), 0.51, 1, 1),
     "max": (np.max, (-1, 1), 0, 0, 0),

@@ -245,8 +245,9 @@ def test_a_damaged_checkpoint_is_told_of_and_the_one_before_is_read(tmp_path, fi
     path = tmp_path / "step-00000002" / file
     path.unlink() if how == "missing" else broken(path, how)
     told = "" if (file, how) == ("manifest.json", "flipped") else file  # else the sum of another file
-    with pytest.warns(RuntimeWarning, match=rf"step-00000002/{told}.*trying the one before"):
+    with pytest.warns(RuntimeWarning, match=rf"step-00000002/{told}.*trying the one before") as caught:
         same_state(checkpoint.load_state(tmp_path, rows[0]), rows[1])
+    assert {w.filename for w in caught} == {__file__}
     shutil.rmtree(tmp_path / "step-00000001")
     with (
         pytest.warns(RuntimeWarning, match="step-00000002"),

@@ -222,8 +222,9 @@ def test_a_batch_of_nan_that_is_skipped_leaves_later_steps_programs(place):
     bad = [*batches[:place], (X.at[0, 0].set(np.nan), Y), *batches[place:]]
     trainer, first = small(tp.layer.silu())
     with programs():
-        with pytest.warns(RuntimeWarning, match=f"step {place + 1}, which is skipped"):
+        with pytest.warns(RuntimeWarning, match=f"step {place + 1}, which is skipped") as caught:
             _, st = fit(trainer, first, bad, tp.loss.mse, on_nonfinite="skip")
+        assert [w.filename for w in caught] == [fit.__code__.co_filename]
         again = fit(trainer, st, batches, tp.loss.mse)[1]
     want = eager_fit(trainer, first, batches, tp.loss.mse)[1]
     same(st, want)

@@ -218,7 +218,7 @@ def test_a_cpu_without_the_instruction_says_so_once(monkeypatch):
     _say_float32.cache_clear()
     a = normal(4, 4)
     try:
-        with pytest.warns(RuntimeWarning, match="does not multiply in bfloat16"):
+        with pytest.warns(RuntimeWarning, match="does not multiply in bfloat16") as caught:
             trainer = tp.Trainer(perceptron(), tp.optim.sgd(0.1), precision="bfloat16")
         with tp.precision("bfloat16"):  # without a second warning
             product = (tp.tensor(a) @ tp.tensor(a)).numpy()
@@ -226,6 +226,7 @@ def test_a_cpu_without_the_instruction_says_so_once(monkeypatch):
         _say_float32.cache_clear()
     np.testing.assert_array_equal(product, (tp.tensor(a) @ tp.tensor(a)).numpy())
     assert trainer.precision == "bfloat16"
+    assert [w.filename for w in caught] == [__file__]
 
 
 def test_other_names_are_refused():

@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import re
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 
 from treepie.autodiff import Tensor, ptree, tensor
 from treepie.autodiff.arguments import as_tensor, described as shown, integer
+from treepie.kernels.frames import warn
 
 from ..errors import did_you_mean
 from ..layer import Vars
@@ -283,7 +283,7 @@ class Store:
                 return entry
             lines += damage
             message = f"{self.function}: {'; '.join(damage)}; trying the one before it"
-            warnings.warn(message, RuntimeWarning, stacklevel=3)
+            warn(message)
         if entries:
             listed = "".join(f"\n  {line}" for line in lines)
             raise ValueError(f"{self.function}: all checkpoints in {self.folder} are damaged:{listed}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, overload
 
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from treepie.autodiff import Tensor
 from treepie.autodiff.arguments import as_tensor, integer
 from treepie.autodiff.tensor import TensorLike
+from treepie.kernels.frames import warn
 
 from ..distributed.communicator import Communicator, check_communicator
 from .ahead import Listed
@@ -353,11 +353,9 @@ class Data(ShownByCalls, Generic[T_co]):
         if not self._ended or threading.current_thread() is not self._thread:
             return
         self._ended = False
-        warnings.warn(
+        warn(
             f"Data: all {self._length} elements of this pass have been read, so nothing is left to iterate "
-            "over; call reset() to begin the next pass",
-            RuntimeWarning,
-            stacklevel=3,
+            "over; call reset() to begin the next pass"
         )
 
     def reset(self) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-import warnings
 from collections import deque
 from collections.abc import Callable, Generator
 from functools import partial
@@ -16,6 +15,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from treepie.kernels import config, memory
+from treepie.kernels.frames import warn
 
 from . import failures
 from .joint import JointStep
@@ -58,11 +58,9 @@ class MPIWorld:
         memories = share(node, control_bytes(node.size)) if node.size > 1 else None
         if node.size > 1 and memories is None:
             if node.rank == 0:
-                warnings.warn(
+                warn(
                     "distributed.world: the ranks of this node cannot share memory, for lack of it or "
-                    "because they are in different containers; they send messages, which takes longer",
-                    RuntimeWarning,
-                    stacklevel=4,
+                    "because they are in different containers; they send messages, which takes longer"
                 )
             node = MPI.COMM_SELF
         first = node.rank == 0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import sys
-import warnings
 
 from treepie.kernels import config
+from treepie.kernels.frames import warn
 
 from .communicator import Communicator, Single
 
@@ -54,9 +54,7 @@ def _check_binding() -> None:
     binding = config.binding()
     if binding is not None:
         bound, share, flags = binding
-        warnings.warn(
+        warn(
             f"distributed.world: each rank is bound to {bound} of the {share} cores that are its share, "
-            f"expected {flags}, or python -m treepie.run",
-            RuntimeWarning,
-            stacklevel=3,
+            f"expected {flags}, or python -m treepie.run"
         )

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from treepie.autodiff import Tensor, ptree
 from treepie.autodiff.ptree.structure import Flattened
 from treepie.autodiff.trace import active
-from treepie.autodiff.trace.active import user_line
 from treepie.autodiff.trace.entry import Symbol, root
 from treepie.autodiff.trace.trace import Trace
+from treepie.kernels.frames import user_line
 
 from ..layer.core import Layer, Vars
 from .size import BatchSize, Nonlinear, Sizes, merged

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,8 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
+
+from treepie.kernels.frames import warn
 
 from ..data.pipeline import Data
 from ..optim.opt_state import OptState
@@ -22,8 +23,6 @@ from .solver import LOSSES, Solver, solver_of, variables, weights
 
 #: The learning rate below which "adaptive" stops, and what it divides the rate by.
 _SMALLEST_RATE, _FACTOR = 1e-6, 5.0
-#: The stack level of the line that calls `fit`, for a warning of a function that `run` or `__init__` calls.
-_OF_USER = 8
 
 
 @dataclass
@@ -90,7 +89,7 @@ class Training:
                 callbacks=[self, *(estimator.callbacks or ())],
             )
         except KeyboardInterrupt as interrupt:
-            warnings.warn("Training interrupted by user.", stacklevel=_OF_USER - 1)
+            warn("Training interrupted by user.", UserWarning)
             st, self.stopped = interrupt.state, True  # type: ignore[attr-defined]
         except FloatingPointError as error:
             raise ValueError(
@@ -109,11 +108,10 @@ class Training:
         else:
             self._set_weights(st)
         if not self.stopped and not self.incremental and estimator.n_iter_ == estimator.max_iter:
-            warnings.warn(
+            warn(
                 f"Stochastic Optimizer: Maximum iterations ({estimator.max_iter}) reached and the "
                 "optimization hasn't converged yet.",
                 ConvergenceWarning,
-                stacklevel=_OF_USER,
             )
 
     def _set_weights(self, st: TrainState) -> None:
@@ -186,9 +184,8 @@ def _batch_size(size: Any, length: int) -> int:
     if size == "auto":
         return min(200, length)
     if size > length:
-        warnings.warn(
-            "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped",
-            stacklevel=_OF_USER,
+        warn(
+            "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", UserWarning
         )
     return int(np.clip(size, 1, length))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from treepie.autodiff import Tensor, ptree
 from treepie.autodiff.program.pure import is_pure
 from treepie.kernels.compilations import compilations
+from treepie.kernels.frames import warn
 
 from ..data.ahead import advance
 from ..data.pipeline import Data
@@ -218,7 +218,7 @@ class StepRunner:
         skipped = (
             f"Trainer.fit: {what} in step {step}, which is skipped{'' if value is None else f': {value}'}"
         )
-        warnings.warn(skipped, RuntimeWarning, stacklevel=4)
+        warn(skipped)
         self._now, self._state = self.now.skipped(), None
 
 

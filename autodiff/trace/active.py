@@ -1,13 +1,10 @@
-"""The state of a thread: its active trace and the gradients being taken; and the line of the user's code."""
+"""The state of a thread: its active trace and the gradients being taken."""
 
 from __future__ import annotations
 
-import sys
-import sysconfig
 import threading
 from collections.abc import Callable
 from contextlib import ContextDecorator
-from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -89,22 +86,3 @@ def call_under(
             state.trace, state.gradients, state.captures = before
     finally:
         state.trace, state.gradients, state.captures = before
-
-
-_LIBRARY = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib")})
-
-
-def user_line() -> str:
-    """Return "file:line" of the innermost frame of user code: neither this library nor the standard one."""
-    frame: FrameType | None = sys._getframe(1)
-    first: str | None = None
-    while frame is not None:
-        module = str(frame.f_globals.get("__name__", ""))
-        if module.split(".")[0] != "treepie" or module.startswith("treepie.examples"):
-            where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
-            first = first or where
-            path = frame.f_code.co_filename
-            if not path.startswith(_LIBRARY) and not path.startswith("<frozen"):
-                return where
-        frame = frame.f_back
-    return first or "?"

@@ -23,7 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .active import call_under, classes, user_line
+from treepie.kernels.frames import user_line
+
+from .active import call_under, classes
 from .entry import INPUT, NUMBER, Entry, InputOp, Output, Shape, Symbol, TraceableOp
 
 if TYPE_CHECKING:
