@@ -121,6 +121,16 @@ def vector_bytes() -> int:
 
 
 @functools.cache
+def second_level_cache() -> int:
+    """Bytes of the second-level cache of a core; where the system does not tell, those that are usual."""
+    try:
+        size = os.sysconf("SC_LEVEL2_CACHE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not Linux with the GNU C library
+        size = 0
+    return size if size > 0 else 1 << (20 if isa() in ("avx512", "neon") else 19)
+
+
+@functools.cache
 def has_fma() -> bool:
     """Whether a fused multiply-add is an instruction."""
     return isa() == "neon" or "+fma" in cpu()[1].split(",")

@@ -284,7 +284,7 @@ def _left(
         m, k = k, m
     if cut.packs_a:
         steps = (1, high, high * k, -(-m // high) * high * k * (batch > 1))
-        return [pack_panels(a, buffer, False, high)], buffer, steps
+        return [pack_panels(a, buffer, transposed, high)], buffer, steps
     row, term = (1, m) if transposed else (k, 1)
     return [], a, (row, term, high * row, m * k * (batch > 1))
 

@@ -8,20 +8,27 @@ from . import config, gemm
 #: Terms of a block of the sum at most: the first-level cache holds a strip of A of 12 x 512 float32, 24 kB.
 DEPTH = 512
 
-#: B is read in place if at most this many strips of A use it, more of them where the last-level cache holds
+#: B is read in place for one or two strips of A, or for at most `_MANY` rows where the last-level cache holds
 #: B: packing it took 20 % of the time of 32 x 784 x 512, and 5 % of 128 x 784 x 512; it saved 30 % of that of
-#: 32 x 2048 x 2048, which comes from memory. It is also read in place if a block of it has at most `_NEAR`
-#: bytes: half of the second-level cache holds it, packing it cost 2 to 5 %, and a chunk can go from strip to
-#: strip.
-#: It is packed for `_FEWEST` strips or more where it is larger than `_SPAN` bytes, which a block of it spans,
-#: in rows a multiple of `_SETS` bytes apart: a panel is then in few sets of the second-level cache, and each
-#: strip reads it from farther away. With weights that come from memory, 128 x 512 x 2048 took 0.83 of the
-#: time, 128 x 2048 x 512 0.8; with weights in the last-level cache as long as before.
-_SETS, _SPAN = 2048, 1 << 20
-_FEW_STRIPS, _MANY_STRIPS, _CACHED, _NEAR = 2, 16, 8 << 20, 512 << 10
+#: 32 x 2048 x 2048, which comes from memory.
+_FEW_STRIPS, _MANY, _CACHED = 2, 192, 8 << 20
 
-#: Bytes of a block of A that a chunk reads again for every panel of B: the second-level cache holds it.
-_STAYS = 768 << 10
+#: It is also read in place if a block takes at most this part of the second-level cache and stays there:
+#: packing it cost 2 to 5 %, and a chunk can go from strip to strip. Without AVX-512 tiles are lower, and ask
+#: for B twice as often: with half of the cache 1024 x 256 x 256 took 1.2 of the time.
+_NEAR = {"avx512": 1 / 2}
+_NEAR_OTHERS = 1 / 4
+
+#: It is packed for this many strips or more where it is larger than the second-level cache, which a block of
+#: it spans, in rows a multiple of `_SETS` bytes apart: a panel is then in few sets of that cache, and each
+#: strip reads it from farther away. With weights that come from memory, 128 x 512 x 2048 took 0.83 of the
+#: time, 128 x 2048 x 512 0.8; with weights in the last-level cache as long as before. With AVX2 and half of
+#: the cache, 64 x 784 x 512 took 0.84 of the time.
+_FAR = {"avx512": 8}
+_FAR_OTHERS, _SETS = 4, 2048
+
+#: Part of the second-level cache that holds a block of A, which a chunk reads again for every panel of B.
+_STAYS = 3 / 4
 
 #: Strips of A and panels of B in a chunk of a large product; strips that pay for packing a panel in each
 #: chunk, and for the way to it: chunks of 3 strips lost 5 % on those of 11 at 256 x 256 x 256.
@@ -31,7 +38,9 @@ _CHUNK, _PAYS, _FEWEST = (16, 4), 32, 8
 #: terms are then in one set of the first-level cache, which has room for 8 of its 12 rows. Otherwise packing
 #: costs: of 128 x 784 x 512, 10 to 40 % with the launch. A chunk that copies each strip instead is no faster:
 #: it reads rows that far apart slowly, and 128 x 2048 x 512 took 5 % longer.
-_FEW_PANELS, _WAY = 4, 4096
+#: A transposed A has its terms in rows: with AVX2 and rows of 2 or 4 kB, 1024 x 512 x 1024 took 0.7 of the
+#: time packed, 512 x 512 x 512 0.85. With AVX-512 that was not tried.
+_FEW_PANELS, _WAY, _WAY_TRANSPOSED = 4, 4096, 2048
 
 
 @dataclass(frozen=True)
@@ -59,16 +68,20 @@ def tiling(
     high, wide, itemsize = gemm.within(m), gemm.panel(dtype, n), 4 if dtype == "float32" else 8
     strips, panels = -(-m // high), -(-n // wide)
     block = -(-k // -(-k // DEPTH))
-    packs_a = panels > _FEW_PANELS and not transpose_a and k * itemsize % _WAY == 0
+    packs_a = k * itemsize % _WAY == 0
+    if transpose_a:
+        packs_a = config.isa() != "avx512" and m * itemsize % _WAY_TRANSPOSED == 0
+    packs_a = packs_a and panels > _FEW_PANELS
     masks = n % wide and config.isa() == "generic"  # which has no masked loads
-    near = block * n * itemsize <= _NEAR
-    few = strips <= (_MANY_STRIPS if k * n * itemsize <= _CACHED else _FEW_STRIPS)
-    far = k * n * itemsize > _SPAN <= block * n * itemsize and n * itemsize % _SETS == 0
-    few = few and not (far and strips >= _FEWEST)
+    cache, span = config.second_level_cache(), block * n * itemsize
+    near = span <= _NEAR.get(config.isa(), _NEAR_OTHERS) * cache
+    few = strips <= _FEW_STRIPS or (m <= _MANY and k * n * itemsize <= _CACHED)
+    far = k * n * itemsize > cache <= span and n * itemsize % _SETS == 0
+    few = few and not (far and strips >= _FAR.get(config.isa(), _FAR_OTHERS))
     if not transpose_b and not masks and (few or near):
         packs_b = "no"
     else:
-        packs_b = "inside" if near or m * block * itemsize <= _STAYS else "before"
+        packs_b = "inside" if near or m * block * itemsize <= _STAYS * cache else "before"
     if batch >= 4 * team:
         return Tiling(high, wide, block, 1, 1, packs_a, packs_b.replace("before", "inside"))
     least = -(-4 * team // batch)

@@ -108,6 +108,29 @@ def test_a_high_product_of_a_long_transposed_matrix(dtype, after):
     np.testing.assert_array_equal(result.numpy(), OPS["matmul"](tensor(a.T.copy()), tensor(b)).numpy())
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("transpose_b", [False, True])
+def test_a_transposed_matrix_whose_rows_are_far_apart_is_packed(dtype, transpose_b):
+    """Where vectors are narrower than those of AVX-512."""
+    m, n = 1024, 5 * gemm.panel(dtype, 1000) + 1
+    for k in (1, 70, 600):
+        cut = tiling.tiling(m, k, n, 1, True, transpose_b, dtype, 2)
+        assert cut.packs_a == (config.isa() != "avx512")
+        check(m, k, n, True, transpose_b, dtype)
+
+
+def test_the_second_level_cache(monkeypatch):
+    size = config.second_level_cache.__wrapped__
+    assert size() >= 1 << 17
+    for told, expected in ((1 << 21, 1 << 21), (0, 1 << 19), (-1, 1 << 19)):
+        monkeypatch.setattr(config, "isa", lambda: "avx2")
+        monkeypatch.setattr(config.os, "sysconf", lambda name, told=told: told)
+        assert size() == expected
+    monkeypatch.setattr(config, "isa", lambda: "avx512")
+    monkeypatch.delattr(config.os, "sysconf")  # as on Windows
+    assert size() == 1 << 20
+
+
 SHAPES = [(700, 600, 500), (40, 900, 2000), (2000, 64, 40), (7, 30, 9)]
 
 
