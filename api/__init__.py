@@ -7,6 +7,7 @@ from treepie.autodiff import (
     Tensor as Tensor,
     accuracy as accuracy,
     arange as arange,
+    bfloat16 as bfloat16,
     bool_ as bool_,
     check_grads as check_grads,
     checkpoint_activations as checkpoint_activations,

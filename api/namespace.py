@@ -26,6 +26,10 @@ def public_names(namespace: Mapping[str, Any], *modules: ModuleType) -> list[str
     )
 
 
+#: Dtypes that tensors do not have, and what to use.
+_HALVES = ("float16", "half")
+_HALF = ", expected tp.float32, or tp.bfloat16 as the precision of a Trainer"
+
 #: Names of other libraries in lower case without underscores, and those here.
 _OTHERS = {
     "array": "tensor",
@@ -90,7 +94,9 @@ def _optional(
 def _missing(package: ModuleType, modules: Mapping[str, ModuleType], module: str, name: str) -> Any:
     """Raise AttributeError for a missing name. module: its module's name, "" for the package."""
     owner = f"{package.__name__}.{module}" if module else package.__name__
-    hint = "" if name.startswith("_") else _suggestion(package, modules, module, name)
+    hint = _HALF if name in _HALVES else ""
+    if not hint and not name.startswith("_"):
+        hint = _suggestion(package, modules, module, name)
     raise no_attribute(f"module {owner!r} has no attribute {name!r}{hint}")
 
 

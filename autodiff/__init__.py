@@ -22,7 +22,7 @@ from .creation import (
 from .custom import checkpoint_activations as checkpoint_activations, custom_vjp as custom_vjp
 from .ops import stop_gradient as stop_gradient
 from .own import elementwise as elementwise, kernel as kernel, spec as spec
-from .precision import precision as precision
+from .precision import BFLOAT16 as _BFLOAT16, precision as precision
 from .program.pure import pure as pure
 from .table import OPS as OPS
 from .tensor import (
@@ -39,3 +39,6 @@ from .transform import (
     value_and_grad_aux as value_and_grad_aux,
     vjp as vjp,
 )
+
+#: The name of bfloat16, which products and files may have as their precision, and no tensor as its dtype.
+bfloat16 = _BFLOAT16

@@ -121,19 +121,28 @@ _USUAL_CALLS = {"Data.prepare": "arrays in one tuple: Data.prepare((x, y), batch
 
 #: Arguments of other libraries, and what does the same here.
 _ELSEWHERE = {
+    "accelerator": "none: tensors are on the CPU",
     "activation": "a layer after this one, such as tp.layer.relu()",
     "batch_size": "it in the data: tp.Data.prepare((x, y), batch_size=32)",
     "device": "none: tensors are on the CPU",
+    "initial_epoch": "resume=True, with a checkpoint",
     "inplace": "none: tensors are immutable, and a result is a new one",
+    "learning_rate": "it in the optimizer: tp.optim.adam(1e-3)",
+    "lr": "it in the optimizer: tp.optim.adam(1e-3)",
     "metrics": "validate=(data, metrics)",
     "momentum": "tp.optim.sgd(lr, momentum=0.9) or tp.optim.rmsprop",
+    "optimizer": "it in the trainer: tp.Trainer(model, tp.optim.adam(1e-3))",
     "out": "none: tensors are immutable, and a result is a new one",
     "reduction": "none: a loss is the mean; write others as ops, such as tp.square(pred - target).sum()",
     "requires_grad": "none: tp.grad(f)(params) takes the gradient of a function",
+    "sample_weight": "elements (input, target, weight): tp.Data.prepare((x, y, weight), batch_size=32)",
+    "shuffle": "it in the data: tp.Data.prepare((x, y), batch_size=32, shuffle=tp.rng.key(0))",
+    "steps_per_epoch": "none: an epoch is a pass over the data",
     "validation_split": "validate=(data, metrics)",
     "verbose": "progress=True or progress=False",
     "weight_decay": "tp.optim.adamw, or tp.optim.chain with tp.optim.add_decayed_weights",
     "where": "tp.where(condition, x, 0.0) as the operand",
+    "workers": "data.prefetch(2), which prepares batches in a thread",
 }
 
 #: Arguments of other libraries, and their names here.

@@ -246,7 +246,7 @@ def test_a_trainer_is_pickled_with_its_precision():
 
 
 # ---- files
-@pytest.mark.parametrize(("dtype", "digits"), [("bfloat16", 8), ("float16", 11)])
+@pytest.mark.parametrize(("dtype", "digits"), [(tp.bfloat16, 8), ("float16", 11)])
 def test_models_are_saved_in_half_of_the_bytes(tmp_path, dtype, digits):
     special = np.array([np.inf, -np.inf, np.nan, 0.0, -0.0], np.float32)
     special[2] = np.uint32(0x7F800001).view(np.float32)  # a NaN whose upper half is infinity

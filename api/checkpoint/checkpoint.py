@@ -47,8 +47,8 @@ def save(path: PathLike, tree: Tree, dtype: str | None = None) -> None:
     path: the file; missing folders are created. The write is atomic: a crash leaves the old file or the new.
     tree: nested containers of tensors. A flat dict of tensors may have any names, such as those that `load`
         and `hub.load_weights` return.
-    dtype: "bfloat16" or "float16" to round floats, to nearest even, and halve the file; `load` returns them
-        in the dtypes of `like`. None for their own.
+    dtype: "bfloat16" (tp.bfloat16) or "float16" to round floats, to nearest even, and halve the file; `load`
+        returns them in the dtypes of `like`. None for their own.
 
     Raises OSError if the file can not be written, ValueError for another dtype.
 
