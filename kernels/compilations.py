@@ -5,11 +5,11 @@ import sys
 import time
 from collections.abc import Iterator
 
-from . import cache
+from . import cache, config
 
 
 class Compilations:
-    """Reports compilations that keep the user waiting, in one line on stderr.
+    """Reports compilations that keep the user waiting, in one line on stderr; of several ranks, on the first.
 
     Inside `watch()` (one op, or a whole training step) the line starts when compiling has taken more than a
     second, and is completed with the time when the outermost `watch` ends.
@@ -52,7 +52,9 @@ class Compilations:
             yield
             self.count += 1
             self.seconds += time.perf_counter() - start
-            if not (self.silent or self._announced) and self.seconds - self._start[1] > 1.0:
+            if self._announced or self.silent or config.rank() > 0:
+                return
+            if self.seconds - self._start[1] > 1.0:
                 self._announced = True
                 where = cache.folder()
                 kept = f"once, then kept in {where}" if where else "in memory only"

@@ -113,6 +113,8 @@ tp.value_and_grad(lambda w: tp.matmul(w, w).sum())(np.ones((64, 64)))"""
     assert line.endswith(" s")
     _, again = run(code, tmp_path)
     assert again == ""
+    _, second = run(code, tmp_path / "second", PMI_RANK="1")  # the first of several ranks says it
+    assert second == ""
 
 
 def test_importing_compiles_nothing_and_does_not_start_numba(tmp_path):
