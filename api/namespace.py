@@ -94,9 +94,7 @@ def _optional(
 def _missing(package: ModuleType, modules: Mapping[str, ModuleType], module: str, name: str) -> Any:
     """Raise AttributeError for a missing name. module: its module's name, "" for the package."""
     owner = f"{package.__name__}.{module}" if module else package.__name__
-    hint = _HALF if name in _HALVES else ""
-    if not hint and not name.startswith("_"):
-        hint = _suggestion(package, modules, module, name)
+    hint = "" if name.startswith("_") else _suggestion(package, modules, module, name)
     raise no_attribute(f"module {owner!r} has no attribute {name!r}{hint}")
 
 
@@ -109,6 +107,8 @@ def _suggestion(package: ModuleType, modules: Mapping[str, ModuleType], module: 
             known = others.setdefault(_plain(n), text)
             if m and m != "math" and known != text and " or " not in known:
                 others[_plain(n)] = f"{known} or tp.{text}"
+    if name in _HALVES:
+        return _HALF
     plain = _plain(name)
     exact = own.get(plain) or _OTHERS.get(plain) or others.get(plain)
     return f", did you mean tp.{exact}?" if exact else _near(plain, own, others)

@@ -287,4 +287,4 @@ class _Writer:
         for k, value in enumerate(computed if isinstance(computed, tuple) else (computed,)):
             if value.dtype != self.results[k]:
                 raise TypeError(f"{self.module.name}: the formula gives {value.dtype}, not {self.results[k]}")
-            loop.store(value, at[inputs + k], mask)
+            loop.store(value, at[inputs + k], mask, rest=True)

@@ -182,7 +182,7 @@ def _build(
                     loop.prefetch(b.add(addresses[k], b.mul(below, n64(sizes[k]))))
             targets = [addresses[0], *addresses[len(inputs) :]]
             for value, target in zip(as_tuple(formula(*values)), targets, strict=True):
-                loop.store(value, target, mask)
+                loop.store(value, target, mask, rest=True)
             return []
 
         whole = b.and_(columns, n64(-loop.lanes))

@@ -148,15 +148,17 @@ class Loop:
             raw = self.builder.icmp_unsigned("!=", raw, ir.Constant(raw.type, None))
         return Value(self.builder, dtype, self.lanes, raw)
 
-    def store(self, value: Value, address: ir.Value, mask: ir.Value | None = None) -> None:
-        """Store a vector, or with a mask its lanes."""
+    def store(
+        self, value: Value, address: ir.Value, mask: ir.Value | None = None, rest: bool = False
+    ) -> None:
+        """Store a vector, or with a mask its lanes. rest: whether they are the rest of a row, never all."""
         b, size, (letter, element) = self.builder, bytes_of(value.dtype), self._memory(value.dtype)
         kind = ir.VectorType(element, self.lanes)
         at = b.inttoptr(address, kind.as_pointer())
         raw = b.zext(value.ir, kind) if value.dtype == "bool" else value.ir
         if mask is None:
             b.store(raw, at, align=size)
-        elif config.isa() == "avx512":
+        elif rest or config.isa() == "avx512":
             self._store_masked(letter, raw, at, mask, size)
         else:
             # Without AVX-512 a masked store takes many instructions, on AMD's CPUs even AVX2's own one.
