@@ -10,6 +10,7 @@ import pytest
 
 import treepie as tp
 from treepie import ptree
+from treepie.kernels import config
 
 PERF = Path(__file__).parents[1] / "perf"
 
@@ -270,7 +271,10 @@ def test_rivals_of_families_do_the_same_work(perf, library, name):
     first, second = ours.step(case), perf(f"families_{library}").step(case, ours.weights(case))
     # Sparse embeddings leave the moments of rows alone that a batch does not have; JAX decays them. With AVX2
     # PyTorch is off from its own float64 by 4e-4 in `resnet`, where treepie is by 1e-7.
-    tolerance = {("jax", "dense recommender"): 2e-3, ("torch", "resnet"): 1e-3}.get((library, name), 1e-4)
+    loose = {("jax", "dense recommender"): 2e-3}
+    if config.isa() != "avx512":
+        loose["torch", "resnet"] = 1e-3
+    tolerance = loose.get((library, name), 1e-4)
     np.testing.assert_allclose([first() for _ in range(5)], [second() for _ in range(5)], tolerance, 1e-5)
 
 
