@@ -45,6 +45,7 @@ OPTIONAL = ("sklearn",)
 #: Names whose values hold no docstring.
 CONSTANTS = {
     "__version__": "The version of the package.",
+    "bfloat16": "The name of bfloat16: a precision of products and of files, not a dtype of tensors.",
     "bool": "The dtype of bools: NumPy's `bool`, one byte an element.",
     "bool_": "Another name of `bool`.",
     "float32": "The dtype of 32-bit floats, the default of creation functions, layers and random numbers.",

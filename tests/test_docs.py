@@ -179,6 +179,11 @@ def test_reference_has_an_entry_with_a_text_for_each_public_name(reference, name
         assert re.search(r'<div class="docstring"><p>[^<\s]', own), own[:400]
 
 
+def test_reference_has_a_text_for_each_constant():
+    values = {n: getattr(module, n) for name, module in docs.modules().items() for n in entries(name)}
+    assert {n for n, v in values.items() if isinstance(v, (str, np.dtype))} == set(docs.CONSTANTS)
+
+
 def test_reference_lists_each_public_module():
     found = {n for n in treepie.__all__ if inspect.ismodule(getattr(treepie, n))}
     assert found == {name for name in docs.SUBMODULES if "." not in name}
