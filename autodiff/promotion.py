@@ -32,7 +32,7 @@ def constant(number: float | int | bool | Number, dtype: np.dtype, name: str = "
         if type(number) is Number:
             return number.operand(dtype, name)
         if trace.user and dtype.kind == "f":
-            return Tensor(trace.number(fitting(number, dtype, name), dtype), None)
+            return trace.number(fitting(number, dtype, name), dtype)
     elif type(number) is Number:
         number = number.sample
     return stored_constant(number, dtype, name)

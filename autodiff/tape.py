@@ -8,6 +8,7 @@ which are recorded again while an outer trace is active.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -67,7 +68,7 @@ class Node:
         return tuple(Tensor(a, self, k) for k, a in enumerate(self.outputs))
 
 
-classes.tensor, classes.node = Tensor, Node
+classes.tensor, classes.node, classes.next_number = Tensor, Node, functools.partial(next, _numbers)
 
 
 def recording() -> bool:

@@ -53,7 +53,7 @@ def repeats(monkeypatch):
 
     def counted_bound(self, program):
         run = bound(self, program)
-        if self.binding is not None and run in self.binding._runs.values():
+        if run is not None:
             kinds.append(type(self).__name__)
         return run
 

@@ -113,20 +113,24 @@ def _chain(function: str, parts: list[Layer], paths: Sequence[str]) -> Layer:
                 f"expected {len(parts)} as there are layers"
             )
         states: list[Tree] = []
+        changed = False
         while (k := len(states)) < len(parts):
             layer, key = parts[k], None if rngs is None else rng.fold_in(rngs, k)
             try:
-                y = _of_rows(parts[k : k + 2], params[k : k + 2], x, dtype) if training else None
+                y = None
+                if training and layer.table is not None:
+                    y = _of_rows(parts[k : k + 2], params[k : k + 2], x, dtype)
                 if y is None:
                     y, vars = layer.apply(Vars(params[k], state[k], dtype), x, training, key, ctx)
                     states.append(vars.state)
+                    changed = changed or vars.state is not state[k]
                 else:
                     states += state[k : k + 2]
             except Exception as error:
                 name_layer(error, paths[k], layer.name)
                 raise
             x = y
-        return x, states
+        return x, states if changed else state
 
     return Layer(init, apply, "sequential", pure=all(layer.pure for layer in parts))
 

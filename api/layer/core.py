@@ -241,7 +241,7 @@ class Layer(Constructed):
                 y, state = self._entered(trace, vars, x, training, rngs, ctx)
             else:
                 y, state = self._applied(vars.params, vars.state, x, training, rngs, ctx, vars.dtype)
-            return y, Vars(vars.params, state, vars.dtype)
+            return y, vars if state is vars.state else Vars(vars.params, state, vars.dtype)
         except AttributeError:
             if isinstance(vars, Vars):
                 raise
@@ -282,7 +282,7 @@ class Layer(Constructed):
         params, state, dtype = vars.params, vars.state, vars.dtype
         if type(x) is Tensor and not state and rngs is None and ctx is None and type(params) is dict:
             tensors = (*params.values(), x)
-            if all(type(t) is Tensor for t in tensors):
+            if {*map(type, tensors)} == {Tensor}:
                 names = tuple(params)
 
                 def plain(*operands: Tensor) -> Any:
@@ -308,7 +308,7 @@ class Layer(Constructed):
     ) -> tuple[Any, Tree]:
         rows = summary_rows.get()
         start = len(rows) if rows is not None else 0
-        t = _cast(inputs(x), dtype)
+        t = x if type(x) is Tensor and x._data.dtype is dtype else _cast(inputs(x), dtype)
         result = self._apply(params, state, t, dtype=dtype, training=training, rngs=rngs, ctx=ctx)
         if not isinstance(result, tuple) or len(result) != 2:
             raise TypeError(f"Layer.apply: {self.name} returned {type(result).__name__}, expected (y, state)")

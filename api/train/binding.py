@@ -6,9 +6,12 @@ from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from treepie.autodiff import Tensor
-from treepie.autodiff.accuracy import current
 from treepie.autodiff.program.program import Program
 from treepie.autodiff.program.run import Run
+from treepie.autodiff.tape import next_number
+from treepie.autodiff.trace.active import state
+from treepie.autodiff.trace.reuse import Reuse
+from treepie.autodiff.trace.trace import Trace
 from treepie.kernels.threads import get_num_threads
 
 from .inputs import Part, StepInputs, Total
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
 
 #: Bindings of a `fit`, and runs of a binding: each holds a launch table.
 _MOST = 32
+
+#: Steps in a row whose trace could take over no values, after which none is kept.
+_MOST_TRACES = 16
 
 
 class Binding:
@@ -30,12 +36,32 @@ class Binding:
     replayed: of one whose loss is pure: its program, the dtype of the loss, and the model's new state.
     """
 
-    __slots__ = ("_first", "_runs", "model", "replayed", "root")
+    __slots__ = ("_first", "_runs", "_trace", "_traces", "model", "replayed", "root")
 
     def __init__(self, step: Step) -> None:
         self.root, self.model, self._first = step.root, step.model, step.first_leaf
         self.replayed: tuple[Program, Any, Any] | None = None
         self._runs: dict[Program, Run] = {}
+        self._trace: Trace | None = None
+        self._traces = 0
+
+    def trace(self) -> Trace:
+        """Return the trace of a step: that of an earlier one, whose values it takes over, or a new one."""
+        trace, self._trace = self._trace, None
+        if trace is not None:
+            self._traces = 0
+            trace.again(self.root)
+            return trace
+        trace = Trace(self.root, depth=1)
+        if self._traces < _MOST_TRACES:
+            self._traces += 1
+            trace.reuse = Reuse(next_number())
+        return trace
+
+    def keep_trace(self, trace: Trace) -> None:
+        """Keep a trace that has ended, for the next step."""
+        trace.pause()
+        self._trace = trace
 
     def again(
         self, program: Program, leaves: Sequence[Tensor], inputs: StepInputs, user_numbers: Sequence[Any] = ()
@@ -57,6 +83,9 @@ class Binding:
 
     def done(self) -> None:
         """Let other steps use the programs' tables."""
+        if self._trace is not None:
+            self._trace.end()
+            self._trace = None
         for program, run in self._runs.items():
             program.reuse(run)
         self._runs.clear()
@@ -71,7 +100,7 @@ class Bindings:
 
     def find(self, kind: Hashable, inputs: StepInputs) -> Binding | None:
         """Return the binding of a kind of step; None without one in the setting of the inputs."""
-        setting = inputs.at.buffers, get_num_threads(), *current()
+        setting = inputs.at.buffers, get_num_threads(), state.precision, state.accuracy
         if setting != self._setting:
             self.clear()
             self._setting = setting

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from treepie.autodiff import Tensor
+from treepie.autodiff import Tensor, ptree
 from treepie.autodiff.tensor import address_of
 
 from ..layer import Context
@@ -175,12 +175,25 @@ class StepInputs:
         numbers = [self.at.count, *self.folds]
         return numbers if self.part is None else [*numbers, *self.part.numbers]
 
+    def description(self) -> dict[str, str]:
+        """Return the shapes of inputs and targets, for a message about steps that all differ."""
+        rows = {"inputs": self.x} | ({"targets": self.target} if self.target else {})
+        return {name: _shapes(x) for name, x in rows.items()}
+
     def but(self, **changes: Any) -> StepInputs:
         """Return these inputs with changes; in a quarter of the time of `dataclasses.replace`."""
         other = object.__new__(StepInputs)
         other.__dict__.update(self.__dict__)
         other.__dict__.update(changes)
         return other
+
+
+def _shapes(x: Any) -> str:
+    """Return the shapes of tensors or arrays."""
+    try:
+        return ", ".join(str(tuple(t.shape)) for t in ptree.leaves(x))
+    except (TypeError, ValueError, AttributeError):
+        return type(x).__name__
 
 
 @dataclass

@@ -170,8 +170,7 @@ class Predictor:
             family = active.call_under(trace, self._plan, trace, at, places, tensors, values)
             self.cache.add(entry, 0, family)
         params.clear()
-        trace.forget_nodes()
-        kept = trace.live_values(values)
+        kept = trace.kept_values(values)
         program = family.program(kept)
         run = program.prepare(
             [*at.buffers.parameter_addresses, *[t.address for t in tensors]], (), trace.numbers

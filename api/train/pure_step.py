@@ -93,7 +93,7 @@ class PureModelStep(Step):
         family = cache.find(root, 0)
         if family is EAGER:
             return self.eagerly()
-        if family is None and not cache.worth_planning(root, 0, 1, self.description):
+        if family is None and not cache.worth_planning(root, 0, 1, self.inputs.description):
             return self.eagerly()
         if not isinstance(family, ProgramFamily):
             family = active.call_under(self.trace, self._whole)
@@ -202,10 +202,9 @@ class PureModelStep(Step):
         self.call = PureCall(
             model, model.replay, (), (), taped=True
         )  # its arguments are declared by `declare`
-        symbols = trace.call(self.call, "model", model.outputs)
-        self.node = node = tape.Node(self.call, (), {}, tuple(symbols), self.number)
-        trace.nodes.append(node)
-        results = [Tensor(s, node if s.dtype.kind == "f" else None, k) for k, s in enumerate(symbols)]
+        number = self.number
+        results = trace.call(self.call, "model", (), model.outputs, (number,), number)
+        self.node = trace.nodes[-1]
         if self.structure is None and len(results) == 1 == len(model.refs):
             out, state = results[0], inputs.state
         else:

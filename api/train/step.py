@@ -88,10 +88,9 @@ class Step:
 
     def _traced(self, commit: Commit) -> StepResult:
         cache = self.steps.cache
-        self.trace = trace = Trace(self._root(), depth=1)
+        self.trace = trace = self._begun()
         trace.materialize_inputs = self._materialize_inputs
         try:
-            self.number = tape.next_number()
             active.call_under(trace, self._forward, gradients=(self.number,))
             if trace.closed:
                 cache.report_eager(f"a value is read in {trace.read_at}")
@@ -99,12 +98,13 @@ class Step:
             key = self._outputs()
             entry, values = trace.entry, len(trace.values)
             family = cache.find(entry, key)
-            if family is None and not cache.worth_planning(entry, key, values, self.description):
+            if family is None and not cache.worth_planning(entry, key, values, self.inputs.description):
                 trace.materialize()
                 return active.call_under(None, self._finish)
         except Restart:
             return self.eagerly()
         if not isinstance(family, ProgramFamily):
+            trace.drop_reuse()  # the plan defines more values
             family = active.call_under(trace, plan, self, values)
             if family is None:
                 trace.materialize()
@@ -114,10 +114,16 @@ class Step:
         self.dtype = self.loss.dtype
         self.loss = self.gradients = None
         self.variables.clear()
-        trace.forget_nodes()
-        kept = trace.live_values(values)
+        kept = trace.kept_values(values)
         self._check_out()
         return self._run(family.program(kept), kept, commit)
+
+    def _begun(self) -> Trace:
+        """Return a trace, that of a step like this one where it can take over its values."""
+        root = self._root()
+        trace = Trace(root, depth=1) if self.binding is None else self.binding.trace()
+        self.number = tape.next_number() if trace.reuse is None else trace.reuse.number
+        return trace
 
     def _root(self) -> Entry:
         """Return where the trace begins; note the binding that the step fits."""
@@ -159,12 +165,6 @@ class Step:
             None if part is None else (type(part), part.sums.empty, isinstance(part, Part) and part.counted),
         )
 
-    def description(self) -> dict[str, str]:
-        """Return the shapes of inputs and targets, for a message about steps that all differ."""
-        inputs = self.inputs
-        rows = {"inputs": inputs.x} | ({"targets": inputs.target} if inputs.target else {})
-        return {name: _shapes(x) for name, x in rows.items()}
-
     # ---- forward and backward pass
     def _forward(self) -> None:
         """Run the model and the loss on symbolic tensors."""
@@ -192,10 +192,17 @@ class Step:
     def _declare_parameters(self) -> None:
         """Begin the trace with the parameters, as variables of the step's gradient."""
         layout, trace, variables = self.inputs.at.buffers.layout, self.trace, self.variables
+        reuse = trace.reuse
+        if reuse is not None:
+            variables += reuse.declared(trace)
+            if variables:
+                return
         number, node, symbol_of = self.number, tape.Node, trace.symbol
         for shape, dtype in layout.specs:
             symbol = symbol_of(shape, dtype)
             variables.append(Tensor(symbol, node(None, (), {}, (symbol,), number)))
+        if reuse is not None:
+            reuse.declare(variables)
 
     def place_parameters(self) -> None:
         """Map the parameters to their slices of the buffers."""
@@ -327,17 +334,15 @@ class Step:
         addresses += [t.address for t in self.tensors()]
         return program.prepare(addresses, inputs.numbers(), self.trace.numbers, (), arena)
 
-    def _bound(self, program: Program) -> Run:
-        """Return a run of the program: that of a step like this one, or a new one."""
+    def _bound(self, program: Program) -> Run | None:
+        """Return the run of a step like this one on this one's example and numbers; None without one."""
         binding, inputs = self.binding, self.inputs
-        if binding is not None and inputs.out is inputs.at.buffers:
-            run = binding.again(program, self.tensors(), inputs, self.trace.numbers)
-            if run is not None:
-                return run
-        return self.prepare(program)
+        if binding is None or inputs.out is not inputs.at.buffers:
+            return None
+        return binding.again(program, self.tensors(), inputs, self.trace.numbers)
 
     def _done(self, program: Program, run: Run) -> None:
-        """Keep the run for the next step like this one, or let others use it."""
+        """Keep a new run for the next step like this one, or let others use it."""
         inputs, binding = self.inputs, self.binding
         if inputs.bindings is not None and inputs.out is inputs.at.buffers:
             self.binding = binding = binding or inputs.bindings.add(self.kind, self)
@@ -348,7 +353,8 @@ class Step:
     def _run(self, program: Program, kept: tuple[int, ...], commit: Commit) -> StepResult:
         """Run the program. kept: numbers of values that the user's Python has kept."""
         inputs, trace, counter = self.inputs, self.trace, self.inputs.counter
-        run = self._bound(program)
+        bound, binding = self._bound(program), self.binding
+        run = bound or self.prepare(program)
         trace.closed = True
         if kept:
             trace.tick = (counter.array, counter.value() + 1)
@@ -365,7 +371,13 @@ class Step:
         if failed >= 0:
             peeked = run.peeked()  # none of a part of an update, whose ranks add them up
             result.gradients = arrays_of(inputs.at.buffers.layout, peeked) if peeked else []
-        self._done(program, run)
+        if bound is not None:
+            run.release_arena()
+        else:
+            self._done(program, run)
+        if binding is not None and trace.reuse is not None:
+            self.trace = None
+            binding.keep_trace(trace)
         return result
 
     def fresh(self) -> Sequence[Tensor]:
@@ -382,11 +394,3 @@ class Step:
 def is_finite_check(program: Program, failed: int) -> bool:
     """Whether the launch that reported an error is the finite check."""
     return program.calls[failed][0].attributes.get("message") is NONFINITE
-
-
-def _shapes(x: Any) -> str:
-    """Return the shapes of tensors or arrays."""
-    try:
-        return ", ".join(str(tuple(t.shape)) for t in ptree.leaves(x))
-    except (TypeError, ValueError, AttributeError):
-        return type(x).__name__

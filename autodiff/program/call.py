@@ -94,35 +94,31 @@ def record_call(
     run: Run,
     inputs: tuple[Tensor, ...],
     outputs: Sequence[tuple[tuple[int, ...], np.dtype]],
-) -> list[Tensor]:
+) -> tuple[Tensor, ...]:
     """Record a call of a pure function in a trace and on the tape; return its results.
 
     key: identifies the computation, together with the function.  outputs: shapes and dtypes.
     """
-    numbers = tuple([trace.number_of(t) for t in inputs])
-    taped = bool(active.state.gradients)
-    return record(trace, function, (function, key, numbers), run, inputs, numbers, outputs, taped)
+    numbers, deepest = trace.numbers_of(inputs)
+    call = PureCall(function, run, inputs, numbers, bool(active.state.gradients))
+    return record(trace, call, (function, key, numbers), outputs, deepest)
 
 
 def record(
     trace: Trace,
-    function: Any,
+    call: PureCall,
     key: Hashable,
-    run: Run,
-    inputs: tuple[Tensor, ...],
-    numbers: tuple[int, ...],
     outputs: Sequence[tuple[tuple[int, ...], np.dtype]],
-    taped: bool,
-) -> list[Tensor]:
+    deepest: int,
+) -> tuple[Tensor, ...]:
     """Record a call whose key identifies it among all calls; see `record_call`.
 
-    numbers: value numbers of the inputs.  taped: whether a gradient is being taken.
+    deepest: the highest trace of the tape that an input belongs to.
     """
-    call = PureCall(function, run, inputs, numbers, taped)
-    results = [Tensor(s, None) for s in trace.call(call, key, outputs)]
-    if taped:
-        tape.record(call, inputs, {}, tuple(results))
-    return results
+    now = active.state
+    for collector in now.captures if call.taped else ():
+        collector.note(call.inputs, now.gradients[0])
+    return trace.call(call, key, call.inputs, outputs, now.gradients, deepest)
 
 
 def inline_calls(trace: Trace) -> list[Any]:

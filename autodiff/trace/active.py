@@ -16,10 +16,14 @@ R = TypeVar("R")
 
 
 class _Classes:
-    """The classes of tensors and of nodes; `tape.py` sets them, since it imports this module."""
+    """The classes of tensors and of nodes; `tape.py` sets them, since it imports this module.
+
+    next_number: returns the number of a new node.
+    """
 
     tensor: type[Tensor]
     node: type[Node]
+    next_number: Callable[[], int]
 
 
 classes = _Classes()

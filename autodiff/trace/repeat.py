@@ -25,32 +25,27 @@ _EXACT = 1 << 53
 
 
 def call_by_name(trace: Trace, op: Op, args: tuple[Any, ...]) -> Any:
-    """Call an op. The entry of a call of symbolic tensors has a name: the op and their value numbers.
+    """Call an op. The entry of a call of tensors has a name: the op and their value numbers.
 
-    Its attributes come from `bind`, which can not read the elements of such tensors.
+    Its attributes come from `bind`, which can not read the elements of symbolic tensors. It may make an
+    attribute of a tensor from outside, which then is no operand, and the call gets no name.
     """
-    name: list[Any] = [op, _CALL]
-    deepest = 0
     if trace.closed or op.failure is not None or state.captures or state.precision or state.accuracy:
-        name = []  # a setting of the block may be an attribute
-    else:
-        for x in args:
-            data = x._data if type(x) is classes.tensor else None
-            if type(data) is not Symbol or data.trace is not trace:
-                name = []
-                break
-            name.append(data.number)
-            if x.node is not None and x.node.trace > deepest:
-                deepest = x.node.trace
-    if not name:
+        return op.apply(*op.bind(*args))  # a setting of the block may be an attribute
+    name: list[Any] = [op, _CALL]
+    deepest = _add_operands(trace, name, args)
+    if deepest < 0:
         return op.apply(*op.bind(*args))
     before, key = trace.entry, tuple(name)
     result = _result(trace, before.children.get(key), args, deepest)
     if result is not None:
         return result
     result = op.apply(*op.bind(*args))
-    if trace.entry.parent is before and trace.entry.op is op:
-        before.children[key] = trace.entry
+    entry = trace.entry
+    if entry.parent is before and entry.op is op:
+        outside = [n for n in key[2:] if type(trace.values[n]) is not Symbol]
+        if set(outside) <= set(entry.inputs):
+            before.children[key] = entry
     return result
 
 
@@ -64,15 +59,38 @@ def repeated_formula(trace: Trace, op: Op, args: tuple[Any, ...]) -> Tensor | No
             return _repeated_with_number(trace, op, first, second, 1)
         if type(first) is float or (type(first) is int and -_EXACT <= first <= _EXACT):
             return _repeated_with_number(trace, op, second, first, 0)
+    key: list[Any] = [op]
+    deepest = _add_operands(trace, key, args)
+    return None if deepest < 0 else _result(trace, trace.entry.children.get(tuple(key)), args, deepest)
+
+
+def _add_operands(trace: Trace, key: list[Any], args: tuple[Any, ...]) -> int:
+    """Append the value numbers of operands to a key, and return the highest trace that one belongs to.
+
+    -1 where they are not all tensors, of which one is symbolic; products take a transposed one as it is.
+    """
+    deepest, symbolic, outside = 0, False, False
     for x in args:
         if type(x) is not classes.tensor:
-            return None
-    key: list[Any] = [op]
-    symbolic, deepest = trace.add_operands(key, args)
+            return -1
+        data, node = x._data, x.node
+        if type(data) is Symbol and data.trace is trace:
+            symbolic = True
+            key.append(data.number)
+        elif x.source is not None:
+            return -1
+        else:
+            outside = True
+            key.append(-1)
+        if node is not None and node.trace > deepest:
+            deepest = node.trace
     if not symbolic:
-        return None
-    trace.number_outside(key, args)
-    return _result(trace, trace.entry.children.get(tuple(key)), args, deepest)
+        return -1
+    if outside:
+        for k, x in enumerate(args, len(key) - len(args)):
+            if key[k] == -1:
+                key[k] = trace.outside(x)
+    return deepest
 
 
 def _repeated_with_number(trace: Trace, op: Op, x: Any, number: float, at: int) -> Tensor | None:
@@ -86,7 +104,7 @@ def _repeated_with_number(trace: Trace, op: Op, x: Any, number: float, at: int) 
     entry = entry and entry.children.get((op, data.number, n) if at else (op, n, data.number))
     if entry is None or len(entry.outputs) != 1 or trace.lines:
         return None
-    t = classes.tensor(trace.number(float(number), data.dtype), None)
+    t = trace.number(float(number), data.dtype)
     return _result(trace, entry, (x, t) if at else (t, x), 0 if x.node is None else x.node.trace)
 
 
@@ -95,5 +113,10 @@ def _result(trace: Trace, entry: Entry | None, inputs: tuple[Any, ...], deepest:
     if entry is None or len(entry.outputs) != 1 or trace.lines:
         return None
     trace.entry, op = entry, entry.op
-    gradients = state.gradients if op.recorded else ()
+    gradients, reuse = state.gradients if op.recorded else (), trace.reuse
+    if reuse is not None:
+        number = deepest if gradients and deepest >= gradients[0] else 0
+        found = reuse.find(trace, entry, op, inputs, entry.attributes, number)
+        if found is not None:
+            return found[0]
     return trace.results(entry, op, inputs, entry.attributes, gradients, deepest)[0]

@@ -15,9 +15,7 @@ alone. A call of one is a single entry (see `program/pure.py`).
 
 from __future__ import annotations
 
-import itertools
 import math
-import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +25,7 @@ from treepie.kernels.frames import user_line
 
 from .active import call_under, classes
 from .entry import INPUT, NUMBER, Entry, InputOp, Output, Shape, Symbol, TraceableOp
+from .reuse import Reuse, referenced
 
 if TYPE_CHECKING:
     from ..program.call import PureCall
@@ -36,8 +35,7 @@ if TYPE_CHECKING:
 #: Integer results with more elements are computed by the program, not folded while tracing.
 _MOST_FOLDED = 1 << 16
 
-#: The node of each result that no gradient is taken of.
-_NO_NODE = itertools.repeat(None)
+_NO_ATTRIBUTES: dict[str, Any] = {}
 
 
 class Restart(BaseException):
@@ -66,6 +64,8 @@ class Trace:
     pullbacks = python_backward = False
     #: The line of the first read.
     read_at: str | None = None
+    #: Tensors of an earlier trace, which this one takes over; see `reuse.py`.
+    reuse: Reuse | None = None
     #: A counter that the program increments, and its count from which on live values have their elements.
     tick: tuple[np.ndarray, int] | None = None
 
@@ -82,6 +82,11 @@ class Trace:
             self.refuse = refuse
         if lines:
             self.lines = lines
+        self._begin()
+        if not user:
+            self._begin_library()
+
+    def _begin(self) -> None:
         self.values: list[Symbol | Tensor] = []
         self.inputs: list[int] = []  # value numbers of the tensors from outside
         self.numbers: list[float | int | bool] = []  # Python numbers that are inputs
@@ -89,8 +94,11 @@ class Trace:
         self.calls: list[PureCall] = []
         self.nodes: list[Node] = []
         self.outside_numbers: dict[int, int] = {}  # id of an array from outside -> its value number
-        if not user:
-            self._begin_library()
+
+    def again(self, entry: Entry) -> None:
+        """Begin anew at an entry, with the tensors that it has made before for `reuse`."""
+        self.entry, self.closed = entry, False
+        self._begin()
 
     def _begin_library(self) -> None:
         self.entries: list[Any] = []
@@ -135,20 +143,30 @@ class Trace:
         self.values.append(x)  # keeps the array alive, whose id is a key
         return number
 
-    def number(self, value: Any, dtype: np.dtype) -> Symbol:
-        """Declare a Python number of the user's as an input; return its value."""
+    def number(self, value: Any, dtype: np.dtype) -> Tensor:
+        """Declare a Python number of the user's as an input."""
         char = dtype.char
         entry = self.entry.children.get(char)
         if entry is None or self.lines:
-            self._step(char, NUMBER, (), {}, [((), dtype)])
+            entry = self._step(char, NUMBER, (), {}, [((), dtype)])
         else:
             self.entry = entry
-        values = self.values
         self.numbers.append(value)
-        self.number_values.append(len(values))
-        symbol = Symbol((), dtype, len(values), self)
-        values.append(symbol)
-        return symbol
+        self.number_values.append(len(self.values))
+        return self.results(entry, NUMBER, (), _NO_ATTRIBUTES, (), 0)[0]
+
+    def numbers_of(self, inputs: tuple[Tensor, ...]) -> tuple[tuple[int, ...], int]:
+        """Return the value numbers of tensors as `number_of` does, and the highest trace of the tape."""
+        numbers, deepest = [], 0
+        for x in inputs:
+            data, node = x._data, x.node
+            if type(data) is Symbol and data.trace is self:
+                numbers.append(data.number)
+            else:
+                numbers.append(self.outside(x))
+            if node is not None and node.trace > deepest:
+                deepest = node.trace
+        return tuple(numbers), deepest
 
     # ---- entries
     def add(
@@ -167,77 +185,58 @@ class Trace:
         if user and failure is not None and op.fails([x._data for x in inputs], attributes):
             raise op.error(inputs, attributes)
         key: list[Any] = [op]
-        symbolic, deepest = self.add_operands(key, inputs)
-        if user and not symbolic:
+        if user and Symbol not in [type(x._data) for x in inputs]:
             results = self._fold_integers(op, inputs, attributes)
             if results is not None:
                 return results
-        self.number_outside(key, inputs)
+        numbers, deepest = self.numbers_of(inputs)
+        key += numbers
         if attributes:
             key += [repr(v) if type(v) is float else v for v in attributes.values()]
         child_key = tuple(key)
         entry = self.entry.children.get(child_key) if user else None
         if entry is None or self.lines:
-            numbers = child_key[1 : 1 + len(inputs)]
             outputs = op.outputs([x._data for x in inputs], attributes) if entry is None else entry.outputs
             entry = self._step(child_key, op, numbers, attributes, outputs)
         else:
             self.entry = entry
         return self.results(entry, op, inputs, attributes, gradients, deepest)
 
-    def add_operands(self, key: list[Any], inputs: tuple[Tensor, ...]) -> tuple[bool, int]:
-        """Append the value numbers of operands to a key, -1 for one from outside that has none yet.
-
-        Returns whether one is symbolic, and the highest trace that one belongs to.
-        """
-        symbolic, deepest, numbers = False, 0, self.outside_numbers
-        for x in inputs:
-            data, node = x._data, x.node
-            if type(data) is Symbol:
-                symbolic = True
-                key.append(data.number if data.trace is self else -1)
-            else:
-                key.append(numbers.get(id(data), -1))
-            if node is not None and node.trace > deepest:
-                deepest = node.trace
-        return symbolic, deepest
-
-    def number_outside(self, key: list[Any], inputs: tuple[Tensor, ...]) -> None:
-        """Replace each -1 in a key (op, *numbers) by a new number."""
-        if -1 in key:
-            key[1:] = [self.outside(x) if n < 0 else n for n, x in zip(key[1:], inputs, strict=True)]
-
     def results(
         self,
         entry: Entry,
-        op: TraceableOp,
+        op: Any,
         inputs: tuple[Tensor, ...],
         attributes: dict[str, Any],
         gradients: tuple[int, ...],
         deepest: int,
     ) -> tuple[Tensor, ...]:
-        """Return the results of an op as new values. deepest: the highest trace that an input belongs to."""
-        values, outputs = self.values, entry.outputs
-        first = len(values)
+        """Return the results of an op, or of a call of a pure function, as new values.
+
+        deepest: the highest trace of the tape that an input belongs to.
+        """
+        values, outputs, reuse = self.values, entry.outputs, self.reuse
+        number = deepest if gradients and deepest >= gradients[0] else 0
+        if reuse is not None:
+            found = reuse.find(self, entry, op, inputs, attributes, number)
+            if found is not None:
+                return found
+        first, recorded = len(values), None
         if len(outputs) == 1:  # most ops, in half the time of the general case
             ((shape, dtype),) = outputs
-            symbol = Symbol(shape, dtype, first, self)
-            values.append(symbol)
-            if not gradients or deepest < gradients[0]:
-                return (classes.tensor(symbol, None),)
-            recorded = classes.node(op, inputs, attributes, (symbol,), deepest)
-            self.nodes.append(recorded)
-            return (classes.tensor(symbol, recorded if dtype.kind == "f" else None),)
-        symbols = tuple([Symbol(shape, dtype, n, self) for n, (shape, dtype) in enumerate(outputs, first)])
+            symbols: tuple[Symbol, ...] = (Symbol(shape, dtype, first, self),)
+        else:
+            symbols = tuple([Symbol(*output, n, self) for n, output in enumerate(outputs, first)])
         values += symbols
-        if not gradients or deepest < gradients[0]:
-            return tuple(map(classes.tensor, symbols, _NO_NODE))
-        recorded = classes.node(op, inputs, attributes, symbols, deepest)
-        self.nodes.append(recorded)
+        if number:
+            recorded = classes.node(op, inputs, attributes, symbols, number)
+            self.nodes.append(recorded)
         # Integers and bools are constants for the tape.
-        return tuple(
-            [classes.tensor(s, recorded if s.dtype.kind == "f" else None, k) for k, s in enumerate(symbols)]
-        )
+        pairs = [(s, recorded if s.dtype.kind == "f" else None) for s in symbols]
+        results = tuple([classes.tensor(s, node, k) for k, (s, node) in enumerate(pairs)])
+        if reuse is not None:
+            reuse.add(entry, results, recorded, number)
+        return results
 
     def _fold_integers(
         self, op: TraceableOp, inputs: tuple[Tensor, ...], attributes: dict[str, Any]
@@ -272,22 +271,29 @@ class Trace:
             self.entry = entry
         return entry
 
-    def call(self, call: PureCall, key: Any, outputs: Sequence[Output]) -> list[Symbol]:
-        """Record a call of a pure function; return its results."""
+    def call(
+        self,
+        call: PureCall,
+        key: Any,
+        inputs: tuple[Tensor, ...],
+        outputs: Sequence[Output],
+        gradients: tuple[int, ...],
+        deepest: int,
+    ) -> tuple[Tensor, ...]:
+        """Record a call of a pure function; return its results. gradients, deepest: as in `results`."""
         entry = self.entry.children.get(key)
         if entry is None or self.lines:
-            self._step(key, call.function, call.numbers, {}, outputs)
+            entry = self._step(key, call.function, call.numbers, {}, outputs)
         else:
             self.entry = entry
         self.calls.append(call)
-        values = self.values
-        call.first = len(values)
-        symbols = []
-        for shape, dtype in outputs:
-            symbol = Symbol(shape, dtype, len(values), self)
-            values.append(symbol)
-            symbols.append(symbol)
-        return symbols
+        call.first = len(self.values)
+        if self.reuse is not None:
+            number = deepest if gradients and deepest >= gradients[0] else 0
+            found = self.reuse.find(self, entry, call, inputs, _NO_ATTRIBUTES, number)
+            if found is not None:
+                return found
+        return self.results(entry, call, inputs, _NO_ATTRIBUTES, gradients, deepest)
 
     # ---- the end
     def ready(self) -> bool:
@@ -342,15 +348,38 @@ class Trace:
         value = self.values[number]
         return classes.tensor(value.read(), None) if type(value) is Symbol else value  # type: ignore[return-value]
 
-    def live_values(self, count: int) -> tuple[int, ...]:
-        """Return which of the first values are symbolic and referenced outside of the trace."""
-        values = self.values if count == len(self.values) else self.values[:count]
-        most = _REFERENCES if values is self.values else _REFERENCES + 1
-        return tuple([n for n, v in enumerate(values) if sys.getrefcount(v) > most and type(v) is Symbol])
+    def kept_values(self, count: int) -> tuple[int, ...]:
+        """Forget the tape; return which of the first values are symbolic and referenced outside of the trace.
+
+        Without any, the values stay for the next trace that `reuse` is for.
+        """
+        if self.python_backward or self.pullbacks:
+            self.drop_reuse()
+        if self.reuse is not None:
+            self.calls.clear()
+            for node in self.nodes:
+                node.inputs, node.op = (), None
+            if self.reuse.hand_over(self):
+                return ()
+            self.drop_reuse()
+        self.forget_nodes()
+        return referenced(self.values, count)
+
+    def drop_reuse(self) -> None:
+        """Keep nothing for a later trace."""
+        if self.reuse is not None:
+            self.reuse.clear()
+            self.reuse = None
+
+    def pause(self) -> None:
+        """End, but keep the values for `again`; those from outside are released."""
+        self.closed, self.materialize_inputs = True, None
+        self._begin()
 
     def end(self) -> None:
         """Drop all references: values refer to the trace, which would be a cycle."""
         self.closed, self.materialize_inputs = True, None
+        self.drop_reuse()
         if self.nodes:
             self.forget_nodes()
         self.values, self.calls, self.entries = [], [], []
@@ -362,12 +391,3 @@ class Trace:
             for node in self.nodes:
                 node.inputs, node.outputs, node.op = (), (), None
         self.nodes.clear()
-
-
-def _references() -> int:
-    """Return the reference count that the loop of `Trace.live_values` sees for an otherwise unused value."""
-    values = [object()]
-    return max([sys.getrefcount(v) for n, v in enumerate(values)])
-
-
-_REFERENCES = _references()

@@ -47,7 +47,7 @@ EDITS = [
     Edit(
         "kept-values-have-no-elements",
         "api/train/step.py",
-        "kept = trace.live_values(values)\n        self._check_out()",
+        "kept = trace.kept_values(values)\n        self._check_out()",
         "kept = ()\n        self._check_out()",
         "parameters and other tensors that a model in Python kept have no elements",
         "tests/test_side_effects.py -k parameters_and_states",

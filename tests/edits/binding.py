@@ -14,8 +14,8 @@ EDITS = [
     Edit(
         "binding-of-other-threads",
         "api/train/binding.py",
-        "inputs.at.buffers, get_num_threads(), *current()",
-        "inputs.at.buffers, *current()",
+        "inputs.at.buffers, get_num_threads(), state",
+        "inputs.at.buffers, 0, state",
         "a change of the number of threads has no effect",
         "tests/test_binding.py -k number_of_threads",
         equivalent="results have the same bits at any number of threads",
@@ -23,7 +23,7 @@ EDITS = [
     Edit(
         "binding-of-other-settings",
         "api/train/binding.py",
-        "get_num_threads(), *current()",
+        "get_num_threads(), state.precision, state.accuracy",
         "get_num_threads()",
         "steps go on in the precision of an earlier block",
         "tests/test_binding.py -k block_that_begins",
