@@ -100,11 +100,11 @@ def _repeated_with_number(trace: Trace, op: Op, x: Any, number: float, at: int) 
     data, n = x._data, len(trace.values)
     if type(data) is not Symbol or data.trace is not trace:
         return None
-    entry = trace.entry.children.get(data.dtype.char)
-    entry = entry and entry.children.get((op, data.number, n) if at else (op, n, data.number))
+    first = trace.entry.children.get(data.dtype.char)
+    entry = first and first.children.get((op, data.number, n) if at else (op, n, data.number))
     if entry is None or len(entry.outputs) != 1 or trace.lines:
         return None
-    t = trace.number(float(number), data.dtype)
+    t = trace.number_at(first, float(number))
     return _result(trace, entry, (x, t) if at else (t, x), 0 if x.node is None else x.node.trace)
 
 

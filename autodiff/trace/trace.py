@@ -149,11 +149,15 @@ class Trace:
         entry = self.entry.children.get(char)
         if entry is None or self.lines:
             entry = self._step(char, NUMBER, (), {}, [((), dtype)])
-        else:
-            self.entry = entry
+        return self.number_at(entry, value)
+
+    def number_at(self, entry: Entry, value: Any) -> Tensor:
+        """Declare a Python number as the input of an entry, which becomes the last one."""
+        self.entry, reuse = entry, self.reuse
         self.numbers.append(value)
         self.number_values.append(len(self.values))
-        return self.results(entry, NUMBER, (), _NO_ATTRIBUTES, (), 0)[0]
+        found = None if reuse is None else reuse.find(self, entry, NUMBER, (), _NO_ATTRIBUTES, 0)
+        return (found or self.results(entry, NUMBER, (), _NO_ATTRIBUTES, (), 0))[0]
 
     def numbers_of(self, inputs: tuple[Tensor, ...]) -> tuple[tuple[int, ...], int]:
         """Return the value numbers of tensors as `number_of` does, and the highest trace of the tape."""
