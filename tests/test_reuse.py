@@ -154,6 +154,35 @@ def test_a_tensor_from_outside_that_becomes_an_attribute(steps):
     agrees(make)
 
 
+@pytest.mark.parametrize("reads", [False, True])
+def test_products_of_a_transposed_operand(reads, steps):
+    def make():
+        stored = []
+
+        def loss(out, y):
+            out = out @ (out.T @ out) * 0.1
+            if reads:
+                stored.append(np.asarray(tp.stop_gradient(out)).tolist())
+            return square(out, y)
+
+        return loss, None, stored
+
+    agrees(make, message=reads)
+
+
+def test_products_that_share_a_prefix_with_others(steps):
+    def make():
+        count = itertools.count()
+
+        def loss(out, y):
+            out = tp.einsum("ij,j->ij", out @ (out.T @ out) * 0.1, tp.tensor([1.0, 2.0, 0.5]))
+            return square(out, y) if next(count) < 6 else tp.abs(out - y).mean()
+
+        return loss, None, ()
+
+    agrees(make)
+
+
 def test_a_tensor_that_is_kept_for_a_step_is_the_one_before(steps):
     def make():
         last = {}

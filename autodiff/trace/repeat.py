@@ -27,8 +27,9 @@ _EXACT = 1 << 53
 def call_by_name(trace: Trace, op: Op, args: tuple[Any, ...]) -> Any:
     """Call an op. The entry of a call of tensors has a name: the op and their value numbers.
 
-    Its attributes come from `bind`, which can not read the elements of symbolic tensors. It may make an
-    attribute of a tensor from outside, which then is no operand, and the call gets no name.
+    Its attributes come from `bind`, which can not read the elements of symbolic tensors. Where the operands
+    are others than the arguments, the call gets no name: `bind` may have made an attribute of a tensor from
+    outside, and takes a product's transposed operand for the one before the transpose.
     """
     if trace.closed or op.failure is not None or state.captures or state.precision or state.accuracy:
         return op.apply(*op.bind(*args))  # a setting of the block may be an attribute
@@ -42,10 +43,8 @@ def call_by_name(trace: Trace, op: Op, args: tuple[Any, ...]) -> Any:
         return result
     result = op.apply(*op.bind(*args))
     entry = trace.entry
-    if entry.parent is before and entry.op is op:
-        outside = [n for n in key[2:] if type(trace.values[n]) is not Symbol]
-        if set(outside) <= set(entry.inputs):
-            before.children[key] = entry
+    if entry.parent is before and entry.op is op and entry.inputs == key[2:]:
+        before.children[key] = entry
     return result
 
 
