@@ -91,6 +91,8 @@ def _value(x: Any) -> str:
         return f"{x.dtype.name} {x.shape}"
     if isinstance(x, np.dtype):
         return x.name
+    if hasattr(x, "iloc") or hasattr(x, "get_columns"):  # tables, whose repr shows their cells
+        return f"{type(x).__name__} {x.shape}"
     if isinstance(x, Number):  # its value is not known while a function is traced
         return "traced"
     if type(x) in (list, tuple):

@@ -14,6 +14,7 @@ from treepie.kernels.config import DTYPES
 from treepie.kernels.memory import address_of as address_of, aligned
 
 from .deferred import Deferred
+from .single import Single
 from .trace.entry import Symbol
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ conversion: list[Callable[[Any], Tensor]] = []
 _UNCHECKED: Any = object()
 
 
-class Tensor:
+class Tensor(Single):
     """An immutable CPU array: `tp.tensor` creates one, functions of treepie take and return them.
 
     It is C-contiguous, and its dtype is float32, float64, int32, int64 or bool. Operators broadcast
@@ -135,10 +136,6 @@ class Tensor:
         body = np.array2string(self.array, separator=", ", prefix="tensor(")
         return f"tensor({body}, dtype={self.dtype.name})"
 
-    def __format__(self, spec: str) -> str:
-        """Format a single element as a number, others as `str` does."""
-        return format(self.item(), spec) if spec and self.size == 1 else format(str(self), spec)
-
     def numpy(self) -> NDArray[Any]:
         """Return the elements as a read-only NumPy array, without a copy.
 
@@ -179,20 +176,6 @@ class Tensor:
         """Return DLPack's device number of the CPU."""
         return self.array.__dlpack_device__()
 
-    def item(self) -> float | int | bool:
-        """Return the only element as a Python number.
-
-        Raises ValueError for a tensor of more elements, or none.
-
-        >>> import treepie as tp
-        >>> tp.tensor([2.5]).item()
-        2.5
-        """
-        if self.size != 1:
-            raise ValueError(f"item: a tensor of shape {self.shape} has {self.size} elements, expected 1")
-        value: float | int | bool = self.array.item()
-        return value
-
     def tolist(self) -> Any:
         """Return the elements as nested lists of Python numbers, a number for shape ().
 
@@ -201,24 +184,6 @@ class Tensor:
         [[1, 2], [3, 4]]
         """
         return self.array.tolist()
-
-    def __float__(self) -> float:
-        """Return the only element as a float."""
-        return float(self.item())
-
-    def __int__(self) -> int:
-        """Return the only element as an int."""
-        return int(self.item())
-
-    def __bool__(self) -> bool:
-        """Return the truth of the only element."""
-        return bool(self.item())
-
-    def __index__(self) -> int:
-        """Return the only element of an integer tensor as an int."""
-        if self.dtype.kind != "i":
-            raise TypeError(f"index: expected an integer tensor, got {self.dtype.name}")
-        return int(self.item())
 
     def __iter__(self) -> Iterator[Tensor]:
         """Iterate over the first axis."""

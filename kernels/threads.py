@@ -11,6 +11,9 @@ from typing import Literal
 from . import config
 from .helpers import Helpers
 
+#: More threads than any machine has cores are a mistake.
+_MOST = 4096
+
 _lock = threading.RLock()
 _forked = _ended = False
 _count: int | None = None
@@ -39,7 +42,7 @@ def set_num_threads(n: int | Literal["auto"]) -> None:
     n: at least 1, or "auto", the default: the number of cores that this process may use, counted anew. A
     forked child has 1 thread until it calls this.
 
-    Raises TypeError if n is neither an int nor "auto", ValueError if it is below 1.
+    Raises TypeError if n is neither an int nor "auto", ValueError if it is below 1 or above 4096.
 
     >>> import treepie as tp
     >>> before = tp.get_num_threads()
@@ -53,8 +56,8 @@ def set_num_threads(n: int | Literal["auto"]) -> None:
         n = config.cores()
     if isinstance(n, bool) or not isinstance(n, int):
         raise TypeError(f"set_num_threads: n is {n!r}, expected an int or 'auto'")
-    if n < 1:
-        raise ValueError(f"set_num_threads: n is {n}, expected at least 1")
+    if not 1 <= n <= _MOST:
+        raise ValueError(f"set_num_threads: n is {n}, expected 1 to {_MOST}")
     with _lock:
         _count = n
         if _helpers is not None and _helpers.count != n - 1:

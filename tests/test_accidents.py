@@ -148,6 +148,7 @@ def test_only_abandoned_work_is_removed(tmp_path):
     checkpoint.save(tmp_path / "x", tree())
     left = [work[0], ".x.elsewhere.2.00000000", ".x.me"]
     assert names(tmp_path) == sorted([f"{n}.treepie-part" for n in left] + ["x"])
-    with storage.temporary_folder(tmp_path / "y") as one, storage.temporary_folder(tmp_path / "y") as two:
+    y = tmp_path / "y"
+    with storage.temporary_folder("f", y) as one, storage.temporary_folder("f", y) as two:
         assert one != two
         assert one.is_dir()

@@ -261,7 +261,7 @@ ERRORS = [
     (
         lambda: tp.Data.prepare((X, np.arange(N)), 4).augment(A.mixup(), key=KEY),
         TypeError,
-        r"augment.mixup: targets are int64 of shape \(0,\), expected floats.*tp.one_hot.*loss.cross_entropy",
+        r"augment.mixup: targets are int64 of shape \(1,\), expected floats.*tp.one_hot.*loss.cross_entropy",
     ),
     (
         lambda: tp.Data.prepare((X, np.arange(N)), 4).augment(A.cutmix(), key=KEY),

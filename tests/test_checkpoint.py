@@ -279,3 +279,53 @@ def test_no_pickle_is_read_or_written():
         # Ranks of a job, which run the same code, send each other pickled values.
         assert "import pickle" not in text or path.parent.name == "distributed"
         assert "allow_pickle=True" not in text
+
+
+# ---- files and folders of other kinds
+def other_files(folder):
+    """Write files of other libraries; return their paths with what the error calls them."""
+    import pickle
+    import zipfile
+
+    np.savez(folder / "arrays.npz", w=np.ones(3))
+    np.save(folder / "array.npy", np.ones(3))
+    with zipfile.ZipFile(folder / "model.pt", "w") as archive:
+        archive.writestr("model/data.pkl", b"...")
+    with zipfile.ZipFile(folder / "other.zip", "w") as archive:
+        archive.writestr("notes.txt", b"...")
+    (folder / "old.pt").write_bytes(pickle.dumps({"w": [1.0]}))
+    (folder / "model.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(64))
+    (folder / "config.json").write_text('{"hidden_size": 768}')
+    return {
+        "arrays.npz": "numpy.savez",
+        "array.npy": "numpy.save",
+        "model.pt": "torch.save",
+        "other.zip": "a zip archive",
+        "old.pt": "a pickle",
+        "model.h5": "an HDF5 file",
+        "config.json": "a JSON file",
+    }
+
+
+def test_a_file_of_another_library_is_named(tmp_path):
+    for name, kind in other_files(tmp_path).items():
+        with pytest.raises(ValueError, match=rf"^checkpoint.load: .*{name} is .*{kind}.*, expected a safe"):
+            checkpoint.load(tmp_path / name)
+
+
+def test_a_file_where_a_folder_is_expected(tmp_path):
+    (tmp_path / "file").write_text("")
+    st = tp.Trainer(tp.layer.linear(3, 2), tp.optim.sgd(0.1)).init(KEY)
+    for call, name in (
+        (lambda path: checkpoint.every(1, path), "every: directory"),
+        (lambda path: checkpoint.save_state(path, st), "save_state: folder"),
+        (lambda path: checkpoint.load_state(path, st), "load_state: folder"),
+    ):
+        with pytest.raises(NotADirectoryError, match=rf"^checkpoint.{name} is .*file, a file, exp"):
+            call(tmp_path / "file")
+
+
+def test_a_folder_that_can_not_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"^checkpoint.save: .*inner can not be written to: "):
+        checkpoint.save(tmp_path / "file" / "inner" / "model.safetensors", {"w": tp.ones(2)})

@@ -1,5 +1,7 @@
 """What people pass on the first day: NumPy's scalars, integers and bytes, tables, NaN in the data."""
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -240,3 +242,41 @@ def test_columns_of_data_frames_are_named():
             fit_on(d)
     with pytest.raises(TypeError, match=r"Data.prepare: arrays has columns that .*: 'city' \(<U1\); drop"):
         tp.Data.prepare((Frame(age=age, city=np.array(list("abcdefghij"))), Y), batch_size=5)
+
+
+# ---- single numbers
+def test_format_and_round_of_a_single_element():
+    assert (f"{tp.tensor(1.2345):.2f}", f"{tp.tensor([3]):d}") == ("1.23", "3")
+    assert f"{tp.tensor([1.0, 2.0])}" == "tensor([1., 2.], dtype=float32)"
+    assert (round(tp.tensor(1.26, tp.float64), 1), round(tp.tensor([2.6]))) == (1.3, 3)
+
+
+# ---- pipelines
+def test_a_copy_of_a_pipeline_has_a_position_of_its_own():
+    data = tp.Data.prepare((X, Y), batch_size=4)
+    next(iter(data))
+    again = copy.copy(data)
+    assert again.position == data.position == 1
+    assert len(again.to_list()) == len(data) - 1
+    assert data.position == 1
+    with pytest.raises(TypeError, match=r"^Data: a pipeline can not be pickled or copied deeply"):
+        copy.deepcopy(data)
+
+
+def test_missing_values_of_a_column_of_integers_are_named():
+    pandas = pytest.importorskip("pandas")
+    for dtype in ("Int64", "boolean"):
+        column = pandas.Series([1, None, 0, 1], dtype=dtype, name="label")
+        with pytest.raises(
+            ValueError, match=rf"column 'label' is {dtype} with 1 missing value, .* row 1: drop"
+        ):
+            tp.Data.prepare((np.ones((4, 2)), column), batch_size=2)
+        data = tp.Data.prepare((np.ones((4, 2)), column.fillna(column[2])), batch_size=4)
+        assert [y.tolist() for _, y in data] == [[1, 0, 0, 1]]
+
+
+def test_a_pipeline_shows_no_cells_of_a_table():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": np.arange(4.0), "b": np.arange(4.0)})
+    shown = repr(tp.Data.prepare((frame, frame["a"]), batch_size=2))
+    assert shown == "Data(prepare((DataFrame (4, 2), Series (4,)), batch_size=2); 0 of 2 elements read)"

@@ -194,3 +194,11 @@ def test_what_is_no_communicator():
     t = tp.Trainer(tp.layer.linear(1, 1), tp.optim.sgd(0.01))
     with pytest.raises(TypeError, match=r"Trainer.fit: comm is a str"):
         t.fit(t.init(tp.rng.key(0)), data, comm="world")
+
+
+def test_a_model_that_is_a_pickle_or_a_file(tmp_path, fake_hub):
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80")
+    with pytest.raises(FileNotFoundError, match=r"expected either \(pytorch_model.bin is a pickle: "):
+        tp.hub.load_weights(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"is a file, expected its folder \(tp.checkpoint.load "):
+        tp.hub.load_weights(tmp_path / "pytorch_model.bin")

@@ -39,12 +39,21 @@ class Monitor:
         """Raise ValueError for names of scores without the metric's."""
         names = list(names)
         if self.metric not in names:
-            near = did_you_mean(self.metric, names)
+            near = self._meant(names)
             hint = f" ({near})" if near else ""
             raise ValueError(
                 f"{self.function}: metric is {self.metric!r}{hint}, expected one of the epoch's scores: "
                 f"{', '.join(map(repr, names))} (see validate= of fit)"
             )
+
+    def _meant(self, names: list[str]) -> str:
+        """Return which name is meant, or how a score gets it: "val_loss" is not the loss of training."""
+        if not self.metric.startswith("val_"):
+            return did_you_mean(self.metric, names)
+        plain = self.metric.removeprefix("val_")
+        if plain == "loss":
+            return "validate=(data, {'val_loss': tp.metric.Mean(loss)}) gives one"
+        return did_you_mean(plain, [n for n in names if n != "loss"])
 
     def score(self, scores: Mapping[str, Any]) -> float:
         """Return the metric's score; ValueError if there is none, or if it is no number."""

@@ -66,7 +66,7 @@ def save(path: PathLike, tree: Tree, dtype: str | None = None) -> None:
     if dtype is not None and dtype not in storage.SMALLER:
         names = " or ".join(map(repr, storage.SMALLER))
         raise ValueError(f"checkpoint.save: dtype is {dtype!r}, expected {names}, or None")
-    with storage.temporary_folder(target) as folder:
+    with storage.temporary_folder("checkpoint.save", target) as folder:
         source = folder / target.name
         storage.write("checkpoint.save", source, _arrays(tree), dtype)
         storage.replace(source, target)
@@ -101,6 +101,14 @@ def path_of(function: str, path: PathLike, argument: str = "path") -> Path:
     if not isinstance(path, str | os.PathLike) or not str(path):
         raise TypeError(f"{function}: {argument} is {shown(path)}, expected a path")
     return Path(path).expanduser()
+
+
+def folder_of(function: str, folder: PathLike, argument: str) -> Path:
+    """Return the path of a folder, which need not exist, or raise TypeError or NotADirectoryError."""
+    path = path_of(function, folder, argument)
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(f"{function}: {argument} is {path}, a file, expected a folder")
+    return path
 
 
 def _arrays(tree: Tree) -> storage.Arrays:
@@ -183,7 +191,7 @@ def every(
     for argument, value in (("steps", steps), ("keep", keep)):
         integer("checkpoint.every", argument, value, least=1)
     signals = check_signals("checkpoint.every", on_signals)
-    return Every(int(steps), path_of("checkpoint.every", directory), int(keep), signals)
+    return Every(int(steps), folder_of("checkpoint.every", directory, "directory"), int(keep), signals)
 
 
 def save_state(folder: PathLike, st: TrainState) -> None:
@@ -238,7 +246,7 @@ class Store:
     """
 
     def __init__(self, function: str, folder: PathLike) -> None:
-        self.function, self.folder = function, path_of(function, folder)
+        self.function, self.folder = function, folder_of(function, folder, "folder")
 
     def write(
         self, st: TrainState, notes: Mapping[str, Any], tensors: Tree, keep: int, run: int | None = None
@@ -255,7 +263,7 @@ class Store:
         training = {"step": st.step, "count": count, "moments": len(moments), **notes}
         training["optimizer"] = st.opt_state.optimizer
         target = self._free_name(st.step)
-        with storage.temporary_folder(target) as folder:
+        with storage.temporary_folder(self.function, target) as folder:
             source = folder / target.name
             source.mkdir()
             storage.write(self.function, source / _TENSORS, _arrays(content))

@@ -15,6 +15,7 @@ import re
 import shutil
 import time
 import uuid
+import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -74,6 +75,9 @@ def read(function: str, path: Path) -> Arrays:
         with safe_open(path, "np"):  # which checks the header and the length
             pass
     except SafetensorError as error:
+        kind = _other_kind(path)
+        if kind:
+            raise Damaged(f"{function}: {path} is {kind}, expected a safetensors file") from None
         size = path.stat().st_size
         raise Damaged(
             f"{function}: {path} is damaged or no safetensors file: it has {size} bytes, {error}"
@@ -90,6 +94,29 @@ def read(function: str, path: Path) -> Arrays:
             raise Damaged(f"{function}: {name!r} in {path} is damaged, its checksum is wrong")
         arrays[name] = _array(function, path, name, entry, raw)
     return arrays
+
+
+#: What files of other libraries begin with, and what they are.
+_OTHER_KINDS = {
+    b"\x80": "a pickle (torch.save wrote such files: write it with safetensors.torch.save_file)",
+    b"\x89HDF": "an HDF5 file (as Keras writes them)",
+    b"\x93NUMPY": "an array of numpy.save (np.load reads it)",
+    b"{": "a JSON file",
+}
+
+
+def _other_kind(path: Path) -> str:
+    """Return what a file is that is no safetensors file, "" where its beginning does not tell."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        if any(name.endswith("data.pkl") for name in names):
+            return "a file of torch.save (write the state_dict with safetensors.torch.save_file)"
+        arrays = any(name.endswith(".npy") for name in names)
+        return "an archive of numpy.savez (np.load reads it)" if arrays else "a zip archive"
+    with path.open("rb") as file:
+        start = file.read(8)
+    return next((kind for beginning, kind in _OTHER_KINDS.items() if start.startswith(beginning)), "")
 
 
 def _array(function: str, path: Path, name: str, entry: dict[str, Any], raw: NDArray[Any]) -> NDArray[Any]:
@@ -159,12 +186,23 @@ def _rounded(x: NDArray[Any], dtype: str | None) -> NDArray[Any]:
 
 # ---- atomic replacement
 @contextlib.contextmanager
-def temporary_folder(target: Path) -> Iterator[Path]:
+def _naming(function: str, folder: Path) -> Iterator[None]:
+    """Name the function and the folder in an error of the system."""
+    try:
+        yield
+    except OSError as error:
+        raise type(error)(f"{function}: {folder} can not be written to: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def temporary_folder(function: str, target: Path) -> Iterator[Path]:
     """Yield a new folder beside the target, to write in; it is removed at the end with its content.
 
-    Those of processes that were killed are removed too.
+    Those of processes that were killed are removed too. Raises OSError, of the same class, where it can not
+    be made.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
+    with _naming(function, target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
     for old in target.parent.glob(".*.treepie-part"):
         if _abandoned(old):
             # It may be another user's, or another process removes it first: neither may prevent a save.
@@ -172,7 +210,8 @@ def temporary_folder(target: Path) -> Iterator[Path]:
     folder = target.parent / f".{target.name}.{_MACHINE}.{os.getpid()}.{uuid.uuid4().hex[:8]}.treepie-part"
     _in_use.add(folder.name)
     try:
-        folder.mkdir()
+        with _naming(function, target.parent):
+            folder.mkdir()
         yield folder
     finally:
         _in_use.discard(folder.name)

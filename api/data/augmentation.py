@@ -131,7 +131,7 @@ class AugmentedBatches:
         # Stages of several calls have different numbers, since the calls may have the same key.
         self._before: int = batches.stages if isinstance(batches, AugmentedBatches) else 0
         self.stages: int = self._before + len(augmentations)
-        self.read(0, slice(0, 0))  # shapes and dtypes that do not fit are an error here
+        self.read(0, slice(0, min(self.length, 1)))  # shapes and dtypes that do not fit are an error here
 
     def rows(self, e: int, k: int, shards: Shards | None = None) -> Rows:
         """Return the indices of the examples of batch k of pass e, or of this rank's part of it."""

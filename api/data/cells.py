@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import re
 import statistics
 import zlib
 from collections import Counter
@@ -89,7 +90,7 @@ def read(path: str | os.PathLike[str], delimiter: str, header: bool) -> Cells:
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"{NAME}: file is {described(path)}, expected a path")
     file = str(path)
-    rows = _records(file, _text(file, Path(path).expanduser().read_bytes()), delimiter)
+    rows = _records(file, _text(file, _content(file)), delimiter)
     if not rows:
         raise ValueError(f"{NAME}: {file} is empty, expected lines of cells")
     names = rows[0][1] if header else [str(k) for k in range(len(rows[0][1]))]
@@ -103,6 +104,19 @@ def read(path: str | os.PathLike[str], delimiter: str, header: bool) -> Cells:
             )
     columns = [[cells[k] for _, cells in body] for k in range(len(names))]
     return Cells(file, [line for line, _ in body], dict(zip(names, columns, strict=True)))
+
+
+def _content(file: str) -> bytes:
+    if re.match(r"(?:https?|ftp)://", file):
+        raise ValueError(
+            f"{NAME}: file is {file}, expected a path: download it first, such as with "
+            "urllib.request.urlretrieve(address, path)"
+        )
+    path = Path(file).expanduser()
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise FileNotFoundError(f"{NAME}: {file} {what}, expected a CSV file")
+    return path.read_bytes()
 
 
 def _text(file: str, raw: bytes) -> str:

@@ -23,12 +23,13 @@ from ..distributed.communicator import Communicator, check_communicator
 from .ahead import Listed
 from .augmentation import Augmentation, AugmentedBatches
 from .calls import ShownByCalls, noted
-from .element import T_co, U, unpacking
+from .copies import OfOneProcess
+from .element import T_co, U, check_callable, check_source, unpacking
 from .prefetch import Prefetcher
 from .rows import Batches, Shards, Shuffled, batches_of, columns_of, length_of, row_count, rows_of
 
 
-class Data(ShownByCalls, Generic[T_co]):
+class Data(OfOneProcess, ShownByCalls, Generic[T_co]):
     """A lazy pipeline of elements; iterating yields each once, until `reset()` begins the next pass.
 
     A loop over a pass that has ended yields nothing, with a RuntimeWarning; `Trainer.evaluate` always reads a
@@ -60,6 +61,7 @@ class Data(ShownByCalls, Generic[T_co]):
         element: Callable[[int, int], T_co],
         part: Callable[[int, int, Shards], T_co] | None = None,
     ) -> None:
+        check_source(length, element)
         self._length, self._element = integer("Data", "length", length, least=0), element
         #: (pass, k, shards) -> this rank's rows of an element, computed without the others.
         self._part = part
@@ -114,7 +116,7 @@ class Data(ShownByCalls, Generic[T_co]):
     @noted
     def of_fn(n: int, fn: Callable[[int], U]) -> Data[U]:
         """Return fn(0), ..., fn(n - 1), each computed when it is read."""
-        _check_callable("Data.of_fn", fn)
+        check_callable("Data.of_fn", fn)
         return Data(integer("Data.of_fn", "n", n, 0), lambda e, k: fn(k))
 
     @staticmethod
@@ -173,7 +175,7 @@ class Data(ShownByCalls, Generic[T_co]):
     @noted
     def map(self, fn: Callable[..., Any]) -> Data[Any]:
         """Return fn(element) for each element."""
-        _check_callable("Data.map", fn)
+        check_callable("Data.map", fn)
         call = unpacking(fn)
         return self._with(Data(self._length, lambda e, k: call(self._element(e, k))))
 
@@ -219,7 +221,7 @@ class Data(ShownByCalls, Generic[T_co]):
         >>> [b.shape for b in tp.Data.of_tensor(tp.zeros((5, 3))).map_batch(2, tp.data.stack_batch)]
         [(2, 3), (2, 3), (1, 3)]
         """
-        _check_callable("Data.map_batch", collate)
+        check_callable("Data.map_batch", collate)
         size = integer("Data.batch", "batch_size", batch_size, 1)
         length = self._length // size if drop_last else -(-self._length // size)
 
@@ -391,8 +393,3 @@ class Data(ShownByCalls, Generic[T_co]):
     def to_list(self) -> list[T_co]:
         """Return the rest of this pass; an empty list after its end."""
         return list(self._rest())
-
-
-def _check_callable(function: str, fn: Any) -> None:
-    if not callable(fn):
-        raise TypeError(f"{function}: given a {type(fn).__name__}, expected a function")

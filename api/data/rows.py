@@ -15,6 +15,7 @@ from treepie.autodiff.convert import check_not_masked
 from treepie.autodiff.ops.random import check_key
 from treepie.autodiff.tensor import TENSOR_DTYPES, TensorLike
 
+from ..display import counted
 from ..distributed.communicator import Communicator
 
 #: Bytes up to which NumPy gathers a batch: it takes 3 us for one row of 256 bytes, a launch 10 us.
@@ -55,7 +56,18 @@ def array_of(x: Any) -> Any:
             return as_tensor(x)  # which says what is wrong, now and not at the first batch
         direct = x.dtype in TENSOR_DTYPES and x.flags.c_contiguous and x.flags.aligned
         return Tensor(np.asarray(x), None) if direct else x
+    _check_present(x)
     return as_tensor(x)
+
+
+def _check_present(x: Any) -> None:
+    """Raise ValueError for a column of integers or bools, of pandas, with missing values: floats with NaN."""
+    if getattr(x, "hasnans", False) is True and x.dtype.kind in "biu":
+        rows = np.flatnonzero(np.asarray(x.isna()))
+        raise ValueError(
+            f"Data.prepare: column {x.name!r} is {x.dtype} with {counted(len(rows), 'missing value')}, the "
+            f"first at row {rows[0]}: drop these rows, or fill them with column.fillna(...)"
+        )
 
 
 def read_rows(x: Any, rows: Any) -> Any:

@@ -30,6 +30,8 @@ def embedding(indices: TensorLike, weight: TensorLike, scale: bool = True) -> Te
         )
     i = as_tensor(indices)
     if i.dtype.kind != "i":
-        raise TypeError(f"embedding: indices have dtype {i.dtype.name}, expected int32 or int64")
+        raise TypeError(
+            f"embedding: indices have dtype {i.dtype.name}, expected int32 or int64 (x.astype(tp.int32))"
+        )
     out = take_axis(w, i, 0, "embedding")
     return out * math.sqrt(w.shape[1]) if scale else out

@@ -48,7 +48,7 @@ def load_weights(
         return {name: tensor(x) for name, x in storage.read(function, single).items()}
     index = find(_INDEX)
     if index is None:
-        raise FileNotFoundError(f"{function}: {model} has no {_WEIGHTS} and no {_INDEX}, expected either")
+        raise _missing(function, model, f"{_WEIGHTS} and no {_INDEX}, expected either", offline)
     weight_map = _json(function, index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(map(_is_file_name, weight_map.values())):
         raise ValueError(f"{function}: {index} has no 'weight_map' from names to files beside it")
@@ -78,8 +78,19 @@ def load_config(
     """
     file = _finder("hub.load_config", model, offline, revision)(_CONFIG)
     if file is None:
-        raise FileNotFoundError(f"hub.load_config: {model} has no {_CONFIG}")
+        raise _missing("hub.load_config", model, _CONFIG, offline)
     return _json("hub.load_config", file)
+
+
+def _missing(function: str, model: Any, what: str, offline: bool) -> FileNotFoundError:
+    """Return the error for a model without a file. what: its name."""
+    folder = Path(model).expanduser()
+    if offline and not folder.is_dir():
+        cache = "the cache of huggingface_hub (call it once without offline=True)"
+        return FileNotFoundError(f"{function}: {model} has no {what}, in {cache}")
+    pickled = (folder / "pytorch_model.bin").is_file()
+    hint = " (pytorch_model.bin is a pickle: write it with safetensors.torch.save_file)" if pickled else ""
+    return FileNotFoundError(f"{function}: {model} has no {what}{hint}")
 
 
 def _is_file_name(name: Any) -> bool:
@@ -103,6 +114,10 @@ def _finder(function: str, model: Any, offline: bool, revision: str | None) -> _
     folder = Path(model).expanduser()
     if folder.is_dir():
         return lambda name: folder / name if (folder / name).is_file() else None
+    if folder.is_file():
+        raise FileNotFoundError(
+            f"{function}: {model} is a file, expected its folder (tp.checkpoint.load reads a single file)"
+        )
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(model)):
         raise FileNotFoundError(f"{function}: there is no folder {str(model)!r}, nor is it like 'org/model'")
     return _hub(function, str(model), offline, revision)

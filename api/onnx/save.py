@@ -136,7 +136,7 @@ def _write(onnx: Any, proto: Any, file: Path) -> None:
     """Check a model, and replace a file by it."""
     content = proto.SerializeToString()
     onnx.checker.check_model(content, full_check=True)
-    with files.temporary_folder(file) as folder:
+    with files.temporary_folder(_NAME, file) as folder:
         part = folder / file.name
         part.write_bytes(content)
         files.replace(part, file)

@@ -31,7 +31,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class _ReadError(ValueError):
+class ReadError(ValueError):
     """A traced function reads a value.
 
     reason: the part of the message that says where.
@@ -189,7 +189,7 @@ class Jitted(Generic[P, R]):
         """
         try:
             traced = self._trace(flat, statics)
-        except _ReadError as error:
+        except ReadError as error:
             if not self._fallback:
                 raise
             self._cache.report_eager(error.reason)
@@ -230,9 +230,10 @@ class Jitted(Generic[P, R]):
     def _refuse(self, line: str) -> NoReturn:
         """Raise the error of a read in a line of the user's code."""
         reason = f"a value is read in {line}"
-        error = _ReadError(
-            f"jit: {self.name} can not run as one program: {reason}. Use tp.where instead of `if`, name the "
-            "argument in static=, or let it run op by op with fallback=True"
+        error = ReadError(
+            f"jit: {self.name} can not run as one program: {reason}. Use treepie's functions, such as tp.exp "
+            "for np.exp, and tp.where instead of `if`; name the argument in static=; or let it run op by op "
+            "with fallback=True"
         )
         error.reason = reason
         raise error

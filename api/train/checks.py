@@ -136,6 +136,8 @@ def _accumulator(name: Any, metric: Any) -> str:
         accumulator = names.get(text.lower().replace("_", ""))
         if accumulator is not None:
             return f"tp.metric.{accumulator}()"
+    if callable(metric) and not isinstance(metric, type):
+        return "tp.metric.Mean(function) for the mean of a loss"
     return "such as tp.metric.Accuracy()"
 
 

@@ -20,6 +20,9 @@ from ..display import cut, html_table, number_text
 from ..errors import no_attribute
 from ..plot import plot_history
 
+#: What there is instead of Keras' `history.history`.
+_INSTEAD = 'history.steps, of (step, loss), or history.epochs, of dicts: history.epochs[-1]["loss"]'
+
 #: Epochs that a notebook shows, the last ones.
 _MOST_EPOCHS = 30
 
@@ -55,8 +58,11 @@ class History:
             """Raise AttributeError, with what to use for an attribute of Keras' History."""
             message = f"'History' object has no attribute {name!r}"
             known = name in ("history", "losses", "metrics", "scores")
-            hint = 'history.steps, of (step, loss), or history.epochs, of dicts: history.epochs[-1]["loss"]'
-            raise no_attribute(f"{message}, expected {hint}") if known else AttributeError(message)
+            raise no_attribute(f"{message}, expected {_INSTEAD}") if known else AttributeError(message)
+
+        def __getitem__(self, name: Any) -> NoReturn:
+            """Raise TypeError, with what to use."""
+            raise TypeError(f"History: there is no item {name!r}, expected {_INSTEAD}")
 
     def __repr__(self) -> str:
         """Show the numbers of epochs and steps, the last loss and the scores of the last epoch."""
@@ -141,6 +147,11 @@ class History:
             scores = [restored_scores(epoch) for epoch in notes["scores"]]
             history.restore(list(zip(steps, losses, strict=True)), scores, notes["begun"])
             return history
+        if not os.path.exists(path):
+            raise FileNotFoundError(
+                f"History.load: {os.fspath(path)} does not exist, expected a file of History.save or "
+                "tp.callback.csv, or a folder of checkpoints"
+            )
         with open(path, encoding="utf-8", errors="replace", newline="") as file:
             if file.readline().startswith("epoch,step,"):
                 file.seek(0)

@@ -16,11 +16,13 @@ from ..data.pipeline import Data
 def describe_nonfinite(examples: Sequence[tuple[Any, Any, tuple[Any, ...]]], data: Data | None) -> str | None:
     """Return where the first value that is not finite is among a step's examples, or None.
 
-    examples: (input, loss, target) of each element.  data: the pipeline, whose last elements they are.
+    examples: (input, loss, (target, sample weight)) of each element.
+    data: the pipeline, whose last elements they are.
     """
     columns = data.columns if data is not None else ()
     for k, (x, _, target) in enumerate(examples):
-        for number, (name, part) in enumerate((("x", x), *[("target", t) for t in target])):
+        parts = zip(("x", "target", "sample_weight"), (x, *target), strict=False)
+        for number, (name, part) in enumerate(parts):
             names = columns[number] if number < len(columns) else None
             where = _first(name, part, names)
             if where is None:

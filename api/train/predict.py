@@ -26,6 +26,7 @@ from treepie.kernels.threads import get_num_threads
 from ..layer import Context, Layer, Vars
 from ..layer.core import inputs
 from ..optim.flat import FlatLayout
+from .model_of import ModelOf
 from .state import Snapshot
 
 
@@ -34,7 +35,7 @@ class Predictor:
 
     def __init__(self, model: Layer, arithmetic: Arithmetic) -> None:
         """arithmetic: the precision and the accuracy."""
-        self.model, self._arithmetic = model, arithmetic
+        self.model, self._arithmetic, self.model_of = model, arithmetic, ModelOf(model)
         self.cache = ProgramCache("predictions of this model")
         self._without_tensors: Any = None  # the last such state of the model
         #: What selected the programs of the last call on one tensor, and these.
@@ -63,6 +64,7 @@ class Predictor:
             same = data.shape, data.dtype, layout, at.dtype, get_num_threads(), *current()
         family = self._last[1] if same is not None and same == self._last[0] else None
         if family is None:
+            self.model_of.check("Trainer.predict", at.buffers.layout)
             family = self._family(at, leaves, structure)
             if family is None:
                 return self.model.apply(vars(), inputs(x), ctx=ctx)[0]

@@ -29,7 +29,9 @@ def integers(name: str, indices: TensorLike) -> Tensor:
     if t.size == 0:
         t = astype(t, "int32")
     if t.dtype.kind != "i":
-        raise TypeError(f"{name}: indices have dtype {t.dtype.name}, expected int32 or int64")
+        raise TypeError(
+            f"{name}: indices have dtype {t.dtype.name}, expected int32 or int64 (x.astype(tp.int32))"
+        )
     return t
 
 

@@ -68,7 +68,9 @@ def _bind_scatter(name: str, x: TensorLike, indices: TensorLike, v: TensorLike, 
     k = one_axis(name, axis, t.ndim)
     shape = t.shape[:k] + i.shape + t.shape[k + 1 :]
     if i.dtype.kind != "i":
-        raise TypeError(f"{name}: indices have dtype {i.dtype.name}, expected int32 or int64")
+        raise TypeError(
+            f"{name}: indices have dtype {i.dtype.name}, expected int32 or int64 (x.astype(tp.int32))"
+        )
     if u.shape != shape or u.dtype != t.dtype:
         raise ValueError(
             f"{name}: v has shape {u.shape} and dtype {u.dtype.name}, expected {shape} and {t.dtype.name}, "

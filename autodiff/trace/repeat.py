@@ -100,7 +100,9 @@ def _repeated_with_number(trace: Trace, op: Op, x: Any, number: float, at: int) 
     if type(data) is not Symbol or data.trace is not trace:
         return None
     first = trace.entry.children.get(data.dtype.char)
-    entry = first and first.children.get((op, data.number, n) if at else (op, n, data.number))
+    if first is None:
+        return None
+    entry = first.children.get((op, data.number, n) if at else (op, n, data.number))
     if entry is None or len(entry.outputs) != 1 or trace.lines:
         return None
     t = trace.number_at(first, float(number))
