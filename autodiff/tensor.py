@@ -83,7 +83,7 @@ class Tensor(Single):
         self._data: Data = data  # type: ignore[assignment]
         self._address = 0
         self.node = node  # the call that computed it, while a gradient is being taken
-        self.source: Tensor | None = None  # whose last two axes were exchanged, until the result is read
+        self.source: Tensor | None = None  # whose last two axes were exchanged
         if node is not None:
             self.output = output  # its position in the outputs of the node
             if node is _UNCHECKED:
@@ -95,7 +95,9 @@ class Tensor(Single):
     def array(self) -> NDArray[Any]:
         """The elements, to be read only."""
         if type(self._data) is not np.ndarray and isinstance(self._data, Symbol | Deferred):
-            self._data, self.source = self._data.read(), None
+            self._data = self._data.read()
+            if self.node is None:  # else the node holds it anyway, and a product reads it, as in a trace
+                self.source = None
         return self._data
 
     @property

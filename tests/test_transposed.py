@@ -96,6 +96,31 @@ def test_a_transposition_that_was_read_keeps_its_source_no_longer():
     assert np.array_equal((t @ b).numpy(), before)
 
 
+def test_a_transposition_of_a_transposition_is_the_tensor_itself():
+    a, _ = operands((5, 3), (5, 3))
+    assert a.T.T is a
+    assert tp.transpose(tp.transpose(tp.zeros((2, 3, 4)), (0, 2, 1)), (1, 0, 2)).shape == (4, 2, 3)
+    gradient = tp.grad(lambda x: (x.T.T * a).sum())(a)
+    assert np.array_equal(gradient, a)
+
+
+USES = {
+    "products": lambda e: e @ (e.T @ e),
+    "products, read before": lambda e: tp.tanh(e) + e @ (e.T @ e),
+    "products, read in between": lambda e: (e @ (e.T @ e) + tp.tanh(e)) @ e,
+    "einsum": lambda e: (lambda h: h @ (h.T @ h))(tp.einsum("bd,d->bd", e, e[0])),
+}
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+def test_programs_add_gradients_of_a_transposition_in_the_order_of_eager_ones(use):
+    loss = lambda x: tp.square(use(x.T)).sum() + use(x).sum()
+    program = tp.jit(tp.grad(loss))
+    for seed in range(20):
+        x = tp.tensor(np.random.default_rng(seed).standard_normal((4, 4)).astype("f4"))
+        assert np.array_equal(program(x), tp.grad(loss)(x))
+
+
 def test_a_gradient_by_the_transposition_itself():
     a, b = operands((5, 3), (5, 4))
     by_t = tp.grad(lambda t: ((t @ b) ** 2).sum())(a.T)

@@ -198,6 +198,8 @@ def transpose(x: TensorLike, axes: Sequence[int] | None = None) -> Tensor:
     exchanged = last > 0 and order == (*range(last - 1), last, last - 1)
     if not exchanged or t._data.dtype.kind != "f":  # products take floats
         return row.apply((t,), attributes)  # type: ignore[no-any-return]
+    if t.source is not None:
+        return t.source
     result: Tensor = row.apply((t,), attributes) if tracing() else _deferred(row, t, attributes)
     result.source = t
     return result
