@@ -99,6 +99,8 @@ def _missing(package: ModuleType, modules: Mapping[str, ModuleType], module: str
 
 
 def _suggestion(package: ModuleType, modules: Mapping[str, ModuleType], module: str, name: str) -> str:
+    if name in _HALVES:
+        return _HALF
     own = {_plain(n): _joined(module, n) for n in dir(modules[module] if module else package)}
     others: dict[str, str] = {}
     for m in [""] + [m for m in modules if m != module]:
@@ -107,8 +109,6 @@ def _suggestion(package: ModuleType, modules: Mapping[str, ModuleType], module: 
             known = others.setdefault(_plain(n), text)
             if m and m != "math" and known != text and " or " not in known:
                 others[_plain(n)] = f"{known} or tp.{text}"
-    if name in _HALVES:
-        return _HALF
     plain = _plain(name)
     exact = own.get(plain) or _OTHERS.get(plain) or others.get(plain)
     return f", did you mean tp.{exact}?" if exact else _near(plain, own, others)

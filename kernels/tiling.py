@@ -13,19 +13,8 @@ DEPTH = 512
 #: 32 x 2048 x 2048, which comes from memory.
 _FEW_STRIPS, _MANY, _CACHED = 2, 192, 8 << 20
 
-#: It is also read in place if a block takes at most this part of the second-level cache and stays there:
-#: packing it cost 2 to 5 %, and a chunk can go from strip to strip. Without AVX-512 tiles are lower, and ask
-#: for B twice as often: with half of the cache 1024 x 256 x 256 took 1.2 of the time.
-_NEAR = {"avx512": 1 / 2}
-_NEAR_OTHERS = 1 / 4
-
-#: It is packed for this many strips or more where it is larger than the second-level cache, which a block of
-#: it spans, in rows a multiple of `_SETS` bytes apart: a panel is then in few sets of that cache, and each
-#: strip reads it from farther away. With weights that come from memory, 128 x 512 x 2048 took 0.83 of the
-#: time, 128 x 2048 x 512 0.8; with weights in the last-level cache as long as before. With AVX2 and half of
-#: the cache, 64 x 784 x 512 took 0.84 of the time.
-_FAR = {"avx512": 8}
-_FAR_OTHERS, _SETS = 4, 2048
+#: Bytes that the rows of B are a multiple of apart, see `_Measured.far`.
+_SETS = 2048
 
 #: Part of the second-level cache that holds a block of A, which a chunk reads again for every panel of B.
 _STAYS = 3 / 4
@@ -38,9 +27,32 @@ _CHUNK, _PAYS, _FEWEST = (16, 4), 32, 8
 #: terms are then in one set of the first-level cache, which has room for 8 of its 12 rows. Otherwise packing
 #: costs: of 128 x 784 x 512, 10 to 40 % with the launch. A chunk that copies each strip instead is no faster:
 #: it reads rows that far apart slowly, and 128 x 2048 x 512 took 5 % longer.
-#: A transposed A has its terms in rows: with AVX2 and rows of 2 or 4 kB, 1024 x 512 x 1024 took 0.7 of the
-#: time packed, 512 x 512 x 512 0.85. With AVX-512 that was not tried.
-_FEW_PANELS, _WAY, _WAY_TRANSPOSED = 4, 4096, 2048
+_FEW_PANELS, _WAY = 4, 4096
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Where packing was measured to pay, which depends on the height of tiles.
+
+    near: B is also read in place if a block takes at most this part of the second-level cache, and stays
+        there: packing it cost 2 to 5 %, and a chunk can go from strip to strip. Lower tiles ask for B more
+        often: with AVX2 and half of the cache 1024 x 256 x 256 took 1.2 of the time.
+    far: B is packed for this many strips or more where it is larger than the second-level cache, which a
+        block of it spans, in rows a multiple of `_SETS` bytes apart: a panel is then in few sets of that
+        cache, and each strip reads it from farther away. With weights that come from memory, 128 x 512 x 2048
+        took 0.83 of the time, 128 x 2048 x 512 0.8; with weights in the last-level cache as long as before.
+        With AVX2 and half of the cache, 64 x 784 x 512 took 0.84 of the time.
+    way: a transposed A, which has its terms in rows, is packed if these are a multiple of so many bytes
+        apart. With AVX2 and rows of 2 or 4 kB, 1024 x 512 x 1024 took 0.7 of the time packed, 512 x 512 x 512
+        0.85; with AVX-512 that was not tried.
+    """
+
+    near: float
+    far: int
+    way: float
+
+
+_AVX512, _OTHERS = _Measured(1 / 2, 8, math.inf), _Measured(1 / 4, 4, 2048)
 
 
 @dataclass(frozen=True)
@@ -68,16 +80,15 @@ def tiling(
     high, wide, itemsize = gemm.within(m), gemm.panel(dtype, n), 4 if dtype == "float32" else 8
     strips, panels = -(-m // high), -(-n // wide)
     block = -(-k // -(-k // DEPTH))
-    packs_a = k * itemsize % _WAY == 0
-    if transpose_a:
-        packs_a = config.isa() != "avx512" and m * itemsize % _WAY_TRANSPOSED == 0
-    packs_a = packs_a and panels > _FEW_PANELS
+    measured = _AVX512 if config.isa() == "avx512" else _OTHERS
+    apart = m * itemsize % measured.way if transpose_a else k * itemsize % _WAY
+    packs_a = apart == 0 and panels > _FEW_PANELS
     masks = n % wide and config.isa() == "generic"  # which has no masked loads
     cache, span = config.second_level_cache(), block * n * itemsize
-    near = span <= _NEAR.get(config.isa(), _NEAR_OTHERS) * cache
+    near = span <= measured.near * cache
     few = strips <= _FEW_STRIPS or (m <= _MANY and k * n * itemsize <= _CACHED)
     far = k * n * itemsize > cache <= span and n * itemsize % _SETS == 0
-    few = few and not (far and strips >= _FAR.get(config.isa(), _FAR_OTHERS))
+    few = few and not (far and strips >= measured.far)
     if not transpose_b and not masks and (few or near):
         packs_b = "no"
     else:

@@ -73,8 +73,8 @@ EDITS = [
     Edit(
         "shared-clipping-changes-bits",
         "api/train/trainer.py",
-        "same_bits = micro_shards is None or clip_norm is None",
-        "same_bits = True",
+        "own = (micro_shards is None or clip_norm is None) and has_parts",
+        "own = has_parts",
         "micro-shards with clipping have other bits on ranks",
         "tests/test_shared_update.py -k keep_their_bits",
     ),

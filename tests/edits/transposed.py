@@ -14,9 +14,25 @@ EDITS = [
     Edit(
         "source-outlives-a-read",
         "autodiff/tensor.py",
-        "self._data, self.source = self._data.read(), None",
-        "self._data = self._data.read()",
+        "            if self.node is None:  # else",
+        "            if False:  # else",
         "a transposition that was read keeps the memory of its source",
         "tests/test_transposed.py -k no_longer",
+    ),
+    Edit(
+        "source-is-forgotten-when-read",
+        "autodiff/tensor.py",
+        "            if self.node is None:  # else",
+        "            if True:  # else",
+        "gradients of a transposition that was read are added in another order than by a program",
+        "tests/test_transposed.py -k order_of_eager",
+    ),
+    Edit(
+        "transposed-twice",
+        "autodiff/ops/shape.py",
+        "    if t.source is not None:\n        return t.source\n",
+        "",
+        "a transposition of a transposition is computed, and its gradients are added in another order",
+        "tests/test_transposed.py -k itself",
     ),
 ]
