@@ -145,7 +145,8 @@ class Tensor(Single):
         >>> tp.tensor([1, 2]).numpy()
         array([1, 2], dtype=int32)
         """
-        view = self.array[...]
+        data = self._data
+        view: NDArray[Any] = (data if type(data) is np.ndarray else self.array)[...]
         view.setflags(write=False)
         return view
 

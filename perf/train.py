@@ -2,7 +2,8 @@
 
     python perf/train.py              # all, against what is installed of torch, and jax with optax
     python perf/train.py mlp cnn      # some
-    python perf/train.py --write      # and write their rows of README's table, and its plot
+    python perf/train.py --write      # and write their rows of README's table, and its plot; README has
+                                      # another table of CPUs without AVX-512
 
 Each library trains the same model on the same batches (`losses.py` proves it), in a process of its own, by
 turns: PyTorch eagerly with its fused optimizers (images channels_last), and by torch.compile, which needs a
@@ -56,8 +57,13 @@ def main():
         long = "".join(f", {name} {turns * 10}" for name, turns in LONG.items())
         steps = f"best / median of {TURNS * 10} steps{long}, by turns, a process each"
         keyed = {f"`{name}`: {text}": made.get(name) for name, text in models.MODELS.items()}
-        report.write("perf/train.py", f"{arena.threads()} threads; {steps}:", header, keyed)
-        plot.draw(*report.rows("perf/train.py"))
+        from treepie.kernels import config  # the rivals' processes, of this file too, have no treepie in them
+
+        wide = config.isa() == "avx512"
+        section = "perf/train.py" if wide else f"perf/train.py {config.isa()}"
+        report.write(section, f"{arena.threads()} threads; {steps}:", header, keyed)
+        if wide:
+            plot.draw(*report.rows(section))
 
 
 if __name__ == "__main__":

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
 
 from treepie.autodiff import Tensor, ptree
-from treepie.autodiff.accuracy import Arithmetic, current
+from treepie.autodiff.accuracy import Arithmetic
 from treepie.autodiff.program.cache import ProgramCache
 from treepie.autodiff.program.call import inline_calls
 from treepie.autodiff.program.graph import Slice
@@ -28,6 +29,8 @@ from ..layer.core import inputs
 from ..optim.flat import FlatLayout
 from .model_of import ModelOf
 from .state import Snapshot
+
+_ADDRESS = operator.attrgetter("address")
 
 
 class Predictor:
@@ -61,7 +64,8 @@ class Predictor:
         same: Any = None
         if structure is None:
             data, layout = leaves[0]._data, at.buffers.layout
-            same = data.shape, data.dtype, layout, at.dtype, get_num_threads(), *current()
+            arithmetic = active.state.precision, active.state.accuracy
+            same = data.shape, data.dtype, layout, at.dtype, get_num_threads(), *arithmetic
         family = self._last[1] if same is not None and same == self._last[0] else None
         if family is None:
             self.model_of.check("Trainer.predict", at.buffers.layout)
@@ -70,7 +74,7 @@ class Predictor:
                 return self.model.apply(vars(), inputs(x), ctx=ctx)[0]
             self._last = same, family
         program = family.program()
-        run = program.prepare([*at.buffers.parameter_addresses, *[t.address for t in leaves]])
+        run = program.prepare([*at.buffers.parameter_addresses, *map(_ADDRESS, leaves)])
         results = run.fresh()
         if run.go() >= 0:
             return self.model.apply(vars(), inputs(x), ctx=ctx)[0]

@@ -314,8 +314,9 @@ class Program:
 
     def done(self, run: Run) -> None:
         """Return the instance and the arena of a run to their pools."""
-        run.release_arena()
-        self.reuse(run)
+        if run.owns_arena:
+            self._arenas.release(run.arena)
+        self._pool.append(run.instance)
 
     def reuse(self, run: Run) -> None:
         """Return the instance of a run, whose arena has been released, to its pool."""
