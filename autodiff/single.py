@@ -70,8 +70,9 @@ class Single:
         """
         if spec and self.size == 1:
             return format(self.item(), spec)
+        text = str(self)  # a read, which a trace may refuse by another ValueError
         try:
-            return format(str(self), spec)
+            return format(text, spec)
         except ValueError:
             raise TypeError(
                 f"tensor: the format {spec!r} is for one number, and the shape is {self.shape}: format an "
