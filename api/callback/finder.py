@@ -117,8 +117,8 @@ def lr_finder(
     if not 0 < low < high < math.inf:
         raise ValueError(f"callback.lr_finder: low is {low} and high {high}, expected 0 < low < high")
     integer("callback.lr_finder", "steps", steps, least=2)
-    _check_loss(data, loss)
     where = check_data("callback.lr_finder", data).pass_number, data.position
+    _check_loss(data, loss)
     sweep = _Sweep(np.geomspace(low, high, steps).tolist())
     options = {"progress": False, **options}
     options["callbacks"] = [*options.get("callbacks", ()), sweep]
@@ -136,7 +136,7 @@ def lr_finder(
 
 def _check_loss(data: Data, loss: Any) -> None:
     """Raise TypeError where `fit` would miss a loss: it would name itself."""
-    if loss is None and len(check_data("callback.lr_finder", data)):
+    if loss is None and len(data):
         element = data._element(data.pass_number, 0)
         if not (isinstance(element, tuple) and len(element) == 2 and callable(element[1])):
             raise TypeError(

@@ -6,7 +6,7 @@ import math
 
 from treepie.autodiff import Tensor
 from treepie.autodiff.arguments import as_tensor
-from treepie.autodiff.ops.indexing import take_axis
+from treepie.autodiff.ops.indexing import no_indices, take_axis
 from treepie.autodiff.tensor import TensorLike
 
 
@@ -30,8 +30,6 @@ def embedding(indices: TensorLike, weight: TensorLike, scale: bool = True) -> Te
         )
     i = as_tensor(indices)
     if i.dtype.kind != "i":
-        raise TypeError(
-            f"embedding: indices have dtype {i.dtype.name}, expected int32 or int64 (x.astype(tp.int32))"
-        )
+        raise no_indices("embedding", i)
     out = take_axis(w, i, 0, "embedding")
     return out * math.sqrt(w.shape[1]) if scale else out

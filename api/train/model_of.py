@@ -7,6 +7,7 @@ from treepie.autodiff.program.shapes import ReadsValues, abstractly
 
 from ..layer import Layer
 from ..optim.flat import FlatLayout
+from .state import Snapshot
 
 Shape = tuple[int, ...]
 
@@ -24,8 +25,9 @@ class ModelOf:
         self._accepted: set[int] = set()
         self._shapes: dict[str, Shape] | None = None
 
-    def check(self, function: str, layout: FlatLayout) -> None:
-        """Raise ValueError, which names a parameter, for the layout of another model."""
+    def check(self, function: str, at: Snapshot) -> None:
+        """Raise ValueError, which names a parameter, for the snapshot of another model."""
+        layout = at.buffers.layout
         if layout is self._last:
             return
         if self._model.pure and layout.key not in self._accepted:

@@ -68,7 +68,7 @@ class Predictor:
             same = data.shape, data.dtype, layout, at.dtype, get_num_threads(), *arithmetic
         family = self._last[1] if same is not None and same == self._last[0] else None
         if family is None:
-            self.model_of.check("Trainer.predict", at.buffers.layout)
+            self.model_of.check("Trainer.predict", at)
             family = self._family(at, leaves, structure)
             if family is None:
                 return self.model.apply(vars(), inputs(x), ctx=ctx)[0]

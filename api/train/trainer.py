@@ -83,7 +83,6 @@ class Trainer(ShownAsCall):
         )
         #: The programs of steps, and those of predictions.
         self.steps, self.predictor = Steps(model, optimizer, arithmetic), Predictor(model, arithmetic)
-        self._model_of = self.predictor.model_of
 
     def __reduce__(self) -> Any:
         """Return the constructor's call, for pickle and copy; programs are not copied."""
@@ -135,7 +134,7 @@ class Trainer(ShownAsCall):
             return value, TrainState(Vars(params, state, st.vars.dtype), opt_state, st.step + 1)
         with compilations.watch():
             at = trained_snapshot_of("Trainer.step", self.optimizer, st)
-            self._model_of.check("Trainer.step", at.buffers.layout)
+            self.predictor.model_of.check("Trainer.step", at)
             buffers = [at.buffers.empty_like()]
             inputs = StepInputs(
                 at, buffers[0], at.state, rngs, (), training, ctx, StepCounter(), x, loss, check=False
@@ -230,7 +229,7 @@ class Trainer(ShownAsCall):
         called = Callbacks(callbacks, report, ranks, ["loss", *(validate[1] if validate else ())])
         run = Run(self.optimizer.name, data, history, rngs, checkpoint, ranks, called)
         st = ranks.agreed(run.begin(st, resume))
-        self._model_of.check("Trainer.fit", snapshot_of("Trainer.fit", self.optimizer, st).buffers.layout)
+        self.predictor.model_of.check("Trainer.fit", snapshot_of("Trainer.fit", self.optimizer, st))
         # The norm of parts has other bits than that of the whole, which clipping would pass on.
         own = (micro_shards is None or clip_norm is None) and has_parts(self.optimizer, st)
         summed, shares = loss_reduction == "sum", shard_optimizer and own

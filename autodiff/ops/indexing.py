@@ -29,10 +29,15 @@ def integers(name: str, indices: TensorLike) -> Tensor:
     if t.size == 0:
         t = astype(t, "int32")
     if t.dtype.kind != "i":
-        raise TypeError(
-            f"{name}: indices have dtype {t.dtype.name}, expected int32 or int64 (x.astype(tp.int32))"
-        )
+        raise no_indices(name, t)
     return t
+
+
+def no_indices(name: str, t: Tensor) -> TypeError:
+    """Return the error for indices that are no integers."""
+    return TypeError(
+        f"{name}: indices have dtype {t.dtype.name}, expected int32 or int64 (x.astype(tp.int32))"
+    )
 
 
 def index_range(operand: int, size: int) -> tuple[int, int, int]:

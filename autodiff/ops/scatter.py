@@ -17,7 +17,7 @@ from ..tensor import Tensor, TensorLike, int64
 from ..transform import zeros_of
 from .arithmetic import where
 from .compare import equal
-from .indexing import index_range, out_of_range, outer_n_inner, take
+from .indexing import index_range, no_indices, out_of_range, outer_n_inner, take
 from .shape import astype, broadcast_to, reshape
 from .slicing import strided_slice, write_region, write_region_oracle
 
@@ -68,9 +68,7 @@ def _bind_scatter(name: str, x: TensorLike, indices: TensorLike, v: TensorLike, 
     k = one_axis(name, axis, t.ndim)
     shape = t.shape[:k] + i.shape + t.shape[k + 1 :]
     if i.dtype.kind != "i":
-        raise TypeError(
-            f"{name}: indices have dtype {i.dtype.name}, expected int32 or int64 (x.astype(tp.int32))"
-        )
+        raise no_indices(name, i)
     if u.shape != shape or u.dtype != t.dtype:
         raise ValueError(
             f"{name}: v has shape {u.shape} and dtype {u.dtype.name}, expected {shape} and {t.dtype.name}, "
