@@ -24,6 +24,7 @@ from pathlib import Path
 import treepie
 import treepie.autodiff
 import treepie.kernels
+from treepie.autodiff.calls import explain_calls
 
 #: Where the package's modules are, and those that run while something is compiled alone.
 _ROOTS = [Path(p) for m in (treepie, treepie.autodiff, treepie.kernels) for p in m.__path__]
@@ -64,6 +65,20 @@ def _leaving(code):
 
 _SHUFFLES = {"NOP", "POP_BLOCK", "ROT_TWO", "SWAP"}
 
+#: The function around each public one, which explains wrong arguments.
+_AROUND = explain_calls(len).__code__
+
+
+@functools.cache
+def _ended(code):
+    """Return the offsets where the function around a public one returns what that one has returned.
+
+    The call has ended by then. An interrupt there loses its result, as one in the caller does before the
+    result is assigned: nothing but the instruction itself knows the result, so no code could be right.
+    """
+    rows = dis.get_instructions(code) if code is _AROUND else ()
+    return {row.offset for row in rows if row.opname == "RETURN_VALUE"}
+
 
 class Interrupt:
     """Raises KeyboardInterrupt at a point of a block: before a line, or after a call within one.
@@ -103,9 +118,10 @@ class Interrupt:
         return self._reached
 
     def _is_point(self, frame, event):
-        if event not in ("line", "opcode") or frame.f_lasti in _leaving(frame.f_code):
+        code, at = frame.f_code, frame.f_lasti
+        if event not in ("line", "opcode") or at in _leaving(code) or at in _ended(code):
             return False
-        return event == "line" or frame.f_lasti in _after_calls(frame.f_code)
+        return event == "line" or at in _after_calls(code)
 
 
 @contextlib.contextmanager
