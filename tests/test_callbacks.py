@@ -373,7 +373,7 @@ def test_lr_finder_where_a_loss_is_not_finite_and_its_plot():
     assert np.isfinite(found.losses).all()
     axes = found.plot()
     assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_xscale()) == ("learning rate", "loss", "log")
-    assert found.plot(axes) is axes
+    assert found.plot(ax=axes) is axes
     mpl.pyplot.close("all")
 
 

@@ -46,26 +46,26 @@ class LearningRates:
         ends = f" from {self.rates[0]:.2g} to {self.rates[-1]:.2g}" if self.rates else ""
         return f"LearningRates(suggestion={suggestion}, {len(self.rates)} rates{ends})"
 
-    def plot(self, axes: Any = None) -> Any:
+    def plot(self, ax: Any = None) -> Any:
         """Draw the losses over the rates, with the suggestion, by matplotlib; return the axes.
 
-        axes: to draw on; None for new ones.
+        ax: axes to draw on; None for a new figure.
 
         Raises ImportError without matplotlib: `pip install "treepie[plot]"`.
         """
-        axes = pyplot().subplots()[1] if axes is None else axes
-        axes.plot(self.rates, self.losses, color="0.7", label="loss")
+        ax = pyplot().subplots()[1] if ax is None else ax
+        ax.plot(self.rates, self.losses, color="0.7", label="loss")
         smooth = _smoothed(self.losses)
-        axes.plot(self.rates, smooth, label="smoothed")
+        ax.plot(self.rates, smooth, label="smoothed")
         if self.suggestion is not None:
             height = smooth[self.rates.index(self.suggestion)]
-            axes.plot(self.suggestion, height, "o", label=f"suggestion: {self.suggestion:.2g}")
+            ax.plot(self.suggestion, height, "o", label=f"suggestion: {self.suggestion:.2g}")
         low, high = min(smooth), max(smooth[: _least(smooth) + 1])
         spread = (high - low) or abs(low) or 1.0
-        axes.set(xscale="log", xlabel="learning rate", ylabel="loss")
-        axes.set_ylim(low - 0.2 * spread, high + 0.5 * spread)
-        axes.legend()
-        return axes
+        ax.set(xscale="log", xlabel="learning rate", ylabel="loss")
+        ax.set_ylim(low - 0.2 * spread, high + 0.5 * spread)
+        ax.legend()
+        return ax
 
 
 class _Sweep:
