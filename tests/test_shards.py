@@ -221,6 +221,24 @@ def test_the_order_of_sums_is_that_of_a_tree():
             np.testing.assert_array_equal(total, tree(numbers))
 
 
+@pytest.mark.parametrize("micro_shards", [None, 2])
+def test_a_program_adds_parts_up_as_ops_do(micro_shards):
+    x, y = (RNG.normal(size=(240, n)).astype("f4") for n in (40, 3))
+    model = tp.layer.sequential([tp.layer.linear(40, 50), tp.layer.tanh(), tp.layer.linear(50, 3)])
+
+    def bits(loss):
+        trainer, data = tp.Trainer(model, tp.optim.sgd(0.1)), tp.Data.prepare((x, y), 60)
+        st = trainer.init(rngs=tp.rng.key(0))
+        st = trainer.fit(st, data, loss=loss, epochs=4, accumulate_steps=2, micro_shards=micro_shards)
+        return b"".join(t.numpy().tobytes() for t in tp.ptree.leaves(st.vars.params))
+
+    def read(out, y):
+        float(out[0, 0])
+        return tp.loss.mse(out, y)
+
+    assert bits(tp.loss.mse) == bits(read)
+
+
 # ---- random numbers
 def noisy(params, state, x, *, dtype, training, rngs, ctx):
     """Add noise by example."""

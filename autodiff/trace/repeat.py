@@ -114,10 +114,5 @@ def _result(trace: Trace, entry: Entry | None, inputs: tuple[Any, ...], deepest:
     if entry is None or len(entry.outputs) != 1 or trace.lines:
         return None
     trace.entry, op = entry, entry.op
-    gradients, reuse = state.gradients if op.recorded else (), trace.reuse
-    if reuse is not None:
-        number = deepest if gradients and deepest >= gradients[0] else 0
-        found = reuse.find(trace, entry, op, inputs, entry.attributes, number)
-        if found is not None:
-            return found[0]
+    gradients = state.gradients if op.recorded else ()
     return trace.results(entry, op, inputs, entry.attributes, gradients, deepest)[0]

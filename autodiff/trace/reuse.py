@@ -77,9 +77,7 @@ class Reuse:
             return None
         t.node = own_node
         if node is not None:
-            node.op, node.inputs, node.attributes = op, inputs, attributes
-            node.number = classes.next_number()
-            trace.nodes.append(node)
+            _record(trace, node, op, inputs, attributes)
         trace.values.append(symbol)
         return (t,)
 
@@ -91,9 +89,7 @@ class Reuse:
             return None
         tensors, symbols, node, _ = found
         if node is not None:
-            node.op, node.inputs, node.attributes = op, inputs, attributes
-            node.number = classes.next_number()
-            trace.nodes.append(node)
+            _record(trace, node, op, inputs, attributes)
         trace.values += symbols
         for t in tensors:
             t.node = node if t._data.dtype.kind == "f" else None
@@ -140,6 +136,12 @@ class Reuse:
         self._single.clear()
         self._several.clear()
         self._declared = [], []
+
+
+def _record(trace: Trace, node: Node, op: Any, inputs: tuple[Tensor, ...], attributes: Any) -> None:
+    """Let a node record another call."""
+    node.op, node.inputs, node.attributes, node.number = op, inputs, attributes, classes.next_number()
+    trace.nodes.append(node)
 
 
 def referenced(values: list[Any], count: int) -> tuple[int, ...]:

@@ -215,7 +215,7 @@ class Trace:
         gradients: tuple[int, ...],
         deepest: int,
     ) -> tuple[Tensor, ...]:
-        """Return the results of an op, or of a call of a pure function, as new values.
+        """Return the results of an op, or of a call of a pure function: new ones, or those of `reuse`.
 
         deepest: the highest trace of the tape that an input belongs to.
         """
@@ -292,11 +292,6 @@ class Trace:
             self.entry = entry
         self.calls.append(call)
         call.first = len(self.values)
-        if self.reuse is not None:
-            number = deepest if gradients and deepest >= gradients[0] else 0
-            found = self.reuse.find(self, entry, call, inputs, _NO_ATTRIBUTES, number)
-            if found is not None:
-                return found
         return self.results(entry, call, inputs, _NO_ATTRIBUTES, gradients, deepest)
 
     # ---- the end

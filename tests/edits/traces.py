@@ -238,8 +238,8 @@ EDITS = [
     Edit(
         "nodes-keep-their-numbers",
         "autodiff/trace/reuse.py",
-        "= classes.next_number()\n            trace.nodes.append(node)\n        trace.values.append",
-        "= node.number\n            trace.nodes.append(node)\n        trace.values.append",
+        "= op, inputs, attributes, classes.next_number()",
+        "= op, inputs, attributes, node.number",
         "the backward pass visits a node before one that depends on it",
         "tests/test_reuse.py -k by_turns_with_library_ops",
     ),
