@@ -97,8 +97,9 @@ def _tile(
     masks = [loop.mask(b.sub(n, n64(v * count))) for v in range(vectors)]
     # The next strip of A is prefetched meanwhile, a line for each term: no CPU predicts 12 rows at once,
     # or terms that are rows apart. 5 % where A is far (2048 x 512 x 128), 13 % where it is transposed too.
-    # Term p prefetches its own line, or if A is stored by rows, line p / 16 of row p % 16.
-    turn = b.select(b.icmp_signed(">", row_a, step_a), n64(15), n64(0))
+    # Term p prefetches its own line, or if A is stored by rows, the line that it has in row p % 16: of 12; of
+    # 6, 16 would be more than two strips, which took 5 % longer.
+    turn = b.select(b.icmp_signed(">", row_a, step_a), n64((1 << (rows() - 1).bit_length()) - 1), n64(0))
     ahead = b.add(a, b.mul(row_a, n64(high)))
 
     def step(p: ir.Value, *accumulators: ir.Value) -> list[ir.Value]:
@@ -204,7 +205,7 @@ def _pack(symbol: str, dtype: str, width: int, pairs: bool) -> str:
                 if pairs:
                     other = loop.load(dtype, b.add(start, row), mask) if second else None
                     value = bfloat16.pairs_of(value, other)
-                loop.store(value, b.add(to, n64(v * size)), end)
+                loop.store_first(value, b.add(to, n64(v * size)), min(count, width - v))
             return []
 
         if not pairs:
@@ -251,12 +252,11 @@ def _pack_transposed(symbol: str, dtype: str, width: int, pairs: bool = False) -
             zero = ir.Constant(vector_type(dtype, count), None)
             read += loop.when(b.icmp_signed("<", n64(first + i), used), load, [zero])
         read += [ir.Constant(vector_type(dtype, count), None)] * (count - len(read))
-        end = None if first + count <= width else loop.mask(n64(width - first))
         for i, value in enumerate(_transpose(b, read)):
             at = b.add(target, b.mul(b.add(b.mul(b.add(p, n64(i)), n64(width)), n64(first)), n64(size)))
 
             def store(value: ir.Value = value, at: ir.Value = at) -> list[ir.Value]:
-                loop.store(Value(b, dtype, count, value), at, end)
+                loop.store_first(Value(b, dtype, count, value), at, min(count, width - first))
                 return []
 
             if rest is None:

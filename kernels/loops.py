@@ -174,6 +174,24 @@ class Loop:
             b.branch(after)
             b.position_at_end(after)
 
+    def store_first(self, value: Value, address: ir.Value, count: int) -> None:
+        """Store the first `count` lanes of a vector.
+
+        Without AVX-512 they are stored in pieces; see `store`.
+        """
+        b, size = self.builder, bytes_of(value.dtype)
+        if count == self.lanes or config.isa() == "avx512":
+            self.store(value, address, None if count == self.lanes else self.mask(n64(count)), rest=True)
+            return
+        first = 0
+        while first < count:
+            lanes = 1 << (count - first).bit_length() - 1
+            order = ir.Constant(ir.VectorType(I32, lanes), [*range(first, first + lanes)])
+            piece = b.shuffle_vector(value.ir, ir.Constant(value.ir.type, ir.Undefined), order)
+            at = b.inttoptr(b.add(address, n64(first * size)), piece.type.as_pointer())
+            b.store(piece, at, align=size)
+            first += lanes
+
     def _store_masked(self, letter: str, raw: ir.Value, at: ir.Value, mask: ir.Value, size: int) -> None:
         name = f"llvm.masked.store.v{self.lanes}{letter}.p0"
         function = declare(self.module, name, ir.VoidType(), [raw.type, at.type, I32, mask.type])

@@ -225,11 +225,12 @@ def plan(
     if n == 1 < m:
         row, of_row, epilogue = as_row(b, c, epilogue)
         return plan(row, a, of_row, False, not transpose_a, packed, epilogue)
-    if epilogue is None and _turns(m, k, n, batch, transpose_a, transpose_b):
+    if _turns(m, k, n, batch, transpose_a, transpose_b):
         start = scratch(n, k, m, 1, 1, True, False, c.dtype.name)[0] * c.dtype.itemsize
         transposed_c = Operand(packed[0], Spec((1, n, m), c.dtype), start)
         launches = plan(b, a, transposed_c, True, False, packed)
-        return [*launches, copy(transposed_c, c, (m, n), (1, m), (n, 1))]
+        launches.append(copy(transposed_c, c, (m, n), (1, m), (n, 1)))
+        return [*launches, epilogue.alone(c)] if epilogue else launches
     return _plan_tiles(a, b, c, transpose_a, transpose_b, packed, epilogue)
 
 

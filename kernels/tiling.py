@@ -8,13 +8,27 @@ from . import config, gemm
 #: Terms of a block of the sum at most: the first-level cache holds a strip of A of 12 x 512 float32, 24 kB.
 DEPTH = 512
 
-#: B is read in place for one or two strips of A, or for at most `_MANY` rows where the last-level cache holds
-#: B: packing it took 20 % of the time of 32 x 784 x 512, and 5 % of 128 x 784 x 512; it saved 30 % of that of
-#: 32 x 2048 x 2048, which comes from memory.
+#: With AVX-512, B is read in place for one or two strips of A, or for at most `_MANY` rows where the
+#: last-level cache holds B: packing it took 20 % of the time of 32 x 784 x 512, and 5 % of 128 x 784 x 512; it
+#: saved 30 % of that of 32 x 2048 x 2048, which comes from memory.
 _FEW_STRIPS, _MANY, _CACHED = 2, 192, 8 << 20
 
-#: Bytes that the rows of B are a multiple of apart, see `_Measured.far`.
-_SETS = 2048
+#: It is also read in place if a block takes at most this part of the second-level cache, and stays there:
+#: packing it cost 2 to 5 %, and a chunk can go from strip to strip.
+_NEAR = 1 / 2
+
+#: But it is packed for this many strips or more where it is larger than the second-level cache, which a block
+#: of it spans, in rows a multiple of so many bytes apart: a panel is then in few sets of that cache, and each
+#: strip reads it from farther away. With weights that come from memory, 128 x 512 x 2048 took 0.83 of the
+#: time, 128 x 2048 x 512 0.8; with weights in the last-level cache as long as before.
+_FAR, _SETS = 8, 2048
+
+#: Lower tiles ask for B more often. Without AVX-512, packing pays for this many strips: where B is larger
+#: than the second-level cache (of the time in place, 8 x 784 x 512 took 0.74, 32 x 1000 x 500 0.4), where its
+#: last panel is masked (16 x 300 x 300 0.88, 96 x 300 x 300 0.64), and elsewhere (32 x 256 x 256 1.04,
+#: 64 x 256 x 256 0.92, 128 x 512 x 256 0.85). A block of less than `_TINY` of the cache stays in the first level's
+#: (64 x 64 x 64 took 1.02).
+_PAYS_FAR, _PAYS_MASKED, _PAYS_NEAR, _TINY = 2, 3, 8, 1 / 32
 
 #: Part of the second-level cache that holds a block of A, which a chunk reads again for every panel of B.
 _STAYS = 3 / 4
@@ -26,33 +40,10 @@ _CHUNK, _PAYS, _FEWEST = (16, 4), 32, 8
 #: A is packed if B has more panels than this, and A's rows are a multiple of this many bytes apart: a strip's
 #: terms are then in one set of the first-level cache, which has room for 8 of its 12 rows. Otherwise packing
 #: costs: of 128 x 784 x 512, 10 to 40 % with the launch. A chunk that copies each strip instead is no faster:
-#: it reads rows that far apart slowly, and 128 x 2048 x 512 took 5 % longer.
+#: it reads rows that far apart slowly, and 128 x 2048 x 512 took 5 % longer. A transposed A, of which each
+#: term of a strip is in another row, is packed without AVX-512: 256 x 1024 x 256 took 0.85 of the time,
+#: 784 x 128 x 512 0.86. With AVX-512 that was not tried.
 _FEW_PANELS, _WAY = 4, 4096
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """Where packing was measured to pay, which depends on the height of tiles.
-
-    near: B is also read in place if a block takes at most this part of the second-level cache, and stays
-        there: packing it cost 2 to 5 %, and a chunk can go from strip to strip. Lower tiles ask for B more
-        often: with AVX2 and half of the cache 1024 x 256 x 256 took 1.2 of the time.
-    far: B is packed for this many strips or more where it is larger than the second-level cache, which a
-        block of it spans, in rows a multiple of `_SETS` bytes apart: a panel is then in few sets of that
-        cache, and each strip reads it from farther away. With weights that come from memory, 128 x 512 x 2048
-        took 0.83 of the time, 128 x 2048 x 512 0.8; with weights in the last-level cache as long as before.
-        With AVX2 and half of the cache, 64 x 784 x 512 took 0.84 of the time.
-    way: a transposed A, which has its terms in rows, is packed if these are a multiple of so many bytes
-        apart. With AVX2 and rows of 2 or 4 kB, 1024 x 512 x 1024 took 0.7 of the time packed, 512 x 512 x 512
-        0.85; with AVX-512 that was not tried.
-    """
-
-    near: float
-    far: int
-    way: float
-
-
-_AVX512, _OTHERS = _Measured(1 / 2, 8, math.inf), _Measured(1 / 4, 4, 2048)
 
 
 @dataclass(frozen=True)
@@ -80,16 +71,19 @@ def tiling(
     high, wide, itemsize = gemm.within(m), gemm.panel(dtype, n), 4 if dtype == "float32" else 8
     strips, panels = -(-m // high), -(-n // wide)
     block = -(-k // -(-k // DEPTH))
-    measured = _AVX512 if config.isa() == "avx512" else _OTHERS
-    apart = m * itemsize % measured.way if transpose_a else k * itemsize % _WAY
-    packs_a = apart == 0 and panels > _FEW_PANELS
+    wider = config.isa() == "avx512"
+    packs_a = panels > _FEW_PANELS and (not wider if transpose_a else k * itemsize % _WAY == 0)
+    cache, size, span = config.second_level_cache(), k * n * itemsize, block * n * itemsize
     masks = n % wide and config.isa() == "generic"  # which has no masked loads
-    cache, span = config.second_level_cache(), block * n * itemsize
-    near = span <= measured.near * cache
-    few = strips <= _FEW_STRIPS or (m <= _MANY and k * n * itemsize <= _CACHED)
-    far = k * n * itemsize > cache <= span and n * itemsize % _SETS == 0
-    few = few and not (far and strips >= measured.far)
-    if not transpose_b and not masks and (few or near):
+    near = wider and span <= _NEAR * cache
+    if wider:
+        few = strips <= _FEW_STRIPS or (m <= _MANY and size <= _CACHED)
+        far = strips >= _FAR and size > cache <= span and n * itemsize % _SETS == 0
+        in_place = near or (few and not far)
+    else:
+        pays = _PAYS_FAR if size > cache else _PAYS_MASKED if n % wide else _PAYS_NEAR
+        in_place = strips < pays or span < _TINY * cache
+    if not transpose_b and not masks and in_place:
         packs_b = "no"
     else:
         packs_b = "inside" if near or m * block * itemsize <= _STAYS * cache else "before"

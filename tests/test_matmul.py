@@ -45,6 +45,9 @@ def check(m, k, n, transpose_a, transpose_b, dtype, batch=(1, 1), after=False):
     held = [guarded(x, 7.0 if i in (2, 8) else np.nan) for i, x in enumerate(arrays)]
     assert LaunchTable(launches).run([address for _, address in held]) < 0
     case = f"{m} x {k} x {n}, transposed {transpose_a} {transpose_b}, {dtype}"
+    for packed, size in zip((held[3][0], held[4][0]), sizes, strict=True):
+        assert np.isnan(packed[:GUARD]).all(), f"packed before the scratch: {case}"
+        assert np.isnan(packed[GUARD + size :]).all(), f"packed after the scratch: {case}"
     for out, expected in ((held[2][0], want), (held[8][0], -want))[: 2 if after else 1]:
         assert (out[:GUARD] == 7.0).all(), f"written before C: {case}"
         assert (out[GUARD + c.size :] == 7.0).all(), f"written after C: {case}"
@@ -98,7 +101,7 @@ def test_epilogues_see_each_element_once(transpose_a, transpose_b, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("after", [False, True])
 def test_a_high_product_of_a_long_transposed_matrix(dtype, after):
-    """C is computed transposed unless there is an epilogue, with the same bits."""
+    """C is computed transposed, with the same bits; an epilogue is a pass after it."""
     m, k, n = 1000, 600, 37
     assert matmul._turns(m, k, n, 1, True, False)
     assert not matmul._turns(m, k, n, 2, True, False)

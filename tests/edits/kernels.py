@@ -4,6 +4,14 @@ from .edit import Edit
 
 EDITS = [
     Edit(
+        "turned-without-epilogue",
+        "kernels/matmul.py",
+        "    if _turns(m, k, n, batch, transpose_a, transpose_b):\n        start",
+        "    if epilogue is None and _turns(m, k, n, batch, transpose_a, transpose_b):\n        start",
+        "a product with an epilogue packs its operands into less memory than that takes",
+        "tests/test_matmul.py -k a_high_product",
+    ),
+    Edit(
         "sum-first-row-twice",
         "kernels/reduce.py",
         "for i in range(k * piece + 1, min(n, (k + 1) * piece)):",
