@@ -9,8 +9,8 @@ from . import config, gemm
 DEPTH = 512
 
 #: With AVX-512, B is read in place for one or two strips of A, or for at most `_MANY` rows where the
-#: last-level cache holds B: packing it took 20 % of the time of 32 x 784 x 512, and 5 % of 128 x 784 x 512; it
-#: saved 30 % of that of 32 x 2048 x 2048, which comes from memory.
+#: last-level cache holds B: packing it took 20 % of the time of 32 x 784 x 512, and 5 % of 128 x 784 x 512;
+#: it saved 30 % of that of 32 x 2048 x 2048, which comes from memory.
 _FEW_STRIPS, _MANY, _CACHED = 2, 192, 8 << 20
 
 #: It is also read in place if a block takes at most this part of the second-level cache, and stays there:
@@ -24,10 +24,10 @@ _NEAR = 1 / 2
 _FAR, _SETS = 8, 2048
 
 #: Lower tiles ask for B more often. Without AVX-512, packing pays for this many strips: where B is larger
-#: than the second-level cache (of the time in place, 8 x 784 x 512 took 0.74, 32 x 1000 x 500 0.4), where its
-#: last panel is masked (16 x 300 x 300 0.88, 96 x 300 x 300 0.64), and elsewhere (32 x 256 x 256 1.04,
-#: 64 x 256 x 256 0.92, 128 x 512 x 256 0.85). A block of less than `_TINY` of the cache stays in the first level's
-#: (64 x 64 x 64 took 1.02).
+#: than the second-level cache (of the time in place, 8 x 784 x 512 took 0.74, 32 x 1000 x 500 0.4), where
+#: its last panel is masked (16 x 300 x 300 0.88, 96 x 300 x 300 0.64), and elsewhere (32 x 256 x 256 1.04,
+#: 64 x 256 x 256 0.92, 128 x 512 x 256 0.85). A block of less than `_TINY` of the cache stays in the first
+#: level's (64 x 64 x 64 took 1.02).
 _PAYS_FAR, _PAYS_MASKED, _PAYS_NEAR, _TINY = 2, 3, 8, 1 / 32
 
 #: Part of the second-level cache that holds a block of A, which a chunk reads again for every panel of B.
@@ -41,9 +41,10 @@ _CHUNK, _PAYS, _FEWEST = (16, 4), 32, 8
 #: terms are then in one set of the first-level cache, which has room for 8 of its 12 rows. Otherwise packing
 #: costs: of 128 x 784 x 512, 10 to 40 % with the launch. A chunk that copies each strip instead is no faster:
 #: it reads rows that far apart slowly, and 128 x 2048 x 512 took 5 % longer. A transposed A, of which each
-#: term of a strip is in another row, is packed without AVX-512: 256 x 1024 x 256 took 0.85 of the time,
-#: 784 x 128 x 512 0.86. With AVX-512 that was not tried.
-_FEW_PANELS, _WAY = 4, 4096
+#: term of a strip is in another row, is packed without AVX-512 if it takes more than this part of the
+#: second-level cache: 256 x 1024 x 256 took 0.85 of the time, 784 x 128 x 512 0.86, 128 x 128 x 128 1.1. With
+#: AVX-512 that was not tried.
+_FEW_PANELS, _WAY, _SMALL = 4, 4096, 1 / 4
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,9 @@ def tiling(
     strips, panels = -(-m // high), -(-n // wide)
     block = -(-k // -(-k // DEPTH))
     wider = config.isa() == "avx512"
-    packs_a = panels > _FEW_PANELS and (not wider if transpose_a else k * itemsize % _WAY == 0)
     cache, size, span = config.second_level_cache(), k * n * itemsize, block * n * itemsize
+    scattered = not wider and m * k * itemsize > _SMALL * cache
+    packs_a = panels > _FEW_PANELS and (scattered if transpose_a else k * itemsize % _WAY == 0)
     masks = n % wide and config.isa() == "generic"  # which has no masked loads
     near = wider and span <= _NEAR * cache
     if wider:
