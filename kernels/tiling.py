@@ -23,12 +23,14 @@ _NEAR = 1 / 2
 #: time, 128 x 2048 x 512 0.8; with weights in the last-level cache as long as before.
 _FAR, _SETS = 8, 2048
 
-#: Lower tiles ask for B more often. Without AVX-512, packing pays for this many strips: where B is larger
-#: than the second-level cache (of the time in place, 8 x 784 x 512 took 0.74, 32 x 1000 x 500 0.4), where
-#: its last panel is masked (16 x 300 x 300 0.88, 96 x 300 x 300 0.64), and elsewhere (32 x 256 x 256 1.04,
-#: 64 x 256 x 256 0.92, 128 x 512 x 256 0.85). A block of less than `_TINY` of the cache stays in the first
-#: level's (64 x 64 x 64 took 1.02).
-_PAYS_FAR, _PAYS_MASKED, _PAYS_NEAR, _TINY = 2, 3, 8, 1 / 32
+#: Lower tiles ask for B more often. Without AVX-512, packing pays for this many strips where B is larger than
+#: the second-level cache: of the time in place, 8 x 784 x 512 took 0.74, 32 x 1000 x 500 0.4. Of smaller ones
+#: it pays for a number that depends on whether the last panel is masked, where a block takes more than a part
+#: of the cache (masked 16 x 300 x 300 0.88, 96 x 300 x 300 0.64; others 32 x 256 x 256 1.04, 64 x 256 x 256
+#: 0.92, 128 x 512 x 256 0.85), and where it takes less (masked 16 x 100 x 100 1.06, 100 x 100 x 100 0.92;
+#: others 64 x 128 x 128 1.05, 256 x 64 x 64 1.0, 1024 x 32 x 256 0.8).
+_PAYS_FAR, _PAYS_NEAR, _PAYS_SMALL = 2, {True: 3, False: 8}, {True: 8, False: 32}
+_SMALL_BLOCK = 1 / 8
 
 #: Part of the second-level cache that holds a block of A, which a chunk reads again for every panel of B.
 _STAYS = 3 / 4
@@ -83,8 +85,8 @@ def tiling(
         far = strips >= _FAR and size > cache <= span and n * itemsize % _SETS == 0
         in_place = near or (few and not far)
     else:
-        pays = _PAYS_FAR if size > cache else _PAYS_MASKED if n % wide else _PAYS_NEAR
-        in_place = strips < pays or span < _TINY * cache
+        pays = (_PAYS_NEAR if span > _SMALL_BLOCK * cache else _PAYS_SMALL)[n % wide != 0]
+        in_place = strips < (_PAYS_FAR if size > cache else pays)
     if not transpose_b and not masks and in_place:
         packs_b = "no"
     else:
