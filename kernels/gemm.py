@@ -97,8 +97,8 @@ def _tile(
     masks = [loop.mask(b.sub(n, n64(v * count))) for v in range(vectors)]
     # The next strip of A is prefetched meanwhile, a line for each term: no CPU predicts 12 rows at once,
     # or terms that are rows apart. 5 % where A is far (2048 x 512 x 128), 13 % where it is transposed too.
-    # Term p prefetches its own line, or if A is stored by rows, the line that it has in row p % 16: of 12; of
-    # 6, 16 would be more than two strips, which took 5 % longer.
+    # Term p prefetches its own line, or if A is stored by rows, its line of row p % 16 where a strip has 12
+    # rows, of row p % 8 where it has 6: prefetching 16 rows, more than two such strips, took 3 to 5 % longer.
     turn = b.select(b.icmp_signed(">", row_a, step_a), n64((1 << (rows() - 1).bit_length()) - 1), n64(0))
     ahead = b.add(a, b.mul(row_a, n64(high)))
 
